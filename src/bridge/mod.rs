@@ -1,0 +1,1 @@
+//! Joins SIP, media, workers and the queue: one driver task per call.

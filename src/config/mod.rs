@@ -1,0 +1,1 @@
+//! Command line and environment; all mistakes reported at once, before anything binds.

@@ -1,0 +1,34 @@
+//! sipbridge turns ordinary SIP phone lines into Twilio Media Streams calls
+//! for AI workers.
+//!
+//! # The map
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`app`] | composition root: builds everything, start order, drain order |
+//! | [`config`] | command line and environment; all mistakes reported at once |
+//! | [`lines`] | phone lines, SIP servers, credentials at rest, when to register |
+//! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call |
+//! | [`sip`] | the SIP engine: trait, commands, events; `sim` for scenarios; `pjsip`, the only unsafe room |
+//! | [`media`] | the pacer threads that send RTP every 20 ms; tones and WAV files |
+//! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
+//! | [`queue`] | the Redis contract: jobs, state keys, events |
+//! | [`bridge`] | the driver that joins them, one task per call; registry, admission, drain |
+//! | [`api`] | HTTP: health |
+//! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
+//!
+//! `core` imports nothing of ours. `sip`, `media`, `worker`, `queue` and
+//! `lines` import `core` and never each other; `bridge` joins them; `api` and
+//! `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
+
+pub mod api;
+pub mod app;
+pub mod bridge;
+pub mod config;
+pub mod core;
+pub mod lines;
+pub mod media;
+pub mod queue;
+pub mod sip;
+pub mod watchdog;
+pub mod worker;

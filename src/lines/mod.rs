@@ -1,0 +1,1 @@
+//! Phone lines, SIP servers, credentials at rest, and when a line registers.

@@ -1,0 +1,5 @@
+//! Arguments -> Config -> `app::run` -> exit code.
+
+fn main() -> std::process::ExitCode {
+    sipbridge::app::main()
+}

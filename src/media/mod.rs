@@ -1,0 +1,1 @@
+//! The pacer threads, tones and WAV files.

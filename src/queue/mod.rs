@@ -1,0 +1,1 @@
+//! The Redis contract: jobs, state keys, events.

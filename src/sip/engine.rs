@@ -1,0 +1,289 @@
+//! The contract of a SIP engine: commands in, events out, media links.
+//!
+//! Commands go through a bounded queue to one control thread and never block
+//! the caller. Events that concern the whole engine come on one bounded
+//! channel; events and RTP of one leg come on channels of that leg, which its
+//! driver owns. When a leg is over, both of its channels close.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::core::ids::{LegId, LineId};
+use crate::core::link::{MediaLink, RtpPacket};
+use crate::core::private::{Private, Secret};
+
+/// How many RTP packets wait for a leg's driver before the newest is dropped
+/// and counted: 2.5 s of audio, enough for a stalled process to catch up.
+pub const RTP_QUEUE_PACKETS: usize = 128;
+/// How many events wait for a leg's driver; a driver that leaves more unread
+/// is stuck and its leg is ended.
+pub const LEG_QUEUE_EVENTS: usize = 64;
+/// How many engine-wide events wait; an INVITE that finds it full gets 503.
+pub const ENGINE_QUEUE_EVENTS: usize = 4_096;
+/// How many commands wait for the control thread.
+pub const COMMAND_QUEUE: usize = 8_192;
+
+/// The transport of SIP signalling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// RFC 3261 over UDP.
+    Udp,
+    /// RFC 3261 over TCP.
+    Tcp,
+    /// RFC 3261 over TLS.
+    Tls,
+}
+
+impl Transport {
+    /// The name in a URI's `transport` parameter.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A phone line as the engine needs it.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The line.
+    pub line: LineId,
+    /// The domain of the line's address, `sip:username@domain`.
+    pub domain: String,
+    /// Registrar or outbound server, `host` or `host:port`; the domain when absent.
+    pub server: Option<String>,
+    /// Transport towards the server.
+    pub transport: Transport,
+    /// User part of the address of record, and user name for digest.
+    pub username: String,
+    /// Digest password; `None` when the trunk needs none.
+    pub password: Option<Secret>,
+    /// Other user parts that name this line in a request URI or To: its phone number.
+    pub aliases: Vec<String>,
+    /// Whether the line registers at all (`--no-register` turns it off).
+    pub register: bool,
+    /// Expiry asked for in REGISTER.
+    pub expires: Duration,
+}
+
+/// What the engine is started with.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Local address of SIP and RTP sockets.
+    pub bind: IpAddr,
+    /// Local SIP port per transport to open; 0 lets the system choose.
+    pub listen: Vec<(Transport, u16)>,
+    /// Address that Contact and SDP announce instead of the local one.
+    pub public_address: Option<IpAddr>,
+    /// First and last RTP port, both included.
+    pub rtp_ports: (u16, u16),
+    /// STUN server `host:port`.
+    pub stun_server: Option<String>,
+    /// TURN server `host:port`, user and password.
+    pub turn_server: Option<(String, String, Secret)>,
+    /// Whether ICE is offered and answered.
+    pub ice: bool,
+    /// Most calls at once, up to 1,024.
+    pub max_calls: u32,
+    /// PEM files of our TLS certificate and key, for the TLS listener.
+    pub tls_identity: Option<(String, String)>,
+    /// PEM file of trusted roots, for TLS towards servers.
+    pub tls_ca_file: Option<String>,
+    /// `User-Agent` and `Server` header.
+    pub user_agent: String,
+}
+
+/// Asked of the engine. None of them waits for the network.
+#[derive(Debug)]
+pub enum Command {
+    /// Adds a line; it does not register before `Register`.
+    AddLine(Box<Account>),
+    /// Unregisters and removes a line. Its calls run on.
+    RemoveLine(LineId),
+    /// Sends REGISTER now. Refreshes are the engine's business, a failure is not retried by it.
+    Register(LineId),
+    /// Sends REGISTER with expiry 0.
+    Unregister(LineId),
+    /// Sends 180, 183 or 200 to the INVITE.
+    Answer { leg: LegId, status: u16 },
+    /// Refuses the INVITE with a final status, and Retry-After where given.
+    Reject {
+        leg: LegId,
+        status: u16,
+        retry_after: Option<Duration>,
+    },
+    /// Ends the leg: BYE when it is established, else `status` (487, 480, 603 …).
+    Hangup { leg: LegId, status: u16 },
+    /// Blind transfer by REFER. The destination is a number or a SIP URI.
+    Transfer { leg: LegId, destination: Private },
+}
+
+/// An INVITE of a known line, admitted, and its media transport created. The
+/// engine has sent 100 Trying and nothing else.
+#[derive(Debug)]
+pub struct IncomingCall {
+    /// The leg, for commands.
+    pub leg: LegId,
+    /// The line it belongs to.
+    pub line: LineId,
+    /// SIP Call-ID, for the logs.
+    pub sip_call_id: String,
+    /// User part of From (or P-Asserted-Identity where present).
+    pub from: Private,
+    /// User part of To.
+    pub to: Private,
+    /// `X-` headers of the INVITE, lower-case names, bounded in count and size.
+    pub headers: BTreeMap<String, String>,
+    /// Who sent it.
+    pub peer: SocketAddr,
+    /// Events of this leg.
+    pub events: mpsc::Receiver<LegEvent>,
+    /// RTP of this leg, as it comes in.
+    pub rtp: mpsc::Receiver<RtpPacket>,
+}
+
+/// What happened to one leg.
+#[derive(Clone, Debug)]
+pub enum LegEvent {
+    /// The 200 was acknowledged: the dialog stands.
+    Established,
+    /// Media is up, or an offer/answer exchange changed it (hold, resume, new
+    /// address, new codec). The stream goes on.
+    Media(MediaLink),
+    /// A DTMF digit by SIP INFO.
+    Digit(char),
+    /// Progress of a transfer: the status of its NOTIFY; `last` on the final one.
+    Transfer { status: u16, last: bool },
+    /// The leg is over. The last event.
+    Ended(LegEnd),
+}
+
+/// Who ended a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndedBy {
+    /// The caller: BYE or CANCEL.
+    Remote,
+    /// A command of ours.
+    Local,
+    /// A failure: timeout, transport error, media error, panic in a callback.
+    Failure,
+}
+
+/// How a leg ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegEnd {
+    /// Who ended it.
+    pub by: EndedBy,
+    /// The SIP status that stands for it (200 for BYE, 487 for CANCEL, …).
+    pub status: u16,
+    /// Reason text, for the logs.
+    pub reason: String,
+}
+
+/// State of a line's registration, as the last REGISTER left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// 200 OK; valid for so long, refreshed before.
+    Registered { expires: Duration },
+    /// Refused or unanswered. 408 and 503 stand for no answer and no transport.
+    Failed { status: u16, text: String },
+    /// REGISTER with expiry 0 was answered, or timed out.
+    Unregistered,
+}
+
+/// What happened to the engine as a whole.
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// A call came in.
+    Incoming(Box<IncomingCall>),
+    /// A line's registration changed.
+    Registration { line: LineId, state: Registration },
+    /// A line could not be added.
+    LineRefused { line: LineId, reason: String },
+}
+
+/// Why an INVITE is refused before it becomes a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// 486, 503 …
+    pub status: u16,
+    /// Sent as Retry-After.
+    pub retry_after: Option<Duration>,
+}
+
+/// Asked by the engine, in a callback, whether a line may take one more call.
+/// Must not block.
+pub trait Admission: Send + Sync {
+    /// Admits or refuses one INVITE for this line.
+    ///
+    /// # Errors
+    /// The refusal to send.
+    fn admit(&self, line: &LineId) -> Result<(), Refusal>;
+}
+
+/// A command that was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// The command queue is full: the control thread is stuck or overrun.
+    #[error("SIP command queue is full")]
+    Full,
+    /// The engine is shut down.
+    #[error("SIP engine is shut down")]
+    Closed,
+}
+
+/// Counters of an engine, each only rising, but for `legs`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Legs alive now.
+    pub legs: u64,
+    /// INVITEs refused with 404 because no line matched.
+    pub unknown_line: u64,
+    /// INVITEs refused by `Admission`, or because a queue was full.
+    pub refused: u64,
+    /// RTP packets dropped because the driver's queue was full.
+    pub rtp_overflow: u64,
+    /// RTP packets dropped because they came from another source.
+    pub rtp_foreign: u64,
+    /// Panics caught in callbacks.
+    pub panics: u64,
+}
+
+/// A SIP engine.
+pub trait SipEngine: Send + Sync {
+    /// Puts a command into the queue of the control thread.
+    ///
+    /// # Errors
+    /// When the queue is full or the engine is shut down.
+    fn submit(&self, command: Command) -> Result<(), SubmitError>;
+
+    /// The counters.
+    fn stats(&self) -> EngineStats;
+
+    /// The local port of a listener, once started.
+    fn local_port(&self, transport: Transport) -> Option<u16>;
+
+    /// Must be called once by each thread that calls `RtpSink::send`.
+    fn register_thread(&self, name: &str);
+
+    /// Hangs up what is left, unregisters, destroys the stack and joins its
+    /// threads. Blocks; may hang, which is what the watchdog is for.
+    fn shutdown(&self);
+}
+
+/// A shared engine.
+pub type SharedEngine = Arc<dyn SipEngine>;

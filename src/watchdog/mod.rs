@@ -1,0 +1,1 @@
+//! Liveness of threads, and the hard exit when something hangs.

@@ -1,0 +1,1 @@
+//! The WebSocket to the worker: accept (queue mode) and dial (push mode).
