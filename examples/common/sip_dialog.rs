@@ -299,9 +299,17 @@ impl Dialog {
         let cseq = request.cseq().map_or(0, |(number, _)| number);
         let (ack, to) = if (200..300).contains(&response.status()) {
             self.settle(response).await?;
+            // An INVITE without offer gets it in the 2xx; the ACK answers.
+            let offer = response.text_body().filter(|_| request.body.is_empty());
+            let answer = offer
+                .and_then(|sdp| self.take_remote(wire, sdp))
+                .map(|offer| self.answer_to(&offer));
             let mut state = lock(&self.state);
             state.invite = None;
-            let ack = self.build(wire, &state, "ACK", cseq);
+            let mut ack = self.build(wire, &state, "ACK", cseq);
+            if let Some(answer) = answer {
+                ack.set_body("application/sdp", answer);
+            }
             (ack.to_bytes(), state.next_hop)
         } else {
             (refusal_ack(request, response).to_bytes(), to)
@@ -458,19 +466,10 @@ impl Dialog {
         let offer = request
             .text_body()
             .and_then(|sdp| self.take_remote(wire, sdp));
-        let answer = (offer.is_some() || invite).then(|| {
-            let mut media = self.next_media(|media| {
-                if let Some(offer) = &offer {
-                    media.direction = offer.direction.mirrored();
-                }
-            });
-            if let Some(offer) = &offer {
-                let offered = |codec: u8| offer.payload_types.contains(&codec);
-                media.codecs.retain(|codec| offered(codec.payload_type));
-                media.dtmf = media.dtmf.filter(|dtmf| offered(*dtmf));
-            }
-            media.to_sdp()
-        });
+        let answer = match &offer {
+            Some(offer) => Some(self.answer_to(offer)),
+            None => invite.then(|| self.next_media(|_| {}).to_sdp()),
+        };
         if invite {
             lock(&self.state).unacknowledged = Some(cseq);
         }
@@ -495,6 +494,15 @@ impl Dialog {
         } else {
             self.emit(wire, CallEvent::Update { media: offer });
         }
+    }
+
+    /// Our answer: the offer's direction mirrored, of our codecs those offered.
+    fn answer_to(&self, offer: &RemoteMedia) -> String {
+        let mut media = self.next_media(|media| media.direction = offer.direction.mirrored());
+        let offered = |codec: u8| offer.payload_types.contains(&codec);
+        media.codecs.retain(|codec| offered(codec.payload_type));
+        media.dtmf = media.dtmf.filter(|dtmf| offered(*dtmf));
+        media.to_sdp()
     }
 
     /// RFC 3261 section 13.3.1.4: a 2xx to INVITE is repeated until its ACK.
