@@ -1,6 +1,7 @@
 //! Pure decisions: no sockets, threads, clock or runtime. Time is an
 //! argument. Imports nothing of ours.
 
+pub mod call;
 pub mod ids;
 pub mod link;
 pub mod outcome;
