@@ -1,1 +1,3 @@
-//! The pacer threads, tones and WAV files.
+//! The pacer thread, tones and WAV files.
+
+pub mod pacer;
