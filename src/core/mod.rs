@@ -1,7 +1,13 @@
 //! Pure decisions: no sockets, threads, clock or runtime. Time is an
 //! argument. Imports nothing of ours.
 
+pub mod downlink;
+pub mod g711;
 pub mod ids;
 pub mod link;
+pub mod media_streams;
+pub mod opus;
 pub mod outcome;
+pub mod playout;
 pub mod private;
+pub mod uplink;

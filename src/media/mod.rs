@@ -1,1 +1,4 @@
 //! The pacer threads, tones and WAV files.
+
+pub mod tones;
+pub mod wav;
