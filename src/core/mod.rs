@@ -2,7 +2,13 @@
 //! argument. Imports nothing of ours.
 
 pub mod call;
+pub mod downlink;
+pub mod g711;
 pub mod ids;
 pub mod link;
+pub mod media_streams;
+pub mod opus;
 pub mod outcome;
+pub mod playout;
 pub mod private;
+pub mod uplink;

@@ -1,3 +1,6 @@
 //! The pacer thread, tones and WAV files.
 
 pub mod pacer;
+
+pub mod tones;
+pub mod wav;
