@@ -10,4 +10,6 @@ pub mod opus;
 pub mod outcome;
 pub mod playout;
 pub mod private;
+pub mod rtp;
+pub mod telephone_event;
 pub mod uplink;
