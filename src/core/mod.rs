@@ -1,6 +1,7 @@
 //! Pure decisions: no sockets, threads, clock or runtime. Time is an
 //! argument. Imports nothing of ours.
 
+pub mod catch_up;
 pub mod downlink;
 pub mod g711;
 pub mod ids;
