@@ -1,7 +1,9 @@
 //! Pure decisions: no sockets, threads, clock or runtime. Time is an
 //! argument. Imports nothing of ours.
 
+pub mod backlog;
 pub mod catch_up;
+pub mod digits;
 pub mod downlink;
 pub mod g711;
 pub mod ids;
