@@ -2,6 +2,9 @@
 //! argument. Imports nothing of ours.
 
 pub mod call;
+pub mod backlog;
+pub mod catch_up;
+pub mod digits;
 pub mod downlink;
 pub mod g711;
 pub mod ids;
@@ -11,4 +14,6 @@ pub mod opus;
 pub mod outcome;
 pub mod playout;
 pub mod private;
+pub mod rtp;
+pub mod telephone_event;
 pub mod uplink;
