@@ -106,6 +106,12 @@ impl HostPort {
     pub const fn port(&self) -> Option<u16> {
         self.port
     }
+
+    /// `host:port`, with this port where none was written.
+    #[must_use]
+    pub fn with_port(&self, default: u16) -> String {
+        format!("{}:{}", self.host, self.port.unwrap_or(default))
+    }
 }
 
 impl fmt::Display for HostPort {

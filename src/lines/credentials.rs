@@ -152,15 +152,16 @@ impl MasterKey {
         into_text(std::mem::take(&mut *text))
     }
 
+    #[expect(
+        clippy::expect_used,
+        reason = "GCM refuses only texts over 64 GB; going on would print the password"
+    )]
     fn seal(&self, line_id: &str, password: &Secret, iv: [u8; IV_BYTES]) -> String {
         let mut text = Zeroizing::new(password.expose().as_bytes().to_vec());
-        let sealed = self.cipher(line_id).encrypt_inout_detached(
-            &Nonce::from(iv),
-            b"",
-            text.as_mut_slice().into(),
-        );
-        // GCM refuses only texts of more than 64 GB.
-        let tag = sealed.unwrap_or_default();
+        let tag = self
+            .cipher(line_id)
+            .encrypt_inout_detached(&Nonce::from(iv), b"", text.as_mut_slice().into())
+            .expect("a password is shorter than 64 GB");
         format!(
             "{}:{}:{}",
             STANDARD.encode(iv),
