@@ -5,6 +5,11 @@
 //! It reads lines, not syntax: comments and string contents are cut away
 //! first, and everything from `#[cfg(test)]` on counts as test code.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "in a test, a broken expectation is a failure"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2034 # the lists below are read by name, as ${!list}
+#
 # Installs the system packages that sipbridge needs, on Debian and its kin.
 #
 #   vendor/packages.sh build          to compile pjproject and the bridge

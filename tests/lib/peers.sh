@@ -4,7 +4,7 @@
 #
 # Everything started here is remembered by process id and ended by
 # `peers_stop`, which is safe to call twice and belongs into an EXIT trap.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the sourcing script reads the ports
 
 peers_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 peers_tmp=
