@@ -400,6 +400,35 @@ fn what_a_network_stall_added_is_taken_back_at_the_next_pause() {
 }
 
 #[test]
+fn silence_put_in_too_early_is_taken_back_from_quiet_audio_alone() {
+    let mut call = Call::attached();
+    for code in 1..=50 {
+        call.speak(code);
+    }
+    call.tick_for(Duration::from_millis(600));
+    for code in 51..=80 {
+        call.burst(code);
+    }
+    assert_eq!(call.media().len(), 50 + 29 + 30);
+    // This caller's phone never pauses; it just becomes quiet.
+    for _ in 0..50 {
+        call.speak(0xFE);
+    }
+    call.speak(99);
+    let media = call.media();
+    assert_eq!(media.len(), 51 - 29);
+    let real_ms = (80 + 50) * 20;
+    let last = *media.last().unwrap();
+    assert_eq!(last.1, 99);
+    assert!(
+        (real_ms..=real_ms + 40).contains(&last.0),
+        "{} {real_ms}",
+        last.0
+    );
+    assert_eq!(call.uplink.stats().taken_back_bytes, 29 * 160);
+}
+
+#[test]
 fn comfort_noise_is_time_and_no_sound() {
     let mut call = Call::attached();
     call.speak(1);

@@ -29,7 +29,7 @@
 //! ended; when more than the debt and 100 ms comes at once, for that is audio
 //! ahead of real time; and ten seconds after the last incident.
 
-use super::g711::MULAW_TO_LINEAR;
+use super::g711::is_quiet;
 use super::playout::FRAME_BYTES;
 
 const FRAME: u32 = FRAME_BYTES as u32;
@@ -54,18 +54,6 @@ const FORGIVEN_TICKS: u32 = 500;
 /// The window of the peak: 8 slots of 13 ticks are 2.08 s.
 const PEAK_SLOTS: usize = 8;
 const PEAK_SLOT_TICKS: u32 = 13;
-/// Mean magnitude below which a frame is quiet, about -48 dBFS.
-const QUIET_MAGNITUDE: u32 = 128;
-
-/// Whether a frame holds nothing that a listener would miss.
-#[must_use]
-pub fn is_quiet(frame: &[u8; FRAME_BYTES]) -> bool {
-    let sum: u32 = frame
-        .iter()
-        .map(|code| u32::from(MULAW_TO_LINEAR[usize::from(*code)].unsigned_abs()))
-        .sum();
-    sum < QUIET_MAGNITUDE * FRAME
-}
 
 /// What may be dropped from the head of the queue at this tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
