@@ -13,8 +13,24 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Longest Rust file, in lines.
+/// Longest Rust file, in lines, its unit tests aside.
 const FILE_LINES_MAX: usize = 500;
+
+/// Files that may be longer, up to 600 lines, and why.
+const LONGER: &[(&str, &str)] = &[
+    (
+        "src/core/call.rs",
+        "one state machine, every transition in one place",
+    ),
+    (
+        "examples/common/sip_dialog.rs",
+        "one dialog, every message of it in one place",
+    ),
+    (
+        "examples/common/sip_uac.rs",
+        "the whole interface of the test caller",
+    ),
+];
 
 /// Which rooms a room's code may name. `app` and `main` may name all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -99,7 +115,8 @@ fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
 
 fn read(path: &Path) -> Source {
     let text = fs::read_to_string(path).unwrap();
-    let mut is_test = false;
+    // Long unit tests lie beside their module, as `name_tests.rs`.
+    let mut is_test = path.to_string_lossy().ends_with("_tests.rs");
     let lines = text
         .lines()
         .enumerate()
@@ -257,7 +274,10 @@ fn core_never_reads_the_clock_or_touches_the_world() {
     let forbidden = [
         "Instant::now",
         "SystemTime::now",
-        "std::net",
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "ToSocketAddrs",
         "std::thread",
         "std::fs",
         "tokio::",
@@ -295,8 +315,10 @@ fn files_are_short_and_say_what_they_are_for() {
     let mut findings = Vec::new();
     for dir in ["src", "examples", "tests"] {
         for file in sources(dir) {
-            if file.lines.len() > FILE_LINES_MAX {
-                findings.push(format!("{}: {} lines", file.path, file.lines.len()));
+            let lines = file.lines.iter().filter(|line| !line.is_test).count();
+            let has_reason = LONGER.iter().any(|(path, _)| *path == file.path);
+            if lines > FILE_LINES_MAX + if has_reason { 100 } else { 0 } {
+                findings.push(format!("{}: {lines} lines", file.path));
             }
             if !file.text.starts_with("//!") {
                 findings.push(format!("{}: does not begin with //!", file.path));

@@ -1,13 +1,13 @@
 //! Pure decisions: no sockets, threads, clock or runtime. Time is an
 //! argument. Imports nothing of ours.
 
-pub mod call;
+pub mod address;
 pub mod backlog;
+pub mod call;
 pub mod catch_up;
 pub mod digits;
 pub mod downlink;
 pub mod g711;
-pub mod address;
 pub mod ids;
 pub mod key;
 pub mod link;

@@ -188,7 +188,7 @@ impl Watched {
 /// Writes from a thread of its own: a blocked standard error must not stop
 /// the exit.
 fn say(mut stderr: File, words: String) {
-    let (done, written) = std::sync::mpsc::channel();
+    let (done, written) = std::sync::mpsc::sync_channel(1);
     let writer = thread::Builder::new().spawn(move || {
         // Nobody is left to tell about a failed write.
         let _ = stderr.write_all(words.as_bytes());

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `contract` | job, message order and every field; tokens; state keys |
 //! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
-//! | `pacing` | 50 packets a second, stalls leave no delay, delayed links |
+//! | `pacing` | 50 packets a second, stalls leave no delay |
+//! | `delayed` | a worker 20 ms away, below TCP |
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
 //! | `life` | on-worker, fallback, LREM, push mode, Redis away |
 //! | `sipp` | SIPp as a foreign caller, scenario by scenario |
@@ -24,6 +25,7 @@
 mod audio;
 mod bad_input;
 mod contract;
+mod delayed;
 mod harness;
 mod life;
 mod media;

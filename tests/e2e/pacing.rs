@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::bridge::{NUMBER, Setup};
+use crate::harness::pacing::delay_ms;
 use crate::harness::{Bridge, Call, Caller, Redis, Worker, sound};
 
 async fn talk() -> (Redis, Bridge, Call, Worker) {
@@ -47,31 +48,11 @@ async fn fifty_packets_a_second_from_answer_to_bye() {
     );
 }
 
-/// Latest delay in milliseconds among frames numbered `range`, from sent to heard.
-fn delay_ms(sent: &[Instant], heard: &[(u32, Instant)], range: std::ops::Range<u32>) -> u128 {
-    let mut delays: Vec<u128> = heard
-        .iter()
-        .filter(|(number, _)| range.contains(number))
-        .map(|(number, at)| (*at - sent[*number as usize]).as_millis())
-        .collect();
-    assert!(!delays.is_empty(), "no frame of {range:?} was heard");
-    delays.sort_unstable();
-    delays[delays.len() / 2]
-}
-
 /// Stops the process for 500 ms.
 async fn stall(bridge: &Bridge) {
     bridge.process.signal("STOP");
     tokio::time::sleep(Duration::from_millis(500)).await;
     bridge.process.signal("CONT");
-}
-
-fn numbers_heard(call: &Call) -> Vec<(u32, Instant)> {
-    let heard = call.rtp.heard();
-    let numbered = heard
-        .iter()
-        .filter_map(|packet| sound::number_of(&packet.payload).map(|number| (number, packet.at)));
-    numbered.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +102,7 @@ async fn a_stall_leaves_no_delay_towards_the_caller() {
         }
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let heard = numbers_heard(&call);
+    let heard = call.rtp.numbers();
     let (before, after) = (
         delay_ms(&sent, &heard, 10..70),
         delay_ms(&sent, &heard, 150..200),
@@ -153,7 +134,7 @@ async fn an_echo_is_no_later_after_a_stall() {
         () = stalling => {}
     }
     let sent = playing.await.unwrap();
-    let heard = numbers_heard(&call);
+    let heard = call.rtp.numbers();
     let (before, after) = (
         delay_ms(&sent, &heard, 10..60),
         delay_ms(&sent, &heard, 150..200),

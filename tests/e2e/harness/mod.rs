@@ -4,6 +4,7 @@
 pub mod bridge;
 pub mod caller;
 pub mod http;
+pub mod pacing;
 pub mod peers;
 pub mod rtp;
 pub mod sdp;

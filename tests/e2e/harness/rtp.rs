@@ -73,6 +73,15 @@ impl Rtp {
             .collect()
     }
 
+    /// The numbered frames among what was heard, with the time of each.
+    pub fn numbers(&self) -> Vec<(u32, Instant)> {
+        let heard = self.heard.lock().unwrap();
+        let numbered = heard.iter().filter_map(|packet| {
+            super::sound::number_of(&packet.payload).map(|number| (number, packet.at))
+        });
+        numbered.collect()
+    }
+
     /// Waits until the audio heard holds `part` without a break.
     pub async fn hears(&self, part: &[u8], limit: Duration) {
         until(limit, "the caller hears the expected audio", async || {

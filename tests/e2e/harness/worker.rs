@@ -86,7 +86,13 @@ impl Worker {
 
     /// Dials the job's address and reads up to `start`.
     pub async fn attach(job: &Job) -> Self {
-        let connected = tokio_tungstenite::connect_async(job.url()).await;
+        Self::dial(job.url()).await
+    }
+
+    /// Dials an address and reads up to `start`.
+    pub async fn dial(url: &str) -> Self {
+        // No Nagle on our side either: the tests look at milliseconds.
+        let connected = tokio_tungstenite::connect_async_with_config(url, None, true).await;
         let (socket, _) = connected.unwrap_or_else(|error| panic!("dialling the bridge: {error}"));
         Self::over(socket).await.greeted().await
     }
@@ -96,6 +102,7 @@ impl Worker {
         let (stream, _) = within(SOON, "the bridge dials", listener.accept())
             .await
             .unwrap();
+        stream.set_nodelay(true).unwrap();
         let socket = tokio_tungstenite::accept_async(stream).await.unwrap();
         Self::over(socket).await.greeted().await
     }
