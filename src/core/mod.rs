@@ -1,7 +1,21 @@
 //! Pure decisions: no sockets, threads, clock or runtime. Time is an
 //! argument. Imports nothing of ours.
 
+pub mod address;
+pub mod backlog;
+pub mod call;
+pub mod catch_up;
+pub mod digits;
+pub mod downlink;
+pub mod g711;
 pub mod ids;
+pub mod key;
 pub mod link;
+pub mod media_streams;
+pub mod opus;
 pub mod outcome;
+pub mod playout;
 pub mod private;
+pub mod rtp;
+pub mod telephone_event;
+pub mod uplink;

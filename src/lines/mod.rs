@@ -1,1 +1,31 @@
 //! Phone lines, SIP servers, credentials at rest, and when a line registers.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`line`] | a phone line, read field by field |
+//! | [`file`] | `--lines FILE` |
+//! | [`resolve`] | which SIP server a line uses |
+//! | [`credentials`] | encryption and decryption of passwords |
+//! | [`load`] | lines made ready, their credentials derived in parallel |
+//! | [`registration`] | when each line registers, and its state |
+//!
+//! The way of a line: [`file::read`] -> [`load::load`] -> [`ReadyLine`], which the
+//! bridge turns into an account of the SIP engine and adds to the [`Scheduler`].
+
+pub mod credentials;
+pub mod file;
+pub mod line;
+pub mod load;
+pub mod registration;
+pub mod resolve;
+
+pub use credentials::CredentialError;
+pub use file::{FileError, FileIssue, LinesFile};
+pub use line::PhoneLine;
+pub use load::{
+    FLAGS_LINE_ID, LineWarning, LoadedLines, ReadyLine, UnusableLine, UnusableReason, load,
+};
+pub use registration::{Change, LineCounts, LineState, LineStatus, RegisterResult, Scheduler};
+pub use resolve::{Route, ServerError, SipServer, SipServers};
+
+pub use crate::core::key::{KeyError, MasterKey};

@@ -1,1 +1,6 @@
-//! The pacer threads, tones and WAV files.
+//! The pacer thread, tones and WAV files.
+
+pub mod pacer;
+
+pub mod tones;
+pub mod wav;

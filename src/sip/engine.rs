@@ -6,13 +6,13 @@
 //! driver owns. When a leg is over, both of its channels close.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
 use crate::core::link::{MediaLink, RtpPacket};
 use crate::core::private::{Private, Secret};
@@ -27,35 +27,6 @@ pub const LEG_QUEUE_EVENTS: usize = 64;
 pub const ENGINE_QUEUE_EVENTS: usize = 4_096;
 /// How many commands wait for the control thread.
 pub const COMMAND_QUEUE: usize = 8_192;
-
-/// The transport of SIP signalling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transport {
-    /// RFC 3261 over UDP.
-    Udp,
-    /// RFC 3261 over TCP.
-    Tcp,
-    /// RFC 3261 over TLS.
-    Tls,
-}
-
-impl Transport {
-    /// The name in a URI's `transport` parameter.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Udp => "udp",
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-        }
-    }
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// A phone line as the engine needs it.
 #[derive(Clone, Debug)]

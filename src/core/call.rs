@@ -1,0 +1,582 @@
+//! The life of one call: who is asked for what, and when it is over.
+//!
+//! A pure state machine. Every input is listed here by its source; each has
+//! one handler. What is to be done comes out of [`Call::poll_output`], the
+//! next deadline out of [`Call::poll_timeout`].
+//!
+//! | source | inputs |
+//! |---|---|
+//! | the bridge | `handle_start`, `handle_shutdown`, `handle_timeout` |
+//! | the queue | `handle_job_pushed`, `handle_job_refused` |
+//! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
+//! | SIP | `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_ended` |
+//! | media | `handle_rtp`, `handle_played_out` |
+//!
+//! Implements the life of a call of call-queue.md, steps 1 to 3, 6 and 7.
+//! Redelivery and mid-call failover (steps 4 and 5) are not here yet: a lost
+//! worker leads to the fallback.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::core::link::Direction;
+use crate::core::outcome::Outcome;
+use crate::core::private::Private;
+
+/// Pauses between attempts to dial a worker in push mode; the last repeats
+/// until the worker timeout.
+const REDIAL_PAUSES: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+/// Longest fallback announcement, and longest wait for the end of a transfer.
+const FALLBACK_LIMIT: Duration = Duration::from_secs(30);
+/// A BYE transaction gives up after 32 s (RFC 3261 timer F); past that the
+/// leg counts as gone.
+const ENDING_LIMIT: Duration = Duration::from_secs(35);
+
+/// When the INVITE is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerMode {
+    /// 200 at once; the caller hears ringback or the greeting until a worker is there.
+    Immediate,
+    /// 180 until the worker's WebSocket is up, then 200.
+    OnWorker,
+}
+
+/// How workers are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A job in Redis; the worker dials back.
+    Queue,
+    /// The bridge dials `--ws-target`.
+    Dial,
+    /// A job in Redis, and `--ws-target` where Redis is away.
+    QueueThenDial,
+}
+
+/// What the call may do and for how long.
+#[derive(Clone, Debug)]
+pub struct CallPolicy {
+    /// When to answer.
+    pub answer: AnswerMode,
+    /// How to reach a worker.
+    pub route: Route,
+    /// How long the caller waits for a worker before the fallback.
+    pub worker_timeout: Duration,
+    /// Longest call, counted from the answer.
+    pub max_duration: Option<Duration>,
+    /// How long the caller's RTP may stop, hold aside.
+    pub media_timeout: Duration,
+    /// Where the caller is transferred when no worker comes.
+    pub fallback_number: Option<Private>,
+}
+
+/// What the caller hears while no worker's audio is queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comfort {
+    /// Silence: a worker is attached.
+    Silence,
+    /// The line's greeting, then ringback: no worker yet.
+    Waiting,
+    /// The announcement that nobody can take the call, once.
+    Announcement,
+}
+
+/// What the worker did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerInput {
+    /// `hangup` or `stop`: play out, then BYE. The socket stays for the echoes.
+    Hangup,
+    /// The socket was closed normally: play out, then BYE.
+    Closed,
+    /// The socket dropped without a close, or its peer stopped reading.
+    Lost,
+    /// `transfer`: blind transfer by REFER.
+    Transfer(Private),
+}
+
+/// A step in the life of the call that others are told about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// `call.ringing`
+    Ringing,
+    /// `call.queued`
+    Queued,
+    /// `worker.attached`
+    WorkerAttached,
+    /// `worker.lost`
+    WorkerLost,
+    /// `call.answered`
+    Answered,
+    /// `call.fallback`: no worker; the caller gets the fallback.
+    Fallback,
+}
+
+/// What the driver has to do, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send this status to the INVITE: 180 or 200.
+    Answer(u16),
+    /// End the leg; the status is used where the INVITE has no final answer yet.
+    Hangup(u16),
+    /// Push the job; answer with `handle_job_pushed` or `handle_job_refused`.
+    PushJob,
+    /// Take the job out of the queue again, and let no worker attach any more.
+    WithdrawJob,
+    /// Dial the worker; answer with `handle_attached` or `handle_dial_failed`.
+    Dial,
+    /// Send `connected` and `start`, then the kept audio, then live audio.
+    StartStream,
+    /// Send `stop` where the socket still stands, and close it.
+    StopStream,
+    /// Play this while nothing is queued.
+    Comfort(Comfort),
+    /// Report `handle_played_out` once queue (or announcement) is empty.
+    PlayOut,
+    /// Send REFER.
+    Transfer(Private),
+    /// Tell Redis and the log.
+    Report(Report),
+    /// The call is over; nothing follows.
+    Finished(Outcome),
+}
+
+/// The timers of a call. At most one of each runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timer {
+    /// No worker came.
+    Worker,
+    /// Dial again.
+    Redial,
+    /// `--max-call-duration`.
+    Duration,
+    /// The caller's RTP stopped.
+    Media,
+    /// The announcement or the transfer takes too long.
+    Fallback,
+    /// The leg does not end although we asked for it.
+    Ending,
+}
+
+const TIMERS: [Timer; 6] = [
+    Timer::Worker,
+    Timer::Redial,
+    Timer::Duration,
+    Timer::Media,
+    Timer::Fallback,
+    Timer::Ending,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Before `handle_start`.
+    New,
+    /// No worker yet.
+    Waiting,
+    /// A worker is attached.
+    Streaming,
+    /// The worker is done; its queued audio is played, then BYE.
+    PlayingOut,
+    /// The announcement is played.
+    Announcing,
+    /// REFER is sent as the last rung of the fallback.
+    FallbackTransfer,
+    /// BYE or a final status is sent.
+    Ending,
+    /// Nothing more happens.
+    Over,
+}
+
+/// One call.
+#[derive(Debug)]
+pub struct Call {
+    policy: CallPolicy,
+    phase: Phase,
+    answered: bool,
+    /// The dialog stands (ACK seen).
+    established: bool,
+    /// A worker's socket is attached, also while playing out.
+    worker_open: bool,
+    /// A job of ours may be in the queue, or a worker may hold its token.
+    job_out: bool,
+    /// A REFER of the worker is under way.
+    transferring: bool,
+    last_rtp: Option<Instant>,
+    dials: usize,
+    /// Why we ended it, once we did.
+    outcome: Option<Outcome>,
+    deadlines: [Option<Instant>; TIMERS.len()],
+    outputs: VecDeque<Output>,
+}
+
+impl Call {
+    /// A call that has just come in.
+    #[must_use]
+    pub fn new(policy: CallPolicy) -> Self {
+        Self {
+            policy,
+            phase: Phase::New,
+            answered: false,
+            established: false,
+            worker_open: false,
+            job_out: false,
+            transferring: false,
+            last_rtp: None,
+            dials: 0,
+            outcome: None,
+            deadlines: [None; TIMERS.len()],
+            outputs: VecDeque::with_capacity(8),
+        }
+    }
+
+    /// Next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Next deadline, and which timer it belongs to.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Instant, Timer)> {
+        let pending = TIMERS
+            .iter()
+            .filter_map(|timer| self.deadlines[*timer as usize].map(|at| (at, *timer)));
+        pending.min_by_key(|(at, _)| *at)
+    }
+
+    /// Whether the caller's dialog stands.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        self.established
+    }
+
+    /// Whether messages of the worker still count.
+    #[must_use]
+    pub fn is_streaming(&self) -> bool {
+        self.phase == Phase::Streaming
+    }
+
+    /// Whether the call is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    // ---- the bridge ----
+
+    /// The INVITE was admitted: ring or answer, and ask for a worker.
+    pub fn handle_start(&mut self, now: Instant) {
+        if self.phase != Phase::New {
+            return;
+        }
+        self.phase = Phase::Waiting;
+        self.report(Report::Ringing);
+        self.arm(Timer::Worker, now + self.policy.worker_timeout);
+        match self.policy.answer {
+            AnswerMode::Immediate => self.answer(),
+            AnswerMode::OnWorker => self.push(Output::Answer(180)),
+        }
+        self.push(Output::Comfort(Comfort::Waiting));
+        match self.policy.route {
+            Route::Queue | Route::QueueThenDial => {
+                self.job_out = true;
+                self.push(Output::PushJob);
+            }
+            Route::Dial => self.dial(),
+        }
+    }
+
+    /// The bridge goes down and has waited long enough.
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        self.hang_up(now, Outcome::Shutdown);
+    }
+
+    /// The deadline of [`Call::poll_timeout`] is here.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for timer in TIMERS {
+            if self.deadlines[timer as usize].is_some_and(|at| at <= now) {
+                self.deadlines[timer as usize] = None;
+                self.fire(now, timer);
+            }
+        }
+    }
+
+    fn fire(&mut self, now: Instant, timer: Timer) {
+        match timer {
+            Timer::Worker => self.fall_back(now, Outcome::NoWorker),
+            Timer::Redial => self.dial(),
+            Timer::Duration => self.hang_up(now, Outcome::DurationLimit),
+            Timer::Media => self.check_media(now),
+            Timer::Fallback => self.hang_up(now, Outcome::NoWorker),
+            Timer::Ending => self.finish(Outcome::Failed),
+        }
+    }
+
+    // ---- the queue ----
+
+    /// The job is in the queue.
+    pub fn handle_job_pushed(&mut self) {
+        if self.phase == Phase::Waiting {
+            self.report(Report::Queued);
+        }
+    }
+
+    /// The job could not be queued: Redis is away.
+    pub fn handle_job_refused(&mut self, now: Instant) {
+        self.job_out = false;
+        if self.phase != Phase::Waiting {
+            return;
+        }
+        match self.policy.route {
+            Route::QueueThenDial => self.dial(),
+            Route::Queue | Route::Dial => self.fall_back(now, Outcome::NoWorker),
+        }
+    }
+
+    // ---- the worker ----
+
+    /// A worker's socket is up. The answer is whether it is wanted; if not,
+    /// the driver closes it.
+    pub fn handle_attached(&mut self) -> bool {
+        if self.phase != Phase::Waiting {
+            return false;
+        }
+        self.phase = Phase::Streaming;
+        self.worker_open = true;
+        self.job_out = false;
+        self.disarm(Timer::Worker);
+        self.disarm(Timer::Redial);
+        self.answer();
+        self.push(Output::Comfort(Comfort::Silence));
+        self.push(Output::StartStream);
+        self.report(Report::WorkerAttached);
+        true
+    }
+
+    /// The worker could not be dialled; tried again until the worker timeout.
+    pub fn handle_dial_failed(&mut self, now: Instant) {
+        if self.phase != Phase::Waiting {
+            return;
+        }
+        let pause = REDIAL_PAUSES[self.dials.saturating_sub(1).min(REDIAL_PAUSES.len() - 1)];
+        self.arm(Timer::Redial, now + pause);
+    }
+
+    /// Something came from the worker, or its socket went.
+    pub fn handle_worker(&mut self, now: Instant, input: WorkerInput) {
+        match input {
+            WorkerInput::Hangup => self.play_out(),
+            WorkerInput::Closed => {
+                self.worker_open = false;
+                self.play_out();
+            }
+            WorkerInput::Lost => self.lose_worker(now),
+            WorkerInput::Transfer(destination) => self.transfer(destination),
+        }
+    }
+
+    fn lose_worker(&mut self, now: Instant) {
+        self.worker_open = false;
+        if self.phase == Phase::Streaming {
+            self.push(Output::StopStream);
+            self.report(Report::WorkerLost);
+            self.fall_back(now, Outcome::WorkerLost);
+        }
+    }
+
+    fn transfer(&mut self, destination: Private) {
+        if self.phase == Phase::Streaming && !self.transferring {
+            self.transferring = true;
+            self.push(Output::Transfer(destination));
+        }
+    }
+
+    fn play_out(&mut self) {
+        if self.phase == Phase::Streaming {
+            self.phase = Phase::PlayingOut;
+            self.push(Output::PlayOut);
+        }
+    }
+
+    // ---- SIP ----
+
+    /// The caller acknowledged our 200.
+    pub fn handle_established(&mut self, now: Instant) {
+        if self.established || self.phase == Phase::Over {
+            return;
+        }
+        self.established = true;
+        self.report(Report::Answered);
+        if let Some(limit) = self.policy.max_duration {
+            self.arm(Timer::Duration, now + limit);
+        }
+    }
+
+    /// Media is up or changed its direction.
+    pub fn handle_media(&mut self, now: Instant, direction: Direction) {
+        if matches!(self.phase, Phase::Ending | Phase::Over) {
+            return;
+        }
+        self.last_rtp = Some(now);
+        if direction.receives() {
+            self.arm(Timer::Media, now + self.policy.media_timeout);
+        } else {
+            self.disarm(Timer::Media);
+        }
+    }
+
+    /// Progress of a REFER.
+    pub fn handle_transfer(&mut self, now: Instant, status: u16, last: bool) {
+        let done = (200..300).contains(&status) && last;
+        let refused = status >= 300;
+        match self.phase {
+            Phase::FallbackTransfer if done || refused => self.hang_up(now, Outcome::NoWorker),
+            Phase::Streaming | Phase::PlayingOut if self.transferring && done => {
+                self.hang_up(now, Outcome::Transferred);
+            }
+            // The worker goes on with the caller; it may try another number.
+            Phase::Streaming if refused => self.transferring = false,
+            _ => {}
+        }
+    }
+
+    /// The leg is over. `remote`: the caller ended it.
+    pub fn handle_leg_ended(&mut self, remote: bool) {
+        let outcome = match (self.outcome, self.phase) {
+            (_, Phase::Over) => return,
+            (Some(decided), _) => decided,
+            (None, Phase::PlayingOut) => Outcome::WorkerHungUp,
+            (None, _) if self.transferring && remote => Outcome::Transferred,
+            (None, _) if !remote => Outcome::Failed,
+            (None, Phase::Streaming) => Outcome::CallerHungUp,
+            (None, _) => Outcome::Abandoned,
+        };
+        self.finish(outcome);
+    }
+
+    // ---- media ----
+
+    /// A packet came from the caller. Cheap: called 50 times a second.
+    pub fn handle_rtp(&mut self, now: Instant) {
+        self.last_rtp = Some(now);
+    }
+
+    /// What was asked for by [`Output::PlayOut`] has been heard.
+    pub fn handle_played_out(&mut self, now: Instant) {
+        match self.phase {
+            Phase::PlayingOut => self.hang_up(now, Outcome::WorkerHungUp),
+            Phase::Announcing => self.next_rung(now),
+            _ => {}
+        }
+    }
+
+    fn check_media(&mut self, now: Instant) {
+        let Some(last) = self.last_rtp else { return };
+        let due = last + self.policy.media_timeout;
+        if due > now {
+            self.arm(Timer::Media, due);
+        } else {
+            self.hang_up(now, Outcome::MediaTimeout);
+        }
+    }
+
+    // ---- steps ----
+
+    fn answer(&mut self) {
+        if !self.answered {
+            self.answered = true;
+            self.push(Output::Answer(200));
+        }
+    }
+
+    fn dial(&mut self) {
+        if self.phase == Phase::Waiting {
+            self.dials += 1;
+            self.push(Output::Dial);
+        }
+    }
+
+    /// Nobody takes the call: announcement first.
+    fn fall_back(&mut self, now: Instant, why: Outcome) {
+        if !matches!(self.phase, Phase::Waiting | Phase::Streaming) {
+            return;
+        }
+        self.withdraw();
+        self.outcome = Some(why);
+        self.phase = Phase::Announcing;
+        self.report(Report::Fallback);
+        self.answer();
+        self.push(Output::Comfort(Comfort::Announcement));
+        self.push(Output::PlayOut);
+        self.arm(Timer::Fallback, now + FALLBACK_LIMIT);
+    }
+
+    /// The announcement has been heard: transfer, or the end.
+    fn next_rung(&mut self, now: Instant) {
+        let Some(number) = self.policy.fallback_number.clone() else {
+            return self.hang_up(now, Outcome::NoWorker);
+        };
+        self.phase = Phase::FallbackTransfer;
+        self.arm(Timer::Fallback, now + FALLBACK_LIMIT);
+        self.push(Output::Comfort(Comfort::Waiting));
+        self.push(Output::Transfer(number));
+    }
+
+    /// Ends the leg; an outcome that was settled before stays.
+    fn hang_up(&mut self, now: Instant, why: Outcome) {
+        if matches!(self.phase, Phase::Ending | Phase::Over) {
+            return;
+        }
+        self.withdraw();
+        self.outcome.get_or_insert(why);
+        self.phase = Phase::Ending;
+        self.deadlines = [None; TIMERS.len()];
+        self.arm(Timer::Ending, now + ENDING_LIMIT);
+        self.push(Output::Hangup(if self.answered { 200 } else { 480 }));
+    }
+
+    fn withdraw(&mut self) {
+        self.disarm(Timer::Worker);
+        self.disarm(Timer::Redial);
+        if self.job_out {
+            self.job_out = false;
+            self.push(Output::WithdrawJob);
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        self.withdraw();
+        self.phase = Phase::Over;
+        self.deadlines = [None; TIMERS.len()];
+        if self.worker_open {
+            self.worker_open = false;
+            self.push(Output::StopStream);
+        }
+        self.push(Output::Finished(outcome));
+    }
+
+    fn report(&mut self, report: Report) {
+        self.push(Output::Report(report));
+    }
+
+    fn push(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    fn arm(&mut self, timer: Timer, at: Instant) {
+        self.deadlines[timer as usize] = Some(at);
+    }
+
+    fn disarm(&mut self, timer: Timer) {
+        self.deadlines[timer as usize] = None;
+    }
+}
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;

@@ -1,0 +1,530 @@
+//! Caller to worker: RTP packets become Media Streams messages, each the moment
+//! its packet is in (media-streams.md, design.md "The way of the data").
+//!
+//! Input, by its source: RTP packets and ticks from the driver, digits by SIP
+//! INFO from the engine. Output: `poll_message`.
+//!
+//! # Time
+//! A position counts samples at 8 kHz since the stream began. Three clocks meet:
+//! - *RTP*: a packet belongs where its timestamp says. Lost packets are filled
+//!   with silence, so that a loss never shifts what follows.
+//! - *position*: what has been put into the stream. It never goes back: a packet
+//!   whose place was already filled is appended, and timestamps count from it.
+//! - *wall*: the position where a perfect caller would be now. It says how far
+//!   pauses are filled: when no RTP comes for 300 ms of observed ticks, and when
+//!   a timestamp jumps without a loss. So what jitter and clock skew added is
+//!   taken back at the next pause.
+//!
+//! Where RTP was held up by the network and not by a pause, the silence put in
+//! was too much. It is taken back, never more than it was, by leaving out packets
+//! that are quiet themselves; nothing else is ever left out.
+//!
+//! Ticks are counted by how often they come, a long one as 100 ms at most: after
+//! a stall of the process the packets that wait in the socket come first.
+//!
+//! Leaves out: a jitter buffer (the worker gets audio as it comes), concealment
+//! of losses other than by silence.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::backlog::{Backlog, KEPT_MS};
+use super::digits::{DigitMerge, DigitWay};
+use super::g711::{CodeTable, Gain, is_quiet, linear_to_mulaw, translate};
+use super::link::{Codec, MediaFormat};
+use super::media_streams::MessageWriter;
+use super::opus::{CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, OpusDecoder, OpusError};
+use super::playout::{BYTES_PER_MS, FRAME_BYTES};
+use super::rtp::{Order, Reorder, RtpHeader};
+use super::telephone_event::{EventReceiver, TelephoneEvent};
+
+/// Ticks without RTP after which silence is sent.
+const PAUSE: Duration = Duration::from_millis(300);
+/// A longer time between two ticks counts as this.
+const MAX_TICK: Duration = Duration::from_millis(100);
+/// Lost packets that are filled whatever the wall clock says.
+const TRUSTED_LOSSES: u16 = 50;
+/// Digits that wait for a worker.
+const MAX_WAITING_DIGITS: usize = 128;
+/// Comfort noise (RFC 3389), and the type it had in RFC 1890.
+const COMFORT_NOISE_TYPES: [u8; 2] = [13, 19];
+/// Static types of RFC 3551, which a caller may use whenever G.711 was agreed.
+const STATIC_PCMU: u8 = 0;
+const STATIC_PCMA: u8 = 8;
+
+/// Counters of one call's uplink, each only rising, but for `jitter`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkStats {
+    /// RTP packets received, of any kind.
+    pub packets: u64,
+    /// Packets that never came, or came too late.
+    pub lost: u64,
+    /// Packets that came twice.
+    pub duplicates: u64,
+    /// Packets that came after their place had been filled.
+    pub late: u64,
+    /// Packets that came out of order and were put in place.
+    pub reordered: u64,
+    /// Not RTP, an unknown payload type, or a payload that does not decode.
+    pub invalid: u64,
+    /// New sources: SSRC changes and jumps.
+    pub resyncs: u64,
+    /// Silence put in for lost packets and pauses, in bytes of mu-law.
+    pub filled_bytes: u64,
+    /// Quiet audio left out because silence had been put in too early.
+    pub taken_back_bytes: u64,
+    /// Audio dropped because no worker took it in time, in bytes of mu-law.
+    pub overflow_bytes: u64,
+    /// Digits dropped because no worker took them.
+    pub digits_dropped: u64,
+    /// Interarrival jitter (RFC 3550 6.4.1).
+    pub jitter: Duration,
+}
+
+/// The uplink of one call; owned by its driver.
+#[derive(Debug)]
+pub struct Uplink {
+    format: MediaFormat,
+    gain: Gain,
+    decoders: Decoders,
+    reorder: Reorder,
+    timeline: Timeline,
+    backlog: Backlog,
+    events: EventReceiver,
+    merge: DigitMerge,
+    /// Digits and the position behind which each belongs.
+    digits: VecDeque<(u64, char)>,
+    worker: Option<Worker>,
+    jitter: Jitter,
+    last_rtp: Option<Instant>,
+    stats: UplinkStats,
+}
+
+#[derive(Debug)]
+struct Worker {
+    writer: MessageWriter,
+    /// Position of its timestamp 0.
+    start: u64,
+}
+
+impl Uplink {
+    /// An uplink that has no worker yet: it keeps what the caller says.
+    ///
+    /// # Errors
+    /// When the codec is Opus and libopus makes no decoder.
+    pub fn new(format: &MediaFormat, rx_gain: Gain) -> Result<Self, OpusError> {
+        Ok(Self {
+            format: *format,
+            decoders: Decoders::new(format.codec, &rx_gain)?,
+            gain: rx_gain,
+            reorder: Reorder::default(),
+            timeline: Timeline::default(),
+            backlog: Backlog::default(),
+            events: EventReceiver::default(),
+            merge: DigitMerge::default(),
+            digits: VecDeque::new(),
+            worker: None,
+            jitter: Jitter::default(),
+            last_rtp: None,
+            stats: UplinkStats::default(),
+        })
+    }
+
+    /// Media changed (re-INVITE). The stream goes on.
+    ///
+    /// # Errors
+    /// When the codec is Opus and libopus makes no decoder; nothing has changed.
+    pub fn set_format(&mut self, format: &MediaFormat) -> Result<(), OpusError> {
+        if format.codec != self.format.codec {
+            self.decoders = Decoders::new(format.codec, &self.gain)?;
+            self.timeline.forget_source();
+            self.jitter = Jitter::default();
+        }
+        self.format = *format;
+        Ok(())
+    }
+
+    /// One RTP packet, with the time it was read from the socket. Poll messages
+    /// after it.
+    pub fn handle_rtp(&mut self, arrived: Instant, packet: &[u8]) {
+        self.stats.packets += 1;
+        let Some((header, payload)) = RtpHeader::parse(packet) else {
+            self.stats.invalid += 1;
+            return;
+        };
+        self.last_rtp = Some(arrived);
+        if let Order::Now { lost, new_source } = self.reorder.handle(arrived, &header, payload) {
+            self.use_packet(arrived, &header, payload, lost, new_source);
+        }
+        self.use_held(arrived);
+    }
+
+    /// Time passes: call it every 20 to 100 ms, at least while no RTP comes in.
+    /// Poll messages after it.
+    pub fn handle_tick(&mut self, now: Instant) {
+        self.use_held(now);
+        let end = self.backlog.end();
+        let pause_end = self.timeline.handle_tick(now, end);
+        self.timeline.presumed += pause_end - end;
+        self.fill_until(pause_end);
+    }
+
+    /// A digit by SIP INFO.
+    pub fn handle_digit(&mut self, now: Instant, digit: char) {
+        self.report_digit(now, DigitWay::Info, digit);
+    }
+
+    /// A worker is there, and its `connected` and `start` are written: what was
+    /// kept comes first, timestamps from 0.
+    pub fn attach(&mut self, writer: MessageWriter) {
+        self.resume(writer, 0);
+    }
+
+    /// As `attach`, for a worker that takes over: begins `last_ms` (at most
+    /// `HISTORY_MS`) before what was delivered last.
+    pub fn resume(&mut self, writer: MessageWriter, last_ms: u64) {
+        self.backlog.rewind(last_ms);
+        let start = self.backlog.head();
+        self.worker = Some(Worker { writer, start });
+    }
+
+    /// The worker is gone: gives its writer back, and keeps what the caller says
+    /// from here on.
+    pub fn detach(&mut self) -> Option<MessageWriter> {
+        self.worker.take().map(|worker| worker.writer)
+    }
+
+    /// The attached worker's writer, for marks and `stop`: all messages share
+    /// its numbers.
+    pub fn writer(&mut self) -> Option<&mut MessageWriter> {
+        self.worker.as_mut().map(|worker| &mut worker.writer)
+    }
+
+    /// Appends the next message, one complete JSON text, to `out`; false when
+    /// there is none.
+    pub fn poll_message(&mut self, out: &mut Vec<u8>) -> bool {
+        let Some(Worker { writer, start }) = &mut self.worker else {
+            return false;
+        };
+        let behind = self.backlog.head() + FRAME_BYTES as u64;
+        if self.digits.front().is_some_and(|(at, _)| *at < behind)
+            && let Some((_, digit)) = self.digits.pop_front()
+        {
+            writer.write_dtmf(digit, out);
+            return true;
+        }
+        let Some((position, frame)) = self.backlog.next_frame() else {
+            return false;
+        };
+        writer.write_media((position - *start) / BYTES_PER_MS, frame, out);
+        true
+    }
+
+    /// When the last RTP packet of any kind came in.
+    #[must_use]
+    pub fn last_rtp(&self) -> Option<Instant> {
+        self.last_rtp
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> UplinkStats {
+        let order = self.reorder.stats();
+        UplinkStats {
+            lost: order.lost,
+            duplicates: order.duplicates,
+            late: order.late,
+            reordered: order.reordered,
+            resyncs: order.resyncs,
+            overflow_bytes: self.backlog.overflow_bytes(),
+            jitter: self.jitter.duration(self.format.codec.clock_rate_hz()),
+            ..self.stats
+        }
+    }
+
+    fn use_held(&mut self, now: Instant) {
+        while let Some(held) = self.reorder.poll_held(now) {
+            self.use_packet(now, &held.header, &held.payload, held.lost, held.new_source);
+        }
+    }
+
+    /// One packet whose turn it is.
+    fn use_packet(
+        &mut self,
+        now: Instant,
+        header: &RtpHeader,
+        payload: &[u8],
+        lost: u16,
+        new_source: bool,
+    ) {
+        if new_source {
+            self.timeline.forget_source();
+            self.jitter = Jitter::default();
+        }
+        if Some(header.payload_type) == self.format.receive_event_type {
+            return self.use_event(now, header, payload);
+        }
+        if COMFORT_NOISE_TYPES.contains(&header.payload_type) {
+            self.fill_before(now, header.timestamp, lost);
+            self.timeline.anchor(header.timestamp, self.backlog.end());
+            return;
+        }
+        let Some(codec) = self.codec_of(header.payload_type) else {
+            self.stats.invalid += 1;
+            return;
+        };
+        let clock_hz = self.format.codec.clock_rate_hz();
+        self.jitter.handle(now, header.timestamp, clock_hz);
+        self.fill_before(now, header.timestamp, lost);
+        self.timeline.handle_audio(now, self.backlog.end());
+        let Some(audio) = self.decoders.decode(codec, payload, &mut self.backlog) else {
+            self.stats.invalid += 1;
+            return;
+        };
+        let samples = audio.len() as u32;
+        if self.timeline.surplus > 0 && is_quiet(audio) {
+            self.take_back(now, samples);
+        }
+        let duration = samples * self.clock_per_sample();
+        self.timeline.packet_samples = samples;
+        self.timeline
+            .anchor(header.timestamp.wrapping_add(duration), self.backlog.end());
+    }
+
+    /// Leaves the packet just put in out again, while the stream is ahead of the
+    /// wall clock by silence that was none.
+    fn take_back(&mut self, now: Instant, samples: u32) {
+        let samples = u64::from(samples);
+        let ahead = self.backlog.end() >= self.timeline.wall(now) + 2 * samples;
+        if ahead && self.timeline.surplus >= samples {
+            self.backlog.unpush(samples as usize);
+            self.timeline.surplus -= samples;
+            self.stats.taken_back_bytes += samples;
+        }
+    }
+
+    fn codec_of(&self, payload_type: u8) -> Option<Codec> {
+        if payload_type == self.format.receive_payload_type {
+            return Some(self.format.codec);
+        }
+        match payload_type {
+            _ if self.format.codec == Codec::Opus => None,
+            STATIC_PCMU => Some(Codec::Pcmu),
+            STATIC_PCMA => Some(Codec::Pcma),
+            _ => None,
+        }
+    }
+
+    fn clock_per_sample(&self) -> u32 {
+        match self.format.codec {
+            Codec::Pcmu | Codec::Pcma => 1,
+            Codec::Opus => CLOCK_PER_SAMPLE,
+        }
+    }
+
+    fn use_event(&mut self, now: Instant, header: &RtpHeader, payload: &[u8]) {
+        let Some(event) = TelephoneEvent::parse(payload) else {
+            self.stats.invalid += 1;
+            return;
+        };
+        let digit = self.events.handle(header.ssrc, header.timestamp, event);
+        // Phones that send audio beside the event are not further than this:
+        // one frame before the end of what the event covers.
+        let frame = FRAME_BYTES as u32 * self.clock_per_sample();
+        let covered = u32::from(event.duration).saturating_sub(frame);
+        self.fill_before(now, header.timestamp.wrapping_add(covered), 0);
+        self.timeline.handle_audio(now, self.backlog.end());
+        if let Some(digit) = digit {
+            self.report_digit(now, DigitWay::Event, digit);
+        }
+    }
+
+    fn report_digit(&mut self, now: Instant, way: DigitWay, digit: char) {
+        if !self.merge.handle(now, way, digit) {
+            return;
+        }
+        if self.digits.len() == MAX_WAITING_DIGITS {
+            self.stats.digits_dropped += 1;
+            return;
+        }
+        self.digits.push_back((self.backlog.end(), digit));
+    }
+
+    /// Fills what lies between the stream's end and a packet's place.
+    fn fill_before(&mut self, now: Instant, timestamp: u32, lost: u16) {
+        let per_sample = self.clock_per_sample();
+        let end = self.backlog.end();
+        let place = self.timeline.place(timestamp, per_sample).unwrap_or(end);
+        self.timeline.settle_presumed(place, end);
+        let trusted = u64::from(lost.min(TRUSTED_LOSSES) + 1) * u64::from(lost > 0);
+        let reach = end + trusted * u64::from(self.timeline.packet_samples);
+        self.fill_until(place.min(self.timeline.wall(now).max(reach)));
+    }
+
+    fn fill_until(&mut self, position: u64) {
+        let missing = position.saturating_sub(self.backlog.end());
+        self.stats.filled_bytes += missing;
+        self.backlog
+            .push_silence(usize::try_from(missing).unwrap_or(usize::MAX));
+    }
+}
+
+/// Where packets belong and how far the wall clock is; see the module's doc.
+#[derive(Debug, Default)]
+struct Timeline {
+    /// When position 0 was, by the wall clock.
+    zero: Option<Instant>,
+    /// An RTP timestamp and its position.
+    anchor: Option<(u32, u64)>,
+    /// Samples in the last packet.
+    packet_samples: u32,
+    last_tick: Option<Instant>,
+    /// Ticks observed since the last packet.
+    idle: Duration,
+    /// Silence put in by ticks since the last packet: a pause, presumably.
+    presumed: u64,
+    /// Silence put in where there was no pause, not yet taken back.
+    surplus: u64,
+}
+
+impl Timeline {
+    fn forget_source(&mut self) {
+        self.anchor = None;
+    }
+
+    fn anchor(&mut self, timestamp: u32, position: u64) {
+        self.anchor = Some((timestamp, position));
+    }
+
+    /// The position of an RTP timestamp; `None` with no source, or before its anchor.
+    fn place(&self, timestamp: u32, clock_per_sample: u32) -> Option<u64> {
+        let (anchor, position) = self.anchor?;
+        let ahead = timestamp.wrapping_sub(anchor);
+        // Half of the circle is ahead, the other half behind.
+        (ahead < 1 << 31).then(|| position + u64::from(ahead / clock_per_sample))
+    }
+
+    /// A packet tells how much of the presumed pause was none: what it overlaps.
+    fn settle_presumed(&mut self, place: u64, end: u64) {
+        let overlap = end.saturating_sub(place);
+        self.surplus += overlap.min(std::mem::take(&mut self.presumed));
+    }
+
+    fn wall(&self, now: Instant) -> u64 {
+        self.zero.map_or(0, |zero| {
+            let passed = now.saturating_duration_since(zero).as_micros();
+            u64::try_from(passed).unwrap_or(0) * BYTES_PER_MS / 1_000
+        })
+    }
+
+    /// A packet goes in at `end`: the stream is alive.
+    fn handle_audio(&mut self, now: Instant, end: u64) {
+        self.idle = Duration::ZERO;
+        if end == 0 {
+            self.zero = Some(now);
+        }
+    }
+
+    /// A tick; gives the position up to which a pause is to be filled.
+    fn handle_tick(&mut self, now: Instant, end: u64) -> u64 {
+        let last = self.last_tick.replace(now).unwrap_or(now);
+        self.idle += now.saturating_duration_since(last).min(MAX_TICK);
+        self.zero.get_or_insert(now);
+        if self.idle < PAUSE {
+            return end;
+        }
+        let behind = self.wall(now).saturating_sub(end);
+        let kept = KEPT_MS * BYTES_PER_MS;
+        if behind > kept
+            && let Some(zero) = &mut self.zero
+        {
+            // The process slept: hours of silence are of no use to anybody.
+            *zero += Duration::from_millis((behind - kept) / BYTES_PER_MS);
+        }
+        let frame = FRAME_BYTES as u64;
+        end + behind.min(kept) / frame * frame
+    }
+}
+
+/// Interarrival jitter (RFC 3550 A.8).
+#[derive(Debug, Default)]
+struct Jitter {
+    base: Option<Instant>,
+    transit: Option<u32>,
+    /// In RTP clock units, times 16.
+    scaled: u64,
+}
+
+impl Jitter {
+    fn handle(&mut self, arrived: Instant, timestamp: u32, clock_hz: u32) {
+        let base = *self.base.get_or_insert(arrived);
+        let passed = arrived.saturating_duration_since(base).as_micros();
+        let clock = passed * u128::from(clock_hz) / 1_000_000;
+        let transit = (clock as u32).wrapping_sub(timestamp);
+        if let Some(last) = self.transit.replace(transit) {
+            let difference = transit.wrapping_sub(last) as i32;
+            self.scaled += u64::from(difference.unsigned_abs());
+            self.scaled -= (self.scaled + 8) / 16;
+        }
+    }
+
+    fn duration(&self, clock_hz: u32) -> Duration {
+        Duration::from_micros(self.scaled / 16 * 1_000_000 / u64::from(clock_hz))
+    }
+}
+
+/// From the caller's codecs to mu-law with the gain.
+#[derive(Debug)]
+struct Decoders {
+    mulaw: Option<Box<CodeTable>>,
+    alaw: Box<CodeTable>,
+    opus: Option<OpusDecoder>,
+}
+
+impl Decoders {
+    fn new(codec: Codec, gain: &Gain) -> Result<Self, OpusError> {
+        Ok(Self {
+            mulaw: gain.on_mulaw().map(Box::new),
+            alaw: Box::new(gain.from_alaw()),
+            opus: match codec {
+                Codec::Pcmu | Codec::Pcma => None,
+                Codec::Opus => Some(OpusDecoder::new()?),
+            },
+        })
+    }
+
+    /// Appends a payload as mu-law; gives what was appended, `None` for an empty
+    /// payload or one that does not decode.
+    fn decode<'a>(
+        &mut self,
+        codec: Codec,
+        payload: &[u8],
+        backlog: &'a mut Backlog,
+    ) -> Option<&'a [u8]> {
+        let table = match codec {
+            _ if payload.is_empty() => return None,
+            Codec::Pcmu => self.mulaw.as_deref(),
+            Codec::Pcma => Some(&*self.alaw),
+            Codec::Opus => return self.decode_opus(payload, backlog),
+        };
+        let appended = backlog.push(payload);
+        if let Some(table) = table {
+            translate(appended, table);
+        }
+        Some(appended)
+    }
+
+    fn decode_opus<'a>(&mut self, payload: &[u8], backlog: &'a mut Backlog) -> Option<&'a [u8]> {
+        let mut samples = [0; MAX_DECODED_SAMPLES];
+        let count = self.opus.as_mut()?.decode(payload, &mut samples).ok()?;
+        let mut codes = [0; MAX_DECODED_SAMPLES];
+        for (code, sample) in codes.iter_mut().zip(&samples[..count]) {
+            *code = linear_to_mulaw(*sample);
+        }
+        let appended = backlog.push(&codes[..count]);
+        if let Some(table) = &self.mulaw {
+            translate(appended, table);
+        }
+        Some(appended)
+    }
+}

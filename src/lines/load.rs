@@ -1,0 +1,313 @@
+//! Makes lines ready: finds each one's server and opens its credential, all
+//! credentials in parallel on threads of their own.
+//!
+//! Leaves out where lines come from, and the SIP engine's account.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::credentials::{Credential, CredentialError};
+use super::line::PhoneLine;
+use super::resolve::{Route, ServerError, SipServers};
+use crate::core::address::{HostPort, Transport};
+use crate::core::ids::LineId;
+use crate::core::key::MasterKey;
+use crate::core::private::{Private, Secret};
+
+/// Id of the line that the `--sip-*` flags describe.
+pub const FLAGS_LINE_ID: &str = "default";
+
+/// A line that can be handed to the SIP engine.
+#[derive(Clone, Debug)]
+pub struct ReadyLine {
+    /// What the file or the flags say about it; the stored password is taken out.
+    pub line: PhoneLine,
+    /// Where and as whom it registers.
+    pub route: Route,
+    /// Digest password in clear; `None` when the trunk needs none.
+    pub password: Option<Secret>,
+}
+
+impl ReadyLine {
+    /// The one line that `--sip-domain`, `--sip-username` and
+    /// `--sip-password` describe. Its password is never an encrypted one.
+    #[must_use]
+    pub fn from_flags(
+        domain: &HostPort,
+        transport: Transport,
+        username: Private,
+        password: Option<Secret>,
+    ) -> Self {
+        Self {
+            line: PhoneLine::bare(LineId::new(FLAGS_LINE_ID), username.clone()),
+            route: Route::to_domain(domain, transport, username),
+            password,
+        }
+    }
+}
+
+/// Why a line cannot be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableReason {
+    /// No server.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// No password.
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    /// Its id is that of the line of the flags.
+    #[error("has the id of the line that --sip-username describes: give it another")]
+    FlagsLineId,
+}
+
+/// A line that is reported and not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnusableLine {
+    /// The line.
+    pub id: LineId,
+    /// Why.
+    pub reason: UnusableReason,
+}
+
+impl fmt::Display for UnusableLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {:?}: {}", self.id.as_str(), self.reason)
+    }
+}
+
+/// Something to tell the operator about a line that starts all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LineWarning {
+    /// Its password is stored in clear.
+    PlainPassword(LineId),
+    /// It registers the same user at the same domain as an earlier line.
+    SameAddress {
+        /// The later line.
+        line: LineId,
+        /// The earlier one.
+        first: LineId,
+    },
+}
+
+impl fmt::Display for LineWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PlainPassword(id) => write!(
+                f,
+                "line {:?}: its password is stored in clear: encrypt it with `sipbridge encrypt --line-id ID`",
+                id.as_str()
+            ),
+            Self::SameAddress { line, first } => write!(
+                f,
+                "line {:?}: has the same sipUsername and domain as line {:?}: their calls may be mixed up",
+                line.as_str(),
+                first.as_str()
+            ),
+        }
+    }
+}
+
+/// All lines, sorted into those that start and those that do not; each in
+/// the order it came in.
+#[derive(Clone, Debug, Default)]
+pub struct LoadedLines {
+    /// Lines to start.
+    pub ready: Vec<ReadyLine>,
+    /// Lines to report.
+    pub unusable: Vec<UnusableLine>,
+    /// What to warn about.
+    pub warnings: Vec<LineWarning>,
+}
+
+/// Makes lines ready. Takes about 20 ms of CPU for each encrypted password,
+/// spread over all cores; blocks until done, so call it off the async threads.
+#[must_use]
+pub fn load(lines: Vec<PhoneLine>, key: Option<&MasterKey>, servers: &SipServers) -> LoadedLines {
+    let results = open_all(&lines, key, servers);
+    let mut loaded = LoadedLines::default();
+    let mut addresses: HashMap<(String, String), LineId> = HashMap::new();
+    for (mut line, result) in lines.into_iter().zip(results) {
+        line.stored_password = None;
+        match result {
+            Err(reason) => loaded.unusable.push(UnusableLine {
+                id: line.id,
+                reason,
+            }),
+            Ok((route, credential)) => {
+                loaded
+                    .warnings
+                    .extend(warnings(&line.id, &route, &credential, &mut addresses));
+                let password = credential.into_password().or(route.server_password.clone());
+                loaded.ready.push(ReadyLine {
+                    line,
+                    route,
+                    password,
+                });
+            }
+        }
+    }
+    loaded
+}
+
+type Opened = Result<(Route, Credential), UnusableReason>;
+
+/// Opens every line's credential; the results are in the order of the lines.
+fn open_all(lines: &[PhoneLine], key: Option<&MasterKey>, servers: &SipServers) -> Vec<Opened> {
+    let threads = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(lines.len().max(1));
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(line) = lines.get(index) else {
+                return done;
+            };
+            done.push((index, open(line, key, servers)));
+        }
+    };
+    let mut results: Vec<(usize, Opened)> = thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = work();
+        for other in others {
+            match other.join() {
+                Ok(done) => results.extend(done),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        results
+    });
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, opened)| opened).collect()
+}
+
+fn open(line: &PhoneLine, key: Option<&MasterKey>, servers: &SipServers) -> Opened {
+    let route = servers.resolve(line)?;
+    let credential = Credential::open(key, line.id.as_str(), line.stored_password.as_ref())?;
+    Ok((route, credential))
+}
+
+fn warnings(
+    id: &LineId,
+    route: &Route,
+    credential: &Credential,
+    addresses: &mut HashMap<(String, String), LineId>,
+) -> Vec<LineWarning> {
+    let mut warnings = Vec::new();
+    if matches!(credential, Credential::Plain(_)) {
+        warnings.push(LineWarning::PlainPassword(id.clone()));
+    }
+    let address = (route.username.expose().to_owned(), route.domain.clone());
+    let first = addresses.entry(address).or_insert_with(|| id.clone());
+    if first != id {
+        warnings.push(LineWarning::SameAddress {
+            line: id.clone(),
+            first: first.clone(),
+        });
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lines::file::parse;
+    use std::path::Path;
+
+    fn key() -> MasterKey {
+        MasterKey::parse(&"0f".repeat(32)).expect("valid")
+    }
+
+    fn servers() -> SipServers {
+        let domain = HostPort::parse("sip.example.com").expect("valid");
+        SipServers::from_flags(Some(domain), Transport::Udp)
+    }
+
+    fn lines(text: &str) -> Vec<PhoneLine> {
+        parse(Path::new("lines.json"), text.as_bytes())
+            .expect("JSON")
+            .lines
+    }
+
+    #[test]
+    fn unusable_lines_do_not_keep_the_others_from_starting() {
+        let stored = key().encrypt("good", &Secret::new("hunter2".into()));
+        let text = format!(
+            r#"[{{"id":"good","sipUsername":"1","sipPassword":"{stored}"}},
+                {{"id":"moved","sipUsername":"2","sipPassword":"{stored}"}},
+                {{"id":"plain","sipUsername":"3","sipPassword":"letmein"}},
+                {{"id":"none","sipUsername":"4"}},
+                {{"id":"lost","sipUsername":"5","sipServerId":"x"}},
+                {{"id":"twin","sipUsername":"1"}}]"#
+        );
+        let loaded = load(lines(&text), Some(&key()), &servers());
+        let ready: Vec<_> = loaded
+            .ready
+            .iter()
+            .map(|ready| {
+                (
+                    ready.line.id.as_str(),
+                    ready.password.as_ref().map(Secret::expose),
+                )
+            })
+            .collect();
+        assert_eq!(
+            ready,
+            [
+                ("good", Some("hunter2")),
+                ("plain", Some("letmein")),
+                ("none", None),
+                ("twin", None)
+            ]
+        );
+        let unusable: Vec<_> = loaded.unusable.iter().map(ToString::to_string).collect();
+        assert!(unusable[0].starts_with("line \"moved\": the encrypted password does not decrypt"));
+        assert_eq!(
+            unusable[1],
+            "line \"lost\": sipServerId \"x\" is not a known SIP server"
+        );
+        assert_eq!(
+            loaded.warnings,
+            [
+                LineWarning::PlainPassword(LineId::new("plain")),
+                LineWarning::SameAddress {
+                    line: LineId::new("twin"),
+                    first: LineId::new("good")
+                },
+            ]
+        );
+        let shown = format!("{loaded:?} {:?}", loaded.warnings);
+        for secret in ["hunter2", "letmein", stored.as_str()] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_encrypted_lines_are_unusable() {
+        let stored = key().encrypt("1", &Secret::new("pw".into()));
+        let text = format!(r#"[{{"id":1,"sipUsername":"1","sipPassword":"{stored}"}}]"#);
+        let loaded = load(lines(&text), None, &servers());
+        assert_eq!(
+            loaded.unusable[0].reason,
+            UnusableReason::Credential(CredentialError::NoKey)
+        );
+    }
+
+    #[test]
+    fn many_lines_keep_their_order() {
+        let entries: Vec<_> = (0..500)
+            .map(|id| format!(r#"{{"id":{id},"sipUsername":"u{id}"}}"#))
+            .collect();
+        let loaded = load(lines(&format!("[{}]", entries.join(","))), None, &servers());
+        let ids = loaded
+            .ready
+            .iter()
+            .map(|ready| ready.line.id.as_str().parse());
+        assert!(ids.eq((0..500).map(Ok::<i32, std::num::ParseIntError>)));
+        assert!(load(Vec::new(), None, &servers()).ready.is_empty());
+    }
+}

@@ -1,0 +1,630 @@
+//! When each line registers (RFC 3261 section 10): the first REGISTERs spread
+//! out, failures retried with backoff and jitter, lost refreshes noticed.
+//! Pure: time is an argument, randomness comes from a seed.
+//!
+//! Inputs: [`Scheduler::add`], [`Scheduler::remove`] and
+//! [`Scheduler::handle_result`] (what a REGISTER came to, told by the SIP
+//! engine). Outputs: [`Scheduler::poll`] (the line to register now) and
+//! [`Scheduler::poll_timeout`] (when to ask again).
+//!
+//! Leaves out the refresh before expiry, which the SIP engine does itself,
+//! and unregistering, which needs no schedule.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::core::ids::LineId;
+
+/// REGISTERs sent per second, first ones and retries together: 500 lines are
+/// up in 10 s, and a registrar that came back is not flooded.
+pub const REGISTERS_PER_SECOND: u32 = 50;
+/// How long one REGISTER may go unanswered by the engine: its transaction
+/// ends after 32 s (64 * T1), and digest takes two of them.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(70);
+/// How long after its expiry a registration may be refreshed unheard.
+pub const REFRESH_GRACE: Duration = Duration::from_secs(35);
+/// First delay after a failure that may pass by itself.
+pub const RETRY_MIN: Duration = Duration::from_secs(2);
+/// First delay after a refusal that only people can mend (401, 403, 404 …):
+/// registrars ban who keeps trying.
+pub const REFUSED_RETRY_MIN: Duration = Duration::from_secs(60);
+/// Longest delay of the backoff.
+pub const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Longest Retry-After that is obeyed; a line is not lost for a day.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+
+/// What a REGISTER came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegisterResult {
+    /// 200 OK: valid for so long. Also for each refresh.
+    Registered {
+        /// Until it expires.
+        expires: Duration,
+    },
+    /// Refused, or not answered (408, 503).
+    Failed {
+        /// SIP status.
+        status: u16,
+        /// Its text.
+        text: String,
+        /// Retry-After, where the answer had one.
+        retry_after: Option<Duration>,
+    },
+    /// The binding is gone.
+    Unregistered,
+}
+
+/// What is known of a line's registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LineState {
+    /// Waiting for its turn or for an answer.
+    Registering,
+    /// The registrar sends its calls here.
+    Registered {
+        /// When that ends unless refreshed.
+        until: Instant,
+    },
+    /// Refused or unanswered.
+    Failed {
+        /// SIP status; 408 stands for no answer.
+        status: u16,
+        /// Its text.
+        text: String,
+        /// When it is tried again.
+        next_try: Instant,
+    },
+}
+
+/// A line and its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineStatus {
+    /// The line.
+    pub line: LineId,
+    /// Its state.
+    pub state: LineState,
+}
+
+/// How many lines are in each state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineCounts {
+    /// [`LineState::Registering`].
+    pub registering: usize,
+    /// [`LineState::Registered`].
+    pub registered: usize,
+    /// [`LineState::Failed`].
+    pub failed: usize,
+}
+
+/// What a result meant for a line, for one log line each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was not registered and now is.
+    Registered,
+    /// It was registered and still is.
+    Refreshed,
+    /// It failed `failures` times in a row; the next try is `retry_in` away.
+    Failed {
+        /// How often in a row.
+        failures: u32,
+        /// Until the next try.
+        retry_in: Duration,
+    },
+    /// Its binding is gone; it registers anew after `retry_in`.
+    Lost {
+        /// Until the next try.
+        retry_in: Duration,
+    },
+}
+
+/// Decides when lines register.
+#[derive(Debug)]
+pub struct Scheduler {
+    lines: HashMap<LineId, Entry>,
+    /// What is due next. The number keeps lines of the same time in order.
+    timers: BTreeMap<TimerKey, LineId>,
+    next_number: u64,
+    /// When the next REGISTER may be sent.
+    next_slot: Option<Instant>,
+    random: StdRng,
+}
+
+type TimerKey = (Instant, u64);
+
+#[derive(Debug)]
+struct Entry {
+    state: LineState,
+    phase: Phase,
+    failures: u32,
+    timer: TimerKey,
+}
+
+/// What a line's timer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It may register now.
+    Due,
+    /// No answer has come.
+    AwaitingAnswer,
+    /// The refresh was not heard of.
+    AwaitingRefresh,
+}
+
+impl Scheduler {
+    /// An empty schedule. The seed makes the jitter.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            lines: HashMap::new(),
+            timers: BTreeMap::new(),
+            next_number: 0,
+            next_slot: None,
+            random: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Adds a line, to register as soon as its turn comes. Adding a line that
+    /// is there starts it anew.
+    pub fn add(&mut self, line: LineId, now: Instant) {
+        self.remove(&line);
+        let timer = self.start_timer(&line, now);
+        let entry = Entry {
+            state: LineState::Registering,
+            phase: Phase::Due,
+            failures: 0,
+            timer,
+        };
+        self.lines.insert(line, entry);
+    }
+
+    /// Forgets a line. Returns whether it was there.
+    pub fn remove(&mut self, line: &LineId) -> bool {
+        match self.lines.remove(line) {
+            Some(entry) => self.timers.remove(&entry.timer).is_some(),
+            None => false,
+        }
+    }
+
+    /// Takes in what a REGISTER (or the engine's own refresh) came to.
+    /// Returns what changed; `None` for a line that is not there.
+    pub fn handle_result(
+        &mut self,
+        line: &LineId,
+        result: RegisterResult,
+        now: Instant,
+    ) -> Option<Change> {
+        match result {
+            RegisterResult::Registered { expires } => self.registered(line, expires, now),
+            RegisterResult::Failed {
+                status,
+                text,
+                retry_after,
+            } => self.failed(line, status, text, retry_after, now),
+            RegisterResult::Unregistered => self.lost(line, now),
+        }
+    }
+
+    /// The line to send REGISTER for now, if there is one. Ask until `None`.
+    pub fn poll(&mut self, now: Instant) -> Option<LineId> {
+        self.expire(now);
+        if self.next_slot.is_some_and(|slot| slot > now) {
+            return None;
+        }
+        let (&(at, _), line) = self.timers.first_key_value()?;
+        if at > now {
+            return None;
+        }
+        let line = line.clone();
+        self.set(&line, Phase::AwaitingAnswer, now + ANSWER_TIMEOUT);
+        if let Some(entry) = self.lines.get_mut(&line) {
+            // A failure stays to be seen until there is an answer.
+            if matches!(entry.state, LineState::Registered { .. }) {
+                entry.state = LineState::Registering;
+            }
+        }
+        self.next_slot = Some(now + Duration::from_secs(1) / REGISTERS_PER_SECOND);
+        Some(line)
+    }
+
+    /// When [`Scheduler::poll`] has something to do next; `None` when there
+    /// are no lines.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let (&(at, _), line) = self.timers.first_key_value()?;
+        let is_due = self.lines.get(line).is_some_and(|e| e.phase == Phase::Due);
+        match self.next_slot {
+            Some(slot) if is_due => Some(at.max(slot)),
+            _ => Some(at),
+        }
+    }
+
+    /// The state of one line. A registration that is past its expiry and not
+    /// yet heard of counts as registering.
+    #[must_use]
+    pub fn state(&self, line: &LineId, now: Instant) -> Option<LineState> {
+        self.lines.get(line).map(|entry| entry.state_at(now))
+    }
+
+    /// The state of every line, in the order of their ids.
+    #[must_use]
+    pub fn snapshot(&self, now: Instant) -> Vec<LineStatus> {
+        let status = |(line, entry): (&LineId, &Entry)| LineStatus {
+            line: line.clone(),
+            state: entry.state_at(now),
+        };
+        let mut all: Vec<_> = self.lines.iter().map(status).collect();
+        all.sort_unstable_by(|a, b| a.line.cmp(&b.line));
+        all
+    }
+
+    /// How many lines are in each state.
+    #[must_use]
+    pub fn counts(&self, now: Instant) -> LineCounts {
+        let mut counts = LineCounts::default();
+        for entry in self.lines.values() {
+            match entry.state_at(now) {
+                LineState::Registering => counts.registering += 1,
+                LineState::Registered { .. } => counts.registered += 1,
+                LineState::Failed { .. } => counts.failed += 1,
+            }
+        }
+        counts
+    }
+
+    fn registered(&mut self, line: &LineId, expires: Duration, now: Instant) -> Option<Change> {
+        let until = now + expires;
+        let entry = self.set(line, Phase::AwaitingRefresh, until + REFRESH_GRACE)?;
+        let was = matches!(entry.state, LineState::Registered { .. });
+        entry.failures = 0;
+        entry.state = LineState::Registered { until };
+        Some(if was {
+            Change::Refreshed
+        } else {
+            Change::Registered
+        })
+    }
+
+    fn failed(
+        &mut self,
+        line: &LineId,
+        status: u16,
+        text: String,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> Option<Change> {
+        let failures = self.lines.get(line)?.failures.saturating_add(1);
+        let retry_in = self.retry_delay(status, failures, retry_after);
+        let next_try = now + retry_in;
+        let entry = self.set(line, Phase::Due, next_try)?;
+        entry.failures = failures;
+        entry.state = LineState::Failed {
+            status,
+            text,
+            next_try,
+        };
+        Some(Change::Failed { failures, retry_in })
+    }
+
+    fn lost(&mut self, line: &LineId, now: Instant) -> Option<Change> {
+        let retry_in = self.jittered(RETRY_MIN);
+        let entry = self.set(line, Phase::Due, now + retry_in)?;
+        entry.state = LineState::Registering;
+        Some(Change::Lost { retry_in })
+    }
+
+    /// Turns every wait that is over into a line that is due.
+    fn expire(&mut self, now: Instant) {
+        while let Some((&(at, _), line)) = self.timers.first_key_value() {
+            let line = line.clone();
+            let phase = self.lines.get(&line).map(|entry| entry.phase);
+            match phase {
+                _ if at > now => return,
+                Some(Phase::Due) | None => return,
+                Some(Phase::AwaitingAnswer) => {
+                    self.failed(&line, 408, "no answer to REGISTER".into(), None, now);
+                }
+                Some(Phase::AwaitingRefresh) => {
+                    if let Some(entry) = self.set(&line, Phase::Due, now) {
+                        entry.state = LineState::Registering;
+                    }
+                }
+            }
+        }
+    }
+
+    fn retry_delay(
+        &mut self,
+        status: u16,
+        failures: u32,
+        retry_after: Option<Duration>,
+    ) -> Duration {
+        let first = if only_people_can_mend(status) {
+            REFUSED_RETRY_MIN
+        } else {
+            RETRY_MIN
+        };
+        // Past 2^16 every first delay is over the cap.
+        let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
+        let backoff = self.jittered(doubled.min(RETRY_MAX));
+        let Some(asked) = retry_after else {
+            return backoff;
+        };
+        let asked = asked.min(RETRY_AFTER_MAX);
+        // Never earlier than asked, and not all lines at the same moment.
+        backoff.max(asked + asked.mul_f64(self.random.random_range(0.0..0.1)))
+    }
+
+    /// Between half of a delay and all of it.
+    fn jittered(&mut self, delay: Duration) -> Duration {
+        delay.mul_f64(self.random.random_range(0.5..=1.0))
+    }
+
+    /// Gives a line a new phase and moves its one timer.
+    fn set(&mut self, line: &LineId, phase: Phase, at: Instant) -> Option<&mut Entry> {
+        let old = self.lines.get(line)?.timer;
+        self.timers.remove(&old);
+        let timer = self.start_timer(line, at);
+        let entry = self.lines.get_mut(line)?;
+        entry.timer = timer;
+        entry.phase = phase;
+        Some(entry)
+    }
+
+    fn start_timer(&mut self, line: &LineId, at: Instant) -> TimerKey {
+        let key = (at, self.next_number);
+        self.next_number += 1;
+        self.timers.insert(key, line.clone());
+        key
+    }
+}
+
+impl Entry {
+    fn state_at(&self, now: Instant) -> LineState {
+        match &self.state {
+            LineState::Registered { until } if *until <= now => LineState::Registering,
+            state => state.clone(),
+        }
+    }
+}
+
+/// Statuses that the same REGISTER will meet again: a wrong password, a user
+/// that is not there. Busy, overload and silence are not among them.
+const fn only_people_can_mend(status: u16) -> bool {
+    match status {
+        408 | 423 | 429 | 480 | 486 | 491 => false,
+        400..=499 | 600..=699 => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: u64 = 7;
+    const SLOT: Duration = Duration::from_millis(20);
+
+    fn line(number: usize) -> LineId {
+        LineId::new(format!("line-{number:04}"))
+    }
+
+    fn ok(seconds: u64) -> RegisterResult {
+        RegisterResult::Registered {
+            expires: Duration::from_secs(seconds),
+        }
+    }
+
+    fn failure(status: u16, retry_after: Option<Duration>) -> RegisterResult {
+        RegisterResult::Failed {
+            status,
+            text: "text".into(),
+            retry_after,
+        }
+    }
+
+    /// Runs virtual time to the next REGISTER, within a bound of steps.
+    fn next(scheduler: &mut Scheduler, now: &mut Instant) -> LineId {
+        for _ in 0..10 {
+            if let Some(line) = scheduler.poll(*now) {
+                return line;
+            }
+            let timeout = scheduler.poll_timeout().expect("a line is there");
+            assert!(timeout > *now, "poll_timeout must move on");
+            *now = timeout;
+        }
+        panic!("seed {SEED}: no line came due");
+    }
+
+    fn retry_in(change: Option<Change>) -> Duration {
+        match change {
+            Some(Change::Failed { retry_in, .. }) => retry_in,
+            other => panic!("seed {SEED}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn five_thousand_lines_register_in_order_50_a_second() {
+        let start = Instant::now();
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), start);
+        (0..5_000).for_each(|number| scheduler.add(line(number), start));
+        for number in 0..5_000 {
+            assert_eq!(next(&mut scheduler, &mut now), line(number));
+            assert_eq!(now, start + SLOT * number as u32);
+            scheduler.handle_result(&line(number), ok(3_600), now);
+        }
+        assert_eq!(scheduler.counts(now).registered, 5_000);
+        assert_eq!(scheduler.timers.len(), 5_000, "one timer per line");
+    }
+
+    #[test]
+    fn failures_back_off_from_2_s_to_5_min_with_jitter() {
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
+        scheduler.add(line(1), now);
+        for most_s in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            assert_eq!(next(&mut scheduler, &mut now), line(1));
+            let change = scheduler.handle_result(&line(1), failure(503, None), now);
+            let (delay, most) = (retry_in(change), Duration::from_secs(most_s));
+            assert!(delay >= most / 2 && delay <= most, "seed {SEED}: {delay:?}");
+            let due = now + delay;
+            assert_eq!(scheduler.poll_timeout(), Some(due));
+            assert_eq!(scheduler.poll(due - Duration::from_millis(1)), None);
+        }
+        next(&mut scheduler, &mut now);
+        assert_eq!(
+            scheduler.handle_result(&line(1), ok(300), now),
+            Some(Change::Registered)
+        );
+        let change = scheduler.handle_result(&line(1), failure(503, None), now);
+        assert!(retry_in(change) <= RETRY_MIN, "success resets the backoff");
+    }
+
+    #[test]
+    fn wrong_passwords_are_not_hammered() {
+        for status in [401, 403, 404, 407, 603] {
+            let (mut scheduler, now) = (Scheduler::new(SEED), Instant::now());
+            scheduler.add(line(1), now);
+            assert_eq!(scheduler.poll(now), Some(line(1)));
+            let change = scheduler.handle_result(&line(1), failure(status, None), now);
+            assert!(retry_in(change) >= REFUSED_RETRY_MIN / 2, "{status}");
+            assert!(matches!(
+                scheduler.state(&line(1), now),
+                Some(LineState::Failed { status: s, next_try, .. }) if s == status && next_try > now
+            ));
+        }
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_within_an_hour() {
+        let (mut scheduler, now) = (Scheduler::new(SEED), Instant::now());
+        scheduler.add(line(1), now);
+        for (asked_s, least_s, most_s) in [(120, 120, 132), (999_999, 3_600, 3_960), (0, 0, 16)] {
+            let asked = Some(Duration::from_secs(asked_s));
+            let change = scheduler.handle_result(&line(1), failure(503, asked), now);
+            let delay = retry_in(change).as_secs_f64();
+            assert!(
+                (least_s as f64..=most_s as f64).contains(&delay),
+                "seed {SEED}: {delay}"
+            );
+        }
+    }
+
+    #[test]
+    fn lines_that_failed_together_come_back_spread_out() {
+        let start = Instant::now();
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), start);
+        (0..200).for_each(|number| scheduler.add(line(number), start));
+        (0..200).for_each(|_| drop(next(&mut scheduler, &mut now)));
+        for number in 0..200 {
+            scheduler.handle_result(&line(number), failure(408, None), now);
+        }
+        let mut last = None;
+        for _ in 0..200 {
+            next(&mut scheduler, &mut now);
+            assert!(last.is_none_or(|last| now - last >= SLOT), "seed {SEED}");
+            last = Some(now);
+        }
+    }
+
+    #[test]
+    fn a_refresh_that_is_not_heard_of_is_made_up_for() {
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
+        scheduler.add(line(1), now);
+        next(&mut scheduler, &mut now);
+        scheduler.handle_result(&line(1), ok(60), now);
+        let half = now + Duration::from_secs(30);
+        assert_eq!(
+            scheduler.handle_result(&line(1), ok(60), half),
+            Some(Change::Refreshed)
+        );
+        let until = half + Duration::from_secs(60);
+        assert_eq!(
+            scheduler.state(&line(1), half),
+            Some(LineState::Registered { until })
+        );
+        assert_eq!(scheduler.counts(until).registering, 1);
+        now = half;
+        assert_eq!(next(&mut scheduler, &mut now), line(1));
+        assert_eq!(now, until + REFRESH_GRACE);
+    }
+
+    #[test]
+    fn an_engine_that_never_answers_counts_as_408() {
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
+        scheduler.add(line(1), now);
+        next(&mut scheduler, &mut now);
+        let silent = now + ANSWER_TIMEOUT;
+        assert_eq!(scheduler.poll(silent), None);
+        assert!(matches!(
+            scheduler.state(&line(1), silent),
+            Some(LineState::Failed { status: 408, .. })
+        ));
+        now = silent;
+        assert_eq!(next(&mut scheduler, &mut now), line(1));
+    }
+
+    #[test]
+    fn a_waiting_failure_is_shown_until_the_next_answer() {
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
+        scheduler.add(line(1), now);
+        scheduler.handle_result(&line(1), failure(503, None), now);
+        next(&mut scheduler, &mut now);
+        assert_eq!(scheduler.counts(now).failed, 1);
+    }
+
+    #[test]
+    fn removed_and_unknown_lines_are_left_alone() {
+        let (mut scheduler, now) = (Scheduler::new(SEED), Instant::now());
+        scheduler.add(line(1), now);
+        scheduler.add(line(1), now);
+        assert!(scheduler.remove(&line(1)) && !scheduler.remove(&line(1)));
+        assert_eq!(scheduler.handle_result(&line(1), ok(60), now), None);
+        assert_eq!(
+            (scheduler.poll(now), scheduler.poll_timeout()),
+            (None, None)
+        );
+        assert!(scheduler.snapshot(now).is_empty() && scheduler.timers.is_empty());
+    }
+
+    #[test]
+    fn a_lost_binding_registers_anew() {
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
+        scheduler.add(line(1), now);
+        next(&mut scheduler, &mut now);
+        scheduler.handle_result(&line(1), ok(60), now);
+        let change = scheduler.handle_result(&line(1), RegisterResult::Unregistered, now);
+        assert!(matches!(change, Some(Change::Lost { retry_in }) if retry_in <= RETRY_MIN));
+        let lost = now;
+        assert_eq!(next(&mut scheduler, &mut now), line(1));
+        assert!(now - lost <= RETRY_MIN);
+    }
+
+    /// Random operations: the schedule stays whole and never spins.
+    #[test]
+    fn any_order_of_events_keeps_one_timer_per_line() {
+        let mut random = StdRng::seed_from_u64(SEED);
+        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
+        for step in 0..20_000 {
+            let line = line(random.random_range(0..20));
+            match random.random_range(0..7) {
+                0 => scheduler.add(line, now),
+                1 => drop(scheduler.remove(&line)),
+                2 => drop(scheduler.handle_result(&line, ok(random.random_range(0..90)), now)),
+                3 => drop(scheduler.handle_result(&line, failure(503, None), now)),
+                4 => drop(scheduler.handle_result(&line, RegisterResult::Unregistered, now)),
+                5 => now += Duration::from_millis(random.random_range(0..9_000)),
+                _ => {
+                    while scheduler.poll(now).is_some() {}
+                    let later = scheduler.poll_timeout().is_none_or(|at| at > now);
+                    assert!(later, "seed {SEED} step {step}: spins");
+                }
+            }
+            assert_eq!(
+                scheduler.lines.len(),
+                scheduler.timers.len(),
+                "seed {SEED} step {step}"
+            );
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Which SIP server a line uses (phone-lines.md): the one it names, else the
+//! global fallback, else the `--sip-*` flags. A line whose server is not
+//! there is reported, never registered somewhere else.
+//!
+//! Leaves out where servers come from: whoever reads a table of them fills
+//! [`SipServers::by_id`].
+
+use std::collections::HashMap;
+
+use super::line::PhoneLine;
+use crate::core::address::{HostPort, Transport};
+use crate::core::private::{Private, Secret};
+
+/// A trunk: a row of `sip_servers`, or the `--sip-*` flags.
+#[derive(Clone, Debug)]
+pub struct SipServer {
+    /// Registrar or outbound server.
+    pub address: HostPort,
+    /// Transport towards it.
+    pub transport: Transport,
+    /// User name for lines that have none of their own.
+    pub username: Option<Private>,
+    /// Password that belongs to that user name, in clear.
+    pub password: Option<Secret>,
+}
+
+/// The servers that lines may use.
+#[derive(Clone, Debug)]
+pub struct SipServers {
+    /// By id, as `sipServerId` names them.
+    pub by_id: HashMap<String, SipServer>,
+    /// Id of the global fallback server, where the settings name one.
+    pub fallback_id: Option<String>,
+    /// `--sip-domain`.
+    pub flags_domain: Option<HostPort>,
+    /// `--sip-transport`: for every line without a server of its own.
+    pub flags_transport: Transport,
+}
+
+impl SipServers {
+    /// Only the flags: no table of servers.
+    #[must_use]
+    pub fn from_flags(domain: Option<HostPort>, transport: Transport) -> Self {
+        Self {
+            by_id: HashMap::new(),
+            fallback_id: None,
+            flags_domain: domain,
+            flags_transport: transport,
+        }
+    }
+}
+
+/// Why a line has no server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServerError {
+    /// Its `sipServerId` is not known.
+    #[error("sipServerId {0:?} is not a known SIP server")]
+    Unknown(String),
+    /// The global fallback server is not known.
+    #[error("the global fallback SIP server {0:?} is not known")]
+    UnknownFallback(String),
+    /// It names no server, and there is none to fall back to.
+    #[error(
+        "has no sipDomain or sipServerId, and there is no --sip-domain (SIP_DOMAIN) to use instead"
+    )]
+    None,
+    /// Neither the line nor its server has a user name.
+    #[error("has no sipUsername")]
+    NoUsername,
+}
+
+/// Where and as whom a line registers.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Host of the line's address `sip:username@domain`, without port.
+    pub domain: String,
+    /// Where requests go, `host` or `host:port`; the domain when absent.
+    pub server: Option<String>,
+    /// Transport towards the server.
+    pub transport: Transport,
+    /// User part of the address, and user name for digest.
+    pub username: Private,
+    /// The server's own password, where the user name is the server's.
+    pub server_password: Option<Secret>,
+}
+
+impl SipServers {
+    /// Finds the server of a line.
+    ///
+    /// # Errors
+    /// When the server it names is unknown, or nothing names one.
+    pub fn resolve(&self, line: &PhoneLine) -> Result<Route, ServerError> {
+        match self.table_server(line)? {
+            Some(server) => via_server(line, server),
+            None => self.via_domain(line),
+        }
+    }
+
+    fn table_server(&self, line: &PhoneLine) -> Result<Option<&SipServer>, ServerError> {
+        if let Some(id) = &line.sip_server_id {
+            let server = self.by_id.get(id);
+            return server
+                .map(Some)
+                .ok_or_else(|| ServerError::Unknown(id.clone()));
+        }
+        let Some(id) = &self.fallback_id else {
+            return Ok(None);
+        };
+        let server = self.by_id.get(id);
+        server
+            .map(Some)
+            .ok_or_else(|| ServerError::UnknownFallback(id.clone()))
+    }
+
+    /// The line's own domain wins over the flags'. The flags' user name is
+    /// that of the flags' own line, so it is not lent to others.
+    fn via_domain(&self, line: &PhoneLine) -> Result<Route, ServerError> {
+        let domain = line.sip_domain.as_ref().or(self.flags_domain.as_ref());
+        let domain = domain.ok_or(ServerError::None)?;
+        let username = line.sip_username.clone().ok_or(ServerError::NoUsername)?;
+        Ok(Route::to_domain(domain, self.flags_transport, username))
+    }
+}
+
+impl Route {
+    /// Straight to the server that the domain names.
+    #[must_use]
+    pub fn to_domain(domain: &HostPort, transport: Transport, username: Private) -> Self {
+        Self {
+            domain: domain.host().to_owned(),
+            server: domain.port().map(|_| domain.to_string()),
+            transport,
+            username,
+            server_password: None,
+        }
+    }
+}
+
+fn via_server(line: &PhoneLine, server: &SipServer) -> Result<Route, ServerError> {
+    let (username, server_password) = match (&line.sip_username, &server.username) {
+        (Some(own), _) => (own.clone(), None),
+        (None, Some(shared)) => (shared.clone(), server.password.clone()),
+        (None, None) => return Err(ServerError::NoUsername),
+    };
+    let domain = line.sip_domain.as_ref().unwrap_or(&server.address);
+    Ok(Route {
+        domain: domain.host().to_owned(),
+        server: Some(server.address.to_string()),
+        transport: server.transport,
+        username,
+        server_password,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::LineId;
+    use crate::lines::line::{Entry, read_entry};
+    use serde_json::{Value, json};
+
+    fn line(value: Value) -> PhoneLine {
+        let Value::Object(object) = value else {
+            panic!("not an object")
+        };
+        match read_entry(object).0 {
+            Entry::Line(line) => *line,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn host(text: &str) -> HostPort {
+        HostPort::parse(text).expect(text)
+    }
+
+    fn with_server() -> SipServers {
+        let mut servers = SipServers::from_flags(Some(host("flags.example")), Transport::Udp);
+        servers.by_id.insert(
+            "t".into(),
+            SipServer {
+                address: host("trunk.example:5090"),
+                transport: Transport::Tcp,
+                username: Some(Private::new("shared-user")),
+                password: Some(Secret::new("shared".into())),
+            },
+        );
+        servers
+    }
+
+    #[test]
+    fn a_lines_own_domain_wins_over_the_flags() {
+        let servers = SipServers::from_flags(Some(host("flags.example")), Transport::Tls);
+        let own = servers
+            .resolve(&line(
+                json!({"id":1,"sipUsername":"u","sipDomain":"own.example:5080"}),
+            ))
+            .expect("own");
+        assert_eq!(own.domain, "own.example");
+        assert_eq!(own.server.as_deref(), Some("own.example:5080"));
+        let flags = servers
+            .resolve(&line(json!({"id":1,"sipUsername":"u"})))
+            .expect("flags");
+        assert_eq!(
+            (flags.domain.as_str(), flags.server),
+            ("flags.example", None)
+        );
+        assert_eq!(flags.transport, Transport::Tls);
+    }
+
+    #[test]
+    fn the_named_server_comes_first_and_the_fallback_next() {
+        let mut servers = with_server();
+        let named =
+            line(json!({"id":1,"sipUsername":"u","sipServerId":"t","sipDomain":"own.example"}));
+        let route = servers.resolve(&named).expect("named");
+        assert_eq!(route.server.as_deref(), Some("trunk.example:5090"));
+        assert_eq!(
+            (route.domain.as_str(), route.transport),
+            ("own.example", Transport::Tcp)
+        );
+        assert!(
+            route.server_password.is_none(),
+            "the line's own user has its own password"
+        );
+        servers.fallback_id = Some("t".into());
+        let route = servers.resolve(&line(json!({"id":1}))).expect("fallback");
+        assert_eq!(route.domain, "trunk.example");
+        assert_eq!(route.username.expose(), "shared-user");
+        assert_eq!(
+            route.server_password.expect("the server's").expose(),
+            "shared"
+        );
+    }
+
+    #[test]
+    fn a_line_whose_server_is_missing_is_registered_nowhere() {
+        let mut servers = with_server();
+        let lost =
+            line(json!({"id":1,"sipUsername":"u","sipServerId":"gone","sipDomain":"own.example"}));
+        assert_eq!(
+            servers.resolve(&lost).err(),
+            Some(ServerError::Unknown("gone".into()))
+        );
+        servers.fallback_id = Some("gone".into());
+        let bare = line(json!({"id":1,"sipUsername":"u","sipDomain":"own.example"}));
+        assert_eq!(
+            servers.resolve(&bare).err(),
+            Some(ServerError::UnknownFallback("gone".into()))
+        );
+        let none = SipServers::from_flags(None, Transport::Udp);
+        let bare = line(json!({"id": LineId::new("x").as_str(), "sipUsername":"u"}));
+        assert_eq!(none.resolve(&bare).err(), Some(ServerError::None));
+        let anonymous = line(json!({"id":1,"sipDomain":"own.example"}));
+        assert_eq!(
+            none.resolve(&anonymous).err(),
+            Some(ServerError::NoUsername)
+        );
+    }
+}

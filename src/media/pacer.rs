@@ -1,0 +1,372 @@
+//! The clock of outgoing audio: one thread that gives every stream its tick
+//! each 20 ms, on absolute deadlines, so that exactly 50 packets a second
+//! leave and no error adds up.
+//!
+//! Streams are spread over eight phases of 2.5 ms, so that hundreds of them
+//! do not leave in one burst. A thread that comes late catches up; one that
+//! comes very late (the process was stopped) skips whole rounds and tells
+//! each stream how many, because a burst of old packets would only grow the
+//! listener's jitter buffer.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// Audio in one packet.
+pub const FRAME: Duration = Duration::from_millis(20);
+const PHASES: usize = 8;
+const STEP: Duration = Duration::from_micros(2_500);
+/// How late the thread may be and still send what it missed.
+const CATCH_UP: Duration = Duration::from_millis(60);
+/// Longest sleep without streams: the watchdog wants a beat.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// Something that sends a packet every 20 ms.
+pub trait Paced: Send + Sync {
+    /// Sends the next packet. `skipped`: whole frames that were due since the
+    /// last tick and will not be sent. Must not block.
+    fn tick(&self, skipped: u32);
+
+    /// Whether the stream is over and the pacer may forget it.
+    fn is_over(&self) -> bool;
+}
+
+/// What the outside sees of the pacer thread.
+#[derive(Debug, Default)]
+struct Gauges {
+    beat: Arc<AtomicU64>,
+    late_max_us: AtomicU64,
+    skipped_rounds: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// The running pacer. Dropping it stops and joins the thread.
+pub struct Pacer {
+    gauges: Arc<Gauges>,
+    inbox: Arc<Mutex<Vec<Arc<dyn Paced>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pacer {
+    /// Starts the thread; `on_start` runs in it first (pjlib registration).
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(on_start: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
+        let gauges = Arc::new(Gauges::default());
+        let inbox = Arc::new(Mutex::new(Vec::new()));
+        let worker = PacerThread {
+            gauges: gauges.clone(),
+            inbox: inbox.clone(),
+            wheel: Wheel::default(),
+        };
+        let thread = thread::Builder::new().name("pacer".into()).spawn(move || {
+            on_start();
+            worker.run();
+        })?;
+        Ok(Self {
+            gauges,
+            inbox,
+            thread: Some(thread),
+        })
+    }
+
+    /// Gives a stream its ticks, the first within 20 ms, until it is over.
+    pub fn add(&self, stream: Arc<dyn Paced>) {
+        self.inbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(stream);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+
+    /// Changes at least four times a second while the thread lives.
+    #[must_use]
+    pub fn beat(&self) -> Arc<AtomicU64> {
+        self.gauges.beat.clone()
+    }
+
+    /// The latest tick since this was last asked, in microseconds late.
+    #[must_use]
+    pub fn take_late_max_us(&self) -> u64 {
+        self.gauges.late_max_us.swap(0, Ordering::Relaxed)
+    }
+
+    /// Rounds of 20 ms that were skipped because the process was stalled.
+    #[must_use]
+    pub fn skipped_rounds(&self) -> u64 {
+        self.gauges.skipped_rounds.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Pacer {
+    fn drop(&mut self) {
+        self.gauges.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A panic of the thread has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct PacerThread {
+    gauges: Arc<Gauges>,
+    inbox: Arc<Mutex<Vec<Arc<dyn Paced>>>>,
+    wheel: Wheel,
+}
+
+impl PacerThread {
+    fn run(mut self) {
+        let mut schedule = Schedule::new(Instant::now());
+        while !self.gauges.stop.load(Ordering::Acquire) {
+            self.gauges.beat.fetch_add(1, Ordering::Release);
+            self.take_new(schedule.rounds_skipped);
+            if self.wheel.is_empty() {
+                thread::park_timeout(IDLE);
+                schedule.restart(Instant::now());
+                continue;
+            }
+            let now = Instant::now();
+            match schedule.poll(now) {
+                Poll::Wait(pause) => thread::sleep(pause),
+                Poll::Due { phase, late } => {
+                    self.note(late, schedule.rounds_skipped);
+                    self.wheel.tick(phase, schedule.rounds_skipped);
+                }
+            }
+        }
+    }
+
+    fn take_new(&mut self, rounds_skipped: u64) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in inbox.drain(..) {
+            self.wheel.add(stream, rounds_skipped);
+        }
+    }
+
+    fn note(&self, late: Duration, rounds_skipped: u64) {
+        let late_us = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
+        self.gauges
+            .late_max_us
+            .fetch_max(late_us, Ordering::Relaxed);
+        self.gauges
+            .skipped_rounds
+            .store(rounds_skipped, Ordering::Relaxed);
+    }
+}
+
+enum Poll {
+    Wait(Duration),
+    Due { phase: usize, late: Duration },
+}
+
+/// When which phase is due. Pure.
+struct Schedule {
+    origin: Instant,
+    steps: u64,
+    rounds_skipped: u64,
+}
+
+impl Schedule {
+    fn new(origin: Instant) -> Self {
+        Self {
+            origin,
+            steps: 0,
+            rounds_skipped: 0,
+        }
+    }
+
+    /// Nothing was due meanwhile: go on from here.
+    fn restart(&mut self, now: Instant) {
+        self.origin = now;
+        self.steps = 0;
+    }
+
+    fn due(&self) -> Instant {
+        // 2^32 steps of 2.5 ms are four months; split to stay in Duration's u32.
+        let (high, low) = (self.steps >> 24, self.steps & 0xFF_FFFF);
+        let (high, low) = (u32::try_from(high), u32::try_from(low));
+        self.origin + STEP * low.unwrap_or(0) + STEP * (1 << 24) * high.unwrap_or(0)
+    }
+
+    fn poll(&mut self, now: Instant) -> Poll {
+        let due = self.due();
+        if due > now {
+            return Poll::Wait(due - now);
+        }
+        let late = now - due;
+        if late > CATCH_UP {
+            let rounds = u64::try_from(late.as_millis() / FRAME.as_millis()).unwrap_or(u64::MAX);
+            self.rounds_skipped += rounds;
+            self.steps += rounds * PHASES as u64;
+        }
+        let phase = (self.steps % PHASES as u64) as usize;
+        self.steps += 1;
+        Poll::Due { phase, late }
+    }
+}
+
+struct Entry {
+    stream: Arc<dyn Paced>,
+    /// `rounds_skipped` at its last tick.
+    rounds_skipped: u64,
+}
+
+#[derive(Default)]
+struct Wheel {
+    phases: [Vec<Entry>; PHASES],
+}
+
+impl Wheel {
+    fn is_empty(&self) -> bool {
+        self.phases.iter().all(Vec::is_empty)
+    }
+
+    /// Puts the stream where the fewest are.
+    fn add(&mut self, stream: Arc<dyn Paced>, rounds_skipped: u64) {
+        if let Some(phase) = self.phases.iter_mut().min_by_key(|phase| phase.len()) {
+            phase.push(Entry {
+                stream,
+                rounds_skipped,
+            });
+        }
+    }
+
+    fn tick(&mut self, phase: usize, rounds_skipped: u64) {
+        self.phases[phase].retain_mut(|entry| {
+            if entry.stream.is_over() {
+                return false;
+            }
+            let skipped = rounds_skipped - entry.rounds_skipped;
+            entry.rounds_skipped = rounds_skipped;
+            entry
+                .stream
+                .tick(u32::try_from(skipped).unwrap_or(u32::MAX));
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+
+    #[derive(Default)]
+    struct Probe {
+        ticks: AtomicU64,
+        skipped: AtomicU64,
+        over: AtomicBool,
+    }
+
+    impl Paced for Probe {
+        fn tick(&self, skipped: u32) {
+            self.ticks.fetch_add(1, Ordering::Relaxed);
+            self.skipped.fetch_add(skipped.into(), Ordering::Relaxed);
+        }
+
+        fn is_over(&self) -> bool {
+            self.over.load(Ordering::Relaxed)
+        }
+    }
+
+    fn run_until(schedule: &mut Schedule, wheel: &mut Wheel, now: Instant) {
+        while let Poll::Due { phase, .. } = schedule.poll(now) {
+            wheel.tick(phase, schedule.rounds_skipped);
+        }
+    }
+
+    #[test]
+    fn an_hour_of_late_wake_ups_gives_exactly_50_packets_a_second() {
+        let seed = rand::rng().random::<u64>();
+        println!("seed {seed}");
+        let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
+        let start = Instant::now();
+        let (mut schedule, mut wheel) = (Schedule::new(start), Wheel::default());
+        let probes: Vec<_> = (0..5).map(|_| Arc::new(Probe::default())).collect();
+        for probe in &probes {
+            wheel.add(probe.clone(), 0);
+        }
+        let hour = Duration::from_secs(3_600);
+        let mut now = start;
+        while now < start + hour - Duration::from_millis(100) {
+            let late_us = if random.random_ratio(1, 500) {
+                55_000
+            } else {
+                random.random_range(0..400)
+            };
+            now += STEP + Duration::from_micros(late_us);
+            run_until(&mut schedule, &mut wheel, now);
+        }
+        for left_ms in [50, 0] {
+            let end = start + hour - Duration::from_millis(left_ms) - Duration::from_nanos(1);
+            run_until(&mut schedule, &mut wheel, end);
+        }
+        for probe in &probes {
+            assert_eq!(probe.ticks.load(Ordering::Relaxed), 180_000, "seed {seed}");
+            assert_eq!(probe.skipped.load(Ordering::Relaxed), 0, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_stall_is_skipped_in_whole_frames_and_told_to_each_stream() {
+        let start = Instant::now();
+        let (mut schedule, mut wheel) = (Schedule::new(start), Wheel::default());
+        let probes: Vec<_> = (0..8).map(|_| Arc::new(Probe::default())).collect();
+        for probe in &probes {
+            wheel.add(probe.clone(), 0);
+        }
+        for millis in 0..1_000 {
+            run_until(
+                &mut schedule,
+                &mut wheel,
+                start + Duration::from_millis(millis),
+            );
+        }
+        run_until(
+            &mut schedule,
+            &mut wheel,
+            start + Duration::from_millis(1_499),
+        );
+        run_until(
+            &mut schedule,
+            &mut wheel,
+            start + Duration::from_millis(1_999),
+        );
+        for probe in &probes {
+            let (ticks, skipped) = (
+                probe.ticks.load(Ordering::Relaxed),
+                probe.skipped.load(Ordering::Relaxed),
+            );
+            assert_eq!(ticks + skipped, 100, "ticks {ticks} skipped {skipped}");
+            assert!((48..=50).contains(&skipped), "skipped {skipped}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_over_is_forgotten() {
+        let mut wheel = Wheel::default();
+        let probe = Arc::new(Probe::default());
+        wheel.add(probe.clone(), 0);
+        wheel.tick(0, 0);
+        probe.over.store(true, Ordering::Relaxed);
+        wheel.tick(0, 0);
+        assert!(wheel.is_empty());
+        assert_eq!(probe.ticks.load(Ordering::Relaxed), 1);
+        assert_eq!(Arc::strong_count(&probe), 1);
+    }
+
+    #[test]
+    fn due_times_stay_exact_for_months() {
+        let mut schedule = Schedule::new(Instant::now());
+        schedule.steps = 400 * 86_400 * 120;
+        assert_eq!(
+            schedule.due() - schedule.origin,
+            Duration::from_secs(86_400 * 120)
+        );
+    }
+}

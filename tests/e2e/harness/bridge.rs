@@ -1,0 +1,292 @@
+//! The real `sipbridge` as a process: how a test sets it up, waits for it,
+//! signals it, and looks at what it said and left behind.
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::http;
+use super::peers::{Process, free_port, free_udp_range, local};
+
+/// Master key of the tests, 64 hex digits.
+pub const KEY: &str = "7a1f00c3d95be2864f0e6bd1a8c3957240e1f6ab83d2c95e17b4a6085fd3c921";
+/// The line that every test has unless it says otherwise.
+pub const LINE: &str = "line-1";
+/// Its restaurant.
+pub const RESTAURANT: &str = "resto-7";
+/// Its user name at the trunk.
+pub const USERNAME: &str = "trunkuser1";
+/// Its number.
+pub const NUMBER: &str = "+33972360682";
+/// Its password at the trunk.
+pub const PASSWORD: &str = "s3cr3t-Trunk-Pass";
+
+/// UDP ports for RTP and RTCP of one bridge.
+const RTP_PORTS: u16 = 120;
+
+/// How a bridge is started.
+pub struct Setup {
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub lines: Vec<Value>,
+    /// Where lines register; `None` starts with `--no-register`.
+    pub trunk_port: Option<u16>,
+    pub transport: &'static str,
+}
+
+impl Setup {
+    /// One line, direct calls, no trunk, no queue.
+    pub fn new() -> Self {
+        Self {
+            args: Vec::new(),
+            env: Vec::new(),
+            lines: vec![line(LINE, USERNAME, NUMBER)],
+            trunk_port: None,
+            transport: "udp",
+        }
+    }
+
+    /// As [`Setup::new`], with a queue.
+    pub fn queue(redis: &super::Redis) -> Self {
+        Self::new().args(&["--redis-url", &redis.url()])
+    }
+
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Registers the lines at a trunk on this machine.
+    pub fn trunk(mut self, port: u16) -> Self {
+        self.trunk_port = Some(port);
+        self
+    }
+
+    /// Sets a field of the first line.
+    pub fn line_field(mut self, field: &str, value: Value) -> Self {
+        self.lines[0][field] = value;
+        self
+    }
+
+    /// Starts it and waits until `/health` answers.
+    pub async fn start(self) -> Bridge {
+        let mut bridge = self.spawn();
+        let port = bridge.api_port;
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while http::get(port, "/health").await.is_none() {
+            assert!(
+                bridge.process.is_running() && Instant::now() < deadline,
+                "the bridge did not come up:\n{}",
+                bridge.output()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        bridge
+    }
+
+    /// Starts it without waiting.
+    pub fn spawn(mut self) -> Bridge {
+        let dir = TempDir::new().unwrap();
+        for line in &mut self.lines {
+            if line.get("sipDomain").is_none() {
+                line["sipDomain"] = json!(match self.trunk_port {
+                    Some(port) => format!("127.0.0.1:{port}"),
+                    None => "127.0.0.1".to_owned(),
+                });
+            }
+        }
+        let lines_file = dir.path().join("lines.json");
+        std::fs::write(&lines_file, Value::Array(self.lines.clone()).to_string()).unwrap();
+
+        let (sip_port, api_port, stream_port) = (free_port(), free_port(), free_port());
+        let rtp_first = free_udp_range(RTP_PORTS);
+        let mut args: Vec<String> = vec![
+            "--bind".into(),
+            "127.0.0.1".into(),
+            "--sip-port".into(),
+            sip_port.to_string(),
+            "--sip-transport".into(),
+            self.transport.into(),
+            "--api-port".into(),
+            api_port.to_string(),
+            "--stream-port".into(),
+            stream_port.to_string(),
+            "--rtp-ports".into(),
+            format!("{rtp_first}-{}", rtp_first + RTP_PORTS - 1),
+            "--node-id".into(),
+            "node-e2e".into(),
+        ];
+        if !self.lines.is_empty() {
+            args.extend(["--lines".into(), lines_file.display().to_string()]);
+        }
+        if self.trunk_port.is_none() {
+            args.push("--no-register".into());
+        }
+        // A test's own flag comes instead of the usual one, not beside it.
+        for flag in self.args.iter().filter(|arg| arg.starts_with("--")) {
+            if let Some(at) = args.iter().position(|arg| arg == flag) {
+                args.drain(at..at + 2);
+            }
+        }
+        args.extend(self.args);
+
+        let log = dir.path().join("bridge.log");
+        let mut command = clean_command();
+        command.args(&args).env("ENCRYPTION_KEY", KEY);
+        command.envs(self.env);
+        command.current_dir(dir.path());
+        Bridge {
+            process: Process::start("sipbridge", command, &log),
+            sip_port,
+            api_port,
+            stream_port,
+            rtp_ports: (rtp_first, rtp_first + RTP_PORTS - 1),
+            log,
+            _dir: dir,
+        }
+    }
+}
+
+/// The binary, with nothing of the tester's environment that it would read.
+pub fn clean_command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sipbridge"));
+    command.env_clear();
+    for name in ["PATH", "HOME", "TMPDIR", "LANG", "SIPBRIDGE_TEST_RUN"] {
+        if let Ok(value) = std::env::var(name) {
+            command.env(name, value);
+        }
+    }
+    command.env("RUST_BACKTRACE", "1");
+    command.env("RUST_LOG", "debug");
+    command
+}
+
+/// A phone line as the lines file has it, with a plain password.
+pub fn line(id: &str, username: &str, number: &str) -> Value {
+    json!({
+        "id": id,
+        "restaurantId": RESTAURANT,
+        "phoneNumber": number,
+        "provider": "sip",
+        "sipUsername": username,
+        "sipPassword": PASSWORD,
+        "isActive": true,
+    })
+}
+
+/// What `sipbridge encrypt` makes of a password.
+pub fn encrypt(line: &str, password: &str) -> String {
+    use std::io::Write;
+    let mut child = clean_command()
+        .args(["encrypt", "--line-id", line])
+        .env("ENCRYPTION_KEY", KEY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "{password}").unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "sipbridge encrypt failed");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// How a process ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+}
+
+/// A running bridge.
+pub struct Bridge {
+    pub process: Process,
+    pub sip_port: u16,
+    pub api_port: u16,
+    pub stream_port: u16,
+    pub rtp_ports: (u16, u16),
+    log: PathBuf,
+    _dir: TempDir,
+}
+
+impl Bridge {
+    pub fn sip(&self) -> SocketAddr {
+        local(self.sip_port)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Everything it wrote to standard output and standard error.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// `/health`, whatever its status.
+    pub async fn health(&self) -> http::Response {
+        http::get(self.api_port, "/health").await.unwrap()
+    }
+
+    /// Waits for its end; panics with its output when it does not come.
+    pub async fn exit(&mut self, limit: Duration) -> Exit {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.process.child.try_wait().unwrap() {
+                return Exit {
+                    code: status.code(),
+                };
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the bridge did not end within {limit:?}:\n{}",
+                tail(&self.output(), 40)
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// TERM, and then its exit code must be 0 and nothing may be left.
+    pub async fn shut_down(mut self) {
+        self.process.signal("TERM");
+        let exit = self.exit(Duration::from_secs(15)).await;
+        assert_eq!(exit.code, Some(0), "{}", tail(&self.output(), 40));
+        self.assert_nothing_left();
+    }
+
+    /// After its end: every port can be bound again, no child lives on.
+    pub fn assert_nothing_left(&self) {
+        for port in [self.sip_port, self.api_port, self.stream_port] {
+            // A TIME_WAIT of a finished connection is no open port.
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket
+                .bind(&local(port).into())
+                .unwrap_or_else(|error| panic!("TCP port {port} is still held: {error}"));
+            drop(TcpListener::from(socket));
+        }
+        for port in std::iter::once(self.sip_port).chain(self.rtp_ports.0..=self.rtp_ports.1) {
+            UdpSocket::bind(local(port))
+                .unwrap_or_else(|error| panic!("UDP port {port} is still held: {error}"));
+        }
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()));
+        assert!(children.is_err(), "the process is still there");
+    }
+}
+
+/// The last lines of a text.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

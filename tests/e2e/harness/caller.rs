@@ -1,0 +1,328 @@
+//! A SIP caller over UDP (RFC 3261, UAC side): one call per socket, every step
+//! in the hands of the test. Requests of the bridge are accepted by themselves
+//! and remembered.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::rtp::{Player, Rtp};
+use super::sdp::{Answer, Offer};
+use super::sip::Message;
+use super::{peers::local, soon, until};
+
+/// The number that callers show.
+pub const CALLER_NUMBER: &str = "+33612345678";
+
+/// Requests that came from the other side, with the time.
+type Requests = Arc<Mutex<Vec<(Instant, Message)>>>;
+
+/// Makes calls; see [`Call`].
+pub struct Caller;
+
+impl Caller {
+    /// Calls and expects 200; the call stands when this returns.
+    pub async fn connect(peer: SocketAddr, number: &str) -> Call {
+        Self::connect_with(peer, number, Offer::usual()).await
+    }
+
+    /// As [`Caller::connect`], with an offer.
+    pub async fn connect_with(peer: SocketAddr, number: &str, offer: Offer) -> Call {
+        let mut call = Self::invite(peer, number, offer).await;
+        call.answered().await;
+        call
+    }
+
+    /// Sends an INVITE and waits for nothing.
+    pub async fn invite(peer: SocketAddr, number: &str, offer: Offer) -> Call {
+        Self::invite_uri(peer, &format!("sip:{number}@{peer}"), number, offer).await
+    }
+
+    /// Sends an INVITE whose To is of its own.
+    pub async fn invite_uri(peer: SocketAddr, uri: &str, to_user: &str, offer: Offer) -> Call {
+        let socket = Arc::new(UdpSocket::bind(local(0)).await.unwrap());
+        let (sender, responses) = mpsc::unbounded_channel();
+        let requests = Requests::default();
+        let id: u64 = rand::rng().random();
+        let call = Call {
+            reader: tokio::spawn(read(socket.clone(), sender, requests.clone())),
+            local: socket.local_addr().unwrap(),
+            rtp: Rtp::open().await,
+            socket,
+            peer,
+            responses,
+            requests,
+            id: format!("{id:016x}"),
+            to: format!("<sip:{to_user}@{peer}>"),
+            uri: uri.to_owned(),
+            target: uri.to_owned(),
+            routes: Vec::new(),
+            cseq: 1,
+            offer,
+            answer: None,
+            provisional: Vec::new(),
+        };
+        let sdp = call.offer.write(call.rtp.local);
+        call.send("INVITE", 1, "", &sdp).await;
+        call
+    }
+}
+
+/// One call, from INVITE to its end.
+pub struct Call {
+    pub rtp: Rtp,
+    pub local: SocketAddr,
+    pub id: String,
+    /// Provisional statuses seen so far.
+    pub provisional: Vec<u16>,
+    socket: Arc<UdpSocket>,
+    reader: JoinHandle<()>,
+    peer: SocketAddr,
+    responses: mpsc::UnboundedReceiver<Message>,
+    requests: Requests,
+    to: String,
+    /// Request URI of the INVITE.
+    uri: String,
+    /// Request URI within the dialog.
+    target: String,
+    routes: Vec<String>,
+    cseq: u32,
+    offer: Offer,
+    answer: Option<Answer>,
+}
+
+impl Call {
+    /// What the bridge answered to the last offer.
+    pub fn answer(&self) -> &Answer {
+        self.answer.as_ref().unwrap()
+    }
+
+    /// A player towards the bridge's media address.
+    pub fn player(&self) -> Player {
+        let answer = self.answer();
+        self.rtp.player(answer.media, answer.formats[0])
+    }
+
+    /// Waits for the final response to the last INVITE and acknowledges it.
+    pub async fn final_response(&mut self) -> Message {
+        loop {
+            let response = self.response().await;
+            let status = response.status().unwrap();
+            if status < 200 {
+                self.provisional.push(status);
+                continue;
+            }
+            self.to = response.header("To").unwrap().to_owned();
+            if status < 300 {
+                self.target = response.contact().unwrap();
+                self.routes = response
+                    .all("Record-Route")
+                    .flat_map(|value| value.split(','))
+                    .map(|route| route.trim().to_owned())
+                    .collect();
+                self.routes.reverse();
+                self.answer = Some(Answer::read(&response.body));
+            }
+            self.acknowledge(status).await;
+            return response;
+        }
+    }
+
+    /// Waits for a provisional status.
+    pub async fn provisional(&mut self, wanted: u16) {
+        loop {
+            let status = self.response().await.status().unwrap();
+            assert!(status < 200, "{status} instead of {wanted}");
+            self.provisional.push(status);
+            if status == wanted {
+                return;
+            }
+        }
+    }
+
+    /// Expects 200 to the INVITE.
+    pub async fn answered(&mut self) {
+        let response = self.final_response().await;
+        assert_eq!(response.status(), Some(200), "{}", response.start);
+    }
+
+    /// Sends a request within the dialog and returns its final response.
+    pub async fn request(&mut self, method: &str, headers: &str, body: &str) -> Message {
+        self.cseq += 1;
+        self.send(method, self.cseq, headers, body).await;
+        loop {
+            let response = self.response().await;
+            if response.cseq().0 == self.cseq && response.status().unwrap() >= 200 {
+                return response;
+            }
+        }
+    }
+
+    /// Offers again with a direction; returns the answer. The To tag must stay.
+    pub async fn reinvite(&mut self, direction: &'static str) -> Answer {
+        let tag_before = self.to.clone();
+        self.offer.direction = direction;
+        self.offer.version += 1;
+        self.cseq += 1;
+        let sdp = self.offer.write(self.rtp.local);
+        self.send("INVITE", self.cseq, "", &sdp).await;
+        self.answered().await;
+        assert_eq!(self.to, tag_before, "the dialog kept its tags");
+        self.answer().clone()
+    }
+
+    /// CANCELs the INVITE: 200 to the CANCEL, 487 to the INVITE.
+    pub async fn cancel(&mut self) {
+        self.send("CANCEL", 1, "", "").await;
+        let (mut cancelled, mut ended) = (false, false);
+        while !(cancelled && ended) {
+            let response = self.response().await;
+            match (response.cseq().1, response.status().unwrap()) {
+                ("CANCEL", 200) => cancelled = true,
+                ("INVITE", 487) => {
+                    self.to = response.header("To").unwrap().to_owned();
+                    self.acknowledge(487).await;
+                    ended = true;
+                }
+                (_, 100..200) => {}
+                (method, status) => panic!("{status} to {method} after CANCEL"),
+            }
+        }
+    }
+
+    /// Ends the call.
+    pub async fn bye(&mut self) {
+        let response = self.request("BYE", "", "").await;
+        assert_eq!(response.status(), Some(200), "{}", response.start);
+    }
+
+    /// Whether the other side has ended the call, and when.
+    pub fn ended_at(&self) -> Option<Instant> {
+        let requests = self.requests.lock().unwrap();
+        let bye = requests
+            .iter()
+            .find(|(_, request)| request.method() == Some("BYE"));
+        bye.map(|(at, _)| *at)
+    }
+
+    /// Waits for the other side's BYE.
+    pub async fn ended_by_bridge(&self, limit: Duration) -> Instant {
+        until(limit, "BYE from the bridge", async || {
+            self.ended_at().is_some()
+        })
+        .await;
+        self.ended_at().unwrap()
+    }
+
+    /// Every request of a method that came in.
+    pub fn requests(&self, method: &str) -> Vec<Message> {
+        let requests = self.requests.lock().unwrap();
+        requests
+            .iter()
+            .filter(|(_, request)| request.method() == Some(method))
+            .map(|(_, request)| request.clone())
+            .collect()
+    }
+
+    async fn response(&mut self) -> Message {
+        soon("a SIP response", self.responses.recv()).await.unwrap()
+    }
+
+    /// ACK: of its own for 2xx, within the transaction for the rest.
+    async fn acknowledge(&self, status: u16) {
+        let cseq = self.cseq;
+        if status < 300 {
+            self.send("ACK", cseq, "", "").await;
+        } else {
+            let text = self.text("ACK", &self.uri, cseq, &self.branch("INVITE", cseq), "", "");
+            self.socket
+                .send_to(text.as_bytes(), self.peer)
+                .await
+                .unwrap();
+        }
+    }
+
+    fn branch(&self, method: &str, cseq: u32) -> String {
+        // CANCEL shares the branch of the INVITE that it ends.
+        let method = if method == "CANCEL" { "INVITE" } else { method };
+        format!("z9hG4bK{}{method}{cseq}", self.id)
+    }
+
+    async fn send(&self, method: &str, cseq: u32, headers: &str, body: &str) {
+        let uri = if method == "CANCEL" {
+            &self.uri
+        } else {
+            &self.target
+        };
+        let text = self.text(method, uri, cseq, &self.branch(method, cseq), headers, body);
+        self.socket
+            .send_to(text.as_bytes(), self.peer)
+            .await
+            .unwrap();
+    }
+
+    fn text(
+        &self,
+        method: &str,
+        uri: &str,
+        cseq: u32,
+        branch: &str,
+        headers: &str,
+        body: &str,
+    ) -> String {
+        let mut text = format!(
+            "{method} {uri} SIP/2.0\r\n\
+             Via: SIP/2.0/UDP {local};rport;branch={branch}\r\n\
+             From: \"Guest\" <sip:{CALLER_NUMBER}@{local}>;tag=t{id}\r\n\
+             To: {to}\r\nCall-ID: {id}@test\r\nCSeq: {cseq} {method}\r\n\
+             Max-Forwards: 70\r\nContact: <sip:caller@{local}>\r\n",
+            local = self.local,
+            id = self.id,
+            to = self.to,
+        );
+        for route in &self.routes {
+            text += &format!("Route: {route}\r\n");
+        }
+        text += headers;
+        if body.starts_with("v=0") {
+            text += "Content-Type: application/sdp\r\n";
+        }
+        text + &format!("Content-Length: {}\r\n\r\n{body}", body.len())
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+/// Sorts what comes in: requests are accepted and kept, responses passed on.
+async fn read(
+    socket: Arc<UdpSocket>,
+    responses: mpsc::UnboundedSender<Message>,
+    requests: Requests,
+) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
+        let Some(message) = Message::parse(&buffer[..count]) else {
+            continue;
+        };
+        match message.method() {
+            None => {
+                let _ = responses.send(message);
+            }
+            Some("ACK") => {}
+            Some(_) => {
+                let accept = message.accept();
+                let _ = socket.send_to(accept.as_bytes(), from).await;
+                requests.lock().unwrap().push((Instant::now(), message));
+            }
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Private Redis and Kamailio: free ports, files in a temporary folder, ended
+//! by process id when dropped.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tempfile::TempDir;
+
+/// A process that ends with its owner.
+pub struct Process {
+    pub child: Child,
+    name: &'static str,
+}
+
+impl Process {
+    /// Starts a command with its output in `log`.
+    pub fn start(name: &'static str, mut command: Command, log: &Path) -> Self {
+        let out = File::create(log).unwrap();
+        let err = out.try_clone().unwrap();
+        command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            // Kamailio lives in sbin, which is not on every user's path.
+            .env(
+                "PATH",
+                format!(
+                    "{}:/usr/sbin:/sbin",
+                    std::env::var("PATH").unwrap_or_default()
+                ),
+            );
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}; run vendor/packages.sh test"));
+        Self { child, name }
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, signal: &str) {
+        send_signal(self.child.id(), signal);
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Ends it: TERM, then KILL after two seconds.
+    pub fn stop(&mut self) {
+        if !self.is_running() {
+            return;
+        }
+        self.signal("CONT");
+        self.signal("TERM");
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.is_running() {
+            if Instant::now() > deadline {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = self.name;
+    }
+}
+
+/// Sends a signal to one process by its id.
+pub fn send_signal(pid: u32, signal: &str) {
+    let status = Command::new("kill")
+        .args([format!("-{signal}"), pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.is_ok(), "kill is missing");
+}
+
+/// An address of this machine.
+pub fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A port that is free for TCP and UDP, drawn below the ephemeral range so
+/// that tests running side by side seldom meet.
+pub fn free_port() -> u16 {
+    loop {
+        let port = rand::rng().random_range(20_000..32_000);
+        if TcpListener::bind(local(port)).is_ok() && UdpSocket::bind(local(port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// The first of `count` ports that are free for UDP, even.
+pub fn free_udp_range(count: u16) -> u16 {
+    'draw: loop {
+        let first = rand::rng().random_range(5_000..9_500) * 2;
+        for port in first..first + count {
+            if UdpSocket::bind(local(port)).is_err() {
+                continue 'draw;
+            }
+        }
+        return first;
+    }
+}
+
+/// Blocks until a TCP port accepts.
+pub fn wait_for_tcp(name: &str, port: u16) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(local(port)).is_err() {
+        assert!(Instant::now() < deadline, "{name} did not open port {port}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A Redis of one test.
+pub struct Redis {
+    pub port: u16,
+    process: Option<Process>,
+    dir: TempDir,
+}
+
+impl Redis {
+    /// Starts Redis on a free port.
+    pub fn start() -> Self {
+        let mut redis = Self::absent();
+        redis.come_up();
+        redis
+    }
+
+    /// A port where Redis may come up later.
+    pub fn absent() -> Self {
+        Self {
+            port: free_port(),
+            process: None,
+            dir: TempDir::new().unwrap(),
+        }
+    }
+
+    /// Starts it on its port.
+    pub fn come_up(&mut self) {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .current_dir(self.dir.path());
+        let log = self.dir.path().join("redis.log");
+        self.process = Some(Process::start("redis-server", command, &log));
+        wait_for_tcp("redis-server", self.port);
+    }
+
+    /// Stops it; all data is lost.
+    pub fn go_away(&mut self) {
+        self.process = None;
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// A connection for the test's own commands.
+    pub async fn connect(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
+    /// Runs one command.
+    pub async fn query<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
+        let mut connection = self.connect().await;
+        let mut query = redis::cmd(command[0]);
+        for argument in &command[1..] {
+            query.arg(*argument);
+        }
+        query.query_async(&mut connection).await.unwrap()
+    }
+}
+
+/// A line that the trunk knows.
+pub struct TrunkLine<'a> {
+    pub username: &'a str,
+    pub password: &'a str,
+    pub number: &'a str,
+}
+
+/// A Kamailio of one test: registrar with digest authentication, and proxy.
+pub struct Kamailio {
+    pub port: u16,
+    process: Option<Process>,
+    dir: TempDir,
+    variants: Vec<&'static str>,
+}
+
+impl Kamailio {
+    /// Starts the trunk of `tests/real/kamailio.cfg`; see there for `variants`.
+    pub fn start(lines: &[TrunkLine<'_>], variants: &[&'static str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/kamailio.cfg");
+        std::fs::copy(config, dir.path().join("kamailio.cfg")).unwrap();
+        let mut table = String::from("event_route[htable:mod-init] {\n");
+        for line in lines {
+            table += &format!(
+                "$sht(passwords=>{}) = \"{}\";\n$sht(numbers=>{}) = \"{}\";\n",
+                line.username, line.password, line.number, line.username
+            );
+        }
+        std::fs::write(dir.path().join("trunk-lines.cfg"), table + "}\n").unwrap();
+        let mut kamailio = Self {
+            port: free_port(),
+            process: None,
+            dir,
+            variants: variants.to_vec(),
+        };
+        kamailio.come_up();
+        kamailio
+    }
+
+    /// Starts it on its port, with no registration known.
+    pub fn come_up(&mut self) {
+        let dir = self.dir.path();
+        let mut command = Command::new("kamailio");
+        command.args(["-DD", "-E", "-m", "32", "-M", "4"]);
+        command.arg("-f").arg(dir.join("kamailio.cfg"));
+        command.arg("-Y").arg(dir).arg("-w").arg(dir);
+        for transport in ["udp", "tcp"] {
+            command.args(["-l", &format!("{transport}:127.0.0.1:{}", self.port)]);
+        }
+        for variant in &self.variants {
+            command.args(["-A", variant]);
+        }
+        let log = dir.join("kamailio.log");
+        self.process = Some(Process::start("kamailio", command, &log));
+        wait_for_tcp("kamailio", self.port);
+    }
+
+    /// Stops it: REGISTER and calls go unanswered.
+    pub fn go_away(&mut self) {
+        self.process = None;
+    }
+
+    /// What it logged: registrations, and where calls were relayed.
+    pub fn log(&self) -> String {
+        let text = std::fs::read(self.dir.path().join("kamailio.log")).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}

@@ -1,0 +1,80 @@
+//! Audio that can be recognised byte for byte, and a reference for G.711.
+
+/// Bytes of one 20 ms frame.
+pub const FRAME: usize = 160;
+
+/// `frames` frames of mu-law in which every 20 ms are unlike all others: a
+/// counter in front, then bytes drawn from it. Never mu-law silence (0xff).
+pub fn numbered(first: u32, frames: u32) -> Vec<Vec<u8>> {
+    (first..first + frames).map(numbered_frame).collect()
+}
+
+/// One frame of [`numbered`].
+pub fn numbered_frame(number: u32) -> Vec<u8> {
+    let mut state = number.wrapping_mul(2_654_435_761) | 1;
+    let mut frame: Vec<u8> = (0..FRAME)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state.to_le_bytes()[1] % 0x7f
+        })
+        .collect();
+    // 7 bits each, so that 0xff never appears.
+    frame[0] = 0x55;
+    for (index, byte) in frame[1..5].iter_mut().enumerate() {
+        *byte = u8::try_from((number >> (7 * index)) & 0x7f).unwrap();
+    }
+    frame
+}
+
+/// The number of a frame made by [`numbered`], if it is one, whole.
+pub fn number_of(frame: &[u8]) -> Option<u32> {
+    let counter = frame.get(1..5)?;
+    let number = (0..4).fold(0, |sum, index| {
+        sum | u32::from(counter[index]) << (7 * index)
+    });
+    (frame == numbered_frame(number)).then_some(number)
+}
+
+/// Whether `part` stands within `whole` without a break.
+pub fn contains(whole: &[u8], part: &[u8]) -> bool {
+    position(whole, part).is_some()
+}
+
+/// Where `part` begins within `whole`.
+pub fn position(whole: &[u8], part: &[u8]) -> Option<usize> {
+    whole.windows(part.len()).position(|window| window == part)
+}
+
+/// Whether mu-law bytes are silence.
+pub fn is_silence(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, 0xff | 0x7f))
+}
+
+/// Mu-law to 14-bit linear (ITU-T G.711), scaled to 16 bits.
+pub fn ulaw_to_linear(byte: u8) -> i32 {
+    let code = !byte;
+    let magnitude = ((i32::from(code & 0x0f) << 3) + 0x84) << ((code >> 4) & 7);
+    let value = magnitude - 0x84;
+    if code & 0x80 == 0 { value } else { -value }
+}
+
+/// A-law to 13-bit linear (ITU-T G.711), scaled to 16 bits.
+pub fn alaw_to_linear(byte: u8) -> i32 {
+    let code = byte ^ 0x55;
+    let segment = (code >> 4) & 7;
+    let step = (i32::from(code & 0x0f) << 4) + 8;
+    let value = if segment == 0 {
+        step
+    } else {
+        (step + 0x100) << (segment - 1)
+    };
+    if code & 0x80 == 0 { -value } else { value }
+}
+
+/// How far two samples may lie apart when one went through the other law's
+/// nearest code: half a quantisation step of the coarser law, at that level.
+pub fn step_at(value: i32) -> i32 {
+    (value.abs() / 16).max(16)
+}

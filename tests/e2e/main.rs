@@ -1,0 +1,36 @@
+//! End to end: the real `sipbridge` binary between a SIP caller, a real Redis
+//! and a worker, on loopback. Each test starts its own private parts.
+//!
+//! | module | proves |
+//! |---|---|
+//! | `contract` | job, message order and every field; tokens; state keys |
+//! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
+//! | `pacing` | 50 packets a second, stalls leave no delay |
+//! | `delayed` | a worker 20 ms away, below TCP |
+//! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
+//! | `life` | on-worker, fallback, LREM, push mode, Redis away |
+//! | `sipp` | SIPp as a foreign caller, scenario by scenario |
+//! | `trunk` | Kamailio as a foreign registrar and proxy |
+//! | `bad_input` | malformed SIP, RTP, WebSocket and files |
+//! | `secrets` | no secret in any output, at the highest log level |
+//! | `shutdown` | signals, exit codes, real hangs, nothing left |
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, a broken expectation is a failure"
+)]
+
+mod audio;
+mod bad_input;
+mod contract;
+mod delayed;
+mod harness;
+mod life;
+mod media;
+mod pacing;
+mod secrets;
+mod shutdown;
+mod sipp;
+mod trunk;

@@ -1,0 +1,191 @@
+#!/usr/bin/env bash
+# The one test command: everything that proves sipbridge, on a fresh Debian 12
+# with Rust and nothing else.
+#
+#   tests/run.sh             all of it, about 15 minutes on 2 cores from nothing
+#   tests/run.sh --quick     formatting, lints, unit and scenario tests
+#   tests/run.sh NAME        only the tests whose name holds NAME, such as sipp:: or pacing::
+#   tests/run.sh --no-install …   install no packages, only say what is missing
+#
+# Each step prints its name, its result and its time; its full output is in
+# target/test-logs/. A failing step does not keep the others from running. The
+# last line is 'N passed, N failed', the exit code 0 only with none failed.
+#
+# Every process that a test starts carries SIPBRIDGE_TEST_RUN in its
+# environment, and its files lie in a folder of this run: at the end nothing of
+# that may be left, and whatever is left is ended by its process id.
+set -uo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+
+quick='' install=yes filter=''
+for argument in "$@"; do
+    case $argument in
+        --quick) quick=yes ;;
+        --no-install) install='' ;;
+        -h | --help) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+        -*) echo "tests/run.sh: unknown option $argument (see --help)" >&2; exit 2 ;;
+        *) filter=$argument ;;
+    esac
+done
+
+run_id="run-$$-$(date +%s)"
+export SIPBRIDGE_TEST_RUN=$run_id
+real_tmp=${TMPDIR:-/tmp}
+run_tmp=$(mktemp -d "$real_tmp/sipbridge-tests.XXXXXX")
+export TMPDIR=$run_tmp
+export CARGO_TERM_COLOR=never
+logs=target/test-logs
+mkdir -p "$logs"
+passed=0 failed=0 failures=()
+started=$SECONDS
+
+# Process ids that carry this run's mark, but for this shell and what it runs
+# to find out.
+marked_processes() {
+    local environ pid
+    for environ in /proc/[0-9]*/environ; do
+        pid=${environ#/proc/}
+        pid=${pid%/environ}
+        [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] && continue
+        grep -qszx "SIPBRIDGE_TEST_RUN=$run_id" "$environ" || continue
+        # Subshells of this script are no leftovers.
+        case $(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null) in
+            '' | *tests/run.sh*) ;;
+            *) echo "$pid" ;;
+        esac
+    done
+}
+
+clean_up() {
+    local pid
+    for pid in $(marked_processes); do
+        kill -CONT "$pid" 2>/dev/null
+        kill -KILL "$pid" 2>/dev/null
+    done
+    rm -rf "$run_tmp"
+}
+trap clean_up EXIT
+trap 'echo; echo "interrupted"; exit 130' INT TERM
+
+# step NAME COMMAND…: runs a command; its test results are counted if it prints
+# any, else the step itself counts as one.
+step() {
+    local name=$1 log seconds=$SECONDS code=0 ok bad
+    shift
+    log="$logs/$(tr -c 'a-zA-Z0-9\n' - <<< "$name").log"
+    printf '== %-46s ' "$name"
+    "$@" > "$log" 2>&1 || code=$?
+    read -r ok bad < <(awk '/^test result:/ { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$log")
+    if [ $((ok + bad)) -eq 0 ]; then
+        if [ "$code" -eq 0 ]; then ok=1; else bad=1; fi
+        # A filter that fits nothing here is no test.
+        ! grep -q '^test result:' "$log" || { [ "$code" -ne 0 ] || ok=0; }
+    elif [ "$code" -ne 0 ] && [ "$bad" -eq 0 ]; then
+        bad=1
+    fi
+    passed=$((passed + ok)) failed=$((failed + bad))
+    printf '%4d passed %3d failed %5d s\n' "$ok" "$bad" $((SECONDS - seconds))
+    [ "$bad" -eq 0 ] && return
+    failures+=("$name")
+    echo "-- the end of $log:"
+    tail -n 60 "$log" | sed 's/^/   | /'
+    return 1
+}
+
+shell_scripts() {
+    git ls-files --cached --others --exclude-standard '*.sh' .ci/run | sort -u
+}
+
+check_scripts() {
+    local script code=0
+    for script in $(shell_scripts); do
+        [ -e "$script" ] || continue
+        bash -n "$script" || code=1
+        [ -x "$script" ] || case $script in tests/lib/*) ;; *) echo "$script is not executable"; code=1 ;; esac
+    done
+    if command -v shellcheck > /dev/null; then
+        # shellcheck disable=SC2046 # one word per script
+        shellcheck -x -S warning $(shell_scripts) || code=1
+    fi
+    return "$code"
+}
+
+# Test targets beside the end-to-end one, as --test flags.
+other_targets() {
+    local file
+    for file in tests/*.rs; do
+        printf -- '--test\n%s\n' "$(basename "$file" .rs)"
+    done
+    for file in tests/*/main.rs; do
+        file=$(basename "$(dirname "$file")")
+        [ "$file" = e2e ] || printf -- '--test\n%s\n' "$file"
+    done
+}
+
+unit_tests() {
+    local targets
+    mapfile -t targets < <(other_targets)
+    cargo test --no-fail-fast --lib --bins --examples "${targets[@]}" -- ${filter:+"$filter"}
+}
+
+# e2e THREADS ARGUMENT…: end-to-end tests. At the usual libtest settings each
+# test would get a core of its own; they are processes that share them.
+e2e() {
+    local threads=$1
+    shift
+    cargo test --no-fail-fast --test e2e -- --test-threads "$threads" "$@"
+}
+
+nothing_is_left() {
+    local pid left=()
+    # What was told to end a moment ago may take that moment.
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        mapfile -t left < <(marked_processes)
+        [ ${#left[@]} -gt 0 ] || break
+        sleep 0.3
+    done
+    for pid in ${left[@]+"${left[@]}"}; do
+        echo "left running: $pid $(tr '\0' ' ' < "/proc/$pid/cmdline" | cut -c1-120)"
+        ss -Hltunp 2>/dev/null | grep "pid=$pid," | awk '{ print "  holds " $1 " " $5 }'
+    done
+    find "$run_tmp" -mindepth 1 -maxdepth 1 -printf 'left behind: %p\n' | tee "$logs/left-files"
+    [ ${#left[@]} -eq 0 ] && [ ! -s "$logs/left-files" ]
+}
+
+finish() {
+    printf '\n%d s in all\n' $((SECONDS - started))
+    [ ${#failures[@]} -eq 0 ] || printf 'failed: %s\n' "${failures[@]}"
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
+packages=(build)
+[ -n "$quick" ] || packages+=(test)
+[ -n "$quick$filter" ] || packages+=(demo)
+[ -n "$install" ] || packages=(--check "${packages[@]}")
+step "packages: ${packages[*]}" vendor/packages.sh "${packages[@]}" || finish
+step "pjproject" vendor/pjproject.sh || finish
+
+if [ -z "$filter" ]; then
+    step "shell scripts" check_scripts
+    step "cargo fmt --check" cargo fmt --check
+    step "cargo clippy -D warnings" cargo clippy --all-targets -- -D warnings
+fi
+step "build of all tests" cargo test --no-run || finish
+step "unit, scenario and layout tests" unit_tests
+if [ -z "$quick" ]; then
+    if [ -n "$filter" ]; then
+        step "end to end: $filter" e2e 2 "$filter"
+    else
+        step "end to end: SIPp" e2e 2 sipp::
+        step "end to end: Kamailio" e2e 2 trunk::
+        step "end to end: calls, audio, failures" e2e 2 --skip sipp:: --skip trunk:: --skip pacing:: --skip delayed::
+        # These look at milliseconds: one at a time.
+        step "end to end: pacing" e2e 1 pacing:: delayed::
+        step "the demo" examples/demo.sh
+    fi
+fi
+step "nothing is left running or behind" nothing_is_left
+finish
