@@ -57,6 +57,7 @@ pub struct Worker {
     /// Frames that were no stamp of ours: fillers, altered audio.
     pub silence: u64,
     pub altered: u64,
+    pub foreign: u64,
     /// Messages that could not be read or could not be sent.
     pub errors: u64,
     /// Steps in `sequenceNumber` or `chunk` that were not 1.
@@ -83,6 +84,7 @@ impl Worker {
             rounds: Vec::new(),
             silence: 0,
             altered: 0,
+            foreign: 0,
             errors: 0,
             numbering_faults: 0,
             last_sequence: None,
@@ -197,6 +199,7 @@ impl Worker {
                         echoed.push(stamp.counter);
                     }
                 }
+                Found::Foreign => self.foreign += 1,
                 Found::Silence => self.silence += 1,
                 Found::Altered => self.altered += 1,
             }

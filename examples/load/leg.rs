@@ -56,7 +56,7 @@ pub struct Faults {
     pub reordered: u64,
     /// Frames that were changed on the way.
     pub altered: u64,
-    /// Frames of another call.
+    /// Frames of another call, or of another run on the same bridge.
     pub crossed: u64,
 }
 
@@ -149,11 +149,11 @@ impl Leg {
             return;
         }
         let content = match Stamp::read(&packet[RTP_HEADER_BYTES..]) {
-            Found::Intact(stamp) if stamp.call != self.index => {
+            Found::Intact(stamp) if stamp.call == self.index => self.note_back(stamp, at_ns),
+            Found::Intact(_) | Found::Foreign => {
                 self.faults.crossed += 1;
                 return;
             }
-            Found::Intact(stamp) => self.note_back(stamp, at_ns),
             Found::Silence => Content::Silence,
             Found::Altered => {
                 self.faults.altered += 1;

@@ -116,7 +116,7 @@ impl Report {
             "clearMs": clear_times(notes),
             "faults": {
                 "altered": sum(|leg| leg.faults.altered) + workers(|worker| worker.altered),
-                "crossed": sum(|leg| leg.faults.crossed),
+                "crossed": sum(|leg| leg.faults.crossed) + workers(|worker| worker.foreign),
                 "duplicates": sum(|leg| leg.faults.duplicates),
                 "reordered": sum(|leg| leg.faults.reordered),
                 "sequenceGaps": sum(|leg| leg.faults.sequence_gaps),
@@ -147,6 +147,11 @@ impl Report {
         if let Some(failed) = report["calls"]["failed"].as_object() {
             for (reason, count) in failed {
                 println!("  failed: {count} x {reason}");
+            }
+        }
+        for (name, count) in report["faults"].as_object().into_iter().flatten() {
+            if count.as_u64().is_some_and(|count| count > 0) {
+                println!("  faults: {count} x {name}");
             }
         }
         if !report["faults"]["sipFirst"].is_null() {
