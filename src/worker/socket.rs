@@ -620,13 +620,15 @@ mod tests {
             let (mut socket, mut worker) = socket(4 * 1024).await;
             worker.write_all(bytes).await.unwrap();
             let received = socket.recv().await;
-            let expected = match (&received, code) {
-                (Received::Lost(WorkerError::MessageTooLarge { .. }), 1009)
-                | (Received::Lost(WorkerError::NotUtf8), 1007)
-                | (Received::Lost(WorkerError::Protocol(_)), 1002) => true,
-                _ => false,
-            };
-            assert!(expected, "{received:?}");
+            assert!(
+                matches!(
+                    (&received, code),
+                    (Received::Lost(WorkerError::MessageTooLarge { .. }), 1009)
+                        | (Received::Lost(WorkerError::NotUtf8), 1007)
+                        | (Received::Lost(WorkerError::Protocol(_)), 1002)
+                ),
+                "{received:?}"
+            );
             let mut close = [0; 4];
             worker.read_exact(&mut close).await.unwrap();
             assert_eq!(u16::from_be_bytes([close[2], close[3]]), code);
