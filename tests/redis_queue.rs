@@ -100,6 +100,7 @@ impl Server {
             queue: QUEUE.into(),
             node_id: node.into(),
             stream_url_base: Some(BASE.into()),
+            ca_file: None,
         }
     }
 
@@ -499,6 +500,13 @@ async fn jobs_of_an_earlier_life_are_removed_and_others_are_not() {
     let mut redis = server.connect().await;
     let () = redis.lpush(QUEUE, "not json").await.unwrap();
 
+    // Another port that ours begins with is another bridge.
+    let mut neighbour = server.config("node-a");
+    neighbour.stream_url_base = Some("ws://127.0.0.1:808".into());
+    let neighbour = Queue::start(&neighbour).unwrap();
+    connected(&neighbour).await;
+    assert_eq!(redis.llen::<_, usize>(QUEUE).await.unwrap(), 3);
+
     let restarted = server.queue("node-a").await;
     assert!(other.is_pending(&alive).await.unwrap());
     assert_eq!(redis.llen::<_, usize>(QUEUE).await.unwrap(), 2);
@@ -614,4 +622,54 @@ async fn too_many_events_without_redis_are_dropped_and_counted() {
     let started = Instant::now();
     queue.stop().await;
     assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn redis_with_tls_is_used_when_its_certificate_is_trusted() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let certificate = file("cert.pem", made.cert.pem());
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let plain = Server::absent();
+    let mut server = Server::absent();
+    let tls_port = plain.port.to_string();
+    server
+        .start(&[
+            "--tls-port",
+            &tls_port,
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &certificate,
+            "--tls-auth-clients",
+            "no",
+        ])
+        .await;
+    let mut config = server.config("n");
+    config.url = Secret::new(format!("rediss://localhost:{tls_port}/"));
+    let error = Queue::probe(&config).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            QueueError::Failed {
+                failure: RedisFailure::Unreachable,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    config.ca_file = Some(certificate.into());
+    let queue = Queue::start(&config).unwrap();
+    connected(&queue).await;
+    queue.push(&job()).await.unwrap();
+    config.ca_file = Some("/no/file".into());
+    let error = Queue::start(&config).unwrap_err();
+    assert!(matches!(error, QueueError::CaFile { .. }), "{error}");
 }

@@ -212,6 +212,8 @@ async fn a_worker_that_never_reads_is_noticed() {
             Err(backlog) => break backlog,
         }
         socket.flush_now();
+        // Renews tokio's budget for I/O.
+        tokio::task::yield_now().await;
     };
     assert!(backlog.queued_bytes > 900_000);
     let in_kernels = sent - backlog.queued_bytes;

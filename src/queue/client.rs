@@ -3,19 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{Client, FromRedisValue, IntoConnectionInfo};
+use redis::{Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, TlsCertificates};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::error::{QueueError, RedisFailure};
 use super::event::CallEvent;
 use super::job::Job;
-use super::link::{self, Link, RedisState, Shared};
+use super::link::{self, Link};
+use super::shared::{RedisState, Shared};
 use super::state::Keys;
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
@@ -40,6 +42,8 @@ pub struct QueueConfig {
     /// How the addresses in our jobs begin (`ws://host:port`). With it, jobs
     /// that an earlier life of this node left behind are removed at start.
     pub stream_url_base: Option<String>,
+    /// PEM certificates trusted for `rediss://` instead of the public roots.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Counters of a [`Queue`], each only rising.
@@ -83,7 +87,10 @@ impl Queue {
                 node: config.node_id.clone(),
                 queue: config.queue.clone(),
             },
-            config.stream_url_base.clone(),
+            config
+                .stream_url_base
+                .as_ref()
+                .map(|base| base.trim_end_matches('/').to_owned()),
         ));
         let link = Link::new(Arc::clone(&shared), waiting_events);
         tokio::spawn(async move {
@@ -261,7 +268,21 @@ fn open(config: &QueueConfig) -> Result<Client, QueueError> {
     let info = config.url.expose().into_connection_info();
     // The library leaves Nagle's algorithm on.
     let info = info.map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
-    info.and_then(Client::open).map_err(|_| QueueError::BadUrl)
+    let info = info.map_err(|_| QueueError::BadUrl)?;
+    let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+    let Some(path) = config.ca_file.as_ref().filter(|_| tls) else {
+        return Client::open(info).map_err(|_| QueueError::BadUrl);
+    };
+    let unusable = |reason: String| QueueError::CaFile {
+        path: path.clone(),
+        reason,
+    };
+    let root_cert = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let certificates = TlsCertificates {
+        client_tls: None,
+        root_cert: Some(root_cert),
+    };
+    Client::build_with_tls(info, certificates).map_err(|error| unusable(error.to_string()))
 }
 
 #[cfg(test)]
@@ -276,6 +297,7 @@ mod tests {
                 queue: "q".into(),
                 node_id: "n".into(),
                 stream_url_base: None,
+                ca_file: None,
             };
             let error = open(&config).unwrap_err();
             assert_eq!(error, QueueError::BadUrl, "{url}");

@@ -1,6 +1,7 @@
 //! What can go wrong with Redis. No message holds the URL: it may hold a password.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
@@ -13,6 +14,14 @@ pub enum QueueError {
         "the Redis address (--redis-url) is unusable; expected redis://[user:password@]host[:port][/db] or rediss://…"
     )]
     BadUrl,
+    /// The CA file could not be used.
+    #[error("cannot read CA certificates from {path}: {reason}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Redis is known to be away; nothing was sent.
     #[error("Redis is not connected ({failure}); the bridge keeps trying")]
     Disconnected {

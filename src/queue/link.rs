@@ -6,23 +6,22 @@
 //! connection is given out.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisResult};
 use serde::Deserialize;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::client::QueueStats;
-use super::error::{QueueError, RedisFailure};
+use super::error::RedisFailure;
 use super::event::CallEvent;
-use super::removals::Removals;
-use super::state::{HEARTBEAT_INTERVAL, Keys, NodeState};
+use super::shared::{Failed, Shared};
+use super::state::{HEARTBEAT_INTERVAL, NodeState};
 
 /// First and longest pause between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -38,182 +37,6 @@ const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 const EVENT_BATCH: usize = 64;
 /// How many jobs are looked at for those of an earlier life.
 const SWEEP_MAX: isize = 10_000;
-
-/// Whether Redis can be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RedisState {
-    /// It takes jobs.
-    Connected {
-        /// Since when.
-        since: SystemTime,
-    },
-    /// It does not; the bridge keeps trying.
-    Disconnected {
-        /// Since when.
-        since: SystemTime,
-        /// Why, as the last attempt found.
-        failure: RedisFailure,
-    },
-}
-
-/// What failed, and the words for the log.
-pub(super) type Failed = (RedisFailure, String);
-
-/// What the handle and the task share.
-pub(super) struct Shared {
-    client: Client,
-    pub(super) keys: Keys,
-    stream_url_base: Option<String>,
-    slot: Mutex<Slot>,
-    removals: Mutex<Removals>,
-    /// A removal waits, or the connection was found broken.
-    wake: Notify,
-    queue_changed: AtomicBool,
-    event_number: AtomicU64,
-    dropped_events: AtomicU64,
-    pub(super) state: watch::Sender<NodeState>,
-    pub(super) status: watch::Sender<RedisState>,
-    pub(super) stopping: watch::Sender<bool>,
-}
-
-/// The connection that commands use, or why there is none.
-struct Slot {
-    generation: u64,
-    connection: Result<MultiplexedConnection, RedisFailure>,
-}
-
-impl Shared {
-    pub(super) fn new(client: Client, keys: Keys, stream_url_base: Option<String>) -> Self {
-        let failure = RedisFailure::Connecting;
-        Self {
-            client,
-            keys,
-            stream_url_base,
-            slot: Mutex::new(Slot {
-                generation: 0,
-                connection: Err(failure),
-            }),
-            removals: Mutex::default(),
-            wake: Notify::new(),
-            queue_changed: AtomicBool::new(false),
-            event_number: AtomicU64::new(1),
-            dropped_events: AtomicU64::new(0),
-            state: watch::Sender::default(),
-            status: watch::Sender::new(RedisState::Disconnected {
-                since: SystemTime::now(),
-                failure,
-            }),
-            stopping: watch::Sender::new(false),
-        }
-    }
-
-    pub(super) fn connection(&self) -> Result<(MultiplexedConnection, u64), QueueError> {
-        let slot = self.slot();
-        match &slot.connection {
-            Ok(connection) => Ok((connection.clone(), slot.generation)),
-            Err(failure) => Err(QueueError::Disconnected { failure: *failure }),
-        }
-    }
-
-    /// Takes a connection out of use. Later commands fail at once.
-    pub(super) fn broken(&self, generation: u64, failure: RedisFailure) {
-        let mut slot = self.slot();
-        if slot.generation == generation && slot.connection.is_ok() {
-            slot.connection = Err(failure);
-            drop(slot);
-            self.wake.notify_one();
-        }
-    }
-
-    pub(super) fn remove(&self, payload: String, expires: SystemTime, uncertain: bool) {
-        self.removals().add(payload, expires, uncertain);
-        self.queue_changed();
-        self.wake.notify_one();
-    }
-
-    pub(super) fn queue_changed(&self) {
-        self.queue_changed.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn next_event_number(&self) -> u64 {
-        self.event_number.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(super) fn event_dropped(&self, count: usize) {
-        self.dropped_events
-            .fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn stats(&self) -> QueueStats {
-        QueueStats {
-            dropped_events: self.dropped_events.load(Ordering::Relaxed),
-            forgotten_removals: self.removals().forgotten(),
-        }
-    }
-
-    /// Why the connection in use was found broken; `None` while it is good.
-    fn failure(&self) -> Option<RedisFailure> {
-        self.slot().connection.as_ref().err().copied()
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn removals(&self) -> MutexGuard<'_, Removals> {
-        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_connected(&self, connection: MultiplexedConnection) {
-        let mut slot = self.slot();
-        slot.generation += 1;
-        slot.connection = Ok(connection);
-        drop(slot);
-        self.status.send_replace(RedisState::Connected {
-            since: SystemTime::now(),
-        });
-        info!("Redis is connected");
-    }
-
-    fn set_stopped(&self) {
-        let failure = RedisFailure::Stopped;
-        self.slot().connection = Err(failure);
-        self.status.send_replace(RedisState::Disconnected {
-            since: SystemTime::now(),
-            failure,
-        });
-    }
-
-    fn set_disconnected(&self, (failure, text): &Failed) {
-        self.slot().connection = Err(*failure);
-        let mut newly = false;
-        self.status.send_if_modified(|state| match state {
-            RedisState::Disconnected { failure: known, .. } => {
-                newly = *known != *failure;
-                *known = *failure;
-                newly
-            }
-            RedisState::Connected { .. } => {
-                newly = true;
-                *state = RedisState::Disconnected {
-                    since: SystemTime::now(),
-                    failure: *failure,
-                };
-                true
-            }
-        });
-        if newly {
-            warn!(%failure, reason = text, "Redis is away: new calls get --ws-target or the fallback; reconnecting");
-        } else {
-            debug!(%failure, reason = text, "Redis is still away");
-        }
-    }
-}
-
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // An error means that nobody is left who could stop us, nor use us.
-    let _ = stopping.wait_for(|stopping| *stopping).await;
-}
 
 /// Connects, bounded in time.
 pub(super) async fn connect(client: &Client) -> Result<MultiplexedConnection, Failed> {
@@ -457,8 +280,9 @@ impl Link {
         let mut removed = 0;
         for job in jobs.iter().filter_map(|job| std::str::from_utf8(job).ok()) {
             let ours = serde_json::from_str::<Leftover>(job).is_ok_and(|leftover| {
+                let path = leftover.audio_stream_url.strip_prefix(base.as_str());
                 leftover.bridge_node_id == self.shared.keys.node
-                    && leftover.audio_stream_url.starts_with(base.as_str())
+                    && path.is_some_and(|path| path.starts_with('/'))
             });
             if ours {
                 removed += self.remove_job(connection, job).await?;
@@ -497,4 +321,9 @@ async fn run<T: FromRedisValue>(
     connection: &mut MultiplexedConnection,
 ) -> Result<T, Failed> {
     bounded(COMMAND_TIMEOUT, command.query_async(connection)).await
+}
+
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could stop us, nor use us.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
