@@ -2,6 +2,8 @@
 //! get back to real time after a stall, and nothing else is ever shortened
 //! (the rule of `core::catch_up`). Simulated ms by ms, from a printed seed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
