@@ -256,3 +256,104 @@ impl DepthWindow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LOUD: [u8; FRAME_BYTES] = [0x90; FRAME_BYTES];
+
+    /// Plays so many ticks from a queue that holds `queued` frames before each.
+    fn play(rule: &mut CatchUp, ticks: usize, queued: usize) {
+        for _ in 0..ticks {
+            let taken = FRAME_BYTES.min(queued * FRAME_BYTES);
+            rule.handle_taken(taken, queued * FRAME_BYTES, &LOUD);
+        }
+    }
+
+    #[test]
+    fn a_debt_of_ours_is_paid_by_any_frame_for_one_second() {
+        let mut rule = CatchUp::default();
+        play(&mut rule, 100, 1);
+        rule.handle_skip(25);
+        assert_eq!(rule.poll_drop(FRAME_BYTES), MayDrop::Nothing);
+        assert_eq!(rule.poll_drop(26 * FRAME_BYTES), MayDrop::Any(25));
+        rule.handle_dropped(20);
+        assert_eq!(rule.poll_drop(6 * FRAME_BYTES), MayDrop::Any(5));
+        for _ in 0..FORCED_TICKS {
+            let _ = rule.poll_drop(6 * FRAME_BYTES);
+        }
+        assert_eq!(rule.poll_drop(6 * FRAME_BYTES), MayDrop::Quiet(5));
+        assert_eq!(
+            rule.poll_drop(60 * FRAME_BYTES),
+            MayDrop::Nothing,
+            "a burst"
+        );
+        assert_eq!(
+            rule.poll_drop(6 * FRAME_BYTES),
+            MayDrop::Nothing,
+            "forgiven"
+        );
+    }
+
+    #[test]
+    fn a_debt_of_theirs_is_paid_by_sound_only_in_an_endless_stream() {
+        for (ticks, wanted) in [(240, MayDrop::Quiet(7)), (260, MayDrop::Any(7))] {
+            let mut rule = CatchUp::default();
+            play(&mut rule, ticks, 1);
+            play(&mut rule, 10, 0);
+            assert_eq!(rule.poll_drop(10 * FRAME_BYTES), wanted);
+        }
+    }
+
+    #[test]
+    fn a_draining_queue_owes_nothing() {
+        let mut rule = CatchUp::default();
+        for queued in (1..=500).rev() {
+            play(&mut rule, 1, queued);
+            assert!(!rule.is_live());
+        }
+        play(&mut rule, 1, 0);
+        rule.handle_skip(25);
+        assert_eq!(rule.poll_drop(20 * FRAME_BYTES), MayDrop::Nothing);
+    }
+
+    #[test]
+    fn an_end_of_one_second_forgives() {
+        let mut rule = CatchUp::default();
+        play(&mut rule, 300, 1);
+        play(&mut rule, 51, 0);
+        assert_eq!(rule.poll_drop(10 * FRAME_BYTES), MayDrop::Nothing);
+    }
+
+    #[test]
+    fn surplus_goes_with_quiet_frames_and_the_lead_stays() {
+        let mut rule = CatchUp::default();
+        play(&mut rule, 110, 6);
+        assert_eq!(rule.poll_drop(6 * FRAME_BYTES), MayDrop::Nothing);
+        play(&mut rule, 110, 30);
+        assert_eq!(rule.poll_drop(30 * FRAME_BYTES), MayDrop::Quiet(24));
+        rule.handle_dropped(24);
+        assert_eq!(rule.poll_drop(6 * FRAME_BYTES), MayDrop::Nothing);
+        assert!(rule.is_live());
+    }
+
+    proptest! {
+        #[test]
+        fn the_window_knows_the_last_two_seconds(
+            depths in proptest::collection::vec(0..100_u32, 1..600)
+        ) {
+            let mut window = DepthWindow::default();
+            for (index, depth) in depths.iter().enumerate() {
+                window.record(*depth);
+                let slot = SLOT_TICKS as usize;
+                let first = (index / slot + 1).saturating_sub(SLOTS) * slot;
+                let last = &depths[first..=index];
+                prop_assert_eq!(Some(&window.peak()), last.iter().max());
+                prop_assert_eq!(Some(&window.low()), last.iter().min());
+                prop_assert_eq!(window.is_full(), index + 1 >= SLOTS * slot);
+            }
+        }
+    }
+}

@@ -13,6 +13,7 @@ pub mod opus;
 pub mod outcome;
 pub mod playout;
 pub mod private;
+pub mod rtcp;
 pub mod rtp;
 pub mod telephone_event;
 pub mod uplink;

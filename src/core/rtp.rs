@@ -128,6 +128,19 @@ pub struct OrderStats {
     pub resyncs: u64,
 }
 
+/// What has come from the current source (RFC 3550 A.3), for receiver reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reception {
+    /// The source.
+    pub ssrc: u32,
+    /// Highest sequence number, extended by the wraps seen.
+    pub highest: u32,
+    /// Packets that should have come.
+    pub expected: u32,
+    /// Packets that were used.
+    pub received: u32,
+}
+
 /// Puts packets in order. One in order passes at once. After a gap the next
 /// ones are held, at most [`MAX_HELD_PACKETS`] and [`MAX_HOLD`]; then the gap
 /// is given up.
@@ -154,6 +167,7 @@ struct Source {
     /// Bit n: `next - 1 - n` came.
     seen: u64,
     timestamp: u32,
+    reception: Reception,
 }
 
 impl Source {
@@ -163,6 +177,12 @@ impl Source {
             next: header.sequence.wrapping_add(1),
             seen: 1,
             timestamp: header.timestamp,
+            reception: Reception {
+                ssrc: header.ssrc,
+                highest: u32::from(header.sequence),
+                expected: 1,
+                received: 1,
+            },
         }
     }
 
@@ -185,6 +205,11 @@ impl Source {
         self.seen = self.seen.checked_shl(u32::from(lost) + 1).unwrap_or(0) | 1;
         self.next = header.sequence.wrapping_add(1);
         self.timestamp = header.timestamp;
+        let step = u32::from(lost) + 1;
+        let counts = &mut self.reception;
+        counts.highest = counts.highest.wrapping_add(step);
+        counts.expected = counts.expected.wrapping_add(step);
+        counts.received = counts.received.wrapping_add(1);
         lost
     }
 
@@ -250,6 +275,12 @@ impl Reorder {
     #[must_use]
     pub fn is_holding(&self) -> bool {
         !self.held.is_empty() || self.candidate.is_some()
+    }
+
+    /// What has come from the current source; `None` before the first packet.
+    #[must_use]
+    pub fn reception(&self) -> Option<Reception> {
+        self.source.map(|source| source.reception)
     }
 
     /// The counters.
@@ -392,6 +423,23 @@ mod tests {
         let (out, stats) = order(&[65_534, 65_535, 0, 1]);
         assert_eq!(out, [65_534, 65_535, 0, 1]);
         assert_eq!(stats, OrderStats::default());
+    }
+
+    #[test]
+    fn reception_counts_wraps_and_losses() {
+        let (mut reorder, now) = (Reorder::default(), Instant::now());
+        assert_eq!(reorder.reception(), None);
+        for sequence in [65_534, 65_535, 1, 2, 3, 4, 5] {
+            reorder.handle(now, &header(sequence), &[]);
+            while reorder.poll_held(now).is_some() {}
+        }
+        let wanted = Reception {
+            ssrc: 7,
+            highest: 65_536 + 5,
+            expected: 8,
+            received: 7,
+        };
+        assert_eq!(reorder.reception(), Some(wanted));
     }
 
     #[test]

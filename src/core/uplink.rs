@@ -35,7 +35,7 @@ use super::link::{Codec, MediaFormat};
 use super::media_streams::MessageWriter;
 use super::opus::{CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, OpusDecoder, OpusError};
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
-use super::rtp::{Order, Reorder, RtpHeader};
+use super::rtp::{Order, Reception, Reorder, RtpHeader};
 use super::telephone_event::{EventReceiver, TelephoneEvent};
 
 /// Ticks without RTP after which silence is sent.
@@ -162,7 +162,10 @@ impl Uplink {
     /// Time passes: call it every 20 to 100 ms, at least while no RTP comes in.
     /// Poll messages after it.
     pub fn handle_tick(&mut self, now: Instant) {
-        self.use_held(now);
+        // After a stall the packet that others wait for may still be in the socket.
+        if !self.timeline.is_stalled(now) {
+            self.use_held(now);
+        }
         let end = self.backlog.end();
         let pause_end = self.timeline.handle_tick(now, end);
         self.timeline.presumed += pause_end - end;
@@ -224,6 +227,14 @@ impl Uplink {
     #[must_use]
     pub fn last_rtp(&self) -> Option<Instant> {
         self.last_rtp
+    }
+
+    /// What has come from the caller's current source, and its jitter in RTP
+    /// clock units, for receiver reports.
+    #[must_use]
+    pub fn reception(&self) -> Option<(Reception, u32)> {
+        let jitter = u32::try_from(self.jitter.scaled / 16).unwrap_or(u32::MAX);
+        self.reorder.reception().map(|counts| (counts, jitter))
     }
 
     /// The counters.
@@ -423,6 +434,12 @@ impl Timeline {
         if end == 0 {
             self.zero = Some(now);
         }
+    }
+
+    /// Whether the last tick is too long ago.
+    fn is_stalled(&self, now: Instant) -> bool {
+        let since = |last| now.saturating_duration_since(last);
+        self.last_tick.is_some_and(|last| since(last) > MAX_TICK)
     }
 
     /// A tick; gives the position up to which a pause is to be filled.
