@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::rtp::Reception;
+use super::reorder::Reception;
 
 const SENDER_REPORT: u8 = 200;
 const RECEIVER_REPORT: u8 = 201;
