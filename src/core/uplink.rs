@@ -41,8 +41,10 @@ use super::telephone_event::{EventReceiver, TelephoneEvent};
 use super::timeline::{Jitter, Timeline};
 use super::transcode::Decoders;
 
-/// Lost packets that are filled whatever the wall clock says.
+/// Lost packets that are filled though the wall clock says that there was no
+/// time for them, as long as the stream is not this far ahead of it.
 const TRUSTED_LOSSES: u16 = 50;
+const TRUSTED_AHEAD: u64 = 10_000 * BYTES_PER_MS;
 /// Digits that wait for a worker.
 const MAX_WAITING_DIGITS: usize = 128;
 /// Comfort noise (RFC 3389), and the type it had in RFC 1890.
@@ -356,9 +358,10 @@ impl Uplink {
         let end = self.backlog.end();
         let place = self.timeline.place(timestamp, per_sample).unwrap_or(end);
         self.timeline.settle_presumed(place, end);
+        let wall = self.timeline.wall(now);
         let trusted = u64::from(lost.min(TRUSTED_LOSSES) + 1) * u64::from(lost > 0);
         let reach = end + trusted * u64::from(self.timeline.packet_samples);
-        self.fill_until(place.min(self.timeline.wall(now).max(reach)));
+        self.fill_until(place.min(wall.max(reach.min(wall + TRUSTED_AHEAD))));
     }
 
     fn fill_until(&mut self, position: u64) {
