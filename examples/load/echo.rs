@@ -19,6 +19,8 @@ const ROUND_NS: u64 = 4 * SECOND_NS;
 /// Pattern in one burst: messages of one second each.
 const BURST_MESSAGES: usize = 5;
 const FRAMES_PER_MESSAGE: usize = 50;
+/// Status 1000 of a close frame.
+const NORMAL_CLOSE: [u8; 2] = 1_000_u16.to_be_bytes();
 /// A bridge that never reads must not fill the memory.
 const OUT_LIMIT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -60,6 +62,8 @@ pub struct Worker {
     /// Steps in `sequenceNumber` or `chunk` that were not 1.
     pub numbering_faults: u64,
     last_sequence: Option<u64>,
+    /// Whether our close frame is out.
+    closing: bool,
     pub closed: bool,
 }
 
@@ -82,6 +86,7 @@ impl Worker {
             errors: 0,
             numbering_faults: 0,
             last_sequence: None,
+            closing: false,
             closed: false,
         }
     }
@@ -120,7 +125,9 @@ impl Worker {
                 TEXT => self.handle_text(payload, at_ns, legs, &mut echoed),
                 PING => ws::write_frame(&mut self.outbox, PONG, self.client, payload),
                 CLOSE => {
-                    ws::write_frame(&mut self.outbox, CLOSE, self.client, payload);
+                    if !self.closing {
+                        ws::write_frame(&mut self.outbox, CLOSE, self.client, payload);
+                    }
                     self.closed = true;
                 }
                 PONG => {}
@@ -229,7 +236,11 @@ impl Worker {
                     round.mark_back_ns = at_ns;
                 }
             }
-            Some("stop") => self.closed = true,
+            // The bridge answers it, and that ends the connection.
+            Some("stop") => {
+                self.closing = true;
+                ws::write_frame(&mut self.outbox, CLOSE, self.client, &NORMAL_CLOSE);
+            }
             _ => {}
         }
     }
