@@ -25,6 +25,9 @@ mod ws;
 #[expect(dead_code, reason = "shared with programs that use other parts of it")]
 #[path = "../common/sip_uac.rs"]
 mod sip_uac;
+#[expect(dead_code, reason = "shared with programs that use other parts of it")]
+#[path = "../common/worker_jobs.rs"]
+mod worker_jobs;
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};

@@ -11,10 +11,8 @@ use tokio::task::JoinHandle;
 
 use crate::echo::Worker;
 use crate::engine::Command;
+use crate::worker_jobs::Jobs;
 use crate::ws;
-
-/// Seconds that BRPOP waits before it is asked again.
-const POP_WAIT_S: f64 = 2.0;
 
 /// Starts what was asked for; the task ends when it is aborted.
 pub async fn start(
@@ -24,14 +22,8 @@ pub async fn start(
     commands: Sender<Command>,
 ) -> Result<JoinHandle<()>, Box<dyn Error>> {
     if let Some(url) = redis_url {
-        let connection = redis::Client::open(url)?
-            .get_multiplexed_async_connection()
-            .await?;
-        return Ok(tokio::spawn(take_jobs(
-            connection,
-            queue.to_owned(),
-            commands,
-        )));
+        let jobs = Jobs::connect(url, queue).await?;
+        return Ok(tokio::spawn(take_jobs(jobs, commands)));
     }
     let port = push_port.unwrap_or(0);
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
@@ -51,32 +43,18 @@ async fn serve(listener: TcpListener, commands: Sender<Command>) {
     }
 }
 
-async fn take_jobs(
-    mut connection: redis::aio::MultiplexedConnection,
-    queue: String,
-    commands: Sender<Command>,
-) {
+async fn take_jobs(mut jobs: Jobs, commands: Sender<Command>) {
     loop {
-        let popped: redis::RedisResult<Option<(String, String)>> = redis::cmd("BRPOP")
-            .arg(&queue)
-            .arg(POP_WAIT_S)
-            .query_async(&mut connection)
-            .await;
-        let job = match popped {
-            Ok(Some((_, job))) => job,
-            Ok(None) => continue,
+        let job = match jobs.next().await {
+            Ok(job) => job,
             Err(error) => return eprintln!("Redis: {error}"),
         };
         let commands = commands.clone();
-        tokio::spawn(async move { report(dial(&job, &commands).await) });
+        tokio::spawn(async move {
+            let result = ws::dial(&job.audio_stream_url).await;
+            report(result.and_then(|(stream, rest)| hand_over(stream, true, rest, &commands)));
+        });
     }
-}
-
-async fn dial(job: &str, commands: &Sender<Command>) -> std::io::Result<()> {
-    let job: serde_json::Value = serde_json::from_str(job)?;
-    let address = job["audioStreamUrl"].as_str().unwrap_or_default();
-    let (stream, rest) = ws::dial(address).await?;
-    hand_over(stream, true, rest, commands)
 }
 
 fn hand_over(

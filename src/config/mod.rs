@@ -1,1 +1,29 @@
 //! Command line and environment; all mistakes reported at once, before anything binds.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`flags`] | every flag in one table: name, variable, default, help |
+//! | [`given`] | what was given, as texts: command line first, then environment |
+//! | [`validate`] | from texts to settings, with every mistake |
+//! | [`settings`] | the settings, typed |
+//! | [`mistake`] | what can be wrong, and how it is said |
+//! | [`url`] | URLs that are shown without their passwords |
+//!
+//! `.env` is read by `start-sipbridge.sh`, not here.
+
+pub mod flags;
+pub mod given;
+pub mod mistake;
+mod reader;
+pub mod settings;
+pub mod url;
+pub mod validate;
+
+pub use given::{Given, Invocation, read};
+pub use mistake::{Mistake, Problem, Warning};
+pub use settings::{
+    AnswerMode, AudioConfig, CallsConfig, Config, FlagsLine, LogFormat, NetworkConfig, QueueConfig,
+    SipConfig, TurnServer, WorkerConfig,
+};
+pub use url::ServiceUrl;
+pub use validate::{Checked, encryption_key, validate};

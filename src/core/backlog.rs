@@ -60,6 +60,12 @@ impl Backlog {
         &mut self.bytes[start..]
     }
 
+    /// Takes back the last `count` bytes pushed.
+    pub fn unpush(&mut self, count: usize) {
+        let kept = self.bytes.len().saturating_sub(count).max(self.head);
+        self.bytes.truncate(kept);
+    }
+
     /// Appends silence.
     pub fn push_silence(&mut self, count: usize) {
         let waiting = self.bytes.len() - self.head;
@@ -127,6 +133,8 @@ mod tests {
         backlog.push(&[1; 80]);
         assert_eq!(drain(&mut backlog), []);
         backlog.push(&[1; 240]);
+        backlog.push(&[2; 100]);
+        backlog.unpush(100);
         assert_eq!(drain(&mut backlog), [(0, 1), (160, 1)]);
         assert_eq!((backlog.head(), backlog.end()), (320, 320));
     }

@@ -21,14 +21,15 @@
 //! - Quiet frames may be dropped as long as the debt lives.
 //! - Frames with sound may be dropped for one second after an incident of ours;
 //!   and, where the stream broke off in mid-sound, once it has been going on for
-//!   five seconds. A sentence that a worker sends in real time is shorter: it
-//!   ends, and its delay with it, so it is better late than clipped.
+//!   five seconds without a break of 400 ms. A sentence that a worker sends in
+//!   real time is shorter: it ends, and its delay with it, so it is better late
+//!   than clipped.
 //!
 //! A debt is forgiven when a second without audio shows that the stream had
 //! ended; when more than the debt and 100 ms comes at once, for that is audio
 //! ahead of real time; and ten seconds after the last incident.
 
-use super::g711::MULAW_TO_LINEAR;
+use super::g711::is_quiet;
 use super::playout::FRAME_BYTES;
 
 const FRAME: u32 = FRAME_BYTES as u32;
@@ -38,6 +39,8 @@ const LIVE_PEAK_BYTES: u32 = 10 * FRAME;
 const LIVE_TICKS: u32 = 25;
 /// Ticks of audio after which a stream is no single sentence.
 const ENDLESS_TICKS: u32 = 250;
+/// Ticks without audio that may be the pause between two sentences.
+const BREAK_TICKS: u32 = 20;
 /// The least baseline when the worker was late.
 const JITTER_BYTES: u32 = 3 * FRAME;
 /// What may come beyond debt and baseline before it counts as a burst.
@@ -51,18 +54,6 @@ const FORGIVEN_TICKS: u32 = 500;
 /// The window of the peak: 8 slots of 13 ticks are 2.08 s.
 const PEAK_SLOTS: usize = 8;
 const PEAK_SLOT_TICKS: u32 = 13;
-/// Mean magnitude below which a frame is quiet, about -48 dBFS.
-const QUIET_MAGNITUDE: u32 = 128;
-
-/// Whether a frame holds nothing that a listener would miss.
-#[must_use]
-pub fn is_quiet(frame: &[u8; FRAME_BYTES]) -> bool {
-    let sum: u32 = frame
-        .iter()
-        .map(|code| u32::from(MULAW_TO_LINEAR[usize::from(*code)].unsigned_abs()))
-        .sum();
-    sum < QUIET_MAGNITUDE * FRAME
-}
 
 /// What may be dropped from the head of the queue at this tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +74,8 @@ pub struct CatchUp {
     slot_ticks: u32,
     /// Ticks of audio since the stream began.
     age: u32,
+    /// Ticks of audio since its last break.
+    unbroken: u32,
     /// Ticks without a full frame since the last one.
     dry: u32,
     /// The last full frame had sound in it.
@@ -131,7 +124,7 @@ impl CatchUp {
         match excess.min(self.debt_bytes) / FRAME {
             0 => Drop::Nothing,
             frames if self.forced > 0 => Drop::Any(frames),
-            frames if self.broke_off && self.age >= ENDLESS_TICKS => Drop::Any(frames),
+            frames if self.broke_off && self.unbroken >= ENDLESS_TICKS => Drop::Any(frames),
             frames => Drop::Quiet(frames),
         }
     }
@@ -153,6 +146,7 @@ impl CatchUp {
         self.record_peak(u32::try_from(queued_bytes).unwrap_or(u32::MAX));
         if taken == FRAME_BYTES {
             self.age = self.age.saturating_add(1);
+            self.unbroken = self.unbroken.saturating_add(1);
             self.dry = 0;
             // Only a frame that leaves the queue dry can be the last before a break.
             self.in_sound = queued_bytes < 2 * FRAME_BYTES && !is_quiet(frame);
@@ -162,6 +156,9 @@ impl CatchUp {
         if self.dry > ENDED_TICKS {
             *self = Self::default();
             return false;
+        }
+        if self.dry == BREAK_TICKS {
+            self.unbroken = 0;
         }
         let late = self.debt_bytes > 0 || self.is_live();
         if late {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::catch_up::{CatchUp, Drop as MayDrop, is_quiet};
-use super::g711::{CodeTable, Gain, MULAW_SILENCE, MULAW_TO_LINEAR, translate};
+use super::catch_up::{CatchUp, Drop as MayDrop};
+use super::g711::{CodeTable, Gain, MULAW_SILENCE, MULAW_TO_LINEAR, is_quiet, translate};
 use super::link::{Codec, MediaFormat};
 use super::opus::{CLOCK_PER_SAMPLE, MAX_PAYLOAD_BYTES, OpusEncoder, OpusError};
 use super::playout::{

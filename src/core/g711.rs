@@ -140,6 +140,16 @@ pub fn translate(codes: &mut [u8], table: &CodeTable) {
     }
 }
 
+/// Mean magnitude below which audio is quiet, about -48 dBFS.
+const QUIET_MAGNITUDE: usize = 128;
+
+/// Whether mu-law audio holds nothing that a listener would miss.
+#[must_use]
+pub fn is_quiet(mulaw: &[u8]) -> bool {
+    let magnitude = |code: &u8| usize::from(MULAW_TO_LINEAR[usize::from(*code)].unsigned_abs());
+    mulaw.iter().map(magnitude).sum::<usize>() < QUIET_MAGNITUDE * mulaw.len()
+}
+
 /// A gain on mu-law audio.
 #[derive(Clone, Debug, Default)]
 pub struct Gain(Option<Arc<CodeTable>>);

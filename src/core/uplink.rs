@@ -15,6 +15,10 @@
 //!   a timestamp jumps without a loss. So what jitter and clock skew added is
 //!   taken back at the next pause.
 //!
+//! Where RTP was held up by the network and not by a pause, the silence put in
+//! was too much. It is taken back, never more than it was, by leaving out packets
+//! that are quiet themselves; nothing else is ever left out.
+//!
 //! Ticks are counted by how often they come, a long one as 100 ms at most: after
 //! a stall of the process the packets that wait in the socket come first.
 //!
@@ -26,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, KEPT_MS};
 use super::digits::{DigitMerge, DigitWay};
-use super::g711::{CodeTable, Gain, linear_to_mulaw, translate};
+use super::g711::{CodeTable, Gain, is_quiet, linear_to_mulaw, translate};
 use super::link::{Codec, MediaFormat};
 use super::media_streams::MessageWriter;
 use super::opus::{CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, OpusDecoder, OpusError};
@@ -67,6 +71,8 @@ pub struct UplinkStats {
     pub resyncs: u64,
     /// Silence put in for lost packets and pauses, in bytes of mu-law.
     pub filled_bytes: u64,
+    /// Quiet audio left out because silence had been put in too early.
+    pub taken_back_bytes: u64,
     /// Audio dropped because no worker took it in time, in bytes of mu-law.
     pub overflow_bytes: u64,
     /// Digits dropped because no worker took them.
@@ -157,7 +163,9 @@ impl Uplink {
     /// Poll messages after it.
     pub fn handle_tick(&mut self, now: Instant) {
         self.use_held(now);
-        let pause_end = self.timeline.handle_tick(now, self.backlog.end());
+        let end = self.backlog.end();
+        let pause_end = self.timeline.handle_tick(now, end);
+        self.timeline.presumed += pause_end - end;
         self.fill_until(pause_end);
     }
 
@@ -269,14 +277,30 @@ impl Uplink {
         self.jitter.handle(now, header.timestamp, clock_hz);
         self.fill_before(now, header.timestamp, lost);
         self.timeline.handle_audio(now, self.backlog.end());
-        let Some(samples) = self.decoders.decode(codec, payload, &mut self.backlog) else {
+        let Some(audio) = self.decoders.decode(codec, payload, &mut self.backlog) else {
             self.stats.invalid += 1;
             return;
         };
+        let samples = audio.len() as u32;
+        if self.timeline.surplus > 0 && is_quiet(audio) {
+            self.take_back(now, samples);
+        }
         let duration = samples * self.clock_per_sample();
         self.timeline.packet_samples = samples;
         self.timeline
             .anchor(header.timestamp.wrapping_add(duration), self.backlog.end());
+    }
+
+    /// Leaves the packet just put in out again, while the stream is ahead of the
+    /// wall clock by silence that was none.
+    fn take_back(&mut self, now: Instant, samples: u32) {
+        let samples = u64::from(samples);
+        let ahead = self.backlog.end() >= self.timeline.wall(now) + 2 * samples;
+        if ahead && self.timeline.surplus >= samples {
+            self.backlog.unpush(samples as usize);
+            self.timeline.surplus -= samples;
+            self.stats.taken_back_bytes += samples;
+        }
     }
 
     fn codec_of(&self, payload_type: u8) -> Option<Codec> {
@@ -331,6 +355,7 @@ impl Uplink {
         let per_sample = self.clock_per_sample();
         let end = self.backlog.end();
         let place = self.timeline.place(timestamp, per_sample).unwrap_or(end);
+        self.timeline.settle_presumed(place, end);
         let trusted = u64::from(lost.min(TRUSTED_LOSSES) + 1) * u64::from(lost > 0);
         let reach = end + trusted * u64::from(self.timeline.packet_samples);
         self.fill_until(place.min(self.timeline.wall(now).max(reach)));
@@ -356,6 +381,10 @@ struct Timeline {
     last_tick: Option<Instant>,
     /// Ticks observed since the last packet.
     idle: Duration,
+    /// Silence put in by ticks since the last packet: a pause, presumably.
+    presumed: u64,
+    /// Silence put in where there was no pause, not yet taken back.
+    surplus: u64,
 }
 
 impl Timeline {
@@ -373,6 +402,12 @@ impl Timeline {
         let ahead = timestamp.wrapping_sub(anchor);
         // Half of the circle is ahead, the other half behind.
         (ahead < 1 << 31).then(|| position + u64::from(ahead / clock_per_sample))
+    }
+
+    /// A packet tells how much of the presumed pause was none: what it overlaps.
+    fn settle_presumed(&mut self, place: u64, end: u64) {
+        let overlap = end.saturating_sub(place);
+        self.surplus += overlap.min(std::mem::take(&mut self.presumed));
     }
 
     fn wall(&self, now: Instant) -> u64 {
@@ -458,9 +493,14 @@ impl Decoders {
         })
     }
 
-    /// Appends a payload as mu-law; gives the samples, `None` for an empty one
-    /// or one that does not decode.
-    fn decode(&mut self, codec: Codec, payload: &[u8], backlog: &mut Backlog) -> Option<u32> {
+    /// Appends a payload as mu-law; gives what was appended, `None` for an empty
+    /// payload or one that does not decode.
+    fn decode<'a>(
+        &mut self,
+        codec: Codec,
+        payload: &[u8],
+        backlog: &'a mut Backlog,
+    ) -> Option<&'a [u8]> {
         let table = match codec {
             _ if payload.is_empty() => return None,
             Codec::Pcmu => self.mulaw.as_deref(),
@@ -471,10 +511,10 @@ impl Decoders {
         if let Some(table) = table {
             translate(appended, table);
         }
-        u32::try_from(payload.len()).ok()
+        Some(appended)
     }
 
-    fn decode_opus(&mut self, payload: &[u8], backlog: &mut Backlog) -> Option<u32> {
+    fn decode_opus<'a>(&mut self, payload: &[u8], backlog: &'a mut Backlog) -> Option<&'a [u8]> {
         let mut samples = [0; MAX_DECODED_SAMPLES];
         let count = self.opus.as_mut()?.decode(payload, &mut samples).ok()?;
         let mut codes = [0; MAX_DECODED_SAMPLES];
@@ -485,6 +525,6 @@ impl Decoders {
         if let Some(table) = &self.mulaw {
             translate(appended, table);
         }
-        u32::try_from(count).ok()
+        Some(appended)
     }
 }

@@ -58,6 +58,9 @@ pub enum UnusableReason {
     /// No password.
     #[error(transparent)]
     Credential(#[from] CredentialError),
+    /// Its id is that of the line of the flags.
+    #[error("has the id of the line that --sip-username describes: give it another")]
+    FlagsLineId,
 }
 
 /// A line that is reported and not started.

@@ -2,3 +2,7 @@
 //! tests (`sim`), and the real one on pjproject (`pjsip`).
 
 pub mod engine;
+pub mod matching;
+pub mod pjsip;
+pub mod source;
+pub mod uri;

@@ -1,1 +1,29 @@
 //! The WebSocket to the worker: accept (queue mode) and dial (push mode).
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`socket`] | [`WorkerSocket`]: one worker's WebSocket, made for a driver that selects over it |
+//! | [`registry`] | [`Registry`] and [`Ticket`]: which call waits for a worker, and with which token |
+//! | [`accept`] | [`StreamServer`]: the listener of queue mode |
+//! | `request` | the HTTP request that opens a WebSocket, parsed and judged |
+//! | [`dial`] | [`Dialer`]: push mode, `ws://` and `wss://` |
+//! | `tcp` | options of every TCP socket: no Nagle, keep-alive, bounded send buffer |
+//! | [`error`] | [`WorkerError`] |
+//!
+//! Leaves out: what the messages mean (`core::media_streams`), and when a lost
+//! worker is replaced (`bridge`).
+
+pub mod accept;
+pub mod dial;
+pub mod error;
+pub mod registry;
+mod request;
+pub mod socket;
+mod tcp;
+mod wire;
+
+pub use accept::{StreamServer, attach_url};
+pub use dial::Dialer;
+pub use error::WorkerError;
+pub use registry::{AlreadyClaimed, Registry, Ticket};
+pub use socket::{Backlog, CloseReason, Ignored, Received, WorkerSocket};

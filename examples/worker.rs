@@ -1,0 +1,216 @@
+//! A worker that greets and then echoes.
+//!
+//! Queue mode takes jobs from Redis and dials the bridge; push mode listens
+//! and the bridge dials (`--ws-target`), as with Twilio:
+//!
+//! ```text
+//! cargo run --example worker -- --redis-url redis://127.0.0.1 --greeting hello.wav --record /tmp
+//! cargo run --example worker -- --listen 9000 --greeting hello.wav
+//! ```
+//!
+//! Digits: `*` clears what is being played, `#` hangs up. Ctrl+C lets the
+//! calls in progress go and exits. `worker.py` is the same in Python.
+
+#[expect(dead_code, reason = "shared with programs that use other parts of it")]
+mod common;
+
+use std::error::Error;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Parser;
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite;
+
+use common::audio::{chime, from_ulaw, read_wav, to_ulaw, write_wav};
+use common::worker_client::dial;
+use common::worker_jobs::Jobs;
+use common::worker_server::{WorkerServer, handshake};
+use common::worker_stream::{FromBridge, WorkerStream};
+
+/// Mark behind the greeting; the echo starts when it comes back.
+const GREETED: &str = "greeted";
+
+/// Greets callers and echoes what they say.
+#[derive(Parser)]
+struct Args {
+    /// Take jobs from this Redis and dial the bridge.
+    #[arg(long, env = "REDIS_URL", required_unless_present = "listen")]
+    redis_url: Option<String>,
+    /// Name of the queue.
+    #[arg(long, default_value = "queue:incoming_calls")]
+    queue: String,
+    /// Listen here for a bridge that dials.
+    #[arg(long, conflicts_with = "redis_url")]
+    listen: Option<u16>,
+    /// Address to listen on.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// Play this WAV first (PCM16, 8 or 16 kHz); three notes when not given.
+    #[arg(long)]
+    greeting: Option<PathBuf>,
+    /// Send back what the caller says.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    echo: bool,
+    /// Write what each caller says to DIR/callSid.wav.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+    /// Exit after so many calls.
+    #[arg(long)]
+    calls: Option<usize>,
+}
+
+/// What every call of this worker does.
+struct Behaviour {
+    greeting: Vec<u8>,
+    echo: bool,
+    record: Option<PathBuf>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let greeting = match &args.greeting {
+        Some(path) => read_wav(path)?,
+        None => chime(),
+    };
+    let behaviour = Arc::new(Behaviour {
+        greeting: greeting.into_iter().map(to_ulaw).collect(),
+        echo: args.echo,
+        record: args.record.clone(),
+    });
+    let limit = args.calls.unwrap_or(usize::MAX);
+    let mut calls = JoinSet::new();
+    tokio::select! {
+        result = take_calls(&args, &behaviour, limit, &mut calls) => result?,
+        signal = tokio::signal::ctrl_c() => signal?,
+    }
+    if !calls.is_empty() {
+        println!("no new calls; {} in progress", calls.len());
+    }
+    tokio::select! {
+        () = async { while calls.join_next().await.is_some() {} } => {}
+        signal = tokio::signal::ctrl_c(), if args.calls.is_some() => signal?,
+        () = tokio::time::sleep(std::time::Duration::from_secs(1)), if args.calls.is_none() => {}
+    }
+    Ok(())
+}
+
+async fn take_calls(
+    args: &Args,
+    behaviour: &Arc<Behaviour>,
+    limit: usize,
+    calls: &mut JoinSet<()>,
+) -> Result<(), Box<dyn Error>> {
+    if let Some(port) = args.listen {
+        let server = WorkerServer::bind(SocketAddr::new(args.bind, port)).await?;
+        println!("listening on ws://{}/", server.local_addr()?);
+        for _ in 0..limit {
+            let (stream, _) = server.accept().await?;
+            spawn(calls, handshake(stream), behaviour);
+        }
+        return Ok(());
+    }
+    let url = args.redis_url.as_deref().unwrap_or_default();
+    let mut jobs = Jobs::connect(url, &args.queue).await?;
+    println!("waiting for jobs in {}", args.queue);
+    for _ in 0..limit {
+        let job = jobs.next().await?;
+        println!("{}: job taken, attempt {}", job.call_id, job.attempt);
+        let opening = async move { dial(&job.audio_stream_url).await };
+        spawn(calls, opening, behaviour);
+    }
+    Ok(())
+}
+
+/// Opens a connection and runs its call, beside all others.
+fn spawn<S, F>(calls: &mut JoinSet<()>, opening: F, behaviour: &Arc<Behaviour>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Result<WorkerStream<S>, tungstenite::Error>> + Send + 'static,
+{
+    // Forgets calls that are over.
+    while calls.try_join_next().is_some() {}
+    let behaviour = Arc::clone(behaviour);
+    calls.spawn(async move {
+        let result = match opening.await {
+            Ok(stream) => serve(stream, &behaviour).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = result {
+            eprintln!("call failed: {error}");
+        }
+    });
+}
+
+/// One call, from `start` to its end.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: WorkerStream<S>,
+    behaviour: &Behaviour,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut call_sid = String::new();
+    let (mut heard, mut frames, mut echoing) = (Vec::new(), 0_u64, false);
+    while let Some(message) = stream.next().await? {
+        match message {
+            FromBridge::Start(start) => {
+                println!(
+                    "{}: start, {} parameters",
+                    start.call_sid,
+                    start.custom_parameters.len()
+                );
+                call_sid = start.call_sid;
+                stream.media(&behaviour.greeting).await?;
+                stream.mark(GREETED).await?;
+            }
+            FromBridge::Media { audio, .. } => {
+                frames += 1;
+                if echoing {
+                    stream.media(&audio).await?;
+                }
+                if behaviour.record.is_some() {
+                    heard.extend(audio.into_iter().map(from_ulaw));
+                }
+            }
+            FromBridge::Mark { name, .. } if name == GREETED => {
+                println!("{call_sid}: greeting played");
+                echoing = behaviour.echo;
+            }
+            FromBridge::Dtmf(digit) => {
+                println!("{call_sid}: digit {digit}");
+                match digit.as_str() {
+                    "*" => stream.clear().await?,
+                    "#" => stream.event("hangup", json!({})).await?,
+                    _ => {}
+                }
+            }
+            FromBridge::Stop => break,
+            FromBridge::Connected | FromBridge::Mark { .. } | FromBridge::Other(_) => {}
+        }
+    }
+    // The bridge may have closed first.
+    let _ = stream.close().await;
+    println!("{call_sid}: over, {frames} frames heard");
+    if let (Some(directory), false) = (&behaviour.record, heard.is_empty()) {
+        let path = directory.join(format!("{}.wav", file_name(&call_sid)));
+        write_wav(&path, &heard)?;
+        println!("{call_sid}: recorded to {}", path.display());
+    }
+    Ok(())
+}
+
+/// A call id came from outside; only letters and digits name a file.
+fn file_name(call_sid: &str) -> String {
+    let safe: String = call_sid
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    if safe.is_empty() {
+        "unknown".into()
+    } else {
+        safe
+    }
+}

@@ -1,0 +1,256 @@
+//! `sipbridge check`: validates everything it was given and says what is
+//! wrong, without starting. Each thing looked at is one line of the report.
+//!
+//! Leaves out whether a registrar takes a line: that would register it.
+
+use std::fmt::{self, Display};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::EXIT_FAILURE;
+use super::start_lines::{StartLines, start_lines};
+use crate::config::{self, Checked, Config, Given, ServiceUrl};
+use crate::core::address::Transport;
+use crate::lines::ReadyLine;
+
+/// How long Redis may take to answer.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How one thing looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Ok,
+    Warning,
+    Error,
+}
+
+impl Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// What was looked at.
+#[derive(Default)]
+struct Report {
+    findings: Vec<(Level, String)>,
+}
+
+impl Report {
+    fn ok(&mut self, text: impl Display) {
+        self.findings.push((Level::Ok, text.to_string()));
+    }
+
+    fn warn(&mut self, text: impl Display) {
+        self.findings.push((Level::Warning, text.to_string()));
+    }
+
+    fn error(&mut self, text: impl Display) {
+        self.findings.push((Level::Error, text.to_string()));
+    }
+
+    fn count(&self, level: Level) -> usize {
+        self.findings.iter().filter(|(l, _)| *l == level).count()
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (level, text) in &self.findings {
+            writeln!(f, "{level:<8} {text}")?;
+        }
+        let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
+        match errors {
+            0 => write!(f, "usable, with {warnings} warning(s)"),
+            _ => write!(f, "not usable: {errors} error(s), {warnings} warning(s)"),
+        }
+    }
+}
+
+/// Runs the subcommand with a way to ask Redis for a sign of life; returns
+/// the exit code of the process.
+pub fn main(given: Given, redis: impl FnOnce(&ServiceUrl) -> Result<(), String>) -> ExitCode {
+    let mut report = Report::default();
+    let Checked {
+        config,
+        mistakes,
+        warnings,
+    } = config::validate(given);
+    warnings.iter().for_each(|warning| report.warn(warning));
+    mistakes.iter().for_each(|mistake| report.error(mistake));
+    if mistakes.is_empty() {
+        report.ok("settings: all flags and variables are valid");
+    }
+    check_lines(&config, &mut report);
+    check_ports(&config, &mut report);
+    check_workers(&config, redis, &mut report);
+    println!("{report}");
+    match report.count(Level::Error) {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(EXIT_FAILURE),
+    }
+}
+
+fn check_lines(config: &Config, report: &mut Report) {
+    let StartLines {
+        loaded,
+        file_mistakes,
+        file_warnings,
+        inactive,
+        twilio,
+    } = match start_lines(config) {
+        Ok(lines) => lines,
+        Err(error) => return report.error(error),
+    };
+    let is_any_configured = config.lines_file.is_some() || config.flags_line.is_some();
+    if loaded.ready.is_empty() && is_any_configured {
+        report.error("no phone line is left to start");
+    }
+    loaded
+        .ready
+        .iter()
+        .for_each(|line| report_ready(line, report));
+    if inactive + twilio > 0 {
+        report.ok(format_args!(
+            "lines left out: {inactive} inactive, {twilio} of provider twilio"
+        ));
+    }
+    file_warnings
+        .iter()
+        .for_each(|warning| report.warn(warning));
+    loaded
+        .warnings
+        .iter()
+        .for_each(|warning| report.warn(warning));
+    file_mistakes
+        .iter()
+        .for_each(|mistake| report.error(mistake));
+    loaded.unusable.iter().for_each(|line| report.error(line));
+}
+
+fn report_ready(ready: &ReadyLine, report: &mut Report) {
+    let server = ready.route.server.as_ref().unwrap_or(&ready.route.domain);
+    let password = match ready.password {
+        Some(_) => "password usable",
+        None => "no password",
+    };
+    report.ok(format_args!(
+        "line {:?}: at {server} by {}, {password}",
+        ready.line.id.as_str(),
+        ready.route.transport
+    ));
+}
+
+fn check_ports(config: &Config, report: &mut Report) {
+    let bind = config.network.bind;
+    let sip = (bind, config.sip.port);
+    match config.sip.transport {
+        Transport::Udp => port_is_free("sip-port", "UDP", sip, UdpSocket::bind, report),
+        Transport::Tcp | Transport::Tls => {
+            port_is_free("sip-port", "TCP", sip, TcpListener::bind, report);
+        }
+    }
+    if let Some(queue) = &config.queue {
+        let stream = (bind, queue.stream_port);
+        port_is_free("stream-port", "TCP", stream, TcpListener::bind, report);
+    }
+    let api = (config.api_bind, config.api_port);
+    port_is_free("api-port", "TCP", api, TcpListener::bind, report);
+}
+
+fn port_is_free<T>(
+    flag: &str,
+    protocol: &str,
+    (ip, port): (IpAddr, u16),
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+    report: &mut Report,
+) {
+    let address = SocketAddr::new(ip, port);
+    match bind(address) {
+        Ok(_) => report.ok(format_args!("--{flag}: {address} {protocol} is free")),
+        Err(error) => report.error(format_args!(
+            "--{flag}: {address} {protocol} cannot be bound: {}",
+            bind_problem(&error)
+        )),
+    }
+}
+
+fn bind_problem(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program (or a running bridge) has it: stop that, or choose another port".into()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address: see --bind and --api-bind".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need the right to bind them: choose a higher one".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn check_workers(
+    config: &Config,
+    redis: impl FnOnce(&ServiceUrl) -> Result<(), String>,
+    report: &mut Report,
+) {
+    if let Some(queue) = &config.queue {
+        let url = &queue.redis_url;
+        match redis(url) {
+            Ok(()) => report.ok(format_args!("--redis-url: {url} answers")),
+            Err(error) => report.error(format_args!("--redis-url: {url}: {error}")),
+        }
+    }
+    if let Some(url) = &config.worker.ws_target {
+        report.ok(format_args!(
+            "--ws-target: {url} is a valid address; not dialled"
+        ));
+    }
+}
+
+/// Connects to Redis and sends PING.
+///
+/// # Errors
+/// What went wrong, without the password.
+pub fn ping_redis(url: &ServiceUrl) -> Result<(), String> {
+    // TLS needs a process-wide provider; a second installation changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ping = || {
+        let client = redis::Client::open(url.expose())?;
+        let mut connection = client.get_connection_with_timeout(REDIS_TIMEOUT)?;
+        connection.set_read_timeout(Some(REDIS_TIMEOUT))?;
+        redis::cmd("PING").query::<String>(&mut connection)
+    };
+    match ping() {
+        Ok(_) => Ok(()),
+        // The kind and code say enough, and hold nothing of the URL.
+        Err(error) => Err(redis_problem(&error)),
+    }
+}
+
+fn redis_problem(error: &redis::RedisError) -> String {
+    if error.is_timeout() {
+        return "no answer in 5 s: is it Redis, and can it be reached?".into();
+    }
+    if error.is_connection_refusal() {
+        return "connection refused: is Redis running there?".into();
+    }
+    match error.kind() {
+        redis::ErrorKind::AuthenticationFailed => "user or password refused".into(),
+        redis::ErrorKind::InvalidClientConfig => {
+            "is not an address that the Redis client takes".into()
+        }
+        redis::ErrorKind::Io => "cannot be reached: check host, port and network".into(),
+        kind => match error.code() {
+            Some(code) => format!("refused with {code}"),
+            None => format!("failed: {kind:?}"),
+        },
+    }
+}

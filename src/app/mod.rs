@@ -1,0 +1,62 @@
+//! Composition root: builds everything, start order, drain order.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`check`] | `sipbridge check` |
+//! | [`encrypt`] | `sipbridge encrypt` |
+//! | [`start_lines`] | the lines of flags and file, made ready |
+//! | [`stream_url`] | where jobs tell workers to dial in |
+
+pub mod check;
+pub mod encrypt;
+pub mod start_lines;
+pub mod stream_url;
+
+use std::process::ExitCode;
+
+use crate::config::{self, Checked, Config, Given, Invocation};
+
+/// Something failed while running, or `check` found something unusable.
+const EXIT_FAILURE: u8 = 1;
+/// Wrong usage or settings.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs the program from the process arguments; returns its exit code.
+pub fn main() -> ExitCode {
+    let environment = |name: &str| std::env::var_os(name);
+    match config::read(std::env::args_os(), environment) {
+        Ok(Invocation::Run(given)) => configure_and_run(given),
+        Ok(Invocation::Check(given)) => check::main(given, check::ping_redis),
+        Ok(Invocation::Encrypt { line_id, given }) => encrypt::main(&line_id, given),
+        Err(error) => {
+            // Help and version go to standard output with 0, mistakes to standard error with 2.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE))
+        }
+    }
+}
+
+fn configure_and_run(given: Given) -> ExitCode {
+    let Checked {
+        config,
+        mistakes,
+        warnings,
+    } = config::validate(given);
+    for warning in &warnings {
+        eprintln!("sipbridge: warning: {warning}");
+    }
+    for mistake in &mistakes {
+        eprintln!("sipbridge: {mistake}");
+    }
+    if !mistakes.is_empty() {
+        eprintln!("sipbridge: not started. `sipbridge --help` explains every flag.");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    run(&config)
+}
+
+/// Runs the bridge until it is told to stop.
+fn run(_config: &Config) -> ExitCode {
+    eprintln!("sipbridge: this build holds no bridge yet");
+    ExitCode::from(EXIT_FAILURE)
+}

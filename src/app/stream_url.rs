@@ -1,0 +1,68 @@
+//! Where workers of the queue dial in, as their jobs name it: `--stream-url`,
+//! else `ws://` with our address and `--stream-port`.
+//!
+//! Which address is ours is guessed only where `--bind` leaves it open: the
+//! one that packets to Redis leave from, since workers read the same Redis.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+
+use crate::config::{Config, QueueConfig, ServiceUrl};
+
+/// The base of every job's `audioStreamUrl`, without a slash at its end.
+/// `port` is the port that is really bound. Blocks for a DNS look-up of the
+/// Redis host at most.
+#[must_use]
+pub fn stream_base_url(config: &Config, queue: &QueueConfig, port: u16) -> String {
+    if let Some(url) = &queue.stream_url {
+        return url.clone();
+    }
+    let bind = config.network.bind;
+    let ip = if bind.is_unspecified() {
+        address_towards(&queue.redis_url)
+            .or(config.network.public_address)
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    } else {
+        bind
+    };
+    format!("ws://{}", SocketAddr::new(ip, port))
+}
+
+/// Connecting a UDP socket chooses a route and sends nothing.
+fn address_towards(url: &ServiceUrl) -> Option<IpAddr> {
+    let host = url.host().trim_matches(['[', ']']);
+    let port = url.port().unwrap_or(6379);
+    let target = (host, port).to_socket_addrs().ok()?.next()?;
+    let any: IpAddr = match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(target).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Given, validate};
+
+    fn base(pairs: &[(&'static str, &str)]) -> String {
+        let least = [
+            ("sip-domain", "sip.example.com"),
+            ("sip-username", "u"),
+            ("redis-url", "redis://127.0.0.1:6379"),
+        ];
+        let config = validate(Given::from_pairs(&[&least[..], pairs].concat())).config;
+        let queue = config.queue.clone().expect("Redis is given");
+        stream_base_url(&config, &queue, 8081)
+    }
+
+    #[test]
+    fn the_given_url_wins_then_the_bound_address_then_the_one_towards_redis() {
+        let given = base(&[("stream-url", "wss://bridge.example.com/sip/")]);
+        assert_eq!(given, "wss://bridge.example.com/sip");
+        assert_eq!(base(&[("bind", "192.0.2.5")]), "ws://192.0.2.5:8081");
+        assert_eq!(base(&[("bind", "2001:db8::5")]), "ws://[2001:db8::5]:8081");
+        assert_eq!(base(&[]), "ws://127.0.0.1:8081");
+    }
+}

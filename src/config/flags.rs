@@ -1,0 +1,290 @@
+//! Every flag of the command line, in one table: its name, environment
+//! variable, default and help. Drives clap, the reading of the environment,
+//! and the tests that hold `.env.example` to it.
+//!
+//! Values are texts here; what they mean is in `validate`.
+
+use clap::{Arg, ArgAction, Command};
+
+/// How a flag is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `--flag VALUE`.
+    Value(&'static str),
+    /// `--flag`, or `--flag=no`; the variable holds 1, true, yes or on.
+    Switch,
+    /// `--flag VALUE`, repeated; the variable holds them with commas between.
+    Many(&'static str),
+}
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    /// Without the two dashes.
+    pub name: &'static str,
+    /// Its environment variable.
+    pub env: &'static str,
+    /// How it is written.
+    pub kind: Kind,
+    /// The value it has when absent, where that is a fixed one.
+    pub default: Option<&'static str>,
+    /// One or two sentences, with the unit.
+    pub help: &'static str,
+    /// Which group of `--help` it stands in.
+    pub heading: &'static str,
+}
+
+const fn value(name: &'static str, env: &'static str, shown: &'static str) -> Flag {
+    Flag {
+        name,
+        env,
+        kind: Kind::Value(shown),
+        default: None,
+        help: "",
+        heading: "",
+    }
+}
+
+const fn switch(name: &'static str, env: &'static str) -> Flag {
+    Flag {
+        kind: Kind::Switch,
+        ..value(name, env, "")
+    }
+}
+
+impl Flag {
+    const fn or(self, default: &'static str) -> Self {
+        Self {
+            default: Some(default),
+            ..self
+        }
+    }
+
+    const fn help(self, heading: &'static str, help: &'static str) -> Self {
+        Self {
+            heading,
+            help,
+            ..self
+        }
+    }
+}
+
+const SIP: &str = "SIP";
+const LINES: &str = "Phone lines";
+const NET: &str = "Network";
+const AUDIO: &str = "Audio";
+const CALLS: &str = "Calls";
+const WORKER: &str = "Workers";
+const RUN: &str = "Running";
+const OLD: &str = "Kept from the program this one replaces";
+
+/// All flags. Variables have the flag's name, but for five whose plain name
+/// other programs set for themselves (shells set LINES).
+pub const FLAGS: &[Flag] = &[
+    value("sip-domain", "SIP_DOMAIN", "HOST[:PORT]")
+        .help(SIP, "Registrar's domain, for the line of --sip-username and for lines without a sipDomain"),
+    value("sip-username", "SIP_USERNAME", "USER")
+        .help(SIP, "User name of a line given by flags; its id is \"default\""),
+    value("sip-password", "SIP_PASSWORD", "PASSWORD")
+        .help(SIP, "Its password, in clear. Other users see command lines: prefer the variable"),
+    value("sip-port", "SIP_PORT", "PORT")
+        .help(SIP, "Local SIP port; 0 lets the system choose [default: 5060, with tls 5061]"),
+    value("sip-transport", "SIP_TRANSPORT", "udp|tcp|tls").or("udp")
+        .help(SIP, "Transport towards registrars, and of the local SIP port"),
+    value("sip-reg-timeout", "SIP_REG_TIMEOUT", "SECONDS").or("300")
+        .help(SIP, "Expiry asked for in REGISTER, 10 to 86400"),
+    switch("no-register", "NO_REGISTER")
+        .help(SIP, "Do not register: the lines belong to an IP trunk that knows our address"),
+    value("tls-cert", "TLS_CERT", "FILE")
+        .help(SIP, "PEM certificate of our SIP TLS port; needs --tls-key"),
+    value("tls-key", "TLS_KEY", "FILE")
+        .help(SIP, "PEM key of our SIP TLS port; needs --tls-cert"),
+    value("tls-ca", "TLS_CA", "FILE")
+        .help(SIP, "PEM roots that SIP servers' certificates must come from"),
+    value("lines", "LINES_FILE", "FILE")
+        .help(LINES, "JSON array of phone lines"),
+    value("encryption-key", "ENCRYPTION_KEY", "HEX")
+        .help(LINES, "Master key of encrypted passwords, 64 hex digits. Prefer the variable"),
+    value("bind", "BIND_ADDRESS", "IP").or("0.0.0.0")
+        .help(NET, "Local address of SIP, RTP and the workers' port"),
+    value("public-address", "PUBLIC_ADDRESS", "IP")
+        .help(NET, "Address that SIP and SDP announce instead of the local one, behind a static NAT"),
+    value("rtp-ports", "RTP_PORTS", "FIRST-LAST").or("10000-20000")
+        .help(NET, "UDP ports of RTP, two for each call"),
+    value("stun-server", "STUN_SERVER", "HOST[:PORT]")
+        .help(NET, "STUN server; turns ICE on"),
+    value("turn-server", "TURN_SERVER", "HOST[:PORT]")
+        .help(NET, "TURN server; turns ICE on"),
+    value("turn-username", "TURN_USERNAME", "USER")
+        .help(NET, "User name at the TURN server"),
+    value("turn-password", "TURN_PASSWORD", "PASSWORD")
+        .help(NET, "Password at the TURN server. Prefer the variable"),
+    switch("no-ice", "NO_ICE")
+        .help(NET, "Use the STUN or TURN server without ICE"),
+    value("rx-gain", "RX_GAIN", "FACTOR").or("1.0")
+        .help(AUDIO, "Gain from caller to worker, 0 to 10; 1 leaves the audio untouched"),
+    value("tx-gain", "TX_GAIN", "FACTOR").or("1.0")
+        .help(AUDIO, "Gain from worker to caller, 0 to 10; 1 leaves the audio untouched"),
+    value("ringback", "RINGBACK", "on|off").or("on")
+        .help(AUDIO, "Play ringback to an answered caller until a worker is there"),
+    value("max-concurrent-calls", "MAX_CONCURRENT_CALLS", "N").or("1000")
+        .help(CALLS, "Most calls at once, 1 to 1024; fewer when --rtp-ports has no room for them"),
+    value("max-call-duration", "MAX_CALL_DURATION", "SECONDS").or("14400")
+        .help(CALLS, "Longest call; 0 for no limit"),
+    value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("30")
+        .help(CALLS, "End a call whose caller sends no RTP for so long, unless on hold; 0 for never"),
+    value("answer", "ANSWER_MODE", "immediate|on-worker").or("immediate")
+        .help(CALLS, "Answer at once, or let it ring until a worker is there"),
+    value("redis-url", "REDIS_URL", "URL")
+        .help(WORKER, "Redis that gets a job for each call: redis:// or rediss://. Prefer the variable when it holds a password"),
+    value("queue", "QUEUE_NAME", "KEY").or("queue:incoming_calls")
+        .help(WORKER, "Redis list of jobs"),
+    value("ws-target", "WS_TARGET", "URL")
+        .help(WORKER, "Worker to dial for each call, ws:// or wss://; with --redis-url, while Redis is away"),
+    value("stream-port", "STREAM_PORT", "PORT").or("8081")
+        .help(WORKER, "Port where workers of the queue dial in"),
+    value("stream-url", "STREAM_URL", "URL")
+        .help(WORKER, "How workers reach that port, for example wss://bridge.example.com [default: ws://, our address towards Redis, --stream-port]"),
+    value("worker-timeout", "WORKER_TIMEOUT", "SECONDS").or("30")
+        .help(WORKER, "How long a caller waits for a worker before the line's fallback"),
+    value("claim-timeout", "CLAIM_TIMEOUT", "SECONDS")
+        .help(WORKER, "How long a taken job may go undialled before it is pushed again (not built yet)"),
+    Flag { kind: Kind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
+        .help(WORKER, "Put into customParameters of every call; may be repeated"),
+    value("node-id", "NODE_ID", "NAME")
+        .help(RUN, "This bridge's name in Redis; unique among bridges [default: the host's name]"),
+    value("api-port", "API_PORT", "PORT").or("8080")
+        .help(RUN, "Port of GET /health"),
+    value("api-bind", "API_BIND", "IP").or("127.0.0.1")
+        .help(RUN, "Local address of that port; it has no authentication"),
+    value("shutdown-timeout", "SHUTDOWN_TIMEOUT", "SECONDS").or("10")
+        .help(RUN, "How long calls may go on after SIGTERM"),
+    value("log-format", "LOG_FORMAT", "text|json").or("text")
+        .help(RUN, "Form of the log on standard error"),
+    value("log-level", "RUST_LOG", "FILTER").or("info")
+        .help(RUN, "error, warn, info, debug or trace, or a list such as info,sipbridge::sip=debug"),
+    switch("no-ec", "NO_EC")
+        .help(OLD, "Ignored with a warning: a bridge without a sound device has no echo to cancel"),
+    value("ec-tail-ms", "EC_TAIL_MS", "MS")
+        .help(OLD, "Ignored with a warning, as --no-ec"),
+    switch("vad", "VAD")
+        .help(OLD, "Refused: RTP flows without pause, as NATs and trunks want it"),
+    switch("no-auto-answer", "NO_AUTO_ANSWER")
+        .help(OLD, "Not built yet: calls are answered as --answer says"),
+    value("incoming-callback-url", "INCOMING_CALLBACK_URL", "URL")
+        .help(OLD, "Not built yet"),
+    value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
+        .help(OLD, "Not built yet"),
+    value("callback-method", "CALLBACK_METHOD", "METHOD")
+        .help(OLD, "Not built yet"),
+    value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS")
+        .help(OLD, "Not built yet"),
+];
+
+/// Flags whose values are shown nowhere, not even in part.
+pub const SECRET_FLAGS: [&str; 5] = [
+    "sip-password",
+    "turn-password",
+    "encryption-key",
+    "redis-url",
+    "ws-target",
+];
+
+/// The flag of this name.
+#[must_use]
+pub fn flag(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+/// The command line as clap sees it: the flags, `check` with the same flags,
+/// and `encrypt`.
+#[must_use]
+pub fn command() -> Command {
+    let check = Command::new("check")
+        .about("Validates everything it was given, and says what is wrong, without starting")
+        .long_about(
+            "Validates everything it was given without starting: the flags and variables, the key, \
+             each line's credential, the ports, and Redis where one is given. Exits with 0 when all \
+             of it is usable, 1 when not.",
+        )
+        .args(FLAGS.iter().map(arg));
+    let encrypt = Command::new("encrypt")
+        .about("Reads a password from standard input and prints the form to store")
+        .arg(
+            Arg::new("line-id")
+                .long("line-id")
+                .value_name("ID")
+                .required(true)
+                .help("Id of the line (or SIP server) that the password belongs to"),
+        )
+        .args(flag("encryption-key").map(arg));
+    Command::new("sipbridge")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Turns SIP phone lines into Twilio Media Streams calls for AI workers")
+        .after_help(
+            "Every flag has an environment variable, shown in brackets; the flag wins. An empty \
+             variable counts as absent.\n\nExit codes: 0 ended in order, 1 failed, 2 wrong usage or \
+             settings, 70 hung while shutting down, 71 a SIP or media thread stopped.",
+        )
+        .args(FLAGS.iter().map(arg))
+        .subcommand(check)
+        .subcommand(encrypt)
+}
+
+fn arg(flag: &Flag) -> Arg {
+    let default = flag
+        .default
+        .map(|default| format!(" [default: {default}]"))
+        .unwrap_or_default();
+    let arg = Arg::new(flag.name)
+        .long(flag.name)
+        .help_heading(flag.heading)
+        .help(format!("{}{default} [env: {}]", flag.help, flag.env));
+    match flag.kind {
+        Kind::Value(shown) => arg
+            .value_name(shown)
+            .allow_negative_numbers(true)
+            .action(ArgAction::Set),
+        Kind::Many(shown) => arg.value_name(shown).action(ArgAction::Append),
+        // `=` is required, or `--no-ice check` would take the subcommand.
+        Kind::Switch => arg
+            .value_name("yes|no")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("yes")
+            .action(ArgAction::Set),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn names_and_variables_are_unique_and_every_flag_is_explained() {
+        let names: BTreeSet<_> = FLAGS.iter().map(|flag| flag.name).collect();
+        let variables: BTreeSet<_> = FLAGS.iter().map(|flag| flag.env).collect();
+        assert_eq!((names.len(), variables.len()), (FLAGS.len(), FLAGS.len()));
+        assert!(FLAGS.iter().all(|flag| !flag.help.is_empty()));
+        assert!(SECRET_FLAGS.iter().all(|name| flag(name).is_some()));
+    }
+
+    #[test]
+    fn env_example_documents_every_variable_and_no_other() {
+        let example = include_str!("../../.env.example");
+        let documented: BTreeSet<_> = example
+            .lines()
+            .filter_map(|line| line.trim_start_matches('#').trim().split_once('='))
+            .map(|(name, _)| name)
+            .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+            .collect();
+        let variables: BTreeSet<_> = FLAGS.iter().map(|flag| flag.env).collect();
+        assert_eq!(documented, variables);
+    }
+}

@@ -1,0 +1,172 @@
+//! The settings of a bridge, validated and typed. `Debug` shows no secrets.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::url::ServiceUrl;
+use crate::core::address::{HostPort, Transport};
+use crate::core::key::MasterKey;
+use crate::core::private::{Private, Secret};
+
+/// Everything the program was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// SIP signalling.
+    pub sip: SipConfig,
+    /// The line that the flags describe, where they do.
+    pub flags_line: Option<FlagsLine>,
+    /// `--lines`.
+    pub lines_file: Option<PathBuf>,
+    /// `--encryption-key`.
+    pub encryption_key: Option<MasterKey>,
+    /// Sockets and NAT.
+    pub network: NetworkConfig,
+    /// Audio.
+    pub audio: AudioConfig,
+    /// Limits of calls.
+    pub calls: CallsConfig,
+    /// How workers get their calls.
+    pub worker: WorkerConfig,
+    /// Redis, where `--redis-url` is given.
+    pub queue: Option<QueueConfig>,
+    /// `--node-id`, or the host's name.
+    pub node_id: String,
+    /// `--api-bind`.
+    pub api_bind: IpAddr,
+    /// `--api-port`.
+    pub api_port: u16,
+    /// `--shutdown-timeout`.
+    pub shutdown_timeout: Duration,
+    /// `--log-format`.
+    pub log_format: LogFormat,
+    /// `--log-level`: a filter of `tracing_subscriber::EnvFilter`.
+    pub log_filter: String,
+}
+
+/// SIP signalling.
+#[derive(Clone, Debug)]
+pub struct SipConfig {
+    /// `--sip-domain`: also of lines that name no domain or server.
+    pub domain: Option<HostPort>,
+    /// `--sip-port`; 0 lets the system choose.
+    pub port: u16,
+    /// `--sip-transport`.
+    pub transport: Transport,
+    /// `--sip-reg-timeout`: expiry asked for in REGISTER.
+    pub expires: Duration,
+    /// False with `--no-register`.
+    pub register: bool,
+    /// `--tls-cert` and `--tls-key`.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
+    /// `--tls-ca`.
+    pub tls_ca: Option<PathBuf>,
+}
+
+/// The line of `--sip-domain`, `--sip-username`, `--sip-password`.
+#[derive(Clone, Debug)]
+pub struct FlagsLine {
+    /// `--sip-domain`.
+    pub domain: HostPort,
+    /// `--sip-username`.
+    pub username: Private,
+    /// `--sip-password`, in clear.
+    pub password: Option<Secret>,
+}
+
+/// Sockets and NAT.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// `--bind`: local address of SIP, RTP and the workers' port.
+    pub bind: IpAddr,
+    /// `--public-address`.
+    pub public_address: Option<IpAddr>,
+    /// `--rtp-ports`: first and last, both included; the first is even.
+    pub rtp_ports: (u16, u16),
+    /// `--stun-server`.
+    pub stun_server: Option<HostPort>,
+    /// `--turn-server` and its credential.
+    pub turn_server: Option<TurnServer>,
+    /// Whether ICE is used: with a STUN or TURN server, without `--no-ice`.
+    /// Trunks on public addresses do not speak ICE, and it costs each call
+    /// sockets, memory and time to answer.
+    pub ice: bool,
+}
+
+/// A TURN server.
+#[derive(Clone, Debug)]
+pub struct TurnServer {
+    /// `--turn-server`.
+    pub address: HostPort,
+    /// `--turn-username`.
+    pub username: String,
+    /// `--turn-password`.
+    pub password: Secret,
+}
+
+/// Audio.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AudioConfig {
+    /// `--rx-gain`: factor from caller to worker; 1.0 leaves it untouched.
+    pub rx_gain: f32,
+    /// `--tx-gain`: factor from worker to caller.
+    pub tx_gain: f32,
+    /// `--ringback`: played to an answered caller until a worker is there.
+    pub ringback: bool,
+}
+
+/// When a call is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerMode {
+    /// 200 at once.
+    Immediate,
+    /// 180, and 200 when a worker is attached.
+    OnWorker,
+}
+
+/// Limits of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallsConfig {
+    /// `--max-concurrent-calls`, or what `--rtp-ports` has room for.
+    pub max_calls: u32,
+    /// `--max-call-duration`.
+    pub max_duration: Option<Duration>,
+    /// `--rtp-timeout`: how long a caller may send no RTP, unless on hold.
+    pub rtp_timeout: Option<Duration>,
+    /// `--answer`.
+    pub answer: AnswerMode,
+}
+
+/// How workers get their calls.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// `--ws-target`: the worker to dial.
+    pub ws_target: Option<ServiceUrl>,
+    /// `--worker-timeout`.
+    pub timeout: Duration,
+    /// `--param`.
+    pub params: BTreeMap<String, String>,
+}
+
+/// Redis and the workers that take jobs from it.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    /// `--redis-url`.
+    pub redis_url: ServiceUrl,
+    /// `--queue`.
+    pub queue: String,
+    /// `--stream-port`, on `NetworkConfig::bind`.
+    pub stream_port: u16,
+    /// `--stream-url`, without a slash at its end.
+    pub stream_url: Option<String>,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,693 @@
+//! From what was given to the settings, with every mistake and warning. Reads
+//! files' readability and the host's name, binds and connects nothing.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::given::Given;
+use super::mistake::{Mistake, Problem, Warning};
+use super::reader::Reader;
+use super::settings::{
+    AnswerMode, AudioConfig, CallsConfig, Config, FlagsLine, LogFormat, NetworkConfig, QueueConfig,
+    SipConfig, TurnServer, WorkerConfig,
+};
+use crate::core::address::Transport;
+use crate::core::key::MasterKey;
+use crate::core::private::Private;
+
+/// Flags that are listed and not built: refused when given.
+const NOT_BUILT: [(&str, &str); 6] = [
+    ("no-auto-answer", "Calls are answered as --answer says"),
+    (
+        "claim-timeout",
+        "A job whose worker does not dial ends at --worker-timeout",
+    ),
+    (
+        "incoming-callback-url",
+        "Events are in the Redis stream stream:call_events",
+    ),
+    (
+        "status-callback-url",
+        "Events are in the Redis stream stream:call_events",
+    ),
+    ("callback-method", "There are no callbacks yet"),
+    ("callback-timeout", "There are no callbacks yet"),
+];
+const VAD: &str = "RTP flows without pause, as NATs and trunks want it";
+const NO_EC: &str = "has no effect: a bridge without a sound device has no echo to cancel";
+/// Most calls of the SIP engine.
+const CALLS_MAX: u64 = 1_024;
+
+/// Settings with everything that is wrong with them.
+#[derive(Debug)]
+pub struct Checked {
+    /// The settings; where there are mistakes, defaults stand in.
+    pub config: Config,
+    /// What keeps the bridge from starting.
+    pub mistakes: Vec<Mistake>,
+    /// What has no effect.
+    pub warnings: Vec<Warning>,
+}
+
+/// Validates what was given.
+#[must_use]
+pub fn validate(given: Given) -> Checked {
+    let mut reader = Reader::new(given);
+    refuse_not_built(&mut reader);
+    let config = config(&mut reader);
+    check_together(&config, &mut reader);
+    Checked {
+        config,
+        mistakes: reader.mistakes,
+        warnings: reader.warnings,
+    }
+}
+
+/// The key alone, for `encrypt`.
+///
+/// # Errors
+/// When it is missing or malformed.
+pub fn encryption_key(given: Given) -> Result<MasterKey, Vec<Mistake>> {
+    let mut reader = Reader::new(given);
+    let key = key(&mut reader);
+    // Other variables are not this subcommand's business.
+    let mut mistakes = reader.mistakes;
+    mistakes.retain(|mistake| mistake.flag == "encryption-key");
+    if key.is_none() && mistakes.is_empty() {
+        let problem = Problem::Missing("make one with `openssl rand -hex 32`, and keep it");
+        mistakes.push(Mistake::new("encryption-key", problem));
+    }
+    key.ok_or(mistakes)
+}
+
+fn refuse_not_built(reader: &mut Reader) {
+    for (name, instead) in NOT_BUILT {
+        let given = match name {
+            "no-auto-answer" => reader.switch(name),
+            _ => reader.given.explicit(name).is_some(),
+        };
+        if given {
+            reader.mistake(name, Problem::NotBuilt(instead));
+        }
+    }
+    if reader.switch("vad") {
+        reader.mistake("vad", Problem::NotBuilt(VAD));
+    }
+    if reader.switch("no-ec") {
+        reader.warn("no-ec", NO_EC);
+    }
+    if reader.given.explicit("ec-tail-ms").is_some() {
+        reader.warn("ec-tail-ms", NO_EC);
+    }
+}
+
+fn config(reader: &mut Reader) -> Config {
+    let network = network(reader);
+    Config {
+        sip: sip(reader),
+        flags_line: flags_line(reader),
+        lines_file: reader.file("lines"),
+        encryption_key: key(reader),
+        calls: calls(reader, network.rtp_ports),
+        network,
+        audio: AudioConfig {
+            rx_gain: reader.gain("rx-gain"),
+            tx_gain: reader.gain("tx-gain"),
+            ringback: reader.choice("ringback", "on or off", [true, false]),
+        },
+        worker: WorkerConfig {
+            ws_target: reader.url("ws-target", &["ws", "wss"], "ws://127.0.0.1:9000/media"),
+            timeout: reader.seconds("worker-timeout", 0.1),
+            params: params(reader),
+        },
+        queue: queue(reader),
+        node_id: node_id(reader),
+        api_bind: reader
+            .address("api-bind")
+            .unwrap_or(Ipv4Addr::LOCALHOST.into()),
+        api_port: reader.port("api-port").unwrap_or_default(),
+        shutdown_timeout: reader.seconds("shutdown-timeout", 0.0),
+        log_format: reader.choice(
+            "log-format",
+            "text or json",
+            [LogFormat::Text, LogFormat::Json],
+        ),
+        log_filter: log_filter(reader),
+    }
+}
+
+fn sip(reader: &mut Reader) -> SipConfig {
+    let transport = transport(reader);
+    SipConfig {
+        domain: reader.host("sip-domain"),
+        port: reader.port("sip-port").unwrap_or(transport.default_port()),
+        transport,
+        expires: reader.seconds("sip-reg-timeout", 10.0),
+        register: !reader.switch("no-register"),
+        tls_identity: tls_identity(reader),
+        tls_ca: reader.file("tls-ca"),
+    }
+}
+
+fn transport(reader: &mut Reader) -> Transport {
+    let text = reader.text("sip-transport").unwrap_or_default();
+    let all = [Transport::Udp, Transport::Tcp, Transport::Tls];
+    let known = all
+        .into_iter()
+        .find(|transport| transport.as_str().eq_ignore_ascii_case(&text));
+    if known.is_none() && !text.is_empty() {
+        reader.mistake("sip-transport", Problem::OneOf("udp, tcp or tls"));
+    }
+    known.unwrap_or(Transport::Udp)
+}
+
+fn tls_identity(reader: &mut Reader) -> Option<(std::path::PathBuf, std::path::PathBuf)> {
+    let given = |reader: &Reader, name| reader.given.explicit(name).is_some();
+    match (given(reader, "tls-cert"), given(reader, "tls-key")) {
+        (true, false) => reader.mistake("tls-cert", Problem::Needs("tls-key")),
+        (false, true) => reader.mistake("tls-key", Problem::Needs("tls-cert")),
+        _ => {}
+    }
+    let (cert, key) = (reader.file("tls-cert"), reader.file("tls-key"));
+    cert.zip(key)
+}
+
+/// The line of the flags. `--sip-domain` alone serves the lines of a file.
+fn flags_line(reader: &mut Reader) -> Option<FlagsLine> {
+    let domain = reader.given.explicit("sip-domain").is_some();
+    let username = reader.text("sip-username");
+    let password = reader.secret("sip-password");
+    let Some(username) = username else {
+        if password.is_some() {
+            reader.mistake("sip-password", Problem::Needs("sip-username"));
+        }
+        return None;
+    };
+    let breaks =
+        |c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '<' | '>' | '"' | '\\');
+    if username.contains(breaks) {
+        reader.mistake("sip-username", Problem::UserName);
+    }
+    if !domain {
+        reader.mistake("sip-username", Problem::Needs("sip-domain"));
+    }
+    let domain = reader.given.explicit("sip-domain")?;
+    Some(FlagsLine {
+        // What is wrong with it is reported where the domain itself is read.
+        domain: crate::core::address::HostPort::parse(domain).ok()?,
+        username: Private::new(username),
+        password,
+    })
+}
+
+fn key(reader: &mut Reader) -> Option<MasterKey> {
+    let text = reader.secret("encryption-key")?;
+    match MasterKey::parse(text.expose()) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            reader.mistake("encryption-key", error.into());
+            None
+        }
+    }
+}
+
+fn network(reader: &mut Reader) -> NetworkConfig {
+    let stun_server = reader.host("stun-server");
+    let turn_server = turn_server(reader);
+    let public_address = reader.address("public-address");
+    if public_address.is_some_and(|address| address.is_unspecified()) {
+        reader.mistake("public-address", Problem::Unspecified);
+    }
+    let servers = stun_server.is_some() || turn_server.is_some();
+    let no_ice = reader.switch("no-ice");
+    NetworkConfig {
+        bind: reader
+            .address("bind")
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        public_address,
+        rtp_ports: rtp_ports(reader),
+        ice: servers && !no_ice,
+        stun_server,
+        turn_server,
+    }
+}
+
+fn turn_server(reader: &mut Reader) -> Option<TurnServer> {
+    let address = reader.host("turn-server");
+    let username = reader.text("turn-username");
+    let password = reader.secret("turn-password");
+    let is_given = reader.given.explicit("turn-server").is_some();
+    match (is_given, &username, &password) {
+        (true, None, _) => reader.mistake("turn-server", Problem::Needs("turn-username")),
+        (true, _, None) => reader.mistake("turn-server", Problem::Needs("turn-password")),
+        (false, Some(_), _) => reader.mistake("turn-username", Problem::Needs("turn-server")),
+        (false, _, Some(_)) => reader.mistake("turn-password", Problem::Needs("turn-server")),
+        _ => {}
+    }
+    Some(TurnServer {
+        address: address?,
+        username: username?,
+        password: password?,
+    })
+}
+
+/// RTP takes an even port and RTCP the one after it (RFC 3550 section 11).
+fn rtp_ports(reader: &mut Reader) -> (u16, u16) {
+    const DEFAULT: (u16, u16) = (10_000, 20_000);
+    let Some(text) = reader.text("rtp-ports") else {
+        return DEFAULT;
+    };
+    let range = text.split_once('-').and_then(|(first, last)| {
+        let first: u16 = first.trim().parse().ok()?;
+        let last: u16 = last.trim().parse().ok()?;
+        (first > 0 && first <= last).then_some((first, last))
+    });
+    let Some((first, last)) = range else {
+        reader.mistake("rtp-ports", Problem::PortRange);
+        return DEFAULT;
+    };
+    let even = first.saturating_add(first % 2);
+    if even >= last {
+        reader.mistake("rtp-ports", Problem::NoPorts);
+        return DEFAULT;
+    }
+    (even, last)
+}
+
+fn calls(reader: &mut Reader, rtp_ports: (u16, u16)) -> CallsConfig {
+    let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
+    CallsConfig {
+        max_calls: max_calls(reader, rtp_ports),
+        max_duration: limit(reader.seconds("max-call-duration", 0.0)),
+        rtp_timeout: limit(reader.seconds("rtp-timeout", 0.0)),
+        answer: reader.choice(
+            "answer",
+            "immediate or on-worker",
+            [AnswerMode::Immediate, AnswerMode::OnWorker],
+        ),
+    }
+}
+
+/// More calls than there are ports would be accepted and then fail.
+fn max_calls(reader: &mut Reader, (first, last): (u16, u16)) -> u32 {
+    let room = u32::from(last - first).div_ceil(2);
+    let calls = reader.whole("max-concurrent-calls", 1, CALLS_MAX);
+    let calls = calls.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+    if calls > room && reader.given.explicit("max-concurrent-calls").is_some() {
+        reader.mistake("max-concurrent-calls", Problem::NoRoom { calls, room });
+    }
+    calls.min(room)
+}
+
+fn params(reader: &mut Reader) -> BTreeMap<String, String> {
+    let mut params = BTreeMap::new();
+    for text in reader.given.all("param").to_vec() {
+        match text.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => {
+                match params.entry(key.trim().to_owned()) {
+                    Entry::Vacant(place) => drop(place.insert(value.to_owned())),
+                    Entry::Occupied(place) => {
+                        reader.mistake("param", Problem::ParamTwice(place.key().clone()));
+                    }
+                }
+            }
+            _ => reader.mistake("param", Problem::Param),
+        }
+    }
+    params
+}
+
+fn queue(reader: &mut Reader) -> Option<QueueConfig> {
+    let redis_url = reader.url(
+        "redis-url",
+        &["redis", "rediss"],
+        "redis://127.0.0.1:6379/0",
+    );
+    let stream_url = reader.url("stream-url", &["ws", "wss"], "wss://bridge.example.com");
+    let queue = reader.given.text("queue").unwrap_or_default().to_owned();
+    let odd = |c: char| c.is_whitespace() || c.is_control();
+    if queue.is_empty() || queue.len() > 200 || queue.contains(odd) {
+        reader.mistake("queue", Problem::QueueName);
+    }
+    let stream_port = reader.port("stream-port").unwrap_or_default();
+    Some(QueueConfig {
+        redis_url: redis_url?,
+        queue,
+        stream_port,
+        stream_url: stream_url.map(|url| url.expose().trim_end_matches('/').to_owned()),
+    })
+}
+
+/// The host's name keeps a restarted bridge under its own keys in Redis.
+fn node_id(reader: &mut Reader) -> String {
+    let is_name = |name: &str| {
+        (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+    };
+    let given = reader.text("node-id");
+    if given.as_ref().is_some_and(|name| !is_name(name)) {
+        reader.mistake("node-id", Problem::Name);
+    }
+    given
+        .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| is_name(name))
+        .unwrap_or_else(|| "sipbridge".to_owned())
+}
+
+/// A misspelled level would read as the name of a module, and log nothing.
+fn log_filter(reader: &mut Reader) -> String {
+    const DEFAULT: &str = "info";
+    let Some(text) = reader.text("log-level") else {
+        return DEFAULT.to_owned();
+    };
+    let is_directive = |part: &str| {
+        let levels = ["off", "error", "warn", "info", "debug", "trace"];
+        part.contains('=')
+            || levels
+                .iter()
+                .any(|level| level.eq_ignore_ascii_case(part.trim()))
+    };
+    let parses = tracing_subscriber::EnvFilter::builder()
+        .parse(&text)
+        .is_ok();
+    if parses && text.split(',').all(is_directive) {
+        return text;
+    }
+    reader.mistake("log-level", Problem::LogFilter);
+    DEFAULT.to_owned()
+}
+
+/// Mistakes that lie between flags.
+fn check_together(config: &Config, reader: &mut Reader) {
+    let is_given = |name: &str| reader.given.explicit(name).is_some();
+    let no_worker = !is_given("redis-url") && !is_given("ws-target");
+    let no_line = !is_given("sip-username") && !is_given("lines");
+    let no_redis = !is_given("redis-url");
+    if no_worker {
+        let why = "no call could ever reach a worker. Give --redis-url (REDIS_URL) for workers \
+                   that take jobs, or --ws-target (WS_TARGET) for a worker to dial";
+        reader.mistake("redis-url", Problem::Missing(why));
+    }
+    if no_line {
+        let why = "there is no phone line. Give --sip-domain and --sip-username (SIP_DOMAIN, \
+                   SIP_USERNAME) for one, or --lines (LINES_FILE) for many";
+        reader.mistake("sip-username", Problem::Missing(why));
+    }
+    for name in ["stream-url", "stream-port", "queue"] {
+        if no_redis && !no_worker && reader.given.explicit(name).is_some() {
+            reader.warn(name, "has no effect without --redis-url");
+        }
+    }
+    check_ports(config, reader);
+}
+
+fn check_ports(config: &Config, reader: &mut Reader) {
+    let stream = config.queue.as_ref().map(|queue| queue.stream_port);
+    let is_tcp = config.sip.transport != Transport::Udp;
+    let (sip, api) = (config.sip.port, config.api_port);
+    if api != 0 && stream == Some(api) {
+        reader.mistake("stream-port", Problem::SamePort("api-port"));
+    }
+    if is_tcp && sip != 0 && sip == api {
+        reader.mistake("sip-port", Problem::SamePort("api-port"));
+    }
+    if is_tcp && sip != 0 && stream == Some(sip) {
+        reader.mistake("sip-port", Problem::SamePort("stream-port"));
+    }
+    let (first, last) = config.network.rtp_ports;
+    if !is_tcp && (first..=last).contains(&sip) {
+        reader.mistake("sip-port", Problem::InRtpPorts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::flags::{FLAGS, Kind};
+    use proptest::prelude::*;
+
+    const LEAST: [(&str, &str); 3] = [
+        ("sip-domain", "sip.example.com"),
+        ("sip-username", "0033"),
+        ("redis-url", "redis://127.0.0.1"),
+    ];
+
+    fn with(pairs: &[(&'static str, &str)]) -> Checked {
+        validate(Given::from_pairs(&[&LEAST[..], pairs].concat()))
+    }
+
+    fn mistakes(pairs: &[(&'static str, &str)]) -> Vec<Mistake> {
+        with(pairs).mistakes
+    }
+
+    fn good(pairs: &[(&'static str, &str)]) -> Config {
+        let checked = with(pairs);
+        assert_eq!(checked.mistakes, []);
+        checked.config
+    }
+
+    #[test]
+    fn the_defaults_are_what_help_says() {
+        let config = good(&[]);
+        assert_eq!(
+            (config.sip.port, config.sip.transport),
+            (5060, Transport::Udp)
+        );
+        assert_eq!(config.sip.expires, Duration::from_secs(300));
+        assert!(config.sip.register && !config.network.ice);
+        assert_eq!(config.network.rtp_ports, (10_000, 20_000));
+        assert_eq!(config.network.bind, IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        assert_eq!(
+            (config.api_port, config.api_bind),
+            (8080, Ipv4Addr::LOCALHOST.into())
+        );
+        assert_eq!((config.audio.rx_gain, config.audio.tx_gain), (1.0, 1.0));
+        assert_eq!(config.calls.max_calls, 1_000);
+        assert_eq!(config.calls.max_duration, Some(Duration::from_secs(14_400)));
+        assert_eq!(config.calls.rtp_timeout, Some(Duration::from_secs(30)));
+        assert_eq!(config.calls.answer, AnswerMode::Immediate);
+        assert_eq!(config.worker.timeout, Duration::from_secs(30));
+        assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
+        let queue = config.queue.expect("Redis is given");
+        assert_eq!(
+            (queue.queue.as_str(), queue.stream_port),
+            ("queue:incoming_calls", 8081)
+        );
+        assert_eq!(
+            (config.log_format, config.log_filter.as_str()),
+            (LogFormat::Text, "info")
+        );
+        assert!(!config.node_id.is_empty());
+    }
+
+    #[test]
+    fn every_default_of_the_table_is_valid_when_given() {
+        for flag in FLAGS {
+            if let (Some(default), Kind::Value(_)) = (flag.default, flag.kind) {
+                assert_eq!(mistakes(&[(flag.name, default)]), [], "--{}", flag.name);
+            }
+        }
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once_with_flag_and_variable() {
+        let found = mistakes(&[
+            ("sip-port", "70000"),
+            ("rx-gain", "nan"),
+            ("rtp-ports", "20000-10000"),
+            ("encryption-key", "cafe"),
+            ("answer", "never"),
+            ("no-ice", "perhaps"),
+            ("api-bind", "localhost"),
+            ("param", "=x"),
+            ("node-id", "a b"),
+            ("worker-timeout", "5s"),
+            ("log-level", "inof"),
+            ("stun-server", "stun:host"),
+            ("lines", "/none/such"),
+            ("ws-target", "http://host"),
+        ]);
+        let shown: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(shown.len(), 14, "{shown:#?}");
+        assert!(
+            shown.contains(&"--sip-port (SIP_PORT) must be a whole number from 0 to 65535".into())
+        );
+        assert!(
+            shown.contains(&"--lines (LINES_FILE) cannot be read: there is no such file".into()),
+            "{shown:#?}"
+        );
+        assert!(shown.iter().all(|text| !text.contains("cafe")));
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_and_never_ignored() {
+        for (name, value) in [
+            ("status-callback-url", "http://h"),
+            ("incoming-callback-url", "http://h"),
+            ("callback-method", "POST"),
+            ("callback-timeout", "5"),
+            ("no-auto-answer", "yes"),
+            ("claim-timeout", "5"),
+            ("vad", "yes"),
+        ] {
+            let found = mistakes(&[(name, value)]);
+            assert!(
+                matches!(&found[..], [Mistake { flag, problem: Problem::NotBuilt(_) }] if *flag == name),
+                "--{name}: {found:?}"
+            );
+        }
+        assert_eq!(mistakes(&[("vad", "no"), ("no-auto-answer", "0")]), []);
+    }
+
+    #[test]
+    fn echo_cancelling_is_accepted_with_a_warning() {
+        let checked = with(&[("no-ec", "yes"), ("ec-tail-ms", "200")]);
+        assert_eq!(checked.mistakes, []);
+        let warned: Vec<_> = checked
+            .warnings
+            .iter()
+            .map(|warning| warning.flag)
+            .collect();
+        assert_eq!(warned, ["no-ec", "ec-tail-ms"]);
+    }
+
+    #[test]
+    fn a_bridge_needs_a_worker_and_a_line() {
+        let found = validate(Given::from_pairs(&[])).mistakes;
+        let flags: Vec<_> = found.iter().map(|mistake| mistake.flag).collect();
+        assert_eq!(flags, ["redis-url", "sip-username"]);
+        let found = validate(Given::from_pairs(&[
+            ("sip-username", "u"),
+            ("ws-target", "ws://h"),
+        ]))
+        .mistakes;
+        assert_eq!(
+            found,
+            [Mistake::new("sip-username", Problem::Needs("sip-domain"))]
+        );
+    }
+
+    #[test]
+    fn flags_that_belong_together_are_asked_for() {
+        for (given, flag, needs) in [
+            (("turn-password", "x"), "turn-password", "turn-server"),
+            (("turn-server", "t"), "turn-server", "turn-username"),
+            (("tls-cert", "/proc/version"), "tls-cert", "tls-key"),
+        ] {
+            assert_eq!(
+                mistakes(&[given]),
+                [Mistake::new(flag, Problem::Needs(needs))]
+            );
+        }
+        let orphan = validate(Given::from_pairs(&[
+            ("lines", "/proc/version"),
+            ("ws-target", "ws://h"),
+            ("sip-password", "x"),
+        ]));
+        let needs = Problem::Needs("sip-username");
+        assert_eq!(orphan.mistakes, [Mistake::new("sip-password", needs)]);
+    }
+
+    #[test]
+    fn ice_needs_a_server_and_can_be_turned_off() {
+        assert!(!good(&[]).network.ice);
+        assert!(good(&[("stun-server", "s.example")]).network.ice);
+        assert!(
+            !good(&[("stun-server", "s.example"), ("no-ice", "yes")])
+                .network
+                .ice
+        );
+    }
+
+    #[test]
+    fn calls_fit_into_the_rtp_ports() {
+        assert_eq!(
+            good(&[("rtp-ports", "30001-30020")]).network.rtp_ports,
+            (30_002, 30_020)
+        );
+        assert_eq!(good(&[("rtp-ports", "30000-30019")]).calls.max_calls, 10);
+        assert_eq!(
+            mistakes(&[("rtp-ports", "30000-30019"), ("max-concurrent-calls", "11")]),
+            [Mistake::new(
+                "max-concurrent-calls",
+                Problem::NoRoom {
+                    calls: 11,
+                    room: 10
+                }
+            )]
+        );
+        assert_eq!(
+            mistakes(&[("rtp-ports", "65535-65535")]),
+            [Mistake::new("rtp-ports", Problem::NoPorts)]
+        );
+    }
+
+    #[test]
+    fn listeners_do_not_share_ports() {
+        assert_eq!(
+            mistakes(&[("api-port", "8081")]),
+            [Mistake::new("stream-port", Problem::SamePort("api-port"))]
+        );
+        assert_eq!(
+            mistakes(&[("sip-port", "10500")]),
+            [Mistake::new("sip-port", Problem::InRtpPorts)]
+        );
+        assert_eq!(mistakes(&[("sip-port", "8080")]), []);
+        assert_eq!(
+            mistakes(&[("sip-port", "8080"), ("sip-transport", "tcp")]),
+            [Mistake::new("sip-port", Problem::SamePort("api-port"))]
+        );
+        assert_eq!(mistakes(&[("api-port", "0"), ("stream-port", "0")]), []);
+        assert_eq!(good(&[("sip-transport", "TLS")]).sip.port, 5061);
+    }
+
+    #[test]
+    fn zero_turns_a_limit_off() {
+        let config = good(&[("max-call-duration", "0"), ("rtp-timeout", "0")]);
+        assert_eq!(
+            (config.calls.max_duration, config.calls.rtp_timeout),
+            (None, None)
+        );
+        assert_eq!(
+            good(&[("rtp-timeout", "0.25")]).calls.rtp_timeout,
+            Some(Duration::from_millis(250))
+        );
+    }
+
+    #[test]
+    fn nothing_secret_is_in_debug_output() {
+        let checked = with(&[
+            ("sip-password", "hunter2-sip"),
+            ("turn-server", "t"),
+            ("turn-username", "u"),
+            ("turn-password", "hunter2-turn"),
+            ("encryption-key", &"c0ffee00".repeat(8)),
+            ("ws-target", "wss://bob:hunter2-ws@host/?token=hunter2"),
+        ]);
+        let shown = format!("{checked:?}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("c0ffee"),
+            "{shown}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_texts_give_settings_and_shown_mistakes_hold_no_value(
+            choices in proptest::collection::vec((0..FLAGS.len(), "[0-9./:-]{0,9}|\\PC{0,12}|Xsecret[a-z]{3}"), 0..6)
+        ) {
+            let pairs: Vec<_> = choices.iter()
+                .filter(|(index, _)| FLAGS[*index].name != "param")
+                .map(|(index, text)| (FLAGS[*index].name, text.as_str()))
+                .collect();
+            for mistake in mistakes(&pairs) {
+                prop_assert!(!mistake.to_string().contains("Xsecret"));
+            }
+        }
+    }
+}
