@@ -195,6 +195,9 @@ summarise() {
     printf '    %s\n' "$out/worker-heard.wav" "$out/caller-heard.wav"
 }
 
+# What the caller's shell has set for another bridge is not for this one.
+while IFS= read -r setting; do unset "$setting"; done < <(sed -nE 's/^#?([A-Z_]+)=.*$/\1/p' .env.example)
+
 # Replaced whole, so that nothing of an earlier run can pass for this one's.
 rm -rf "$out"
 mkdir -p "$out"
