@@ -52,9 +52,12 @@ speak() {
     sox -V1 "$peers_tmp/speech.wav" -r 8000 -c 1 -b 16 "$1" gain -n -6
 }
 
-# One field of the job, read with the shell's own means.
+# Sum of decimal numbers.
+sum() { printf '%s\n' "$@" | awk '{ total += $1 } END { print total }'; }
+
 redis() { redis-cli -h 127.0.0.1 -p "$REDIS_PORT" "$@"; }
 is_registered() { [ "$(redis GET bridge:demo:count)" = 1 ]; }
+is_gone() { ! is_alive "$1"; }
 worker_is_waiting() { redis CLIENT LIST | grep -qiE 'cmd=(brpop|blmove|blpop)'; }
 
 build() {
@@ -118,7 +121,7 @@ start_worker() {
     step "The worker, waiting for a call in queue:incoming_calls"
     mkdir -p "$out/worker"
     "$bin/examples/worker" --redis-url "$REDIS_URL" --greeting "$out/greeting.wav" --record "$out/worker" \
-        > "$out/worker.log" 2>&1 &
+        --calls 1 > "$out/worker.log" 2>&1 &
     worker_pid=$!
     peers_pids+=("$worker_pid")
     wait_for 10 worker_is_waiting || fail "the worker does not wait for jobs: $(tail -n 3 "$out/worker.log")"
@@ -129,12 +132,17 @@ call() {
     step "The call: $caller_number dials $number at the trunk"
     redis MONITOR > "$peers_tmp/monitor.log" 2>/dev/null &
     peers_pids+=("$!")
-    local started=$SECONDS
+    local started=$SECONDS greeting question
+    greeting=$(soxi -D "$out/greeting.wav")
+    question=$(soxi -D "$out/question.wav")
+    # The question comes after the greeting; then there is time for its echo.
     timeout 60 "$bin/examples/caller" --to "sip:$number@127.0.0.1:$KAMAILIO_PORT" --from "$caller_number" \
-        --play "$out/question.wav" --record "$out/caller-heard.wav" > "$out/caller.log" 2>&1 \
+        --play "$out/question.wav" --play-after "$(sum "$greeting" 1)" \
+        --seconds "$(sum "$greeting" "$question" 2.5)" --record "$out/caller-heard.wav" > "$out/caller.log" 2>&1 \
         || fail "the caller failed: $(tail -n 5 "$out/caller.log")"
+    show < "$out/caller.log"
     call_seconds=$((SECONDS - started))
-    say "the call was answered, the question asked, and the call ended after $call_seconds s"
+    say "the call lasted $call_seconds s"
 
     step "The job that the worker took from Redis (its token is masked)"
     grep -ai '"LPUSH"' "$peers_tmp/monitor.log" | head -n 1 | sed -E 's/^[^{]*//; s/"$//; s/\\"/"/g' | mask \
@@ -160,7 +168,7 @@ hears() {
 
 summarise() {
     step "Shutting down, and listening to the recordings"
-    stop_pid "$worker_pid"
+    wait_for 10 is_gone "$worker_pid" || fail "the worker did not end with its call"
     local code=0
     kill -TERM "$bridge_pid"
     wait "$bridge_pid" || code=$?
@@ -178,6 +186,7 @@ summarise() {
     rmdir "$out/worker" 2>/dev/null || true
     hears "the worker heard the question " "$out/question.wav" "$out/worker-heard.wav"
     hears "the caller heard the greeting " "$out/greeting.wav" "$out/caller-heard.wav"
+    hears "the caller heard the echo     " "$out/question.wav" "$out/caller-heard.wav"
     cp "$peers_tmp/kamailio.log" "$out/trunk.log"
     peers_stop
 
@@ -185,6 +194,9 @@ summarise() {
     printf '\n%sIt works.%s A call of %s s, speech heard on both sides. Listen to:\n' "$bold" "$plain" "$call_seconds"
     printf '    %s\n' "$out/worker-heard.wav" "$out/caller-heard.wav"
 }
+
+# What the caller's shell has set for another bridge is not for this one.
+while IFS= read -r setting; do unset "$setting"; done < <(sed -nE 's/^#?([A-Z_]+)=.*$/\1/p' .env.example)
 
 # Replaced whole, so that nothing of an earlier run can pass for this one's.
 rm -rf "$out"

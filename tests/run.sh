@@ -94,15 +94,15 @@ step() {
 }
 
 shell_scripts() {
-    git ls-files --cached --others --exclude-standard '*.sh' .ci/run | sort -u
+    find . \( -name target -o -name .git -o -path ./vendor/pjproject \) -prune \
+        -o -type f \( -name '*.sh' -o -path ./.ci/run \) -print | sort
 }
 
 check_scripts() {
     local script code=0
     for script in $(shell_scripts); do
-        [ -e "$script" ] || continue
         bash -n "$script" || code=1
-        [ -x "$script" ] || case $script in tests/lib/*) ;; *) echo "$script is not executable"; code=1 ;; esac
+        [ -x "$script" ] || case $script in ./tests/lib/*) ;; *) echo "$script is not executable"; code=1 ;; esac
     done
     if command -v shellcheck > /dev/null; then
         # shellcheck disable=SC2046 # one word per script

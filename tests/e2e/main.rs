@@ -12,6 +12,7 @@
 //! | `sipp` | SIPp as a foreign caller, scenario by scenario |
 //! | `trunk` | Kamailio as a foreign registrar and proxy |
 //! | `bad_input` | malformed SIP, RTP, WebSocket and files |
+//! | `examples` | the example workers in Python |
 //! | `secrets` | no secret in any output, at the highest log level |
 //! | `shutdown` | signals, exit codes, real hangs, nothing left |
 
@@ -26,6 +27,7 @@ mod audio;
 mod bad_input;
 mod contract;
 mod delayed;
+mod examples;
 mod harness;
 mod life;
 mod media;

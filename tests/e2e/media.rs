@@ -165,7 +165,7 @@ async fn hold_and_resume_keep_the_stream_and_its_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_whose_rtp_stops_is_ended_but_not_on_hold() {
-    let (_redis, bridge, call, mut worker) = talk(&["--media-timeout", "2"]).await;
+    let (_redis, bridge, call, mut worker) = talk(&["--rtp-timeout", "2"]).await;
     let mut held = Caller::connect(bridge.sip(), NUMBER).await;
     let mut held_worker = Worker::serve(&_redis).await;
     held.player().play(&sound::numbered(0, 10)).await;

@@ -1,0 +1,323 @@
+//! The media transport adapter: sits between pjsua's stream and the call's
+//! real transport (UDP, ICE or SRTP, the "member") and takes over RTP in both
+//! directions. Signalling operations pass through. The stream above gets no
+//! RTP and what it wants to send is swallowed: the bridge is the only speaker.
+//!
+//! # Life
+//! pjsua destroys the adapter like any transport; its memory lives in a pool
+//! that the member's group lock frees when the last reference is gone, so a
+//! callback under way never sees freed memory.
+//!
+//! # Locks
+//! [`Gate`] holds its mutex while it sends through the member. pjsip's threads
+//! take it only in `attach2`, `detach` and `destroy`, before or after they call
+//! the member, never while they hold the member's group lock. The member's
+//! `send_rtp` takes the SRTP and socket locks below it and calls nothing of
+//! ours. So the order is always gate, then member; no cycle.
+
+use std::ffi::{c_uint, c_void};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
+use super::shared::{guarded, shared};
+use super::slots::{Delivered, from_key, to_key};
+use super::{text, threads};
+use crate::core::link::{RtpSink, SinkError};
+
+/// pjlib's "not supported".
+const PJ_ENOTSUP: pj_status_t = 70_012;
+
+/// The RTP sink of one leg: open while a transport is attached.
+#[derive(Default)]
+pub struct Gate {
+    member: Mutex<Option<Member>>,
+}
+
+/// A transport that is attached and not destroyed, as long as the gate that
+/// holds it says so.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Member(*mut pjmedia_transport);
+
+// SAFETY: the pointer is only used under the gate's mutex, and pjmedia's
+// send_rtp may be called from any registered thread.
+unsafe impl Send for Member {}
+
+impl Gate {
+    fn open(&self, member: *mut pjmedia_transport) {
+        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some(Member(member));
+    }
+
+    /// Closes the gate; on return no send is under way.
+    pub fn close(&self) {
+        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Closes the gate if it leads to this transport.
+    fn close_to(&self, member: *mut pjmedia_transport) {
+        let mut open = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        if *open == Some(Member(member)) {
+            *open = None;
+        }
+    }
+}
+
+impl RtpSink for Gate {
+    fn send(&self, packet: &[u8]) -> Result<(), SinkError> {
+        threads::register("rtp-sink");
+        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Member(member)) = *member else {
+            return Err(SinkError::Closed);
+        };
+        // SAFETY: while the gate is open its member is attached and alive, and
+        // detach and destroy wait for this mutex; the thread is registered;
+        // the packet is readable for its length and copied by the transport.
+        let status = unsafe {
+            match (*(*member).op).send_rtp {
+                Some(send) => send(member, packet.as_ptr().cast(), packet.len()),
+                None => PJ_ENOTSUP,
+            }
+        };
+        match status {
+            ffi::PJ_SUCCESS => Ok(()),
+            status => Err(SinkError::Refused(status)),
+        }
+    }
+}
+
+/// What C sees. Written once, before C gets it; read-only afterwards.
+#[repr(C)]
+struct Adapter {
+    base: pjmedia_transport,
+    member: *mut pjmedia_transport,
+    pool: *mut pj_pool_t,
+    /// The leg, see [`to_key`].
+    leg: u64,
+}
+
+static OPERATIONS: ffi::pjmedia_transport_op = ffi::pjmedia_transport_op {
+    get_info: Some(get_info),
+    attach: None,
+    detach: Some(detach),
+    send_rtp: Some(swallow_rtp),
+    send_rtcp: Some(send_rtcp),
+    send_rtcp2: Some(send_rtcp2),
+    media_create: Some(media_create),
+    encode_sdp: Some(encode_sdp),
+    media_start: Some(media_start),
+    media_stop: Some(media_stop),
+    simulate_lost: Some(simulate_lost),
+    destroy: Some(destroy),
+    attach2: Some(attach2),
+};
+
+/// pjsua's on_create_media_transport: wraps `member`. On any failure `member`
+/// itself is returned; its call is then refused for want of a leg.
+pub unsafe extern "C" fn create(
+    call: ffi::pjsua_call_id,
+    _media: c_uint,
+    member: *mut pjmedia_transport,
+    _flags: c_uint,
+) -> *mut pjmedia_transport {
+    guarded("create_media_transport", Some(call), member, |shared| {
+        let Some(leg) = shared.slots.ensure_open(call) else {
+            return member;
+        };
+        // SAFETY: pjsua hands over a live transport.
+        unsafe { wrap(member, to_key(leg)) }.unwrap_or(member)
+    })
+}
+
+/// # Safety
+/// `member` must be a live media transport that pjsua hands over.
+unsafe fn wrap(member: *mut pjmedia_transport, leg: u64) -> Option<*mut pjmedia_transport> {
+    // SAFETY: the pool is pjsua's own, big enough for the struct by its
+    // growth; the struct is written whole before C sees it; the reference
+    // taken on the group lock is given back in `destroy`, and the handler
+    // frees the pool after the last reference.
+    unsafe {
+        let group_lock = (*member).grp_lock;
+        if group_lock.is_null() {
+            return None;
+        }
+        let pool = ffi::pjsua_pool_create(c"adapter".as_ptr(), 512, 512);
+        if pool.is_null() {
+            return None;
+        }
+        let adapter = ffi::pj_pool_alloc(pool, size_of::<Adapter>()).cast::<Adapter>();
+        if adapter.is_null() {
+            ffi::pj_pool_release(pool);
+            return None;
+        }
+        let mut base: pjmedia_transport = std::mem::zeroed();
+        base.name = (*member).name;
+        base.type_ = ffi::PJMEDIA_TRANSPORT_TYPE_USER;
+        base.op = (&raw const OPERATIONS).cast_mut();
+        base.grp_lock = group_lock;
+        adapter.write(Adapter {
+            base,
+            member,
+            pool,
+            leg,
+        });
+        ffi::pj_grp_lock_add_ref(group_lock);
+        ffi::pj_grp_lock_add_handler(group_lock, pool, adapter.cast(), Some(free));
+        Some(adapter.cast())
+    }
+}
+
+/// Called by the group lock when nobody can reach the adapter any more.
+unsafe extern "C" fn free(adapter: *mut c_void) {
+    // SAFETY: the group lock passes the member given to add_handler; the pool
+    // is the adapter's own, so nothing of it is touched afterwards.
+    unsafe { ffi::pj_pool_release((*adapter.cast::<Adapter>()).pool) };
+}
+
+/// # Safety
+/// `transport` must be an adapter made by [`wrap`].
+unsafe fn parts(transport: *mut pjmedia_transport) -> (*mut pjmedia_transport, u64) {
+    // SAFETY: the caller's promise; both fields are read-only.
+    unsafe {
+        let adapter = transport.cast::<Adapter>();
+        ((*adapter).member, (*adapter).leg)
+    }
+}
+
+unsafe extern "C" fn attach2(
+    transport: *mut pjmedia_transport,
+    parameters: *mut ffi::pjmedia_transport_attach_param,
+) -> pj_status_t {
+    guarded("attach", None, PJ_ENOTSUP, |shared| {
+        // SAFETY: C calls an operation with its own adapter and a parameter
+        // block valid for the call; the block given to the member is a copy.
+        unsafe {
+            let (member, leg) = parts(transport);
+            let Some(attach) = (*(*member).op).attach2 else {
+                return PJ_ENOTSUP;
+            };
+            if (*parameters).media_type != ffi::PJMEDIA_TYPE_AUDIO {
+                return attach(member, parameters);
+            }
+            let mut tapped = *parameters;
+            tapped.user_data = transport.cast();
+            tapped.rtp_cb = None;
+            tapped.rtp_cb2 = Some(on_rtp);
+            // Nobody above reads RTCP: the stream sees no RTP to report on.
+            tapped.rtcp_cb = None;
+            let status = attach(member, &raw mut tapped);
+            if status == ffi::PJ_SUCCESS
+                && let Some(gate) = shared.slots.gate(from_key(leg))
+            {
+                gate.open(member);
+            }
+            status
+        }
+    })
+}
+
+unsafe extern "C" fn detach(transport: *mut pjmedia_transport, user_data: *mut c_void) {
+    // SAFETY: C calls an operation with its own adapter.
+    let (member, leg) = unsafe { parts(transport) };
+    close_gate(leg, member);
+    // SAFETY: the member lives as long as the adapter is not destroyed. It
+    // compares the user data in debug builds only.
+    unsafe {
+        if let Some(detach) = (*(*member).op).detach {
+            detach(member, user_data);
+        }
+    }
+}
+
+unsafe extern "C" fn destroy(transport: *mut pjmedia_transport) -> pj_status_t {
+    // SAFETY: C calls an operation with its own adapter.
+    let (member, leg) = unsafe { parts(transport) };
+    // Order: stop our own sending, then the member, then our reference; the
+    // group lock frees the memory once no callback runs.
+    close_gate(leg, member);
+    guarded("destroy", None, (), |shared| {
+        shared.slots.abandon(from_key(leg))
+    });
+    // SAFETY: pjsua destroys an adapter once; CLOSE_MEMBER makes the member
+    // ours to destroy; the group lock is alive until our reference is gone.
+    unsafe {
+        let group_lock = (*transport).grp_lock;
+        let status = match (*(*member).op).destroy {
+            Some(destroy) => destroy(member),
+            None => PJ_ENOTSUP,
+        };
+        ffi::pj_grp_lock_dec_ref(group_lock);
+        status
+    }
+}
+
+fn close_gate(leg: u64, member: *mut pjmedia_transport) {
+    guarded("close_gate", None, (), |shared| {
+        if let Some(gate) = shared.slots.gate(from_key(leg)) {
+            gate.close_to(member);
+        }
+    });
+}
+
+/// RTP from the network, decrypted: to the leg's driver.
+unsafe extern "C" fn on_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
+    guarded("rtp", None, (), |_| {
+        // SAFETY: the transport passes a block valid for the call, with our
+        // adapter as user data (null once detached), `size` readable bytes or
+        // a negative error, and the source's address or null.
+        unsafe {
+            let parameters = &mut *parameters;
+            let size = usize::try_from(parameters.size).unwrap_or(0);
+            if parameters.user_data.is_null() || parameters.pkt.is_null() || size == 0 {
+                return;
+            }
+            let leg = from_key((*parameters.user_data.cast::<Adapter>()).leg);
+            let bytes = std::slice::from_raw_parts(parameters.pkt.cast::<u8>(), size);
+            let source = text::socket_address(parameters.src_addr);
+            if source.is_none() && !parameters.src_addr.is_null() {
+                return;
+            }
+            let delivered = shared().slots.deliver(leg, bytes, source, Instant::now());
+            if delivered == Delivered::QueuedAndFollow {
+                parameters.rem_switch = ffi::TRUE;
+            }
+            shared().count_rtp(leg, delivered);
+        }
+    });
+}
+
+/// What the stream wants to send is not ours to send.
+unsafe extern "C" fn swallow_rtp(
+    _: *mut pjmedia_transport,
+    _: *const c_void,
+    _: usize,
+) -> pj_status_t {
+    ffi::PJ_SUCCESS
+}
+
+/// Defines an operation that passes to the member as it is.
+macro_rules! pass_on {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
+        unsafe extern "C" fn $name(transport: *mut pjmedia_transport $(, $argument: $type)*) -> pj_status_t {
+            // SAFETY: C calls an operation with its own adapter, whose member
+            // lives as long; the arguments are C's own.
+            unsafe {
+                let (member, _) = parts(transport);
+                match (*(*member).op).$name {
+                    Some(operation) => operation(member $(, $argument)*),
+                    None => PJ_ENOTSUP,
+                }
+            }
+        }
+    )*};
+}
+
+pass_on! {
+    get_info(info: *mut ffi::pjmedia_transport_info);
+    send_rtcp(packet: *const c_void, size: usize);
+    send_rtcp2(address: *const ffi::pj_sockaddr_t, length: c_uint, packet: *const c_void, size: usize);
+    media_create(pool: *mut pj_pool_t, options: c_uint, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
+    encode_sdp(pool: *mut pj_pool_t, local: *mut ffi::pjmedia_sdp_session, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
+    media_start(pool: *mut pj_pool_t, local: *const ffi::pjmedia_sdp_session, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
+    media_stop();
+    simulate_lost(direction: ffi::pjmedia_dir, percent: c_uint);
+}

@@ -1,0 +1,391 @@
+//! What pjsua calls about calls and registrations. Each one: no panic gets
+//! out, look up the leg, convert, hand on, never block.
+
+use std::ffi::{c_int, c_uint, c_void};
+use std::time::Duration;
+
+use super::adapter;
+use super::calls;
+use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
+use super::shared::{Shared, guarded};
+use super::text;
+use crate::core::ids::LegId;
+use crate::core::private::Private;
+use crate::sip::engine::{EndedBy, EngineEvent, IncomingCall, LegEnd, LegEvent, Registration};
+
+/// Enters every callback into pjsua's table.
+pub fn install(table: &mut ffi::pjsua_callback) {
+    table.on_acc_find_for_incoming = Some(super::gate::on_acc_find_for_incoming);
+    table.on_create_media_transport = Some(adapter::create);
+    table.on_incoming_call = Some(on_incoming_call);
+    table.on_call_state = Some(on_call_state);
+    table.on_stream_precreate = Some(on_stream_precreate);
+    table.on_call_media_state = Some(on_call_media_state);
+    table.on_call_tsx_state = Some(on_call_tsx_state);
+    table.on_dtmf_digit2 = Some(on_dtmf_digit2);
+    table.on_call_transfer_request2 = Some(on_call_transfer_request2);
+    table.on_call_transfer_status = Some(on_call_transfer_status);
+    table.on_call_replace_request2 = Some(on_call_replace_request2);
+    table.on_reg_state2 = Some(on_reg_state2);
+}
+
+unsafe extern "C" fn on_incoming_call(
+    account: pjsua_acc_id,
+    call: pjsua_call_id,
+    rdata: *mut ffi::pjsip_rx_data,
+) {
+    guarded("incoming_call", Some(call), (), |shared| {
+        // SAFETY: pjsua passes the INVITE, parsed, for the time of the call.
+        let told = unsafe { announce(shared, account, call, rdata) };
+        if let Err(status) = told {
+            // SAFETY: pjsua's call is there; hanging it up here is allowed.
+            unsafe {
+                ffi::pjsua_call_hangup(call, status, std::ptr::null(), std::ptr::null());
+            }
+        }
+    });
+}
+
+/// Tells the engine's owner of a call; else the status to refuse it with.
+///
+/// # Safety
+/// `rdata` must be a parsed request.
+unsafe fn announce(
+    shared: &Shared,
+    account: pjsua_acc_id,
+    call: pjsua_call_id,
+    rdata: *mut ffi::pjsip_rx_data,
+) -> Result<(), c_uint> {
+    let line = shared.with_lines(|lines| lines.by_account.get(&account).cloned());
+    let leg = shared.slots.ensure_open(call).ok_or(503_u32)?;
+    let Some(line) = line else {
+        shared.slots.abandon(leg);
+        return Err(404);
+    };
+    let (events, rtp) = shared.slots.announce(leg, line.clone()).ok_or(500_u32)?;
+    // SAFETY: From, To and Call-ID are there in every request that pjsip lets
+    // through; the message does not change during the call.
+    let incoming = unsafe {
+        let info = &(*rdata).msg_info;
+        let (headers, asserted) = text::call_headers(info.msg);
+        let from = asserted.unwrap_or_else(|| text::uri_parts((*info.from).uri.cast()));
+        IncomingCall {
+            leg,
+            line,
+            sip_call_id: text::to_string(&(*info.cid).id),
+            from: Private::new(from.user),
+            to: Private::new(text::uri_parts((*info.to).uri.cast()).user),
+            headers,
+            peer: text::socket_address(&raw const (*rdata).pkt_info.src_addr).ok_or(500_u32)?,
+            events,
+            rtp,
+        }
+    };
+    if shared.announce(EngineEvent::Incoming(Box::new(incoming))) {
+        return Ok(());
+    }
+    shared.slots.end(leg, None);
+    shared
+        .counters
+        .refused
+        .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Err(503)
+}
+
+unsafe extern "C" fn on_call_state(call: pjsua_call_id, event: *mut ffi::pjsip_event) {
+    guarded("call_state", Some(call), (), |shared| {
+        let Some(leg) = shared.slots.current(call) else {
+            return;
+        };
+        let Some(info) = calls::info(call) else {
+            return;
+        };
+        match info.state {
+            ffi::PJSIP_INV_STATE_CONFIRMED => shared.emit(leg, LegEvent::Established),
+            ffi::PJSIP_INV_STATE_DISCONNECTED => {
+                // SAFETY: pjsua passes the event that led to the state; the
+                // status text is in `info` itself.
+                let end = unsafe { how_it_ended(event, &info) };
+                shared.slots.end(leg, Some(end));
+            }
+            _ => {}
+        }
+    });
+}
+
+/// # Safety
+/// `event` must be null or pjsua's event for this state; `info` of the same call.
+unsafe fn how_it_ended(event: *mut ffi::pjsip_event, info: &ffi::pjsua_call_info) -> LegEnd {
+    // SAFETY: the tag says which member of the union is filled; a transaction
+    // event carries its transaction.
+    let request_of_peer = unsafe {
+        (!event.is_null() && (*event).type_ == ffi::PJSIP_EVENT_TSX_STATE)
+            .then(|| (*event).body.tsx_state.tsx)
+            .filter(|tsx| !tsx.is_null() && (**tsx).role == ffi::PJSIP_ROLE_UAS)
+            .map(|tsx| (*tsx).method.id)
+    };
+    // SAFETY: the text points into pjsua's call or a static table.
+    let reason = unsafe { text::to_string(&info.last_status_text) };
+    let status = u16::try_from(info.last_status).unwrap_or(500);
+    let (by, status) = match request_of_peer {
+        Some(ffi::PJSIP_BYE_METHOD) => (EndedBy::Remote, 200),
+        Some(ffi::PJSIP_CANCEL_METHOD) => (EndedBy::Remote, 487),
+        Some(_) if status == 487 => (EndedBy::Remote, 487),
+        _ => (EndedBy::Failure, status),
+    };
+    LegEnd { by, status, reason }
+}
+
+unsafe extern "C" fn on_stream_precreate(
+    call: pjsua_call_id,
+    parameters: *mut ffi::pjsua_on_stream_precreate_param,
+) {
+    guarded("stream_precreate", Some(call), (), |shared| {
+        let Some(leg) = shared.slots.current(call) else {
+            return;
+        };
+        // SAFETY: the block is valid for the call; its type says which member
+        // of the union is filled.
+        unsafe {
+            let info = &(*parameters).stream_info;
+            if info.type_ == ffi::PJMEDIA_TYPE_AUDIO {
+                let audio = &raw const info.info.aud;
+                let from = text::socket_address(&raw const (*audio).rem_addr);
+                let payload_type = u8::try_from((*audio).rx_pt).ok();
+                let event_type = u8::try_from((*audio).rx_event_pt).ok();
+                shared.slots.expect_rtp(leg, from, payload_type, event_type);
+            }
+        }
+    });
+}
+
+unsafe extern "C" fn on_call_media_state(call: pjsua_call_id) {
+    guarded("call_media_state", Some(call), (), |shared| {
+        if let Some(leg) = shared.slots.current(call) {
+            calls::tell_media(shared, leg, call);
+        }
+    });
+}
+
+/// pjsua answers INFO with `application/dtmf-relay` itself and leaves all
+/// other INFO unanswered; those are answered here.
+unsafe extern "C" fn on_call_tsx_state(
+    call: pjsua_call_id,
+    tsx: *mut ffi::pjsip_transaction,
+    event: *mut ffi::pjsip_event,
+) {
+    guarded("call_tsx_state", Some(call), (), |shared| {
+        // SAFETY: pjsua passes a live transaction; a transaction event that
+        // came from a message carries that message.
+        unsafe {
+            if (*tsx).role != ffi::PJSIP_ROLE_UAS
+                || (*tsx).state != ffi::PJSIP_TSX_STATE_TRYING
+                || (*tsx).method.id != ffi::PJSIP_OTHER_METHOD
+                || text::to_string(&(*tsx).method.name) != "INFO"
+                || (*event).body.tsx_state.type_ != ffi::PJSIP_EVENT_RX_MSG
+            {
+                return;
+            }
+            let rdata = (*event).body.tsx_state.src.rdata;
+            let Some(status) = info_answer(shared, shared.slots.current(call), rdata) else {
+                return;
+            };
+            let mut response = std::ptr::null_mut();
+            let created = ffi::pjsip_endpt_create_response(
+                (*tsx).endpt,
+                rdata,
+                status,
+                std::ptr::null(),
+                &raw mut response,
+            );
+            if created == ffi::PJ_SUCCESS {
+                ffi::pjsip_tsx_send_msg(tsx, response);
+            }
+        }
+    });
+}
+
+/// The status for an INFO, `None` where pjsua answers.
+///
+/// # Safety
+/// `rdata` must be a parsed request.
+unsafe fn info_answer(
+    shared: &Shared,
+    leg: Option<LegId>,
+    rdata: *mut ffi::pjsip_rx_data,
+) -> Option<c_int> {
+    // SAFETY: a body has `len` bytes at `data`, which live as long as rdata.
+    let (content_type, content) = unsafe {
+        let body = (*(*rdata).msg_info.msg).body;
+        if body.is_null() || (*body).len == 0 || (*body).data.is_null() {
+            // A keep-alive of older trunks (RFC 2976).
+            return Some(200);
+        }
+        let kind = &(*body).content_type;
+        let content_type = format!(
+            "{}/{}",
+            text::to_string(&kind.type_),
+            text::to_string(&kind.subtype)
+        );
+        let length = usize::try_from((*body).len).unwrap_or(0).min(256);
+        let bytes = std::slice::from_raw_parts((*body).data.cast::<u8>(), length);
+        (
+            content_type.to_ascii_lowercase(),
+            String::from_utf8_lossy(bytes).into_owned(),
+        )
+    };
+    match content_type.as_str() {
+        "application/dtmf-relay"
+        | "application/media_control+xml"
+        | "application/trickle-ice-sdpfrag" => None,
+        "application/dtmf" => {
+            let Some(digit) = content.trim().chars().next().and_then(as_digit) else {
+                return Some(400);
+            };
+            if let Some(leg) = leg {
+                shared.emit(leg, LegEvent::Digit(digit));
+            }
+            Some(200)
+        }
+        _ => Some(415),
+    }
+}
+
+unsafe extern "C" fn on_dtmf_digit2(call: pjsua_call_id, info: *const ffi::pjsua_dtmf_info) {
+    guarded("dtmf_digit", Some(call), (), |shared| {
+        // SAFETY: the block is valid for the call.
+        let digit = unsafe { (*info).digit };
+        let digit = char::from_u32(digit).and_then(as_digit);
+        if let (Some(leg), Some(digit)) = (shared.slots.current(call), digit) {
+            shared.emit(leg, LegEvent::Digit(digit));
+        }
+    });
+}
+
+fn as_digit(digit: char) -> Option<char> {
+    let digit = digit.to_ascii_uppercase();
+    (digit.is_ascii_digit() || "*#ABCD".contains(digit)).then_some(digit)
+}
+
+/// A REFER would make us call whomever a caller names, at the line's cost.
+unsafe extern "C" fn on_call_transfer_request2(
+    call: pjsua_call_id,
+    _destination: *const ffi::pj_str_t,
+    code: *mut ffi::pjsip_status_code,
+    _setting: *mut ffi::pjsua_call_setting,
+) {
+    guarded("transfer_request", Some(call), (), |_| {
+        // SAFETY: an out-parameter of pjsua.
+        unsafe { *code = 603 };
+    });
+}
+
+/// An INVITE with Replaces would take over a call behind its driver's back.
+unsafe extern "C" fn on_call_replace_request2(
+    call: pjsua_call_id,
+    _rdata: *mut ffi::pjsip_rx_data,
+    code: *mut c_int,
+    _text: *mut ffi::pj_str_t,
+    _setting: *mut ffi::pjsua_call_setting,
+) {
+    guarded("replace_request", Some(call), (), |_| {
+        // SAFETY: an out-parameter of pjsua.
+        unsafe { *code = 603 };
+    });
+}
+
+unsafe extern "C" fn on_call_transfer_status(
+    call: pjsua_call_id,
+    status: c_int,
+    _text: *const ffi::pj_str_t,
+    last: ffi::pj_bool_t,
+    go_on: *mut ffi::pj_bool_t,
+) {
+    guarded("transfer_status", Some(call), (), |shared| {
+        // SAFETY: an out-parameter of pjsua.
+        unsafe { *go_on = ffi::TRUE };
+        if let Some(leg) = shared.slots.current(call) {
+            let status = u16::try_from(status).unwrap_or(500);
+            let last = last != ffi::FALSE;
+            shared.emit(leg, LegEvent::Transfer { status, last });
+        }
+    });
+}
+
+unsafe extern "C" fn on_reg_state2(account: pjsua_acc_id, info: *mut ffi::pjsua_reg_info) {
+    guarded("reg_state", None, (), |shared| {
+        // SAFETY: the blocks are valid for the call.
+        let state = unsafe {
+            if info.is_null() || (*info).cbparam.is_null() {
+                return;
+            }
+            registration(&*(*info).cbparam, (*info).renew != ffi::FALSE)
+        };
+        let Some(line) = shared.with_lines(|lines| lines.by_account.get(&account).cloned()) else {
+            return;
+        };
+        if !shared.announce(EngineEvent::Registration {
+            line: line.clone(),
+            state,
+        }) {
+            tracing::warn!(%line, "engine event queue is full, a registration state was dropped");
+        }
+    });
+}
+
+/// # Safety
+/// `answer` must be pjsip's own block.
+unsafe fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registration {
+    let accepted = answer.status == ffi::PJ_SUCCESS && answer.code / 100 == 2;
+    let unregistering = !renew || answer.is_unreg != ffi::FALSE;
+    if unregistering {
+        return Registration::Unregistered;
+    }
+    if accepted && answer.expiration > 0 && answer.expiration != c_uint::MAX {
+        let expires = Duration::from_secs(u64::from(answer.expiration));
+        return Registration::Registered { expires };
+    }
+    // SAFETY: the reason lives as long as the block.
+    let reason = unsafe { text::to_string(&answer.reason) };
+    let (status, text) = if answer.status == ffi::PJ_SUCCESS {
+        (answer.code, reason)
+    } else {
+        (answer.code.max(408), text::status_text(answer.status))
+    };
+    Registration::Failed {
+        status: u16::try_from(status).unwrap_or(503),
+        text,
+    }
+}
+
+/// The timer on pjsua's own thread that shows it is alive.
+pub const BEAT_MS: c_uint = 500;
+
+/// Counts a beat of pjsua's thread and asks for the next one.
+pub unsafe extern "C" fn on_beat(_: *mut c_void) {
+    guarded("beat", None, (), |shared| {
+        shared
+            .counters
+            .worker_beats
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    });
+    schedule_beat();
+}
+
+/// Starts the beat. It ends with the stack.
+pub fn schedule_beat() {
+    // SAFETY: the callback is a plain function without user data; pjsua frees
+    // the timer. Called once pjsua is initialised, and from its own timer.
+    unsafe {
+        #[cfg(pj_timer_debug)]
+        ffi::pjsua_schedule_timer2_dbg(
+            Some(on_beat),
+            std::ptr::null_mut(),
+            BEAT_MS,
+            c"beat".as_ptr(),
+            0,
+        );
+        #[cfg(not(pj_timer_debug))]
+        ffi::pjsua_schedule_timer2(Some(on_beat), std::ptr::null_mut(), BEAT_MS);
+    }
+}

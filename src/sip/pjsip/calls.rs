@@ -1,0 +1,265 @@
+//! Commands on legs, and what pjsua knows of them. Run by the control thread,
+//! but for what says otherwise.
+
+use std::ffi::c_uint;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ffi;
+use super::shared::Shared;
+use super::text::{self, Lent};
+use crate::core::ids::LegId;
+use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpSink};
+use crate::core::private::Private;
+use crate::sip::engine::{EndedBy, LegEnd, LegEvent};
+use crate::sip::uri::escape_user;
+
+/// pjsua's view of a call; `None` when it is gone. Any registered thread.
+pub fn info(call: i32) -> Option<Box<ffi::pjsua_call_info>> {
+    // SAFETY: plain C data, valid as zeroes; pjsua fills it for a live call
+    // and checks the id.
+    unsafe {
+        let mut info: Box<ffi::pjsua_call_info> = Box::new(std::mem::zeroed());
+        let status = ffi::pjsua_call_get_info(call, &raw mut *info);
+        (status == ffi::PJ_SUCCESS).then_some(info)
+    }
+}
+
+fn call_of(leg: LegId) -> i32 {
+    i32::try_from(leg.index).unwrap_or(-1)
+}
+
+/// Sends 180, 183 or 200.
+pub fn answer(shared: &Shared, leg: LegId, status: u16) {
+    if !shared.slots.is_alive(leg) {
+        return;
+    }
+    // SAFETY: plain C data that pjsua fills with its defaults and copies.
+    let sent = unsafe {
+        let mut setting: ffi::pjsua_call_setting = std::mem::zeroed();
+        ffi::pjsua_call_setting_default(&raw mut setting);
+        setting.aud_cnt = 1;
+        setting.vid_cnt = 0;
+        #[cfg(pj_call_text)]
+        {
+            setting.txt_cnt = 0;
+        }
+        ffi::pjsua_call_answer2(
+            call_of(leg),
+            &raw const setting,
+            c_uint::from(status),
+            ptr::null(),
+            ptr::null(),
+        )
+    };
+    if sent != ffi::PJ_SUCCESS && shared.slots.is_alive(leg) {
+        let reason = format!(
+            "answering with {status} failed: {}",
+            text::status_text(sent)
+        );
+        finish(
+            shared,
+            leg,
+            500,
+            LegEnd {
+                by: EndedBy::Failure,
+                status: 500,
+                reason,
+            },
+            None,
+        );
+    }
+}
+
+/// Ends a leg at our wish.
+pub fn hang_up(shared: &Shared, leg: LegId, status: u16, retry_after: Option<Duration>) {
+    let end = LegEnd {
+        by: EndedBy::Local,
+        status,
+        reason: String::new(),
+    };
+    finish(shared, leg, status, end, retry_after);
+}
+
+/// Ends a leg for a fault of its driver or a callback.
+pub fn abort(shared: &Shared, leg: LegId, why: &'static str) {
+    if shared.slots.is_alive(leg) {
+        tracing::error!(%leg, why, "a call is ended");
+        let end = LegEnd {
+            by: EndedBy::Failure,
+            status: 500,
+            reason: why.into(),
+        };
+        finish(shared, leg, 500, end, None);
+    }
+}
+
+/// BYE to an established call, else a final status to its INVITE. pjsua calls
+/// on_call_state from within, which ends the leg; where it does not, it is
+/// ended here, so that no driver waits for ever.
+fn finish(shared: &Shared, leg: LegId, status: u16, end: LegEnd, retry_after: Option<Duration>) {
+    if !shared.slots.is_alive(leg) {
+        return;
+    }
+    shared.slots.note_ending(leg, end.clone());
+    // SAFETY: plain C data, initialised by pjsua and not moved; the header
+    // lives in a pool that is released after pjsua has copied it.
+    unsafe {
+        let mut message: ffi::pjsua_msg_data = std::mem::zeroed();
+        ffi::pjsua_msg_data_init(&raw mut message);
+        let pool = ffi::pjsua_pool_create(c"hangup".as_ptr(), 512, 512);
+        if let (Some(after), false) = (retry_after, pool.is_null()) {
+            text::push_retry_after(&raw mut message.hdr_list, pool, after);
+        }
+        ffi::pjsua_call_hangup(
+            call_of(leg),
+            c_uint::from(status),
+            ptr::null(),
+            &raw const message,
+        );
+        if !pool.is_null() {
+            ffi::pj_pool_release(pool);
+        }
+    }
+    shared.slots.end(leg, Some(end));
+}
+
+/// Blind transfer by REFER.
+pub fn transfer(shared: &Shared, leg: LegId, destination: &Private) {
+    let Some(line) = shared.slots.line(leg) else {
+        return;
+    };
+    let domain = shared.with_lines(|lines| lines.table.data(&line).map(|line| line.domain.clone()));
+    let mut lent = Lent::default();
+    let uri = lent.lend(&refer_target(
+        destination.expose(),
+        domain.as_deref().unwrap_or_default(),
+    ));
+    // SAFETY: the URI lives during the call and is copied by pjsua.
+    let sent = unsafe { ffi::pjsua_call_xfer(call_of(leg), &raw const uri, ptr::null()) };
+    if sent != ffi::PJ_SUCCESS {
+        tracing::warn!(%leg, %line, reason = text::status_text(sent), "a transfer could not be sent");
+        shared.emit(
+            leg,
+            LegEvent::Transfer {
+                status: 500,
+                last: true,
+            },
+        );
+    }
+}
+
+/// A URI for Refer-To: a URI as it is, a number at the line's domain.
+fn refer_target(destination: &str, domain: &str) -> String {
+    let is_uri = ["sip:", "sips:", "tel:"].iter().any(|scheme| {
+        destination
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    if is_uri {
+        format!("<{}>", destination.replace(['<', '>', '\r', '\n'], ""))
+    } else {
+        format!("<sip:{}@{domain}>", escape_user(destination.trim()))
+    }
+}
+
+/// Tells a leg's driver what was negotiated. Called from pjsua's callback.
+pub fn tell_media(shared: &Shared, leg: LegId, call: i32) {
+    let Some(info) = info(call) else {
+        return;
+    };
+    let count = usize::try_from(info.media_cnt).unwrap_or(0);
+    let audio = info.media.iter().take(count).find(|media| {
+        media.type_ == ffi::PJMEDIA_TYPE_AUDIO && media.status != ffi::PJSUA_CALL_MEDIA_NONE
+    });
+    let Some(audio) = audio.filter(|media| media.status != ffi::PJSUA_CALL_MEDIA_ERROR) else {
+        return shared.abort(leg, "its audio could not be set up");
+    };
+    let direction = direction(audio.dir);
+    let format = match stream_format(call, audio.index, direction) {
+        Some(format) => format,
+        // A stream on hold may have no socket behind it: what was stays.
+        None => match shared.slots.format(leg, None) {
+            Some(format) => MediaFormat {
+                direction,
+                ..format
+            },
+            None => return shared.abort(leg, "its codec is none of ours"),
+        },
+    };
+    shared.slots.format(leg, Some(format));
+    if let Some(gate) = shared.slots.gate(leg) {
+        let sink: Arc<dyn RtpSink> = gate;
+        shared.emit(leg, LegEvent::Media(MediaLink { format, sink }));
+    }
+}
+
+fn stream_format(call: i32, media: c_uint, direction: Direction) -> Option<MediaFormat> {
+    // SAFETY: plain C data, valid as zeroes; pjsua fills the member of the
+    // union that its type names, and checks call and index.
+    unsafe {
+        let mut info: Box<ffi::pjsua_stream_info> = Box::new(std::mem::zeroed());
+        let status = ffi::pjsua_call_get_stream_info(call, media, &raw mut *info);
+        if status != ffi::PJ_SUCCESS || info.type_ != ffi::PJMEDIA_TYPE_AUDIO {
+            return None;
+        }
+        let audio = &raw const info.info.aud;
+        let codec = match text::to_string(&(*audio).fmt.encoding_name)
+            .to_ascii_uppercase()
+            .as_str()
+        {
+            "PCMU" => Codec::Pcmu,
+            "PCMA" => Codec::Pcma,
+            "OPUS" => Codec::Opus,
+            _ => return None,
+        };
+        Some(MediaFormat {
+            codec,
+            send_payload_type: u8::try_from((*audio).tx_pt).ok()?,
+            receive_payload_type: u8::try_from((*audio).rx_pt).ok()?,
+            send_event_type: u8::try_from((*audio).tx_event_pt).ok(),
+            receive_event_type: u8::try_from((*audio).rx_event_pt).ok(),
+            ssrc: (*audio).ssrc,
+            direction,
+        })
+    }
+}
+
+fn direction(bits: ffi::pjmedia_dir) -> Direction {
+    let sends = bits & ffi::PJMEDIA_DIR_ENCODING != 0;
+    let receives = bits & ffi::PJMEDIA_DIR_DECODING != 0;
+    match (sends, receives) {
+        (true, true) => Direction::SendRecv,
+        (true, false) => Direction::SendOnly,
+        (false, true) => Direction::RecvOnly,
+        (false, false) => Direction::Inactive,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_goes_to_a_uri_as_it_is_and_to_a_number_at_the_domain() {
+        assert_eq!(
+            refer_target("+33 1", "d.example"),
+            "<sip:+33%201@d.example>"
+        );
+        assert_eq!(refer_target("SIP:a@b;x=1", "d"), "<SIP:a@b;x=1>");
+        assert_eq!(refer_target("tel:+331>\r\n", "d"), "<tel:+331>");
+        assert_eq!(refer_target("é", "d"), "<sip:%C3%A9@d>");
+    }
+
+    #[test]
+    fn directions_are_seen_from_our_side() {
+        assert_eq!(
+            direction(ffi::PJMEDIA_DIR_ENCODING_DECODING),
+            Direction::SendRecv
+        );
+        assert_eq!(direction(ffi::PJMEDIA_DIR_ENCODING), Direction::SendOnly);
+        assert_eq!(direction(ffi::PJMEDIA_DIR_DECODING), Direction::RecvOnly);
+        assert_eq!(direction(ffi::PJMEDIA_DIR_NONE), Direction::Inactive);
+    }
+}

@@ -1,0 +1,125 @@
+//! The control thread: starts the stack, issues every command to it, ends it.
+//! pjlib's main thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use super::engine::PjsipError;
+use super::shared::{Order, Shared, shared};
+use super::stack::{self, Ports};
+use super::{accounts, calls};
+use crate::core::ids::LineId;
+use crate::sip::engine::{Command, EngineConfig};
+
+/// How long the thread waits for an order before it beats again.
+const BEAT: Duration = Duration::from_millis(500);
+
+/// What the thread works with.
+pub struct Control {
+    config: EngineConfig,
+    orders: Receiver<Order>,
+    stopping: Arc<AtomicBool>,
+    /// Accounts of removed lines that calls may still use.
+    doomed: Vec<(LineId, i32)>,
+}
+
+impl Control {
+    pub const fn new(
+        config: EngineConfig,
+        orders: Receiver<Order>,
+        stopping: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            config,
+            orders,
+            stopping,
+            doomed: Vec::new(),
+        }
+    }
+
+    /// The thread's body. Says on `started` how the start went, then works
+    /// until it is stopped.
+    pub fn run(mut self, started: &SyncSender<Result<Ports, PjsipError>>) {
+        let result = stack::start(&self.config);
+        let failed = result.is_err();
+        if started.send(result).is_err() || failed {
+            return;
+        }
+        let shared = shared();
+        while !self.stopping.load(Ordering::Acquire) {
+            shared
+                .counters
+                .control_beats
+                .fetch_add(1, Ordering::Relaxed);
+            match self.orders.recv_timeout(BEAT) {
+                Ok(order) => self.obey(shared, order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.delete_doomed(shared);
+        }
+        end(shared);
+    }
+
+    fn obey(&mut self, shared: &Shared, order: Order) {
+        match order {
+            Order::Abort { leg, why } => calls::abort(shared, leg, why),
+            Order::Command(command) => self.execute(shared, command),
+        }
+    }
+
+    fn execute(&mut self, shared: &Shared, command: Command) {
+        match command {
+            Command::AddLine(account) => {
+                if let Some(old) = accounts::add(shared, &self.config, &account) {
+                    self.doomed.push((account.line, old));
+                }
+            }
+            Command::RemoveLine(line) => {
+                accounts::register(shared, &line, false);
+                if let Some(account) = accounts::take(shared, &line) {
+                    self.doomed.push((line, account));
+                }
+            }
+            Command::Register(line) => accounts::register(shared, &line, true),
+            Command::Unregister(line) => accounts::register(shared, &line, false),
+            Command::Answer { leg, status } => calls::answer(shared, leg, status),
+            Command::Reject {
+                leg,
+                status,
+                retry_after,
+            } => calls::hang_up(shared, leg, status, retry_after),
+            Command::Hangup { leg, status } => calls::hang_up(shared, leg, status, None),
+            Command::Transfer { leg, destination } => calls::transfer(shared, leg, &destination),
+        }
+    }
+
+    /// pjsua's calls read their account until they end, so it goes last.
+    fn delete_doomed(&mut self, shared: &Shared) {
+        self.doomed.retain(|(line, account)| {
+            let in_use = shared.slots.has_line(line);
+            if !in_use {
+                accounts::delete(shared, *account);
+            }
+            in_use
+        });
+    }
+}
+
+/// Teardown. Order: no new calls, our calls end (which closes their sinks and
+/// channels), C stops and joins its threads, then what Rust keeps for
+/// callbacks goes.
+fn end(shared: &Shared) {
+    shared.draining.store(true, Ordering::Release);
+    for leg in shared.slots.announced() {
+        calls::hang_up(shared, leg, 503, None);
+    }
+    stack::destroy();
+    for leg in shared.slots.all() {
+        shared.slots.end(leg, None);
+    }
+    shared.change_lines(|lines| *lines = super::shared::Lines::default());
+    shared.set_run(None);
+}

@@ -1,0 +1,204 @@
+//! Judges a request before pjsip spends a dialog, a transport or a media port
+//! on it: a module between pjsip's transaction and dialog layers, which sees
+//! requests that belong to no transaction yet. Retransmissions of an INVITE
+//! under way never get here.
+
+use std::ffi::c_int;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
+use super::shared::{Shared, guarded};
+use super::text;
+use crate::sip::engine::Refusal;
+use crate::sip::uri::UriParts;
+
+/// Asked of a caller that comes while we are full.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// A module record that pjsip links into its list and writes to.
+struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
+
+// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
+// touches it, under its own lock.
+unsafe impl Sync for Module {}
+
+static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
+    prev: std::ptr::null_mut(),
+    next: std::ptr::null_mut(),
+    name: ffi::pj_str_t {
+        ptr: c"sipbridge-gate".as_ptr().cast_mut(),
+        slen: 14,
+    },
+    id: -1,
+    // Behind the transaction layer, before the dialogs (32).
+    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int + 4,
+    load: None,
+    start: None,
+    stop: None,
+    unload: None,
+    on_rx_request: Some(on_rx_request),
+    on_rx_response: None,
+    on_tx_request: None,
+    on_tx_response: Some(on_tx_response),
+    on_tsx_state: None,
+}));
+
+/// Puts the gate into the stack, before it is started.
+pub fn register() -> ffi::pj_status_t {
+    let module = MODULE.0.get();
+    // SAFETY: pjsua is initialised and has no threads yet; a module of an
+    // earlier run was unlinked when that endpoint was destroyed.
+    unsafe {
+        (*module).id = -1;
+        (*module).prev = std::ptr::null_mut();
+        (*module).next = std::ptr::null_mut();
+        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
+    }
+}
+
+/// What to do with a request.
+enum Verdict {
+    Pass,
+    Refuse(Refusal),
+}
+
+const fn refuse(status: u16, retry_after: Option<Duration>) -> Verdict {
+    Verdict::Refuse(Refusal {
+        status,
+        retry_after,
+    })
+}
+
+unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
+    // After a panic the request is dropped: its sender repeats it.
+    guarded("gate", None, ffi::TRUE, |shared| {
+        // SAFETY: pjsip passes a parsed request with From, To and Via.
+        unsafe {
+            let message = (*rdata).msg_info.msg;
+            let to = (*rdata).msg_info.to;
+            if (*to).tag.slen > 0 {
+                return ffi::FALSE;
+            }
+            let request = (*message).line.req;
+            let verdict = match request.method.id {
+                ffi::PJSIP_INVITE_METHOD => {
+                    let uri = text::uri_parts(request.uri.cast());
+                    judge(shared, &uri, &text::uri_parts((*to).uri.cast()))
+                }
+                ffi::PJSIP_ACK_METHOD
+                | ffi::PJSIP_CANCEL_METHOD
+                | ffi::PJSIP_BYE_METHOD
+                | ffi::PJSIP_OPTIONS_METHOD => Verdict::Pass,
+                _ => refuse(405, None),
+            };
+            match verdict {
+                Verdict::Pass => ffi::FALSE,
+                Verdict::Refuse(refusal) => {
+                    respond(rdata, refusal);
+                    ffi::TRUE
+                }
+            }
+        }
+    })
+}
+
+/// Judges a new INVITE.
+fn judge(shared: &Shared, uri: &UriParts, to: &UriParts) -> Verdict {
+    if shared.draining.load(Ordering::Acquire) {
+        return refuse(503, Some(FULL_RETRY_AFTER));
+    }
+    let line = shared.with_lines(|lines| lines.table.find(uri, to).cloned());
+    let Some(line) = line else {
+        shared.counters.unknown_line.fetch_add(1, Ordering::Relaxed);
+        return refuse(404, None);
+    };
+    let refusal = shared.with_run(|run| {
+        if shared.slots.live() >= run.calls_max || run.events.capacity() == 0 {
+            return Some(Refusal {
+                status: 503,
+                retry_after: Some(FULL_RETRY_AFTER),
+            });
+        }
+        run.admission.admit(&line).err()
+    });
+    match refusal {
+        Some(None) => Verdict::Pass,
+        Some(Some(refusal)) => {
+            shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            Verdict::Refuse(refusal)
+        }
+        None => refuse(503, None),
+    }
+}
+
+/// # Safety
+/// `rdata` must be the request pjsip passed to the module.
+unsafe fn respond(rdata: *mut pjsip_rx_data, refusal: Refusal) {
+    let status = c_int::from(refusal.status.clamp(400, 699));
+    // SAFETY: the list stays where it is, its header lives in the pool of the
+    // request; both outlive the call, which copies the header.
+    unsafe {
+        let mut head: ffi::pjsip_hdr = std::mem::zeroed();
+        let list = &raw mut head;
+        text::init_list(list);
+        if let Some(after) = refusal.retry_after {
+            text::push_retry_after(list, (*rdata).tp_info.pool, after);
+        }
+        let endpoint = ffi::pjsua_get_pjsip_endpt();
+        ffi::pjsip_endpt_respond_stateless(
+            endpoint,
+            rdata,
+            status,
+            std::ptr::null(),
+            list,
+            std::ptr::null(),
+        );
+    }
+}
+
+/// pjsua answers 500 when it finds no free RTP port or memory; to a caller's
+/// trunk that is a defect, not "try the next one". Before the message is
+/// printed its status is made 503.
+unsafe extern "C" fn on_tx_response(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
+    guarded("tx_response", None, ffi::PJ_SUCCESS, |_| {
+        // SAFETY: pjsip passes the response it is about to print; CSeq is the
+        // request's own, copied into every response. The reason text is static.
+        unsafe {
+            let message = (*tdata).msg;
+            if message.is_null() || (*message).line.status.code != 500 {
+                return ffi::PJ_SUCCESS;
+            }
+            if text::is_answer_to_invite(message) {
+                let line = &raw mut (*message).line.status;
+                (*line).code = 503;
+                (*line).reason = *ffi::pjsip_get_status_text(503);
+            }
+        }
+        ffi::PJ_SUCCESS
+    })
+}
+
+/// pjsua's choice of the account for an INVITE that the gate let through: the
+/// same line, found the same way.
+pub unsafe extern "C" fn on_acc_find_for_incoming(
+    rdata: *const pjsip_rx_data,
+    account: *mut ffi::pjsua_acc_id,
+) {
+    guarded("acc_find", None, (), |shared| {
+        // SAFETY: pjsua passes a parsed request and an out-parameter.
+        unsafe {
+            let message = (*rdata).msg_info.msg;
+            let request = (*message).line.req;
+            let uri = text::uri_parts(request.uri.cast());
+            let to = text::uri_parts((*(*rdata).msg_info.to).uri.cast());
+            let found = shared.with_lines(|lines| {
+                let line = lines.table.find(&uri, &to)?;
+                lines.table.data(line).map(|line| line.account)
+            });
+            if let Some(found) = found {
+                *account = found;
+            }
+        }
+    });
+}

@@ -1,0 +1,45 @@
+//! The engine on pjproject, by its C interface pjsua-lib. The only room where
+//! `unsafe` is allowed.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`engine`] | [`PjsipEngine`]: start, the [`SipEngine`](super::engine::SipEngine) methods, shutdown |
+//! | `control` | the control thread: every pjsip command is issued there |
+//! | `stack` | configuration and start of pjsua, teardown in order |
+//! | `shared` | what callbacks reach: slots, lines, counters |
+//! | `slots` | the table of legs; C knows a leg only by slot and generation |
+//! | `callbacks` | every function that C calls about calls and registrations |
+//! | `gate` | the module that judges an INVITE before a dialog exists |
+//! | `adapter` | the media transport adapter: RTP in and out |
+//! | `accounts`, `calls` | commands on lines and legs |
+//! | `log` | pjsip's log lines into `tracing` |
+//! | `text` | C strings and headers to Rust and back |
+//!
+//! # Rules
+//! - C's user data is a slot number with a generation, never a pointer to
+//!   Rust memory. A late callback finds another generation and does nothing.
+//! - Locks of ours are leaves: none is held while pjsip is called, but for the
+//!   gate of an RTP sink, whose order is written in `adapter`.
+//! - Callbacks never block: they look up, convert, `try_send`, count.
+#![expect(
+    unsafe_code,
+    reason = "this is the room of the C interface; each block has its SAFETY note"
+)]
+
+mod accounts;
+mod adapter;
+mod callbacks;
+mod calls;
+mod control;
+mod engine;
+mod ffi;
+mod gate;
+mod log;
+mod shared;
+mod slots;
+mod stack;
+mod text;
+mod threads;
+
+pub use engine::{PjsipBeats, PjsipEngine, PjsipError};
+pub use threads::hard_exit;

@@ -1,0 +1,166 @@
+//! What callbacks reach. C calls plain functions without a pointer of ours,
+//! and pjsua is one per process, so this is the one static of the room.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use tokio::sync::mpsc;
+
+use super::slots::{Delivered, Emitted, Slots};
+use crate::core::ids::{LegId, LineId};
+use crate::sip::engine::{Admission, Command, EngineEvent, LegEvent};
+use crate::sip::matching::LineTable;
+
+/// Most legs of an engine, whatever the library allows.
+pub const LEGS_MAX: usize = 1_024;
+
+/// What the control thread is asked to do.
+pub enum Order {
+    /// A command of the bridge.
+    Command(Command),
+    /// Ends a leg whose driver is lost or whose callback panicked.
+    Abort { leg: LegId, why: &'static str },
+}
+
+/// What lives as long as one start of the engine.
+pub struct Run {
+    pub admission: Arc<dyn Admission>,
+    pub events: mpsc::Sender<EngineEvent>,
+    pub orders: SyncSender<Order>,
+    pub calls_max: usize,
+}
+
+/// A line as the engine keeps it.
+pub struct Line {
+    /// pjsua's account.
+    pub account: i32,
+    /// For the destination of a transfer.
+    pub domain: String,
+}
+
+/// The lines, by what names them.
+#[derive(Default)]
+pub struct Lines {
+    pub table: LineTable<Line>,
+    pub by_account: HashMap<i32, LineId>,
+}
+
+/// Counters, each only rising.
+#[derive(Default)]
+pub struct Counters {
+    pub unknown_line: AtomicU64,
+    pub refused: AtomicU64,
+    pub rtp_overflow: AtomicU64,
+    pub rtp_foreign: AtomicU64,
+    pub panics: AtomicU64,
+    pub worker_beats: AtomicU64,
+    pub control_beats: AtomicU64,
+}
+
+/// See the module.
+pub struct Shared {
+    pub slots: Slots,
+    pub counters: Counters,
+    pub draining: AtomicBool,
+    pub lines: RwLock<Lines>,
+    run: RwLock<Option<Run>>,
+}
+
+/// The one instance; made on first use.
+pub fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| Shared {
+        slots: Slots::new(LEGS_MAX),
+        counters: Counters::default(),
+        draining: AtomicBool::new(false),
+        lines: RwLock::default(),
+        run: RwLock::new(None),
+    })
+}
+
+impl Shared {
+    /// Begins or ends a run; `false` when one is going on already.
+    pub fn set_run(&self, run: Option<Run>) -> bool {
+        let mut current = self.run.write().unwrap_or_else(PoisonError::into_inner);
+        if run.is_some() && current.is_some() {
+            return false;
+        }
+        *current = run;
+        true
+    }
+
+    /// Reads the run, where there is one.
+    pub fn with_run<T>(&self, read: impl FnOnce(&Run) -> T) -> Option<T> {
+        let run = self.run.read().unwrap_or_else(PoisonError::into_inner);
+        run.as_ref().map(read)
+    }
+
+    /// Reads the lines.
+    pub fn with_lines<T>(&self, read: impl FnOnce(&Lines) -> T) -> T {
+        read(&self.lines.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the lines.
+    pub fn change_lines<T>(&self, change: impl FnOnce(&mut Lines) -> T) -> T {
+        change(&mut self.lines.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks the control thread to end a leg. When even its queue is full the
+    /// thread is stuck, which the watchdog sees.
+    pub fn abort(&self, leg: LegId, why: &'static str) {
+        self.with_run(|run| {
+            if run.orders.try_send(Order::Abort { leg, why }).is_err() {
+                tracing::error!(%leg, why, "SIP command queue is full, a leg could not be ended");
+            }
+        });
+    }
+
+    /// Tells a leg's driver; ends the leg when the driver is stuck or gone.
+    pub fn emit(&self, leg: LegId, event: LegEvent) {
+        if self.slots.emit(leg, event) == Emitted::DriverLost {
+            self.abort(leg, "its driver does not read its events");
+        }
+    }
+
+    /// Tells the engine's owner; `false` when its queue is full.
+    pub fn announce(&self, event: EngineEvent) -> bool {
+        let sent = self.with_run(|run| run.events.try_send(event).is_ok());
+        sent.unwrap_or(false)
+    }
+
+    /// Counts what became of an RTP packet.
+    pub fn count_rtp(&self, leg: LegId, delivered: Delivered) {
+        let counter = match delivered {
+            Delivered::Overflow => &self.counters.rtp_overflow,
+            Delivered::Foreign => &self.counters.rtp_foreign,
+            Delivered::DriverLost => return self.abort(leg, "its driver is gone"),
+            Delivered::Queued | Delivered::QueuedAndFollow | Delivered::NoLeg => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The shape of every callback: no panic leaves it. One that happens is
+/// counted and ends the call it happened in.
+pub fn guarded<T>(
+    name: &'static str,
+    call: Option<i32>,
+    default: T,
+    body: impl FnOnce(&'static Shared) -> T,
+) -> T {
+    let shared = shared();
+    catch_unwind(AssertUnwindSafe(|| body(shared))).unwrap_or_else(|_| {
+        shared.counters.panics.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            callback = name,
+            "panic in a SIP callback, its call is ended"
+        );
+        if let Some(leg) = call.and_then(|index| shared.slots.current(index)) {
+            shared.abort(leg, "panic in a callback");
+        }
+        default
+    })
+}

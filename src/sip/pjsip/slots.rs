@@ -1,0 +1,477 @@
+//! The table of legs. A leg's slot is its pjsua call id; its generation rises
+//! each time the slot is given out, so that whatever comes late for an older
+//! leg finds another generation and does nothing.
+//!
+//! Two locks per slot: `call` for what changes per event, `media` for what
+//! each RTP packet needs. Both are leaves: nothing of pjsip is called and no
+//! other lock is taken while one is held.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::adapter::Gate;
+use crate::core::ids::{LegId, LineId};
+use crate::core::link::{MediaFormat, RtpPacket};
+use crate::sip::engine::{LEG_QUEUE_EVENTS, LegEnd, LegEvent, RTP_QUEUE_PACKETS};
+use crate::sip::source::{SourceRule, Verdict};
+
+/// Size of an RTP header without extras (RFC 3550 section 5.1).
+const RTP_HEADER_BYTES: usize = 12;
+
+/// The receivers of one leg, for its driver.
+pub type Receivers = (mpsc::Receiver<LegEvent>, mpsc::Receiver<RtpPacket>);
+
+/// What became of an event for a leg's driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emitted {
+    /// In the leg's queue, or the leg is over and nobody waits for it.
+    Done,
+    /// The queue is full or the driver gone: the leg must be ended.
+    DriverLost,
+}
+
+/// What became of one RTP packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// In the leg's queue.
+    Queued,
+    /// In the leg's queue, and its source is where we send from now on.
+    QueuedAndFollow,
+    /// Dropped: the driver's queue is full.
+    Overflow,
+    /// Dropped: from another source, or no RTP.
+    Foreign,
+    /// Dropped: no such leg, or it has no media now.
+    NoLeg,
+    /// The driver is gone: the leg must be ended. Said once.
+    DriverLost,
+}
+
+/// All slots.
+pub struct Slots {
+    slots: Box<[Slot]>,
+    live: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slot {
+    call: Mutex<Call>,
+    media: Mutex<Media>,
+}
+
+#[derive(Default)]
+struct Call {
+    generation: u32,
+    leg: Option<Leg>,
+}
+
+/// A leg from the creation of its media or its INVITE to its end.
+struct Leg {
+    /// Until the driver is told of the leg.
+    receivers: Option<Receivers>,
+    events: mpsc::Sender<LegEvent>,
+    /// A place kept in the queue, so that the last event always fits.
+    last_place: Option<mpsc::OwnedPermit<LegEvent>>,
+    gate: Arc<Gate>,
+    line: Option<LineId>,
+    format: Option<MediaFormat>,
+    /// Set when we end the leg, before pjsip is told.
+    ending: Option<LegEnd>,
+}
+
+#[derive(Default)]
+struct Media {
+    generation: u32,
+    rtp: Option<mpsc::Sender<RtpPacket>>,
+    source: SourceRule,
+    payload_type: Option<u8>,
+    event_type: Option<u8>,
+}
+
+impl Slots {
+    /// A table of `count` empty slots.
+    pub fn new(count: usize) -> Self {
+        Self {
+            slots: (0..count).map(|_| Slot::default()).collect(),
+            live: AtomicUsize::new(0),
+        }
+    }
+
+    /// How many legs there are.
+    pub fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// The leg of a pjsua call, opened where there is none yet.
+    pub fn ensure_open(&self, index: i32) -> Option<LegId> {
+        let (index, slot) = self.slot(index)?;
+        let mut call = lock(&slot.call);
+        if call.leg.is_some() {
+            return Some(LegId {
+                index,
+                generation: call.generation,
+            });
+        }
+        let (events, event_receiver) = mpsc::channel(LEG_QUEUE_EVENTS + 1);
+        let (rtp, rtp_receiver) = mpsc::channel(RTP_QUEUE_PACKETS);
+        call.generation = call.generation.wrapping_add(1).max(1);
+        call.leg = Some(Leg {
+            receivers: Some((event_receiver, rtp_receiver)),
+            last_place: events.clone().try_reserve_owned().ok(),
+            events,
+            gate: Arc::new(Gate::default()),
+            line: None,
+            format: None,
+            ending: None,
+        });
+        let generation = call.generation;
+        drop(call);
+        *lock(&slot.media) = Media {
+            generation,
+            rtp: Some(rtp),
+            ..Media::default()
+        };
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Some(LegId { index, generation })
+    }
+
+    /// The leg of a pjsua call, where there is one.
+    pub fn current(&self, index: i32) -> Option<LegId> {
+        let (index, slot) = self.slot(index)?;
+        let call = lock(&slot.call);
+        call.leg.as_ref().map(|_| LegId {
+            index,
+            generation: call.generation,
+        })
+    }
+
+    /// Every leg that its driver knows of.
+    pub fn announced(&self) -> Vec<LegId> {
+        let legs = (0_u32..)
+            .zip(self.slots.iter())
+            .filter_map(|(index, slot)| {
+                let call = lock(&slot.call);
+                let told = call.leg.as_ref().is_some_and(|leg| leg.receivers.is_none());
+                told.then_some(LegId {
+                    index,
+                    generation: call.generation,
+                })
+            });
+        legs.collect()
+    }
+
+    /// Every leg there is.
+    pub fn all(&self) -> Vec<LegId> {
+        let indices = 0..i32::try_from(self.slots.len()).unwrap_or(i32::MAX);
+        indices.filter_map(|index| self.current(index)).collect()
+    }
+
+    /// Whether any leg belongs to a line.
+    pub fn has_line(&self, line: &LineId) -> bool {
+        self.slots.iter().any(|slot| {
+            let call = lock(&slot.call);
+            call.leg
+                .as_ref()
+                .is_some_and(|leg| leg.line.as_ref() == Some(line))
+        })
+    }
+
+    /// Binds a leg to its line and hands out its receivers, once.
+    pub fn announce(&self, leg: LegId, line: LineId) -> Option<Receivers> {
+        self.with(leg, |leg| {
+            leg.line = Some(line);
+            leg.receivers.take()
+        })
+        .flatten()
+    }
+
+    /// Closes a leg that its driver was never told of: its INVITE failed
+    /// between media and call.
+    pub fn abandon(&self, leg: LegId) {
+        let unannounced = self.with(leg, |leg| leg.receivers.is_some());
+        if unannounced == Some(true) {
+            self.end(leg, None);
+        }
+    }
+
+    /// Runs `act` on a leg, unless it is over.
+    fn with<T>(&self, leg: LegId, act: impl FnOnce(&mut Leg) -> T) -> Option<T> {
+        let slot = self.slots.get(usize::try_from(leg.index).ok()?)?;
+        let mut call = lock(&slot.call);
+        if call.generation != leg.generation {
+            return None;
+        }
+        call.leg.as_mut().map(act)
+    }
+
+    /// Whether a leg is alive.
+    pub fn is_alive(&self, leg: LegId) -> bool {
+        self.with(leg, |_| ()).is_some()
+    }
+
+    /// The line of a leg.
+    pub fn line(&self, leg: LegId) -> Option<LineId> {
+        self.with(leg, |leg| leg.line.clone()).flatten()
+    }
+
+    /// The gate of a leg's RTP sink.
+    pub fn gate(&self, leg: LegId) -> Option<Arc<Gate>> {
+        self.with(leg, |leg| Arc::clone(&leg.gate))
+    }
+
+    /// The format last told to the driver; replaced by `format` where given.
+    pub fn format(&self, leg: LegId, format: Option<MediaFormat>) -> Option<MediaFormat> {
+        self.with(leg, |leg| match format {
+            Some(format) => leg.format.replace(format),
+            None => leg.format,
+        })
+        .flatten()
+    }
+
+    /// Puts an event into the leg's queue.
+    pub fn emit(&self, leg: LegId, event: LegEvent) -> Emitted {
+        match self.with(leg, |leg| leg.events.try_send(event)) {
+            None | Some(Ok(())) => Emitted::Done,
+            Some(Err(_)) => Emitted::DriverLost,
+        }
+    }
+
+    /// Notes that we end the leg, and as what. The first note counts.
+    pub fn note_ending(&self, leg: LegId, end: LegEnd) {
+        self.with(leg, |leg| leg.ending.get_or_insert(end).status);
+    }
+
+    /// Ends a leg: its last event goes out, both channels and the gate close.
+    /// What [`note_ending`](Self::note_ending) said goes before `end`.
+    pub fn end(&self, leg: LegId, end: Option<LegEnd>) {
+        let Some(slot) = usize::try_from(leg.index)
+            .ok()
+            .and_then(|index| self.slots.get(index))
+        else {
+            return;
+        };
+        let mut call = lock(&slot.call);
+        if call.generation != leg.generation {
+            return;
+        }
+        let Some(ended) = call.leg.take() else {
+            return;
+        };
+        drop(call);
+        self.live.fetch_sub(1, Ordering::Relaxed);
+        {
+            let mut media = lock(&slot.media);
+            if media.generation == leg.generation {
+                media.rtp = None;
+            }
+        }
+        ended.gate.close();
+        if let (Some(place), Some(end)) = (ended.last_place, ended.ending.or(end)) {
+            place.send(LegEvent::Ended(end));
+        }
+    }
+
+    /// Says from where and in which payload types RTP is to come.
+    pub fn expect_rtp(
+        &self,
+        leg: LegId,
+        from: Option<SocketAddr>,
+        payload_type: Option<u8>,
+        event_type: Option<u8>,
+    ) {
+        let Some(slot) = usize::try_from(leg.index)
+            .ok()
+            .and_then(|index| self.slots.get(index))
+        else {
+            return;
+        };
+        let mut media = lock(&slot.media);
+        if media.generation == leg.generation {
+            media.source.announce(from);
+            media.payload_type = payload_type;
+            media.event_type = event_type;
+        }
+    }
+
+    /// Hands one RTP packet to the leg's driver. `from` is `None` where ICE
+    /// vouches for the source.
+    pub fn deliver(
+        &self,
+        leg: LegId,
+        bytes: &[u8],
+        from: Option<SocketAddr>,
+        arrived: Instant,
+    ) -> Delivered {
+        let Some(slot) = usize::try_from(leg.index)
+            .ok()
+            .and_then(|index| self.slots.get(index))
+        else {
+            return Delivered::NoLeg;
+        };
+        let mut media = lock(&slot.media);
+        if media.generation != leg.generation || media.rtp.is_none() {
+            return Delivered::NoLeg;
+        }
+        if bytes.len() < RTP_HEADER_BYTES || bytes[0] >> 6 != 2 {
+            return Delivered::Foreign;
+        }
+        let verdict = match from {
+            Some(from) => {
+                let payload_type = Some(bytes[1] & 0x7f);
+                let valid = payload_type == media.payload_type || payload_type == media.event_type;
+                media.source.judge(from, valid)
+            }
+            None => Verdict::Accept,
+        };
+        if verdict == Verdict::Drop {
+            return Delivered::Foreign;
+        }
+        let packet = RtpPacket {
+            arrived,
+            bytes: bytes.into(),
+        };
+        match media.rtp.as_ref().map(|rtp| rtp.try_send(packet)) {
+            Some(Ok(())) if verdict == Verdict::AcceptAndFollow => Delivered::QueuedAndFollow,
+            Some(Ok(())) => Delivered::Queued,
+            Some(Err(mpsc::error::TrySendError::Full(_))) => Delivered::Overflow,
+            Some(Err(mpsc::error::TrySendError::Closed(_))) => {
+                media.rtp = None;
+                Delivered::DriverLost
+            }
+            None => Delivered::NoLeg,
+        }
+    }
+
+    fn slot(&self, index: i32) -> Option<(u32, &Slot)> {
+        let index = u32::try_from(index).ok()?;
+        let slot = self.slots.get(usize::try_from(index).ok()?)?;
+        Some((index, slot))
+    }
+}
+
+/// A panic elsewhere while a slot was locked leaves plain values behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A leg as C's user data.
+pub fn to_key(leg: LegId) -> u64 {
+    u64::from(leg.generation) << 32 | u64::from(leg.index)
+}
+
+/// A leg from C's user data.
+pub fn from_key(key: u64) -> LegId {
+    let [index, generation] =
+        [key & 0xffff_ffff, key >> 32].map(|half| u32::try_from(half).unwrap_or(0));
+    LegId { index, generation }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::engine::EndedBy;
+
+    fn rtp(payload_type: u8) -> Vec<u8> {
+        let mut packet = vec![0x80, payload_type];
+        packet.resize(172, 0);
+        packet
+    }
+
+    fn from(port: u16) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    fn end(by: EndedBy) -> LegEnd {
+        LegEnd {
+            by,
+            status: 200,
+            reason: String::new(),
+        }
+    }
+
+    #[test]
+    fn an_ended_leg_is_dead_for_whoever_still_holds_its_id() {
+        let slots = Slots::new(2);
+        let first = slots.ensure_open(1).unwrap();
+        assert_eq!(slots.ensure_open(1), Some(first));
+        let (mut events, mut packets) = slots.announce(first, LineId::new("a")).unwrap();
+        assert_eq!(slots.live(), 1);
+        slots.end(first, Some(end(EndedBy::Remote)));
+        let second = slots.ensure_open(1).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(
+            slots.deliver(first, &rtp(0), None, Instant::now()),
+            Delivered::NoLeg
+        );
+        assert_eq!(slots.emit(first, LegEvent::Established), Emitted::Done);
+        slots.end(first, Some(end(EndedBy::Failure)));
+        assert_eq!(slots.current(1), Some(second));
+        assert!(matches!(events.try_recv(), Ok(LegEvent::Ended(end)) if end.by == EndedBy::Remote));
+        assert!(matches!(
+            events.try_recv(),
+            Err(mpsc::error::TryRecvError::Disconnected)
+        ));
+        assert!(matches!(
+            packets.try_recv(),
+            Err(mpsc::error::TryRecvError::Disconnected)
+        ));
+        assert_eq!(from_key(to_key(second)), second);
+    }
+
+    #[test]
+    fn the_last_event_fits_into_a_full_queue_and_ours_goes_first() {
+        let slots = Slots::new(1);
+        let leg = slots.ensure_open(0).unwrap();
+        let (mut events, _rtp) = slots.announce(leg, LineId::new("a")).unwrap();
+        for _ in 0..LEG_QUEUE_EVENTS {
+            assert_eq!(slots.emit(leg, LegEvent::Digit('1')), Emitted::Done);
+        }
+        assert_eq!(slots.emit(leg, LegEvent::Digit('2')), Emitted::DriverLost);
+        slots.note_ending(leg, end(EndedBy::Local));
+        slots.end(leg, Some(end(EndedBy::Remote)));
+        let mut last = None;
+        while let Ok(event) = events.try_recv() {
+            last = Some(event);
+        }
+        assert!(matches!(last, Some(LegEvent::Ended(end)) if end.by == EndedBy::Local));
+    }
+
+    #[test]
+    fn rtp_is_taken_from_its_source_until_the_queue_is_full() {
+        let slots = Slots::new(1);
+        let leg = slots.ensure_open(0).unwrap();
+        let (_events, mut packets) = slots.announce(leg, LineId::new("a")).unwrap();
+        slots.expect_rtp(leg, from(1), Some(0), Some(101));
+        let now = Instant::now();
+        let deliver = |bytes: &[u8], port| slots.deliver(leg, bytes, from(port), now);
+        assert_eq!(deliver(&rtp(8), 2), Delivered::Foreign);
+        assert_eq!(deliver(&rtp(0)[..11], 1), Delivered::Foreign);
+        assert_eq!(deliver(&[0; 40], 1), Delivered::Foreign);
+        assert_eq!(deliver(&rtp(101), 1), Delivered::Queued);
+        assert_eq!(deliver(&rtp(0), 2), Delivered::Foreign);
+        for _ in 1..RTP_QUEUE_PACKETS {
+            assert_eq!(deliver(&rtp(0), 1), Delivered::Queued);
+        }
+        assert_eq!(deliver(&rtp(0), 1), Delivered::Overflow);
+        assert_eq!(packets.try_recv().unwrap().bytes[1], 101);
+        drop(packets);
+        assert_eq!(deliver(&rtp(0), 1), Delivered::DriverLost);
+        assert_eq!(deliver(&rtp(0), 1), Delivered::NoLeg);
+    }
+
+    #[test]
+    fn a_leg_nobody_was_told_of_is_abandoned_silently() {
+        let slots = Slots::new(1);
+        let leg = slots.ensure_open(0).unwrap();
+        slots.abandon(leg);
+        assert_eq!((slots.live(), slots.current(0)), (0, None));
+        let leg = slots.ensure_open(0).unwrap();
+        let _receivers = slots.announce(leg, LineId::new("a")).unwrap();
+        slots.abandon(leg);
+        assert_eq!(slots.announced(), [leg]);
+    }
+}

@@ -1,0 +1,263 @@
+//! Start and end of pjsua: configuration, transports, codecs, teardown. Run by
+//! the control thread, which is pjlib's main thread.
+
+use std::ffi::c_uint;
+
+use super::callbacks;
+use super::engine::PjsipError;
+use super::ffi;
+use super::shared::LEGS_MAX;
+use super::text::{self, Lent};
+use super::{gate, log, threads};
+use crate::sip::engine::{EngineConfig, Transport};
+
+/// pjsua forgets a hung-up call only when its BYE is answered, up to 32 s
+/// later; so many calls more than we take have room.
+const CALLS_SPARE: c_uint = 64;
+
+/// Our codecs in the order we prefer them; all others are switched off.
+const CODECS: [&str; 3] = ["PCMU/8000", "PCMA/8000", "opus/48000"];
+
+/// Local ports of the open transports.
+pub type Ports = Vec<(Transport, u16)>;
+
+/// Starts the stack. On failure everything is taken down again.
+pub fn start(config: &EngineConfig) -> Result<Ports, PjsipError> {
+    log::take_over();
+    // SAFETY: no precondition; once per run, which the engine ensures.
+    check("pjsua_create", unsafe { ffi::pjsua_create() })?;
+    threads::begin_epoch();
+    match start_created(config) {
+        Ok(ports) => Ok(ports),
+        Err(problem) => {
+            destroy();
+            Err(problem)
+        }
+    }
+}
+
+fn start_created(config: &EngineConfig) -> Result<Ports, PjsipError> {
+    let mut lent = Lent::default();
+    init(config, &mut lent)?;
+    check("registering the gate", gate::register())?;
+    set_codecs(&mut lent);
+    let mut ports = Vec::new();
+    for &(transport, port) in &config.listen {
+        ports.push((transport, open_transport(config, transport, port)?));
+    }
+    // SAFETY: pjsua is initialised.
+    check("pjsua_start", unsafe { ffi::pjsua_start() })?;
+    // SAFETY: pjsua is started. Without this a server without a sound card
+    // answers calls that stay silent.
+    unsafe { ffi::pjsua_set_no_snd_dev() };
+    callbacks::schedule_beat();
+    Ok(ports)
+}
+
+/// Ends the stack. Order: pjsua hangs up, unregisters (waiting at most
+/// `unreg_timeout`), stops and joins its threads, destroys transports, frees
+/// memory. When it returns no callback runs and none will; the caller frees
+/// what is Rust's after that. RTP sinks were closed by the ends of their legs.
+pub fn destroy() {
+    // SAFETY: called once per pjsua_create, by the same thread.
+    unsafe { ffi::pjsua_destroy2(0) };
+}
+
+fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {
+    // SAFETY: plain C data that pjsua fills with its defaults and copies; not
+    // moved between; strings live until pjsua_init has copied them.
+    unsafe {
+        let mut ua: Box<ffi::pjsua_config> = Box::new(std::mem::zeroed());
+        let mut logging: Box<ffi::pjsua_logging_config> = Box::new(std::mem::zeroed());
+        let mut media: Box<ffi::pjsua_media_config> = Box::new(std::mem::zeroed());
+        ffi::pjsua_config_default(&raw mut *ua);
+        ffi::pjsua_logging_config_default(&raw mut *logging);
+        ffi::pjsua_media_config_default(&raw mut *media);
+        set_ua(&mut ua, config, lent);
+        set_logging(&mut logging);
+        set_media(&mut media, config, lent);
+        check(
+            "pjsua_init",
+            ffi::pjsua_init(&raw const *ua, &raw const *logging, &raw const *media),
+        )
+    }
+}
+
+fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, lent: &mut Lent) {
+    let library_max = c_uint::try_from(LEGS_MAX)
+        .unwrap_or(0)
+        .min(ffi::SIPBRIDGE_MAX_CALLS);
+    ua.max_calls = (config.max_calls + CALLS_SPARE).min(library_max);
+    ua.thread_cnt = 1;
+    ua.user_agent = lent.lend(&config.user_agent);
+    ua.enable_unsolicited_mwi = ffi::FALSE;
+    if let Some(stun) = &config.stun_server {
+        ua.stun_srv_cnt = 1;
+        ua.stun_srv[0] = lent.lend(stun);
+        // A STUN server that is away must not take the lines down.
+        ua.stun_ignore_failure = ffi::TRUE;
+    }
+    callbacks::install(&mut ua.cb);
+}
+
+fn set_logging(logging: &mut ffi::pjsua_logging_config) {
+    logging.msg_logging = ffi::FALSE;
+    logging.level = log::enabled_level();
+    logging.console_level = logging.level;
+    logging.decor = ffi::PJ_LOG_HAS_SENDER;
+    logging.cb = Some(log::write);
+}
+
+fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &mut Lent) {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    media.clock_rate = 8_000;
+    media.snd_clock_rate = 8_000;
+    media.has_ioqueue = ffi::TRUE;
+    media.thread_cnt = c_uint::try_from((cores / 4).max(1)).unwrap_or(1);
+    media.max_media_ports = config.max_calls + CALLS_SPARE;
+    media.no_vad = ffi::TRUE;
+    media.ec_tail_len = 0;
+    // The stream above the adapter plays nothing: its buffers can be small.
+    media.jb_max = 4;
+    media.jb_init = 0;
+    media.no_rtcp_sdes_bye = ffi::TRUE;
+    media.enable_ice = if config.ice { ffi::TRUE } else { ffi::FALSE };
+    if let Some((server, user, password)) = &config.turn_server {
+        media.enable_turn = ffi::TRUE;
+        media.turn_server = lent.lend(server);
+        media.turn_auth_cred.type_ = ffi::PJ_STUN_AUTH_CRED_STATIC;
+        // Writing a Copy member of a C union.
+        media.turn_auth_cred.data.static_cred =
+            ffi::pj_stun_auth_cred__bindgen_ty_1__bindgen_ty_1 {
+                realm: lent.lend("*"),
+                username: lent.lend(user),
+                data_type: ffi::PJ_STUN_PASSWD_PLAIN,
+                data: lent.lend(password.expose()),
+                nonce: lent.lend(""),
+            };
+    }
+}
+
+fn set_codecs(lent: &mut Lent) {
+    // SAFETY: pjsua is initialised; it fills at most `count` entries.
+    let known = unsafe {
+        let mut infos: Vec<ffi::pjsua_codec_info> = (0..32).map(|_| std::mem::zeroed()).collect();
+        let mut count = 32;
+        if ffi::pjsua_enum_codecs(infos.as_mut_ptr(), &raw mut count) != ffi::PJ_SUCCESS {
+            return;
+        }
+        infos.truncate(usize::try_from(count).unwrap_or(0));
+        infos
+            .iter()
+            .map(|info| text::to_string(&info.codec_id))
+            .collect::<Vec<_>>()
+    };
+    for id in known {
+        let rank = CODECS.iter().position(|ours| id.starts_with(ours));
+        let priority = rank.map_or(0, |rank| 250 - u8::try_from(rank).unwrap_or(0) * 10);
+        let name = lent.lend(&id);
+        // SAFETY: the name lives during the call.
+        unsafe { ffi::pjsua_codec_set_priority(&raw const name, priority) };
+    }
+}
+
+fn open_transport(
+    config: &EngineConfig,
+    transport: Transport,
+    port: u16,
+) -> Result<u16, PjsipError> {
+    let mut lent = Lent::default();
+    let v6 = config.bind.is_ipv6();
+    let kind = match (transport, v6) {
+        (Transport::Udp, false) => ffi::PJSIP_TRANSPORT_UDP,
+        (Transport::Tcp, false) => ffi::PJSIP_TRANSPORT_TCP,
+        (Transport::Tls, false) => ffi::PJSIP_TRANSPORT_TLS,
+        (Transport::Udp, true) => ffi::PJSIP_TRANSPORT_UDP6,
+        (Transport::Tcp, true) => ffi::PJSIP_TRANSPORT_TCP6,
+        (Transport::Tls, true) => ffi::PJSIP_TRANSPORT_TLS6,
+    };
+    // SAFETY: plain C data that pjsua fills with its defaults; strings live
+    // until the transport is created; ids and infos are out-parameters.
+    unsafe {
+        let mut settings: Box<ffi::pjsua_transport_config> = Box::new(std::mem::zeroed());
+        ffi::pjsua_transport_config_default(&raw mut *settings);
+        settings.port = c_uint::from(port);
+        if !config.bind.is_unspecified() {
+            settings.bound_addr = lent.lend(&config.bind.to_string());
+        }
+        if let Some(public) = config.public_address {
+            settings.public_addr = lent.lend(&public.to_string());
+        }
+        if transport == Transport::Tls {
+            set_tls(&mut settings.tls_setting, config, &mut lent);
+        }
+        let mut id = -1;
+        let status = ffi::pjsua_transport_create(kind, &raw const *settings, &raw mut id);
+        if status != ffi::PJ_SUCCESS {
+            return Err(PjsipError::Transport {
+                transport,
+                bind: config.bind,
+                port,
+                reason: text::status_text(status),
+            });
+        }
+        let mut info: ffi::pjsua_transport_info = std::mem::zeroed();
+        check(
+            "pjsua_transport_get_info",
+            ffi::pjsua_transport_get_info(id, &raw mut info),
+        )?;
+        Ok(bound_port(&info, port))
+    }
+}
+
+fn bound_port(info: &ffi::pjsua_transport_info, asked: u16) -> u16 {
+    // SAFETY: the family says which member is filled; port and family lie at
+    // the same place in both.
+    let port = unsafe { u16::from_be(info.local_addr.ipv4.sin_port) };
+    if port == 0 { asked } else { port }
+}
+
+fn set_tls(tls: &mut ffi::pjsip_tls_setting, config: &EngineConfig, lent: &mut Lent) {
+    const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+    let roots = config.tls_ca_file.as_deref().or_else(|| {
+        std::path::Path::new(SYSTEM_ROOTS)
+            .exists()
+            .then_some(SYSTEM_ROOTS)
+    });
+    match roots {
+        Some(file) => {
+            tls.ca_list_file = lent.lend(file);
+            tls.verify_server = ffi::TRUE;
+        }
+        None => tracing::warn!(
+            "no trusted TLS roots found: SIP servers are not verified, give a CA file"
+        ),
+    }
+    if let Some((certificate, key)) = &config.tls_identity {
+        tls.cert_file = lent.lend(certificate);
+        tls.privkey_file = lent.lend(key);
+    }
+}
+
+/// Turns C's status into our error.
+fn check(step: &'static str, status: ffi::pj_status_t) -> Result<(), PjsipError> {
+    if status == ffi::PJ_SUCCESS {
+        return Ok(());
+    }
+    Err(PjsipError::Stack {
+        step,
+        reason: text::status_text(status),
+    })
+}
+
+/// Whether the library's limits suffice for what is asked.
+pub fn check_limits(config: &EngineConfig) -> Result<(), PjsipError> {
+    if config.max_calls > ffi::SIPBRIDGE_MAX_CALLS {
+        return Err(PjsipError::Limits {
+            what: "calls (PJSUA_MAX_CALLS)",
+            asked: config.max_calls,
+            limit: ffi::SIPBRIDGE_MAX_CALLS,
+        });
+    }
+    Ok(())
+}

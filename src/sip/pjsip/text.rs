@@ -1,0 +1,292 @@
+//! C strings and headers to Rust and back. What comes from C is bounded and
+//! made valid UTF-8; what goes to C is kept alive by an arena.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char, c_long, c_void};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::ffi;
+use crate::sip::uri::UriParts;
+
+/// Longest text taken from one C string.
+const TEXT_MAX_BYTES: usize = 1_024;
+/// Most `X-` headers taken from one INVITE.
+const HEADERS_MAX: usize = 24;
+/// The network's word on who calls (RFC 3325).
+const ASSERTED_IDENTITY: &str = "p-asserted-identity";
+/// Most headers looked at in one message.
+const HEADERS_SCANNED_MAX: usize = 256;
+
+/// Strings lent to C for the time of a call. They are wiped when dropped:
+/// passwords are among them.
+#[derive(Default)]
+pub struct Lent(Vec<Zeroizing<Vec<u8>>>);
+
+impl Lent {
+    /// Copies `text` with a NUL behind it; what follows a NUL inside is cut off.
+    /// Valid as long as this arena.
+    pub fn lend(&mut self, text: &str) -> ffi::pj_str_t {
+        let clean = text.split('\0').next().unwrap_or_default();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(clean.len() + 1));
+        bytes.extend_from_slice(clean.as_bytes());
+        bytes.push(0);
+        let lent = ffi::pj_str_t {
+            ptr: bytes.as_mut_ptr().cast::<c_char>(),
+            slen: c_long::try_from(clean.len()).unwrap_or(0),
+        };
+        self.0.push(bytes);
+        lent
+    }
+}
+
+/// The text of a C string, at most `TEXT_MAX_BYTES` of it.
+///
+/// # Safety
+/// `text` must be empty or point to `slen` readable bytes.
+pub unsafe fn to_string(text: &ffi::pj_str_t) -> String {
+    let length = usize::try_from(text.slen).unwrap_or(0).min(TEXT_MAX_BYTES);
+    if text.ptr.is_null() || length == 0 {
+        return String::new();
+    }
+    // SAFETY: the caller says that slen bytes are readable; length is no more.
+    let bytes = unsafe { std::slice::from_raw_parts(text.ptr.cast::<u8>(), length) };
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What pjsip says about a status code.
+pub fn status_text(status: ffi::pj_status_t) -> String {
+    let mut buffer = [0_u8; 160];
+    // SAFETY: pj_strerror writes at most the given size and terminates it; the
+    // table it reads is static.
+    unsafe { ffi::pj_strerror(status, buffer.as_mut_ptr().cast(), buffer.len()) };
+    CStr::from_bytes_until_nul(&buffer).map_or_else(
+        |_| format!("status {status}"),
+        |text| text.to_string_lossy().into_owned(),
+    )
+}
+
+/// The parts of a parsed URI, or name-addr around one.
+///
+/// # Safety
+/// `uri` must be null or a URI object of pjsip's parser.
+pub unsafe fn uri_parts(uri: *mut c_void) -> UriParts {
+    // SAFETY: the caller's promise is passed on.
+    unsafe { uri_text(uri) }.map_or_else(UriParts::default, |text| UriParts::parse(&text))
+}
+
+/// # Safety
+/// `uri` must be null or a URI object of pjsip's parser.
+unsafe fn uri_text(uri: *mut c_void) -> Option<String> {
+    if uri.is_null() {
+        return None;
+    }
+    let mut buffer = [0_u8; TEXT_MAX_BYTES];
+    // SAFETY: every URI object of pjsip begins with its function table
+    // (pjsip_uri), a name-addr too; p_get_uri returns the inner object with
+    // the same layout, p_print writes at most `size` bytes and returns how
+    // many, or a negative number.
+    let written = unsafe {
+        let outer = uri.cast::<ffi::pjsip_uri>();
+        let inner = match (*(*outer).vptr).p_get_uri {
+            Some(get) => get(uri),
+            None => uri,
+        };
+        let inner = inner.cast::<ffi::pjsip_uri>();
+        if inner.is_null() {
+            return None;
+        }
+        let print = (*(*inner).vptr).p_print?;
+        print(
+            ffi::PJSIP_URI_IN_REQ_URI,
+            inner.cast(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+        )
+    };
+    let length = usize::try_from(written)
+        .ok()
+        .filter(|n| *n <= buffer.len())?;
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+/// `X-` headers and P-Asserted-Identity, as lower-case name and value.
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call.
+unsafe fn plain_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(String, String)) {
+    // SAFETY: the header list of a parsed message is a ring that ends at its
+    // head, and every entry begins with type and name. Type OTHER alone does
+    // not tell the struct (Session-Expires has it too), but headers of these
+    // names have no parser of their own and are pjsip_generic_string_hdr.
+    unsafe {
+        let head = &raw mut (*message).hdr;
+        let mut at = (*head).next;
+        for _ in 0..HEADERS_SCANNED_MAX {
+            if at.cast::<c_void>() == head.cast::<c_void>() || at.is_null() {
+                break;
+            }
+            if (*at).type_ == ffi::PJSIP_H_OTHER {
+                let name = to_string(&(*at).name).to_ascii_lowercase();
+                if name.starts_with("x-") || name == ASSERTED_IDENTITY {
+                    let header = at.cast::<ffi::pjsip_generic_string_hdr>();
+                    take(name, to_string(&(*header).hvalue));
+                }
+            }
+            at = (*at).next;
+        }
+    }
+}
+
+/// `X-` headers, bounded in count and size, and P-Asserted-Identity.
+///
+/// # Safety
+/// As for [`plain_headers`].
+pub unsafe fn call_headers(
+    message: *mut ffi::pjsip_msg,
+) -> (BTreeMap<String, String>, Option<UriParts>) {
+    let mut headers = BTreeMap::new();
+    let mut asserted = None;
+    let take = |name: String, value: String| {
+        if name == ASSERTED_IDENTITY {
+            asserted = asserted
+                .take()
+                .or_else(|| Some(UriParts::parse(&value)).filter(|uri| !uri.user.is_empty()));
+        } else if headers.len() < HEADERS_MAX {
+            headers.insert(name, value);
+        }
+    };
+    // SAFETY: the caller's promise is passed on.
+    unsafe { plain_headers(message, take) };
+    (headers, asserted)
+}
+
+/// Makes an empty header list of `head`.
+///
+/// # Safety
+/// `head` must be valid for writes and stay where it is.
+pub unsafe fn init_list(head: *mut ffi::pjsip_hdr) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*head).prev = head;
+        (*head).next = head;
+    }
+}
+
+/// Puts a Retry-After header into an empty header list.
+///
+/// # Safety
+/// `head` must be an empty list that stays where it is, `pool` alive as long
+/// as the list is used.
+pub unsafe fn push_retry_after(
+    head: *mut ffi::pjsip_hdr,
+    pool: *mut ffi::pj_pool_t,
+    after: Duration,
+) {
+    let mut lent = Lent::default();
+    let name = lent.lend("Retry-After");
+    let value = lent.lend(&after.as_secs().max(1).to_string());
+    // SAFETY: the header is made in the pool, with copies of name and value;
+    // head and header are linked into a ring of two.
+    unsafe {
+        let header = ffi::pjsip_generic_string_hdr_create(pool, &raw const name, &raw const value)
+            .cast::<ffi::pjsip_hdr>();
+        if !header.is_null() {
+            (*header).prev = head;
+            (*header).next = head;
+            (*head).prev = header;
+            (*head).next = header;
+        }
+    }
+}
+
+/// Whether a response answers an INVITE, by its CSeq.
+///
+/// # Safety
+/// `message` must be a response that stays as it is during the call.
+pub unsafe fn is_answer_to_invite(message: *mut ffi::pjsip_msg) -> bool {
+    // SAFETY: the header list is a ring that ends at its head; an entry of
+    // type CSEQ is a pjsip_cseq_hdr.
+    unsafe {
+        let head = &raw mut (*message).hdr;
+        let mut at = (*head).next;
+        for _ in 0..HEADERS_SCANNED_MAX {
+            if at.cast::<c_void>() == head.cast::<c_void>() || at.is_null() {
+                return false;
+            }
+            if (*at).type_ == ffi::PJSIP_H_CSEQ {
+                let method = (*at.cast::<ffi::pjsip_cseq_hdr>()).method.id;
+                return method == ffi::PJSIP_INVITE_METHOD;
+            }
+            at = (*at).next;
+        }
+    }
+    false
+}
+
+/// A socket address of C; `None` for another family, an unspecified address
+/// or port 0.
+///
+/// # Safety
+/// `address` must be null or point to a pj_sockaddr (or the sockaddr of its
+/// own family, in full).
+pub unsafe fn socket_address(address: *const ffi::pj_sockaddr) -> Option<SocketAddr> {
+    if address.is_null() {
+        return None;
+    }
+    // SAFETY: the family is the first field of every member of the union and
+    // says which one is filled; addresses are in network order.
+    let (ip, port) = unsafe {
+        match i32::from((*address).addr.sa_family) {
+            AF_INET => {
+                let v4 = &raw const (*address).ipv4;
+                let ip = Ipv4Addr::from(u32::from_be((*v4).sin_addr.s_addr));
+                (IpAddr::V4(ip), (*v4).sin_port)
+            }
+            AF_INET6 => {
+                let v6 = &raw const (*address).ipv6;
+                let bytes: [u8; 16] = (&raw const (*v6).sin6_addr).cast::<[u8; 16]>().read();
+                (IpAddr::V6(Ipv6Addr::from(bytes)), (*v6).sin6_port)
+            }
+            _ => return None,
+        }
+    };
+    let port = u16::from_be(port);
+    (port != 0 && !ip.is_unspecified()).then(|| SocketAddr::new(ip, port))
+}
+
+// Linux values; pjlib uses the system's own.
+const AF_INET: i32 = 2;
+const AF_INET6: i32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lent_text_comes_back_and_stops_at_a_nul() {
+        let mut lent = Lent::default();
+        let one = lent.lend("sip:a@b");
+        let two = lent.lend("x\0y");
+        // SAFETY: the arena is alive.
+        unsafe {
+            assert_eq!(to_string(&one), "sip:a@b");
+            assert_eq!(to_string(&two), "x");
+        }
+    }
+
+    #[test]
+    fn a_socket_address_of_c_is_read_in_network_order() {
+        // SAFETY: all-zero is a valid value of this plain C union.
+        let mut address: ffi::pj_sockaddr = unsafe { std::mem::zeroed() };
+        assert_eq!(unsafe { socket_address(&raw const address) }, None);
+        address.ipv4.sin_family = 2;
+        address.ipv4.sin_port = 5060_u16.to_be();
+        address.ipv4.sin_addr.s_addr = u32::from(Ipv4Addr::new(10, 0, 0, 7)).to_be();
+        // SAFETY: the union was filled as IPv4 above.
+        let read = unsafe { socket_address(&raw const address) };
+        assert_eq!(read, Some(SocketAddr::from(([10, 0, 0, 7], 5060))));
+    }
+}

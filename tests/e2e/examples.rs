@@ -1,0 +1,58 @@
+//! The example workers against the real bridge; the demo runs the Rust one
+//! and the example caller.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::bridge::{NUMBER, Setup};
+use crate::harness::peers::{Process, free_port, wait_for_tcp};
+use crate::harness::{Caller, Redis, sound, until};
+
+/// `examples/worker.py`, ended when dropped. Debian's Python has its modules.
+fn python_worker(args: &[&str]) -> Process {
+    let mut command = Command::new("/usr/bin/python3");
+    command
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/worker.py"))
+        .args(args)
+        .env_remove("REDIS_URL");
+    let log = tempfile::NamedTempFile::new().unwrap();
+    Process::start("worker.py", command, log.path())
+}
+
+/// It greets, then echoes what the caller says, byte for byte.
+async fn greets_and_echoes(setup: Setup) {
+    let bridge = setup.start().await;
+    let mut call = Caller::connect(bridge.sip(), NUMBER).await;
+    until(Duration::from_secs(10), "a greeting", async || {
+        !sound::is_silence(&call.rtp.audio())
+    })
+    .await;
+    let mut player = call.player();
+    let mut number = 0;
+    // The echo starts behind the greeting, whose length is the worker's business.
+    until(Duration::from_secs(20), "an echo", async || {
+        player.play(&sound::numbered(number, 25)).await;
+        number += 25;
+        !call.rtp.numbers().is_empty()
+    })
+    .await;
+    call.bye().await;
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_worker_takes_jobs() {
+    let redis = Redis::start();
+    let _worker = python_worker(&["--redis-url", &redis.url()]);
+    greets_and_echoes(Setup::queue(&redis).args(&["--ringback", "off"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_worker_is_dialled() {
+    let port = free_port();
+    let _worker = python_worker(&["--listen", &port.to_string()]);
+    wait_for_tcp("worker.py", port);
+    let url = format!("ws://127.0.0.1:{port}/");
+    let setup = Setup::new().args(&["--ws-target", &url, "--ringback", "off"]);
+    greets_and_echoes(setup).await;
+}
