@@ -67,6 +67,8 @@ pub struct Leg {
     pub frames: Vec<Frame>,
     pub arrivals: Vec<Arrival>,
     pub faults: Faults,
+    /// The first packet to the caller that was none of ours, and when it came.
+    pub first_altered: Option<(u64, Vec<u8>)>,
     /// When the INVITE went out and when it was answered.
     pub invited_ns: u64,
     pub answered_ns: u64,
@@ -96,6 +98,7 @@ impl Leg {
             frames: Vec::with_capacity(frames_expected),
             arrivals: Vec::with_capacity(frames_expected),
             faults: Faults::default(),
+            first_altered: None,
             invited_ns: 0,
             answered_ns: 0,
             worker_started_ns: 0,
@@ -155,8 +158,13 @@ impl Leg {
                 return;
             }
             Found::Silence => Content::Silence,
+            // Ringback, until the worker is there.
+            Found::Altered if self.last_back.is_none() => Content::Altered,
             Found::Altered => {
                 self.faults.altered += 1;
+                let payload = &packet[RTP_HEADER_BYTES..];
+                self.first_altered
+                    .get_or_insert_with(|| (at_ns, payload.to_vec()));
                 Content::Altered
             }
         };
