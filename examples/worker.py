@@ -120,20 +120,19 @@ async def queue_mode(args, greeting, calls):
     import redis.asyncio
     from redis.exceptions import ConnectionError as Lost
 
-    client = redis.asyncio.Redis.from_url(args.redis_url, decode_responses=True)
     print(f"waiting for jobs in {args.queue}", flush=True)
     taken = 0
-    while args.calls is None or taken < args.calls:
-        try:
-            popped = await client.brpop(args.queue, timeout=2)
-        except Lost as error:
-            print(f"Redis: {error}; trying again", flush=True)
-            await asyncio.sleep(1)
-            continue
-        if popped:
-            taken += 1
-            calls.add(asyncio.create_task(take_job(json.loads(popped[1]), args, greeting)))
-    await client.close()
+    async with redis.asyncio.Redis.from_url(args.redis_url, decode_responses=True) as client:
+        while args.calls is None or taken < args.calls:
+            try:
+                popped = await client.brpop(args.queue, timeout=2)
+            except Lost as error:
+                print(f"Redis: {error}; trying again", flush=True)
+                await asyncio.sleep(1)
+                continue
+            if popped:
+                taken += 1
+                calls.add(asyncio.create_task(take_job(json.loads(popped[1]), args, greeting)))
 
 
 async def push_mode(args, greeting, calls):

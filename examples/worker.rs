@@ -19,21 +19,28 @@ use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite;
 
 use common::audio::{chime, from_ulaw, read_wav, to_ulaw, write_wav};
 use common::worker_client::dial;
-use common::worker_jobs::Jobs;
+use common::worker_jobs::{Job, Jobs};
 use common::worker_server::{WorkerServer, handshake};
 use common::worker_stream::{FromBridge, WorkerStream};
 
 /// Mark behind the greeting; the echo starts when it comes back.
 const GREETED: &str = "greeted";
+/// Pause before Redis is asked again.
+const REDIS_RETRY: Duration = Duration::from_secs(1);
+/// How long closing may take at the end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Greets callers and echoes what they say.
 #[derive(Parser)]
@@ -69,6 +76,8 @@ struct Behaviour {
     greeting: Vec<u8>,
     echo: bool,
     record: Option<PathBuf>,
+    /// True when all calls are to be closed.
+    stop: watch::Sender<bool>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -82,30 +91,36 @@ async fn main() -> Result<(), Box<dyn Error>> {
         greeting: greeting.into_iter().map(to_ulaw).collect(),
         echo: args.echo,
         record: args.record.clone(),
+        stop: watch::Sender::new(false),
     });
-    let limit = args.calls.unwrap_or(usize::MAX);
     let mut calls = JoinSet::new();
-    tokio::select! {
-        result = take_calls(&args, &behaviour, limit, &mut calls) => result?,
-        signal = tokio::signal::ctrl_c() => signal?,
+    let interrupted = tokio::select! {
+        result = take_calls(&args, &behaviour, &mut calls) => { result?; false }
+        signal = tokio::signal::ctrl_c() => { signal?; true }
+    };
+    if !interrupted {
+        tokio::select! {
+            () = all_over(&mut calls) => return Ok(()),
+            signal = tokio::signal::ctrl_c() => signal?,
+        }
     }
-    if !calls.is_empty() {
-        println!("no new calls; {} in progress", calls.len());
-    }
-    tokio::select! {
-        () = async { while calls.join_next().await.is_some() {} } => {}
-        signal = tokio::signal::ctrl_c(), if args.calls.is_some() => signal?,
-        () = tokio::time::sleep(std::time::Duration::from_secs(1)), if args.calls.is_none() => {}
-    }
+    println!("closing {} calls", calls.len());
+    behaviour.stop.send_replace(true);
+    // A bridge that does not answer the close is left behind.
+    let _ = timeout(CLOSE_TIMEOUT, all_over(&mut calls)).await;
     Ok(())
+}
+
+async fn all_over(calls: &mut JoinSet<()>) {
+    while calls.join_next().await.is_some() {}
 }
 
 async fn take_calls(
     args: &Args,
     behaviour: &Arc<Behaviour>,
-    limit: usize,
     calls: &mut JoinSet<()>,
 ) -> Result<(), Box<dyn Error>> {
+    let limit = args.calls.unwrap_or(usize::MAX);
     if let Some(port) = args.listen {
         let server = WorkerServer::bind(SocketAddr::new(args.bind, port)).await?;
         println!("listening on ws://{}/", server.local_addr()?);
@@ -119,12 +134,26 @@ async fn take_calls(
     let mut jobs = Jobs::connect(url, &args.queue).await?;
     println!("waiting for jobs in {}", args.queue);
     for _ in 0..limit {
-        let job = jobs.next().await?;
+        let job = next_job(&mut jobs, url, &args.queue).await;
         println!("{}: job taken, attempt {}", job.call_id, job.attempt);
         let opening = async move { dial(&job.audio_stream_url).await };
         spawn(calls, opening, behaviour);
     }
     Ok(())
+}
+
+/// The next job, through as many losses of Redis as it takes.
+async fn next_job(jobs: &mut Jobs, url: &str, queue: &str) -> Job {
+    loop {
+        match jobs.next().await {
+            Ok(job) => return job,
+            Err(error) => eprintln!("Redis: {error}; trying again"),
+        }
+        sleep(REDIS_RETRY).await;
+        if let Ok(again) = Jobs::connect(url, queue).await {
+            *jobs = again;
+        }
+    }
 }
 
 /// Opens a connection and runs its call, beside all others.
@@ -154,7 +183,13 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut call_sid = String::new();
     let (mut heard, mut frames, mut echoing) = (Vec::new(), 0_u64, false);
-    while let Some(message) = stream.next().await? {
+    let mut stop = behaviour.stop.subscribe();
+    loop {
+        let message = tokio::select! {
+            message = stream.next() => message?,
+            _ = stop.wait_for(|stop| *stop) => None,
+        };
+        let Some(message) = message else { break };
         match message {
             FromBridge::Start(start) => {
                 println!(

@@ -4,9 +4,10 @@
 #![expect(clippy::expect_used, reason = "a test that cannot go on fails there")]
 
 use std::io::Write;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use sipbridge::lines::MasterKey;
@@ -346,5 +347,102 @@ proptest! {
         prop_assert!(!shown.contains(&secret), "{}", shown);
         let core = secret.trim_start_matches("Zz").trim_end_matches("qQ").trim();
         prop_assert!(core.len() < 6 || !shown.contains(core), "{}", shown);
+    }
+}
+
+/// A private Redis with a password, ended with the test.
+struct Redis {
+    child: std::process::Child,
+    port: u16,
+    _directory: tempfile::TempDir,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("free port")
+            .port();
+        let child = Command::new("redis-server")
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--requirepass",
+                "hunter2",
+            ])
+            .args(["--port", &port.to_string(), "--daemonize", "no"])
+            .current_dir(directory.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let redis = Self {
+            child,
+            port,
+            _directory: directory,
+        };
+        let is_up = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_up() {
+            assert!(Instant::now() < deadline, "Redis does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        redis
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn check_talks_to_a_real_redis() {
+    let redis = Redis::start();
+    for (password, expected_code, expected) in [
+        (
+            "hunter2",
+            0,
+            "ok       --redis-url: redis://***@127.0.0.1:PORT/ answers",
+        ),
+        (
+            "hunter3",
+            1,
+            "error    --redis-url: redis://***@127.0.0.1:PORT/: user or password refused",
+        ),
+        (
+            "",
+            1,
+            "error    --redis-url: redis://127.0.0.1:PORT/: refused with NOAUTH",
+        ),
+    ] {
+        let user = if password.is_empty() {
+            String::new()
+        } else {
+            format!(":{password}@")
+        };
+        let url = format!("redis://{user}127.0.0.1:{}/", redis.port);
+        let output = check(&[
+            "--sip-domain",
+            "d.example",
+            "--sip-username",
+            "u",
+            "--redis-url",
+            &url,
+            "--stream-port",
+            "0",
+        ]);
+        let shown = out(&output);
+        assert_eq!(code(&output), expected_code, "{shown}");
+        let expected = expected.replace("PORT", &redis.port.to_string());
+        assert!(
+            shown.contains(&expected),
+            "{expected} is missing from:\n{shown}"
+        );
+        assert!(!shown.contains("hunter"));
     }
 }

@@ -2,6 +2,8 @@
 //! get back to real time after a stall, and nothing else is ever shortened
 //! (the rule of `core::catch_up`). Simulated ms by ms, from a printed seed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -91,8 +93,9 @@ impl Line {
         if let Some(last) = self.last.replace(header) {
             assert_eq!(header.sequence, last.sequence.wrapping_add(1));
         }
+        let silent = payload[..8] == [MULAW_SILENCE; 8];
         let number = u64::from_be_bytes(payload[..8].try_into().unwrap());
-        let number = if number == u64::MAX { 0 } else { number };
+        let number = if silent { 0 } else { number };
         self.heard.push((self.now_ms, number));
         self.packets += 1;
         self.next_tick_ms += 20;
@@ -273,6 +276,25 @@ fn a_sentence_in_real_time_is_late_rather_than_clipped() {
     let all: Vec<u64> = (1..=number).collect();
     assert!(line.numbers() == all);
     assert_eq!(line.downlink.stats().trimmed_frames, 0);
+}
+
+#[test]
+fn pieces_of_any_size_in_real_time_are_played_without_holes() {
+    for bytes in [40, 100, 320, 800] {
+        let mut line = Line::new();
+        for piece in 0..4_000_u64 {
+            let at = piece * bytes / 8;
+            line.run_until(at);
+            line.downlink.push(vec![0x90; bytes as usize].into());
+        }
+        // What is heard from the second second on is all sound.
+        let holes = line
+            .heard
+            .iter()
+            .filter(|(at, number)| *at > 1_000 && *number == 0);
+        assert_eq!(holes.count(), 0, "pieces of {bytes} bytes");
+        assert!(line.downlink.stats().underruns == 0);
+    }
 }
 
 #[test]

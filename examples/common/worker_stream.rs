@@ -2,6 +2,7 @@
 //! dialled: what comes from the bridge, and what may be sent to it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +10,12 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+/// How long the bridge may take to answer a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The `start` message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,11 +131,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerStream<S> {
     }
 
     /// Closes normally: the bridge plays what is queued and ends the call.
+    /// Waits for its answer, so that the system does not reset the connection.
     ///
     /// # Errors
     /// When the connection broke before.
     pub async fn close(&mut self) -> Result<(), Error> {
-        self.socket.close(None).await
+        let frame = CloseFrame {
+            code: CloseCode::Normal,
+            reason: Utf8Bytes::default(),
+        };
+        self.socket.close(Some(frame)).await?;
+        let answered = async { while let Some(Ok(_)) = self.socket.next().await {} };
+        // A bridge that does not answer is left behind.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, answered).await;
+        Ok(())
     }
 }
 

@@ -19,6 +19,8 @@ const ROUND_NS: u64 = 4 * SECOND_NS;
 /// Pattern in one burst: messages of one second each.
 const BURST_MESSAGES: usize = 5;
 const FRAMES_PER_MESSAGE: usize = 50;
+/// Status 1000 of a close frame.
+const NORMAL_CLOSE: [u8; 2] = 1_000_u16.to_be_bytes();
 /// A bridge that never reads must not fill the memory.
 const OUT_LIMIT_BYTES: usize = 4 * 1024 * 1024;
 
@@ -55,11 +57,14 @@ pub struct Worker {
     /// Frames that were no stamp of ours: fillers, altered audio.
     pub silence: u64,
     pub altered: u64,
+    pub foreign: u64,
     /// Messages that could not be read or could not be sent.
     pub errors: u64,
     /// Steps in `sequenceNumber` or `chunk` that were not 1.
     pub numbering_faults: u64,
     last_sequence: Option<u64>,
+    /// Whether our close frame is out.
+    closing: bool,
     pub closed: bool,
 }
 
@@ -79,9 +84,11 @@ impl Worker {
             rounds: Vec::new(),
             silence: 0,
             altered: 0,
+            foreign: 0,
             errors: 0,
             numbering_faults: 0,
             last_sequence: None,
+            closing: false,
             closed: false,
         }
     }
@@ -120,7 +127,9 @@ impl Worker {
                 TEXT => self.handle_text(payload, at_ns, legs, &mut echoed),
                 PING => ws::write_frame(&mut self.outbox, PONG, self.client, payload),
                 CLOSE => {
-                    ws::write_frame(&mut self.outbox, CLOSE, self.client, payload);
+                    if !self.closing {
+                        ws::write_frame(&mut self.outbox, CLOSE, self.client, payload);
+                    }
                     self.closed = true;
                 }
                 PONG => {}
@@ -190,6 +199,7 @@ impl Worker {
                         echoed.push(stamp.counter);
                     }
                 }
+                Found::Foreign => self.foreign += 1,
                 Found::Silence => self.silence += 1,
                 Found::Altered => self.altered += 1,
             }
@@ -229,7 +239,11 @@ impl Worker {
                     round.mark_back_ns = at_ns;
                 }
             }
-            Some("stop") => self.closed = true,
+            // The bridge answers it, and that ends the connection.
+            Some("stop") => {
+                self.closing = true;
+                ws::write_frame(&mut self.outbox, CLOSE, self.client, &NORMAL_CLOSE);
+            }
             _ => {}
         }
     }

@@ -41,6 +41,8 @@ pub enum Command {
 pub struct Notes {
     pub legs: Vec<Option<Leg>>,
     pub workers: Vec<Worker>,
+    /// Frames of silence that workers got while the callers were sending.
+    pub fillers: u64,
     /// How late each RTP packet was sent: what the generator itself adds.
     pub lateness_ns: Vec<u64>,
 }
@@ -132,7 +134,10 @@ impl Media {
                     }
                 }
             }
-            Command::StopSending => self.sending = false,
+            Command::StopSending => {
+                self.sending = false;
+                self.notes.fillers = self.notes.workers.iter().map(|worker| worker.silence).sum();
+            }
             Command::Finish => {}
         }
         Ok(())

@@ -56,7 +56,7 @@ pub struct Faults {
     pub reordered: u64,
     /// Frames that were changed on the way.
     pub altered: u64,
-    /// Frames of another call.
+    /// Frames of another call, or of another run on the same bridge.
     pub crossed: u64,
 }
 
@@ -67,6 +67,8 @@ pub struct Leg {
     pub frames: Vec<Frame>,
     pub arrivals: Vec<Arrival>,
     pub faults: Faults,
+    /// The first packet to the caller that was none of ours, and when it came.
+    pub first_altered: Option<(u64, Vec<u8>)>,
     /// When the INVITE went out and when it was answered.
     pub invited_ns: u64,
     pub answered_ns: u64,
@@ -96,6 +98,7 @@ impl Leg {
             frames: Vec::with_capacity(frames_expected),
             arrivals: Vec::with_capacity(frames_expected),
             faults: Faults::default(),
+            first_altered: None,
             invited_ns: 0,
             answered_ns: 0,
             worker_started_ns: 0,
@@ -149,14 +152,19 @@ impl Leg {
             return;
         }
         let content = match Stamp::read(&packet[RTP_HEADER_BYTES..]) {
-            Found::Intact(stamp) if stamp.call != self.index => {
+            Found::Intact(stamp) if stamp.call == self.index => self.note_back(stamp, at_ns),
+            Found::Intact(_) | Found::Foreign => {
                 self.faults.crossed += 1;
                 return;
             }
-            Found::Intact(stamp) => self.note_back(stamp, at_ns),
             Found::Silence => Content::Silence,
+            // Ringback, until the worker is there.
+            Found::Altered if self.last_back.is_none() => Content::Altered,
             Found::Altered => {
                 self.faults.altered += 1;
+                let payload = &packet[RTP_HEADER_BYTES..];
+                self.first_altered
+                    .get_or_insert_with(|| (at_ns, payload.to_vec()));
                 Content::Altered
             }
         };

@@ -13,6 +13,7 @@
 //! only, loopback or a local network only; it stops by itself.
 
 mod clock;
+mod compare;
 mod echo;
 mod engine;
 mod leg;
@@ -35,7 +36,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -46,6 +47,8 @@ use process::{Usage, machine_ticks};
 use report::{Readings, Report, Signalling};
 use sip_uac::{Call, CallEvent, CallOptions, Credentials, OfferCodec, Uac};
 
+/// Commands that wait for the media thread, which looks every 2 ms.
+const COMMANDS_QUEUED: usize = 1_024;
 /// From the last call's answer to the steady part.
 const SETTLE: Duration = Duration::from_secs(1);
 /// From the last frame sent to the BYEs: what is on its way arrives.
@@ -53,9 +56,12 @@ const DRAIN: Duration = Duration::from_millis(700);
 
 /// Calls a bridge many times at once and measures what it does.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    compare: Option<Task>,
     /// Who is called.
-    #[arg(long)]
+    #[arg(long, required = true, default_value = "")]
     target: String,
     /// How many calls.
     #[arg(long, default_value_t = 100)]
@@ -78,7 +84,7 @@ struct Args {
     /// The bridge's process, for its CPU time and memory.
     #[arg(long)]
     pid: Option<u32>,
-    /// Our address, for SIP and RTP.
+    /// Our address, for SIP, RTP and workers.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     local: IpAddr,
     /// How many calls play the `clear` test; a twentieth when not given. 0 for
@@ -102,10 +108,28 @@ struct Args {
     json: Option<PathBuf>,
 }
 
+/// What else there is to do.
+#[derive(Subcommand)]
+enum Task {
+    /// Puts reports of earlier runs side by side and judges the bridge's.
+    Compare {
+        /// Reports of the floor.
+        #[arg(long, num_args = 1.., required = true)]
+        floor: Vec<PathBuf>,
+        /// Reports of the bridge.
+        #[arg(long, num_args = 1.., required = true)]
+        bridge: Vec<PathBuf>,
+    },
+}
+
 /// Exit code 0: every call was up to the end and no frame was lost.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<std::process::ExitCode, Box<dyn Error>> {
     let args = Args::parse();
+    if let Some(Task::Compare { floor, bridge }) = &args.compare {
+        let met = compare::run(floor, bridge)?;
+        return Ok(std::process::ExitCode::from(u8::from(!met)));
+    }
     let report = measure(&args).await?;
     report.print();
     if let Some(path) = &args.json {
@@ -125,13 +149,14 @@ async fn main() -> Result<std::process::ExitCode, Box<dyn Error>> {
 
 async fn measure(args: &Args) -> Result<Report, Box<dyn Error>> {
     let clock = Clock::start();
-    let (commands, inbox) = mpsc::channel();
+    let (commands, inbox) = mpsc::sync_channel(COMMANDS_QUEUED);
     let clear_calls = args.clear_calls.unwrap_or((args.calls / 20).max(1));
     let calls = usize::from(args.calls);
     let media = std::thread::Builder::new()
         .name("media".into())
         .spawn(move || engine::run(clock, &inbox, calls, clear_calls))?;
     let workers = workers::start(
+        args.local,
         args.push_port,
         args.redis_url.as_deref(),
         &args.queue,
@@ -171,7 +196,7 @@ async fn ramp_up(
     args: &Args,
     uac: &Uac,
     clock: Clock,
-    commands: &mpsc::Sender<Command>,
+    commands: &mpsc::SyncSender<Command>,
     signalling: &mut Signalling,
 ) -> Vec<Call> {
     let start = Instant::now();
@@ -229,7 +254,7 @@ async fn set_up(
     local: IpAddr,
     credentials: Option<Credentials>,
     clock: Clock,
-    commands: &mpsc::Sender<Command>,
+    commands: &mpsc::SyncSender<Command>,
     frames: usize,
 ) -> Result<Call, String> {
     let failed = |error: std::io::Error| format!("RTP socket: {error}");
@@ -264,7 +289,7 @@ async fn set_up(
 async fn steady_part(
     args: &Args,
     clock: Clock,
-    commands: &mpsc::Sender<Command>,
+    commands: &mpsc::SyncSender<Command>,
     idle: Option<Usage>,
 ) -> Readings {
     let usage = || {

@@ -116,13 +116,14 @@ impl Report {
             "clearMs": clear_times(notes),
             "faults": {
                 "altered": sum(|leg| leg.faults.altered) + workers(|worker| worker.altered),
-                "crossed": sum(|leg| leg.faults.crossed),
+                "alteredFirst": legs.iter().find_map(|leg| first_altered(leg, readings)),
+                "crossed": sum(|leg| leg.faults.crossed) + workers(|worker| worker.foreign),
                 "duplicates": sum(|leg| leg.faults.duplicates),
                 "reordered": sum(|leg| leg.faults.reordered),
                 "sequenceGaps": sum(|leg| leg.faults.sequence_gaps),
                 "timestampJumps": sum(|leg| leg.faults.timestamp_jumps),
                 "foreignPackets": sum(|leg| leg.faults.foreign_packets),
-                "fillersToWorker": workers(|worker| worker.silence),
+                "fillersToWorker": notes.fillers,
                 "webSocket": workers(|worker| worker.errors),
                 "numbering": workers(|worker| worker.numbering_faults),
                 "sip": sip.faults.len(),
@@ -147,6 +148,11 @@ impl Report {
         if let Some(failed) = report["calls"]["failed"].as_object() {
             for (reason, count) in failed {
                 println!("  failed: {count} x {reason}");
+            }
+        }
+        for (name, count) in report["faults"].as_object().into_iter().flatten() {
+            if count.as_u64().is_some_and(|count| count > 0) {
+                println!("  faults: {count} x {name}");
             }
         }
         if !report["faults"]["sipFirst"].is_null() {
@@ -255,6 +261,14 @@ fn silence_percent(legs: &[&Leg], workers: &[Worker], window: &Range<u64>) -> Op
         }
     }
     (all > 0).then(|| (silent as f64 * 1e5 / all as f64).round() / 1e3)
+}
+
+/// Call, ms since the steady part began, and the bytes.
+fn first_altered(leg: &Leg, readings: &Readings) -> Option<Value> {
+    let (at_ns, payload) = leg.first_altered.as_ref()?;
+    let at_ms = (*at_ns as f64 - readings.from_ns as f64) / 1e6;
+    let hex: String = payload.iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(json!({ "call": leg.index, "atMs": at_ms, "payload": hex }))
 }
 
 fn clear_times(notes: &Notes) -> Value {

@@ -1,10 +1,17 @@
-//! What the frames carry: 160 mu-law bytes that name the call and the frame
-//! and fill the rest with a pattern, so that a frame that comes back is
+//! What the frames carry: 160 mu-law bytes that name the run, the call and the
+//! frame and fill the rest with a pattern, so that a frame that comes back is
 //! matched, and a single changed byte is noticed.
+
+use std::sync::LazyLock;
 
 /// Bytes of one 20 ms frame of G.711.
 pub const FRAME_BYTES: usize = 160;
-const MAGIC: [u8; 4] = *b"sBrG";
+/// Tells this run's frames from those of another generator that calls the
+/// same bridge.
+static MAGIC: LazyLock<[u8; 4]> = LazyLock::new(|| {
+    let [high, low] = rand::random::<u16>().to_be_bytes();
+    [b's', b'B', high, low]
+});
 
 /// Who made a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +37,8 @@ pub enum Found {
     Intact(Stamp),
     /// 160 equal bytes: silence or a filler.
     Silence,
+    /// The frame of another run.
+    Foreign,
     /// Anything else.
     Altered,
 }
@@ -38,7 +47,7 @@ impl Stamp {
     /// The frame with this stamp.
     pub fn write(self) -> [u8; FRAME_BYTES] {
         let mut frame = [0; FRAME_BYTES];
-        frame[..4].copy_from_slice(&MAGIC);
+        frame[..4].copy_from_slice(&*MAGIC);
         frame[4] = self.kind as u8;
         frame[5..7].copy_from_slice(&self.call.to_be_bytes());
         frame[7..11].copy_from_slice(&self.counter.to_be_bytes());
@@ -54,7 +63,7 @@ impl Stamp {
 
     /// What a payload is.
     pub fn read(payload: &[u8]) -> Found {
-        if payload.len() == FRAME_BYTES && payload[..4] == MAGIC && payload[4] <= 1 {
+        if payload.len() == FRAME_BYTES && payload[..4] == *MAGIC && payload[4] <= 1 {
             let stamp = Self {
                 kind: if payload[4] == 0 {
                     Kind::Speech
@@ -67,6 +76,10 @@ impl Stamp {
             if stamp.write() == payload {
                 return Found::Intact(stamp);
             }
+        }
+        if payload.len() == FRAME_BYTES && payload[..2] == MAGIC[..2] && payload[2..4] != MAGIC[2..]
+        {
+            return Found::Foreign;
         }
         let first = payload.first();
         if payload.len() == FRAME_BYTES && payload.iter().all(|byte| Some(byte) == first) {
@@ -92,7 +105,12 @@ mod tests {
         for byte in 0..FRAME_BYTES {
             let mut changed = frame;
             changed[byte] ^= 1;
-            assert_eq!(Stamp::read(&changed), Found::Altered);
+            let found = if byte == 2 || byte == 3 {
+                Found::Foreign
+            } else {
+                Found::Altered
+            };
+            assert_eq!(Stamp::read(&changed), found);
         }
         assert_eq!(Stamp::read(&[0xFF; FRAME_BYTES]), Found::Silence);
     }

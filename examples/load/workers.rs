@@ -3,8 +3,8 @@
 //! go to the media thread.
 
 use std::error::Error;
-use std::net::Ipv4Addr;
-use std::sync::mpsc::Sender;
+use std::net::IpAddr;
+use std::sync::mpsc::SyncSender;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -16,21 +16,22 @@ use crate::ws;
 
 /// Starts what was asked for; the task ends when it is aborted.
 pub async fn start(
+    local: IpAddr,
     push_port: Option<u16>,
     redis_url: Option<&str>,
     queue: &str,
-    commands: Sender<Command>,
+    commands: SyncSender<Command>,
 ) -> Result<JoinHandle<()>, Box<dyn Error>> {
     if let Some(url) = redis_url {
         let jobs = Jobs::connect(url, queue).await?;
         return Ok(tokio::spawn(take_jobs(jobs, commands)));
     }
     let port = push_port.unwrap_or(0);
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+    let listener = TcpListener::bind((local, port)).await?;
     Ok(tokio::spawn(serve(listener, commands)))
 }
 
-async fn serve(listener: TcpListener, commands: Sender<Command>) {
+async fn serve(listener: TcpListener, commands: SyncSender<Command>) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
             continue;
@@ -43,7 +44,7 @@ async fn serve(listener: TcpListener, commands: Sender<Command>) {
     }
 }
 
-async fn take_jobs(mut jobs: Jobs, commands: Sender<Command>) {
+async fn take_jobs(mut jobs: Jobs, commands: SyncSender<Command>) {
     loop {
         let job = match jobs.next().await {
             Ok(job) => job,
@@ -61,7 +62,7 @@ fn hand_over(
     stream: TcpStream,
     client: bool,
     rest: Vec<u8>,
-    commands: &Sender<Command>,
+    commands: &SyncSender<Command>,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let worker = Worker::new(stream.into_std()?, client, rest);

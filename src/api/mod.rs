@@ -1,1 +1,11 @@
 //! HTTP: health.
+//!
+//! `GET /health` answers 200 while calls can be taken, else 503, with the same
+//! JSON either way. Bounded in header size, time and connections. Leaves out
+//! TLS and authentication: it listens on a local address unless told otherwise.
+
+pub mod health;
+pub mod server;
+
+pub use health::{Health, HealthStatus, LineCounts, RedisHealth};
+pub use server::{ApiError, ApiServer, HealthSource};

@@ -2,19 +2,29 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | [`run`] | the bridge: start order, and the order in which it goes down |
+//! | [`compose`] | builds the rooms and joins them |
+//! | [`profiles`] | lines as the SIP engine and the calls need them |
+//! | [`health`] | what `GET /health` tells |
+//! | [`logging`] | the log |
 //! | [`check`] | `sipbridge check` |
 //! | [`encrypt`] | `sipbridge encrypt` |
 //! | [`start_lines`] | the lines of flags and file, made ready |
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
 pub mod check;
+pub mod compose;
 pub mod encrypt;
+pub mod health;
+pub mod logging;
+pub mod profiles;
+pub mod run;
 pub mod start_lines;
 pub mod stream_url;
 
 use std::process::ExitCode;
 
-use crate::config::{self, Checked, Config, Given, Invocation};
+use crate::config::{self, Checked, Given, Invocation};
 
 /// Something failed while running, or `check` found something unusable.
 const EXIT_FAILURE: u8 = 1;
@@ -52,11 +62,5 @@ fn configure_and_run(given: Given) -> ExitCode {
         eprintln!("sipbridge: not started. `sipbridge --help` explains every flag.");
         return ExitCode::from(EXIT_USAGE);
     }
-    run(&config)
-}
-
-/// Runs the bridge until it is told to stop.
-fn run(_config: &Config) -> ExitCode {
-    eprintln!("sipbridge: this build holds no bridge yet");
-    ExitCode::from(EXIT_FAILURE)
+    run::run(config)
 }

@@ -92,7 +92,7 @@ pub const FLAGS: &[Flag] = &[
     value("sip-transport", "SIP_TRANSPORT", "udp|tcp|tls").or("udp")
         .help(SIP, "Transport towards registrars, and of the local SIP port"),
     value("sip-reg-timeout", "SIP_REG_TIMEOUT", "SECONDS").or("300")
-        .help(SIP, "Expiry asked for in REGISTER, 10 to 86400"),
+        .help(SIP, "Expiry asked for in REGISTER, 10 or more"),
     switch("no-register", "NO_REGISTER")
         .help(SIP, "Do not register: the lines belong to an IP trunk that knows our address"),
     value("tls-cert", "TLS_CERT", "FILE")

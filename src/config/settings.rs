@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::url::ServiceUrl;
 use crate::core::address::{HostPort, Transport};
+pub use crate::core::call::AnswerMode;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
 
@@ -114,15 +115,6 @@ pub struct AudioConfig {
     pub tx_gain: f32,
     /// `--ringback`: played to an answered caller until a worker is there.
     pub ringback: bool,
-}
-
-/// When a call is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AnswerMode {
-    /// 200 at once.
-    Immediate,
-    /// 180, and 200 when a worker is attached.
-    OnWorker,
 }
 
 /// Limits of calls.

@@ -9,7 +9,7 @@
 //! | the bridge | `handle_start`, `handle_shutdown`, `handle_timeout` |
 //! | the queue | `handle_job_pushed`, `handle_job_refused` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
-//! | SIP | `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_ended` |
+//! | SIP | `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_failed`, `handle_leg_ended` |
 //! | media | `handle_rtp`, `handle_played_out` |
 //!
 //! Implements the life of a call of call-queue.md, steps 1 to 3, 6 and 7.
@@ -31,6 +31,8 @@ const REDIAL_PAUSES: [Duration; 4] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
 ];
+/// The longest queue (10 minutes and a half) played out, with some room.
+const PLAY_OUT_LIMIT: Duration = Duration::from_secs(640);
 /// Longest fallback announcement, and longest wait for the end of a transfer.
 const FALLBACK_LIMIT: Duration = Duration::from_secs(30);
 /// A BYE transaction gives up after 32 s (RFC 3261 timer F); past that the
@@ -69,7 +71,7 @@ pub struct CallPolicy {
     /// Longest call, counted from the answer.
     pub max_duration: Option<Duration>,
     /// How long the caller's RTP may stop, hold aside.
-    pub media_timeout: Duration,
+    pub media_timeout: Option<Duration>,
     /// Where the caller is transferred when no worker comes.
     pub fallback_number: Option<Private>,
 }
@@ -155,17 +157,20 @@ pub enum Timer {
     Duration,
     /// The caller's RTP stopped.
     Media,
+    /// The worker's last audio takes too long: media never came up.
+    PlayOut,
     /// The announcement or the transfer takes too long.
     Fallback,
     /// The leg does not end although we asked for it.
     Ending,
 }
 
-const TIMERS: [Timer; 6] = [
+const TIMERS: [Timer; 7] = [
     Timer::Worker,
     Timer::Redial,
     Timer::Duration,
     Timer::Media,
+    Timer::PlayOut,
     Timer::Fallback,
     Timer::Ending,
 ];
@@ -309,6 +314,7 @@ impl Call {
             Timer::Redial => self.dial(),
             Timer::Duration => self.hang_up(now, Outcome::DurationLimit),
             Timer::Media => self.check_media(now),
+            Timer::PlayOut => self.hang_up(now, Outcome::WorkerHungUp),
             Timer::Fallback => self.hang_up(now, Outcome::NoWorker),
             Timer::Ending => self.finish(Outcome::Failed),
         }
@@ -367,10 +373,10 @@ impl Call {
     /// Something came from the worker, or its socket went.
     pub fn handle_worker(&mut self, now: Instant, input: WorkerInput) {
         match input {
-            WorkerInput::Hangup => self.play_out(),
+            WorkerInput::Hangup => self.play_out(now),
             WorkerInput::Closed => {
                 self.worker_open = false;
-                self.play_out();
+                self.play_out(now);
             }
             WorkerInput::Lost => self.lose_worker(now),
             WorkerInput::Transfer(destination) => self.transfer(destination),
@@ -393,9 +399,10 @@ impl Call {
         }
     }
 
-    fn play_out(&mut self) {
+    fn play_out(&mut self, now: Instant) {
         if self.phase == Phase::Streaming {
             self.phase = Phase::PlayingOut;
+            self.arm(Timer::PlayOut, now + PLAY_OUT_LIMIT);
             self.push(Output::PlayOut);
         }
     }
@@ -420,10 +427,9 @@ impl Call {
             return;
         }
         self.last_rtp = Some(now);
-        if direction.receives() {
-            self.arm(Timer::Media, now + self.policy.media_timeout);
-        } else {
-            self.disarm(Timer::Media);
+        match self.policy.media_timeout {
+            Some(limit) if !direction.is_hold() => self.arm(Timer::Media, now + limit),
+            _ => self.disarm(Timer::Media),
         }
     }
 
@@ -456,6 +462,11 @@ impl Call {
         self.finish(outcome);
     }
 
+    /// SIP or media cannot go on: end the leg.
+    pub fn handle_leg_failed(&mut self, now: Instant) {
+        self.hang_up(now, Outcome::Failed);
+    }
+
     // ---- media ----
 
     /// A packet came from the caller. Cheap: called 50 times a second.
@@ -473,8 +484,10 @@ impl Call {
     }
 
     fn check_media(&mut self, now: Instant) {
-        let Some(last) = self.last_rtp else { return };
-        let due = last + self.policy.media_timeout;
+        let (Some(last), Some(limit)) = (self.last_rtp, self.policy.media_timeout) else {
+            return;
+        };
+        let due = last + limit;
         if due > now {
             self.arm(Timer::Media, due);
         } else {

@@ -10,7 +10,7 @@ fn policy() -> CallPolicy {
         route: Route::Queue,
         worker_timeout: 30 * SECOND,
         max_duration: None,
-        media_timeout: 20 * SECOND,
+        media_timeout: Some(20 * SECOND),
         fallback_number: None,
     }
 }

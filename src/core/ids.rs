@@ -5,13 +5,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use rand::RngExt;
+use sha2::{Digest, Sha256};
 
-/// Writes 16 random bytes as 32 lower-case hex digits.
+/// 16 random bytes as 32 hex digits.
 fn random_hex32() -> String {
-    let bytes: [u8; 16] = rand::rng().random();
+    hex(&rand::rng().random::<[u8; 16]>())
+}
+
+/// Lower-case hex digits.
+fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
-        .fold(String::with_capacity(32), |mut hex, byte| {
+        .fold(String::with_capacity(2 * bytes.len()), |mut hex, byte| {
             use fmt::Write;
             // Writing to a String cannot fail.
             let _ = write!(hex, "{byte:02x}");
@@ -77,6 +82,15 @@ sid!(
     AccountSid,
     "AC"
 );
+
+impl AccountSid {
+    /// The account of a bridge node: the same at every start.
+    #[must_use]
+    pub fn of_node(node_id: &str) -> Self {
+        let hash = Sha256::digest(node_id.as_bytes());
+        Self(format!("AC{}", hex(&hash[..16])).into())
+    }
+}
 
 /// The id of a phone line, as the database or the lines file names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -28,22 +28,23 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::backlog::{Backlog, KEPT_MS};
+use super::backlog::Backlog;
 use super::digits::{DigitMerge, DigitWay};
-use super::g711::{CodeTable, Gain, is_quiet, linear_to_mulaw, translate};
+use super::g711::{Gain, is_quiet};
 use super::link::{Codec, MediaFormat};
 use super::media_streams::MessageWriter;
-use super::opus::{CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, OpusDecoder, OpusError};
+use super::opus::{CLOCK_PER_SAMPLE, OpusError};
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
-use super::rtp::{Order, Reorder, RtpHeader};
+use super::reorder::{Order, Reception, Reorder};
+use super::rtp::RtpHeader;
 use super::telephone_event::{EventReceiver, TelephoneEvent};
+use super::timeline::{Jitter, Timeline};
+use super::transcode::Decoders;
 
-/// Ticks without RTP after which silence is sent.
-const PAUSE: Duration = Duration::from_millis(300);
-/// A longer time between two ticks counts as this.
-const MAX_TICK: Duration = Duration::from_millis(100);
-/// Lost packets that are filled whatever the wall clock says.
+/// Lost packets that are filled though the wall clock says that there was no
+/// time for them, as long as the stream is not this far ahead of it.
 const TRUSTED_LOSSES: u16 = 50;
+const TRUSTED_AHEAD: u64 = 10_000 * BYTES_PER_MS;
 /// Digits that wait for a worker.
 const MAX_WAITING_DIGITS: usize = 128;
 /// Comfort noise (RFC 3389), and the type it had in RFC 1890.
@@ -162,10 +163,12 @@ impl Uplink {
     /// Time passes: call it every 20 to 100 ms, at least while no RTP comes in.
     /// Poll messages after it.
     pub fn handle_tick(&mut self, now: Instant) {
-        self.use_held(now);
+        // After a stall the packet that others wait for may still be in the socket.
+        if !self.timeline.is_stalled(now) {
+            self.use_held(now);
+        }
         let end = self.backlog.end();
         let pause_end = self.timeline.handle_tick(now, end);
-        self.timeline.presumed += pause_end - end;
         self.fill_until(pause_end);
     }
 
@@ -226,6 +229,14 @@ impl Uplink {
         self.last_rtp
     }
 
+    /// What has come from the caller's current source, and its jitter in RTP
+    /// clock units, for receiver reports.
+    #[must_use]
+    pub fn reception(&self) -> Option<(Reception, u32)> {
+        let counts = self.reorder.reception();
+        counts.map(|counts| (counts, self.jitter.clock_units()))
+    }
+
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> UplinkStats {
@@ -282,25 +293,16 @@ impl Uplink {
             return;
         };
         let samples = audio.len() as u32;
-        if self.timeline.surplus > 0 && is_quiet(audio) {
-            self.take_back(now, samples);
+        let quiet = self.timeline.has_surplus() && is_quiet(audio);
+        let end = self.backlog.end();
+        if self.timeline.has_surplus() && self.timeline.take_back(now, end, samples, quiet) {
+            self.backlog.unpush(samples as usize);
+            self.stats.taken_back_bytes += u64::from(samples);
         }
         let duration = samples * self.clock_per_sample();
         self.timeline.packet_samples = samples;
         self.timeline
             .anchor(header.timestamp.wrapping_add(duration), self.backlog.end());
-    }
-
-    /// Leaves the packet just put in out again, while the stream is ahead of the
-    /// wall clock by silence that was none.
-    fn take_back(&mut self, now: Instant, samples: u32) {
-        let samples = u64::from(samples);
-        let ahead = self.backlog.end() >= self.timeline.wall(now) + 2 * samples;
-        if ahead && self.timeline.surplus >= samples {
-            self.backlog.unpush(samples as usize);
-            self.timeline.surplus -= samples;
-            self.stats.taken_back_bytes += samples;
-        }
     }
 
     fn codec_of(&self, payload_type: u8) -> Option<Codec> {
@@ -356,9 +358,10 @@ impl Uplink {
         let end = self.backlog.end();
         let place = self.timeline.place(timestamp, per_sample).unwrap_or(end);
         self.timeline.settle_presumed(place, end);
+        let wall = self.timeline.wall(now);
         let trusted = u64::from(lost.min(TRUSTED_LOSSES) + 1) * u64::from(lost > 0);
         let reach = end + trusted * u64::from(self.timeline.packet_samples);
-        self.fill_until(place.min(self.timeline.wall(now).max(reach)));
+        self.fill_until(place.min(wall.max(reach.min(wall + TRUSTED_AHEAD))));
     }
 
     fn fill_until(&mut self, position: u64) {
@@ -366,165 +369,5 @@ impl Uplink {
         self.stats.filled_bytes += missing;
         self.backlog
             .push_silence(usize::try_from(missing).unwrap_or(usize::MAX));
-    }
-}
-
-/// Where packets belong and how far the wall clock is; see the module's doc.
-#[derive(Debug, Default)]
-struct Timeline {
-    /// When position 0 was, by the wall clock.
-    zero: Option<Instant>,
-    /// An RTP timestamp and its position.
-    anchor: Option<(u32, u64)>,
-    /// Samples in the last packet.
-    packet_samples: u32,
-    last_tick: Option<Instant>,
-    /// Ticks observed since the last packet.
-    idle: Duration,
-    /// Silence put in by ticks since the last packet: a pause, presumably.
-    presumed: u64,
-    /// Silence put in where there was no pause, not yet taken back.
-    surplus: u64,
-}
-
-impl Timeline {
-    fn forget_source(&mut self) {
-        self.anchor = None;
-    }
-
-    fn anchor(&mut self, timestamp: u32, position: u64) {
-        self.anchor = Some((timestamp, position));
-    }
-
-    /// The position of an RTP timestamp; `None` with no source, or before its anchor.
-    fn place(&self, timestamp: u32, clock_per_sample: u32) -> Option<u64> {
-        let (anchor, position) = self.anchor?;
-        let ahead = timestamp.wrapping_sub(anchor);
-        // Half of the circle is ahead, the other half behind.
-        (ahead < 1 << 31).then(|| position + u64::from(ahead / clock_per_sample))
-    }
-
-    /// A packet tells how much of the presumed pause was none: what it overlaps.
-    fn settle_presumed(&mut self, place: u64, end: u64) {
-        let overlap = end.saturating_sub(place);
-        self.surplus += overlap.min(std::mem::take(&mut self.presumed));
-    }
-
-    fn wall(&self, now: Instant) -> u64 {
-        self.zero.map_or(0, |zero| {
-            let passed = now.saturating_duration_since(zero).as_micros();
-            u64::try_from(passed).unwrap_or(0) * BYTES_PER_MS / 1_000
-        })
-    }
-
-    /// A packet goes in at `end`: the stream is alive.
-    fn handle_audio(&mut self, now: Instant, end: u64) {
-        self.idle = Duration::ZERO;
-        if end == 0 {
-            self.zero = Some(now);
-        }
-    }
-
-    /// A tick; gives the position up to which a pause is to be filled.
-    fn handle_tick(&mut self, now: Instant, end: u64) -> u64 {
-        let last = self.last_tick.replace(now).unwrap_or(now);
-        self.idle += now.saturating_duration_since(last).min(MAX_TICK);
-        self.zero.get_or_insert(now);
-        if self.idle < PAUSE {
-            return end;
-        }
-        let behind = self.wall(now).saturating_sub(end);
-        let kept = KEPT_MS * BYTES_PER_MS;
-        if behind > kept
-            && let Some(zero) = &mut self.zero
-        {
-            // The process slept: hours of silence are of no use to anybody.
-            *zero += Duration::from_millis((behind - kept) / BYTES_PER_MS);
-        }
-        let frame = FRAME_BYTES as u64;
-        end + behind.min(kept) / frame * frame
-    }
-}
-
-/// Interarrival jitter (RFC 3550 A.8).
-#[derive(Debug, Default)]
-struct Jitter {
-    base: Option<Instant>,
-    transit: Option<u32>,
-    /// In RTP clock units, times 16.
-    scaled: u64,
-}
-
-impl Jitter {
-    fn handle(&mut self, arrived: Instant, timestamp: u32, clock_hz: u32) {
-        let base = *self.base.get_or_insert(arrived);
-        let passed = arrived.saturating_duration_since(base).as_micros();
-        let clock = passed * u128::from(clock_hz) / 1_000_000;
-        let transit = (clock as u32).wrapping_sub(timestamp);
-        if let Some(last) = self.transit.replace(transit) {
-            let difference = transit.wrapping_sub(last) as i32;
-            self.scaled += u64::from(difference.unsigned_abs());
-            self.scaled -= (self.scaled + 8) / 16;
-        }
-    }
-
-    fn duration(&self, clock_hz: u32) -> Duration {
-        Duration::from_micros(self.scaled / 16 * 1_000_000 / u64::from(clock_hz))
-    }
-}
-
-/// From the caller's codecs to mu-law with the gain.
-#[derive(Debug)]
-struct Decoders {
-    mulaw: Option<Box<CodeTable>>,
-    alaw: Box<CodeTable>,
-    opus: Option<OpusDecoder>,
-}
-
-impl Decoders {
-    fn new(codec: Codec, gain: &Gain) -> Result<Self, OpusError> {
-        Ok(Self {
-            mulaw: gain.on_mulaw().map(Box::new),
-            alaw: Box::new(gain.from_alaw()),
-            opus: match codec {
-                Codec::Pcmu | Codec::Pcma => None,
-                Codec::Opus => Some(OpusDecoder::new()?),
-            },
-        })
-    }
-
-    /// Appends a payload as mu-law; gives what was appended, `None` for an empty
-    /// payload or one that does not decode.
-    fn decode<'a>(
-        &mut self,
-        codec: Codec,
-        payload: &[u8],
-        backlog: &'a mut Backlog,
-    ) -> Option<&'a [u8]> {
-        let table = match codec {
-            _ if payload.is_empty() => return None,
-            Codec::Pcmu => self.mulaw.as_deref(),
-            Codec::Pcma => Some(&*self.alaw),
-            Codec::Opus => return self.decode_opus(payload, backlog),
-        };
-        let appended = backlog.push(payload);
-        if let Some(table) = table {
-            translate(appended, table);
-        }
-        Some(appended)
-    }
-
-    fn decode_opus<'a>(&mut self, payload: &[u8], backlog: &'a mut Backlog) -> Option<&'a [u8]> {
-        let mut samples = [0; MAX_DECODED_SAMPLES];
-        let count = self.opus.as_mut()?.decode(payload, &mut samples).ok()?;
-        let mut codes = [0; MAX_DECODED_SAMPLES];
-        for (code, sample) in codes.iter_mut().zip(&samples[..count]) {
-            *code = linear_to_mulaw(*sample);
-        }
-        let appended = backlog.push(&codes[..count]);
-        if let Some(table) = &self.mulaw {
-            translate(appended, table);
-        }
-        Some(appended)
     }
 }

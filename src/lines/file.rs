@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::line::{Entry, FieldIssue, FieldProblem, PhoneLine, read_entry, type_name, wipe_value};
+use super::entry::{Entry, read_entry, type_name, wipe_value};
+use super::line::{FieldIssue, FieldProblem, PhoneLine};
 use crate::core::ids::LineId;
 
 /// Largest lines file: 5,000 lines of 3 kB each.

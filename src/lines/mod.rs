@@ -2,7 +2,8 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`line`] | a phone line, read field by field |
+//! | [`line`] | a phone line, and what can be wrong with one |
+//! | [`entry`] | a phone line as JSON, read field by field |
 //! | [`file`] | `--lines FILE` |
 //! | [`resolve`] | which SIP server a line uses |
 //! | [`credentials`] | encryption and decryption of passwords |
@@ -13,6 +14,7 @@
 //! bridge turns into an account of the SIP engine and adds to the [`Scheduler`].
 
 pub mod credentials;
+pub mod entry;
 pub mod file;
 pub mod line;
 pub mod load;

@@ -404,11 +404,6 @@ mod tests {
     use super::*;
 
     const SEED: u64 = 7;
-    const SLOT: Duration = Duration::from_millis(20);
-
-    fn line(number: usize) -> LineId {
-        LineId::new(format!("line-{number:04}"))
-    }
 
     fn ok(seconds: u64) -> RegisterResult {
         RegisterResult::Registered {
@@ -416,188 +411,12 @@ mod tests {
         }
     }
 
-    fn failure(status: u16, retry_after: Option<Duration>) -> RegisterResult {
+    fn failure() -> RegisterResult {
         RegisterResult::Failed {
-            status,
+            status: 503,
             text: "text".into(),
-            retry_after,
+            retry_after: None,
         }
-    }
-
-    /// Runs virtual time to the next REGISTER, within a bound of steps.
-    fn next(scheduler: &mut Scheduler, now: &mut Instant) -> LineId {
-        for _ in 0..10 {
-            if let Some(line) = scheduler.poll(*now) {
-                return line;
-            }
-            let timeout = scheduler.poll_timeout().expect("a line is there");
-            assert!(timeout > *now, "poll_timeout must move on");
-            *now = timeout;
-        }
-        panic!("seed {SEED}: no line came due");
-    }
-
-    fn retry_in(change: Option<Change>) -> Duration {
-        match change {
-            Some(Change::Failed { retry_in, .. }) => retry_in,
-            other => panic!("seed {SEED}: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn five_thousand_lines_register_in_order_50_a_second() {
-        let start = Instant::now();
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), start);
-        (0..5_000).for_each(|number| scheduler.add(line(number), start));
-        for number in 0..5_000 {
-            assert_eq!(next(&mut scheduler, &mut now), line(number));
-            assert_eq!(now, start + SLOT * number as u32);
-            scheduler.handle_result(&line(number), ok(3_600), now);
-        }
-        assert_eq!(scheduler.counts(now).registered, 5_000);
-        assert_eq!(scheduler.timers.len(), 5_000, "one timer per line");
-    }
-
-    #[test]
-    fn failures_back_off_from_2_s_to_5_min_with_jitter() {
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
-        scheduler.add(line(1), now);
-        for most_s in [2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
-            assert_eq!(next(&mut scheduler, &mut now), line(1));
-            let change = scheduler.handle_result(&line(1), failure(503, None), now);
-            let (delay, most) = (retry_in(change), Duration::from_secs(most_s));
-            assert!(delay >= most / 2 && delay <= most, "seed {SEED}: {delay:?}");
-            let due = now + delay;
-            assert_eq!(scheduler.poll_timeout(), Some(due));
-            assert_eq!(scheduler.poll(due - Duration::from_millis(1)), None);
-        }
-        next(&mut scheduler, &mut now);
-        assert_eq!(
-            scheduler.handle_result(&line(1), ok(300), now),
-            Some(Change::Registered)
-        );
-        let change = scheduler.handle_result(&line(1), failure(503, None), now);
-        assert!(retry_in(change) <= RETRY_MIN, "success resets the backoff");
-    }
-
-    #[test]
-    fn wrong_passwords_are_not_hammered() {
-        for status in [401, 403, 404, 407, 603] {
-            let (mut scheduler, now) = (Scheduler::new(SEED), Instant::now());
-            scheduler.add(line(1), now);
-            assert_eq!(scheduler.poll(now), Some(line(1)));
-            let change = scheduler.handle_result(&line(1), failure(status, None), now);
-            assert!(retry_in(change) >= REFUSED_RETRY_MIN / 2, "{status}");
-            assert!(matches!(
-                scheduler.state(&line(1), now),
-                Some(LineState::Failed { status: s, next_try, .. }) if s == status && next_try > now
-            ));
-        }
-    }
-
-    #[test]
-    fn retry_after_is_obeyed_within_an_hour() {
-        let (mut scheduler, now) = (Scheduler::new(SEED), Instant::now());
-        scheduler.add(line(1), now);
-        for (asked_s, least_s, most_s) in [(120, 120, 132), (999_999, 3_600, 3_960), (0, 0, 16)] {
-            let asked = Some(Duration::from_secs(asked_s));
-            let change = scheduler.handle_result(&line(1), failure(503, asked), now);
-            let delay = retry_in(change).as_secs_f64();
-            assert!(
-                (least_s as f64..=most_s as f64).contains(&delay),
-                "seed {SEED}: {delay}"
-            );
-        }
-    }
-
-    #[test]
-    fn lines_that_failed_together_come_back_spread_out() {
-        let start = Instant::now();
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), start);
-        (0..200).for_each(|number| scheduler.add(line(number), start));
-        (0..200).for_each(|_| drop(next(&mut scheduler, &mut now)));
-        for number in 0..200 {
-            scheduler.handle_result(&line(number), failure(408, None), now);
-        }
-        let mut last = None;
-        for _ in 0..200 {
-            next(&mut scheduler, &mut now);
-            assert!(last.is_none_or(|last| now - last >= SLOT), "seed {SEED}");
-            last = Some(now);
-        }
-    }
-
-    #[test]
-    fn a_refresh_that_is_not_heard_of_is_made_up_for() {
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
-        scheduler.add(line(1), now);
-        next(&mut scheduler, &mut now);
-        scheduler.handle_result(&line(1), ok(60), now);
-        let half = now + Duration::from_secs(30);
-        assert_eq!(
-            scheduler.handle_result(&line(1), ok(60), half),
-            Some(Change::Refreshed)
-        );
-        let until = half + Duration::from_secs(60);
-        assert_eq!(
-            scheduler.state(&line(1), half),
-            Some(LineState::Registered { until })
-        );
-        assert_eq!(scheduler.counts(until).registering, 1);
-        now = half;
-        assert_eq!(next(&mut scheduler, &mut now), line(1));
-        assert_eq!(now, until + REFRESH_GRACE);
-    }
-
-    #[test]
-    fn an_engine_that_never_answers_counts_as_408() {
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
-        scheduler.add(line(1), now);
-        next(&mut scheduler, &mut now);
-        let silent = now + ANSWER_TIMEOUT;
-        assert_eq!(scheduler.poll(silent), None);
-        assert!(matches!(
-            scheduler.state(&line(1), silent),
-            Some(LineState::Failed { status: 408, .. })
-        ));
-        now = silent;
-        assert_eq!(next(&mut scheduler, &mut now), line(1));
-    }
-
-    #[test]
-    fn a_waiting_failure_is_shown_until_the_next_answer() {
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
-        scheduler.add(line(1), now);
-        scheduler.handle_result(&line(1), failure(503, None), now);
-        next(&mut scheduler, &mut now);
-        assert_eq!(scheduler.counts(now).failed, 1);
-    }
-
-    #[test]
-    fn removed_and_unknown_lines_are_left_alone() {
-        let (mut scheduler, now) = (Scheduler::new(SEED), Instant::now());
-        scheduler.add(line(1), now);
-        scheduler.add(line(1), now);
-        assert!(scheduler.remove(&line(1)) && !scheduler.remove(&line(1)));
-        assert_eq!(scheduler.handle_result(&line(1), ok(60), now), None);
-        assert_eq!(
-            (scheduler.poll(now), scheduler.poll_timeout()),
-            (None, None)
-        );
-        assert!(scheduler.snapshot(now).is_empty() && scheduler.timers.is_empty());
-    }
-
-    #[test]
-    fn a_lost_binding_registers_anew() {
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
-        scheduler.add(line(1), now);
-        next(&mut scheduler, &mut now);
-        scheduler.handle_result(&line(1), ok(60), now);
-        let change = scheduler.handle_result(&line(1), RegisterResult::Unregistered, now);
-        assert!(matches!(change, Some(Change::Lost { retry_in }) if retry_in <= RETRY_MIN));
-        let lost = now;
-        assert_eq!(next(&mut scheduler, &mut now), line(1));
-        assert!(now - lost <= RETRY_MIN);
     }
 
     /// Random operations: the schedule stays whole and never spins.
@@ -606,12 +425,12 @@ mod tests {
         let mut random = StdRng::seed_from_u64(SEED);
         let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
         for step in 0..20_000 {
-            let line = line(random.random_range(0..20));
+            let line = LineId::new(random.random_range(0..20).to_string());
             match random.random_range(0..7) {
                 0 => scheduler.add(line, now),
                 1 => drop(scheduler.remove(&line)),
                 2 => drop(scheduler.handle_result(&line, ok(random.random_range(0..90)), now)),
-                3 => drop(scheduler.handle_result(&line, failure(503, None), now)),
+                3 => drop(scheduler.handle_result(&line, failure(), now)),
                 4 => drop(scheduler.handle_result(&line, RegisterResult::Unregistered, now)),
                 5 => now += Duration::from_millis(random.random_range(0..9_000)),
                 _ => {

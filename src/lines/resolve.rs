@@ -156,7 +156,7 @@ fn via_server(line: &PhoneLine, server: &SipServer) -> Result<Route, ServerError
 mod tests {
     use super::*;
     use crate::core::ids::LineId;
-    use crate::lines::line::{Entry, read_entry};
+    use crate::lines::entry::{Entry, read_entry};
     use serde_json::{Value, json};
 
     fn line(value: Value) -> PhoneLine {

@@ -9,7 +9,7 @@
 //! listener's jitter buffer.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ struct Gauges {
 pub struct Pacer {
     gauges: Arc<Gauges>,
     inbox: Arc<Mutex<Vec<Arc<dyn Paced>>>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Pacer {
@@ -68,7 +68,7 @@ impl Pacer {
         Ok(Self {
             gauges,
             inbox,
-            thread: Some(thread),
+            thread: Mutex::new(Some(thread)),
         })
     }
 
@@ -78,9 +78,24 @@ impl Pacer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(stream);
-        if let Some(thread) = &self.thread {
+        if let Some(thread) = &*self.thread() {
             thread.thread().unpark();
         }
+    }
+
+    /// Stops and joins the thread; no stream gets a tick any more.
+    pub fn stop(&self) {
+        self.gauges.stop.store(true, Ordering::Release);
+        let thread = self.thread().take();
+        if let Some(thread) = thread {
+            thread.thread().unpark();
+            // A panic of the thread has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes at least four times a second while the thread lives.
@@ -104,12 +119,7 @@ impl Pacer {
 
 impl Drop for Pacer {
     fn drop(&mut self) {
-        self.gauges.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // A panic of the thread has been reported by the panic hook.
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 

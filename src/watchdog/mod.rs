@@ -26,12 +26,11 @@ const SILENT_TICKS: u32 = 40;
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// A beating thread.
-#[derive(Clone, Debug)]
 pub struct Pulse {
     /// What it is, for the operator.
     pub name: &'static str,
-    /// Changed by the thread at least twice a second.
-    pub beat: Arc<AtomicU64>,
+    /// Reads a number that the thread changes at least once a second.
+    pub beat: Box<dyn Fn() -> u64 + Send>,
 }
 
 /// How far the shutdown has come.
@@ -169,7 +168,7 @@ impl Watched {
 
     fn hung_thread(&mut self) -> Option<(i32, String)> {
         for (pulse, (last, ticks)) in self.pulses.iter().zip(&mut self.silent) {
-            let beat = pulse.beat.load(Ordering::Acquire);
+            let beat = (pulse.beat)();
             *ticks = if beat == *last { *ticks + 1 } else { 0 };
             *last = beat;
             if *ticks >= SILENT_TICKS {
@@ -207,7 +206,10 @@ mod tests {
         Watched {
             pulses: vec![Pulse {
                 name: "pacer thread",
-                beat: beat.clone(),
+                beat: Box::new({
+                    let beat = beat.clone();
+                    move || beat.load(Ordering::Relaxed)
+                }),
             }],
             silent: vec![(0, 0)],
             shared: Arc::default(),

@@ -18,9 +18,10 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::{debug, info, warn};
 
 use super::error::WorkerError;
+use super::received::CloseReason;
 use super::registry::{Claim, Registry};
 use super::request::{self, AttachRequest, HEAD_MAX_BYTES, PATH, Refusal};
-use super::socket::{CloseReason, WorkerSocket};
+use super::socket::WorkerSocket;
 use super::tcp;
 use crate::core::ids::{CallId, Token};
 use crate::core::private::Secret;

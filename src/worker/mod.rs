@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`socket`] | [`WorkerSocket`]: one worker's WebSocket, made for a driver that selects over it |
+//! | [`received`] | [`Received`], [`Backlog`], [`CloseReason`]: what a socket brings and how it ends |
 //! | [`registry`] | [`Registry`] and [`Ticket`]: which call waits for a worker, and with which token |
 //! | [`accept`] | [`StreamServer`]: the listener of queue mode |
 //! | `request` | the HTTP request that opens a WebSocket, parsed and judged |
@@ -16,6 +17,7 @@
 pub mod accept;
 pub mod dial;
 pub mod error;
+pub mod received;
 pub mod registry;
 mod request;
 pub mod socket;
@@ -25,5 +27,6 @@ mod wire;
 pub use accept::{StreamServer, attach_url};
 pub use dial::Dialer;
 pub use error::WorkerError;
+pub use received::{Backlog, CloseReason, Ignored, Received};
 pub use registry::{AlreadyClaimed, Registry, Ticket};
-pub use socket::{Backlog, CloseReason, Ignored, Received, WorkerSocket};
+pub use socket::WorkerSocket;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::socket::{CloseReason, WorkerSocket};
+use super::received::CloseReason;
+use super::socket::WorkerSocket;
 use crate::core::ids::{CallId, Token};
 
 /// How many calls that are over are remembered, for 410 instead of 404.

@@ -16,13 +16,14 @@ use futures_util::{Sink, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::error::WorkerError;
+use super::received::{Backlog, CloseReason, Ignored, Received, classify};
 use super::wire::Wire;
 
 /// Most text that waits for a worker: a minute of audio, so that the caller's
@@ -51,70 +52,6 @@ pub(super) fn config() -> WebSocketConfig {
         .max_write_buffer_size(2 * BACKLOG_MAX_BYTES)
         .max_message_size(Some(MESSAGE_MAX_BYTES))
         .max_frame_size(Some(MESSAGE_MAX_BYTES))
-}
-
-/// What a worker's socket brought.
-#[derive(Debug)]
-pub enum Received {
-    /// A text message.
-    Text(Utf8Bytes),
-    /// Something that is no text message. The call goes on.
-    Ignored(Ignored),
-    /// The worker sent a close frame. Nothing follows.
-    Closed {
-        /// Whether it meant to end the stream: code 1000 or none. Others (1001
-        /// going away, 1011 internal error, 1012 restart) are a lost worker.
-        normal: bool,
-        /// The close code; 1005 when the frame had none.
-        code: u16,
-    },
-    /// The connection is gone without a close frame. Nothing follows.
-    Lost(WorkerError),
-}
-
-/// A message that is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ignored {
-    /// A binary message of so many bytes.
-    Binary { size_bytes: usize },
-}
-
-/// The worker does not keep up and counts as stalled; the text was not queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the worker does not read: {queued_bytes} bytes wait, the oldest for {} ms", age.as_millis())]
-pub struct Backlog {
-    /// What waits, the WebSocket's own batch not counted.
-    pub queued_bytes: usize,
-    /// How long the oldest text has waited.
-    pub age: Duration,
-}
-
-/// Why we close a worker's socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The call is over: 1000.
-    CallOver,
-    /// The bridge shuts down: 1001.
-    Shutdown,
-    /// The worker did not read what it was sent: 1008.
-    Stalled,
-    /// Something failed on our side: 1011.
-    Failed,
-}
-
-impl CloseReason {
-    fn frame(self) -> CloseFrame {
-        let (code, reason) = match self {
-            Self::CallOver => (CloseCode::Normal, "call over"),
-            Self::Shutdown => (CloseCode::Away, "bridge is shutting down"),
-            Self::Stalled => (CloseCode::Policy, "worker does not read"),
-            Self::Failed => (CloseCode::Error, "bridge failed"),
-        };
-        CloseFrame {
-            code,
-            reason: reason.into(),
-        }
-    }
 }
 
 /// Text that waits for the WebSocket.
@@ -347,27 +284,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
             let _ = Pin::new(&mut self.stream).poll_flush(&mut Context::from_waker(Waker::noop()));
         }
         Received::Lost(error)
-    }
-}
-
-/// Turns a failure into ours, with the close code that the worker should see.
-fn classify(error: WsError) -> (Option<CloseCode>, WorkerError) {
-    use tokio_tungstenite::tungstenite::error::ProtocolError;
-    match error {
-        WsError::Io(error) => (None, WorkerError::Io(error)),
-        WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => (
-            Some(CloseCode::Size),
-            WorkerError::MessageTooLarge {
-                size_bytes: size,
-                max_bytes: max_size,
-            },
-        ),
-        WsError::Utf8(_) => (Some(CloseCode::Invalid), WorkerError::NotUtf8),
-        WsError::Protocol(
-            ProtocolError::ResetWithoutClosingHandshake | ProtocolError::SendAfterClosing,
-        ) => (None, WorkerError::Dropped),
-        WsError::Protocol(error) => (Some(CloseCode::Protocol), WorkerError::Protocol(error)),
-        _ => (None, WorkerError::Dropped),
     }
 }
 
@@ -620,13 +536,15 @@ mod tests {
             let (mut socket, mut worker) = socket(4 * 1024).await;
             worker.write_all(bytes).await.unwrap();
             let received = socket.recv().await;
-            let expected = match (&received, code) {
-                (Received::Lost(WorkerError::MessageTooLarge { .. }), 1009)
-                | (Received::Lost(WorkerError::NotUtf8), 1007)
-                | (Received::Lost(WorkerError::Protocol(_)), 1002) => true,
-                _ => false,
-            };
-            assert!(expected, "{received:?}");
+            assert!(
+                matches!(
+                    (&received, code),
+                    (Received::Lost(WorkerError::MessageTooLarge { .. }), 1009)
+                        | (Received::Lost(WorkerError::NotUtf8), 1007)
+                        | (Received::Lost(WorkerError::Protocol(_)), 1002)
+                ),
+                "{received:?}"
+            );
             let mut close = [0; 4];
             worker.read_exact(&mut close).await.unwrap();
             assert_eq!(u16::from_be_bytes([close[2], close[3]]), code);

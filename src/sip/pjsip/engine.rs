@@ -189,16 +189,18 @@ impl SipEngine for PjsipEngine {
     }
 
     fn shutdown(&self) {
-        shared().draining.store(true, Ordering::Release);
-        self.stopping.store(true, Ordering::Release);
         let thread = self
             .thread
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
+        // Once only: by now another engine may run.
+        let Some(thread) = thread else {
+            return;
+        };
+        shared().draining.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
+        if thread.join().is_err() {
             tracing::error!("the SIP control thread panicked while it shut down");
         }
     }

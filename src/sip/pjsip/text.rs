@@ -15,6 +15,8 @@ use crate::sip::uri::UriParts;
 const TEXT_MAX_BYTES: usize = 1_024;
 /// Most `X-` headers taken from one INVITE.
 const HEADERS_MAX: usize = 24;
+/// The network's word on who calls (RFC 3325).
+const ASSERTED_IDENTITY: &str = "p-asserted-identity";
 /// Most headers looked at in one message.
 const HEADERS_SCANNED_MAX: usize = 256;
 
@@ -110,14 +112,15 @@ unsafe fn uri_text(uri: *mut c_void) -> Option<String> {
     Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// Headers that pjsip does not parse by type (`X-…`, P-Asserted-Identity), as
-/// lower-case name and value.
+/// `X-` headers and P-Asserted-Identity, as lower-case name and value.
 ///
 /// # Safety
 /// `message` must be a parsed message that stays as it is during the call.
-unsafe fn other_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(String, String)) {
+unsafe fn plain_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(String, String)) {
     // SAFETY: the header list of a parsed message is a ring that ends at its
-    // head; entries of type OTHER are pjsip_generic_string_hdr.
+    // head, and every entry begins with type and name. Type OTHER alone does
+    // not tell the struct (Session-Expires has it too), but headers of these
+    // names have no parser of their own and are pjsip_generic_string_hdr.
     unsafe {
         let head = &raw mut (*message).hdr;
         let mut at = (*head).next;
@@ -126,9 +129,11 @@ unsafe fn other_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(Strin
                 break;
             }
             if (*at).type_ == ffi::PJSIP_H_OTHER {
-                let header = at.cast::<ffi::pjsip_generic_string_hdr>();
-                let name = to_string(&(*header).name).to_ascii_lowercase();
-                take(name, to_string(&(*header).hvalue));
+                let name = to_string(&(*at).name).to_ascii_lowercase();
+                if name.starts_with("x-") || name == ASSERTED_IDENTITY {
+                    let header = at.cast::<ffi::pjsip_generic_string_hdr>();
+                    take(name, to_string(&(*header).hvalue));
+                }
             }
             at = (*at).next;
         }
@@ -138,21 +143,23 @@ unsafe fn other_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(Strin
 /// `X-` headers, bounded in count and size, and P-Asserted-Identity.
 ///
 /// # Safety
-/// As for [`other_headers`].
+/// As for [`plain_headers`].
 pub unsafe fn call_headers(
     message: *mut ffi::pjsip_msg,
 ) -> (BTreeMap<String, String>, Option<UriParts>) {
     let mut headers = BTreeMap::new();
     let mut asserted = None;
     let take = |name: String, value: String| {
-        if name == "p-asserted-identity" && asserted.is_none() {
-            asserted = Some(UriParts::parse(&value)).filter(|uri| !uri.user.is_empty());
-        } else if name.starts_with("x-") && headers.len() < HEADERS_MAX {
+        if name == ASSERTED_IDENTITY {
+            asserted = asserted
+                .take()
+                .or_else(|| Some(UriParts::parse(&value)).filter(|uri| !uri.user.is_empty()));
+        } else if headers.len() < HEADERS_MAX {
             headers.insert(name, value);
         }
     };
     // SAFETY: the caller's promise is passed on.
-    unsafe { other_headers(message, take) };
+    unsafe { plain_headers(message, take) };
     (headers, asserted)
 }
 

@@ -157,20 +157,35 @@ impl Peer {
 
     /// Starts a call: sends an INVITE and returns its dialog.
     pub fn invite(&self, uri: &str, to: &str, body: &str, extra: &str) -> Dialog<'_> {
+        let mut dialog = self.invite_nothing(uri);
+        dialog.to = to.to_owned();
+        let text = dialog.request("INVITE", 1, &dialog.branch, body, extra);
+        self.send(text);
+        dialog
+    }
+
+    /// A dialog that has sent nothing yet.
+    pub fn invite_nothing(&self, uri: &str) -> Dialog<'_> {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let dialog = Dialog {
+        Dialog {
             peer: self,
             uri: uri.to_owned(),
             target: uri.to_owned(),
             from: format!("<sip:+33612345678@127.0.0.1>;tag=caller{serial}"),
-            to: to.to_owned(),
+            to: "<sip:alice@example.test>".to_owned(),
             call_id: format!("call-{serial}-{}", std::process::id()),
             branch: format!("z9hG4bK-invite-{serial}"),
             cseq: 1,
-        };
-        let text = dialog.request("INVITE", 1, &dialog.branch, body, extra);
-        self.send(text);
-        dialog
+        }
+    }
+
+    /// The text of an INVITE, to be broken; `SERIAL` stands where each
+    /// variant must differ.
+    pub fn raw_invite(&self, uri: &str, body: &str) -> String {
+        let mut dialog = self.invite_nothing(uri);
+        dialog.call_id.push_str("-SERIAL");
+        let branch = format!("{}-SERIAL", dialog.branch);
+        dialog.request("INVITE", 1, &branch, body, "User-Agent: test\r\n")
     }
 
     /// An RTP packet of 160 bytes payload, filled by `seed`.
@@ -262,6 +277,23 @@ impl Dialog<'_> {
         let branch = format!("z9hG4bK-ack-{}", SERIAL.fetch_add(1, Ordering::Relaxed));
         self.peer
             .send(self.request("ACK", self.cseq, &branch, "", ""));
+    }
+
+    /// ACK that carries the answer to an offer in the 200.
+    pub fn ack_with(&self, body: &str) {
+        let branch = format!("z9hG4bK-ack-{}", SERIAL.fetch_add(1, Ordering::Relaxed));
+        self.peer
+            .send(self.request("ACK", self.cseq, &branch, body, ""));
+    }
+
+    /// The other side's tag.
+    pub fn remote_tag(&self) -> &str {
+        self.to.split("tag=").nth(1).unwrap_or_default()
+    }
+
+    /// Our own tag.
+    pub fn local_tag(&self) -> &str {
+        self.from.split("tag=").nth(1).unwrap_or_default()
     }
 
     /// ACK for a refusal, in the INVITE's transaction.

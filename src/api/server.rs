@@ -1,0 +1,189 @@
+//! The HTTP server: hyper with its limits set, axum's router on top.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use super::health::Health;
+
+/// How long a client may take to send its request head; also how long an idle
+/// connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest request head.
+const HEAD_MAX_BYTES: usize = 8 * 1024;
+/// How long one connection may last.
+const CONNECTION_MAX: Duration = Duration::from_secs(300);
+/// Connections at once; more wait in the system's backlog.
+const CONNECTIONS_MAX: usize = 128;
+/// How long a graceful stop waits for answers under way.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after `accept` fails.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
+
+/// Gives the facts of the moment. Must not block.
+pub type HealthSource = Arc<dyn Fn() -> Health + Send + Sync>;
+
+/// The API could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The address could not be listened on.
+    #[error(
+        "cannot listen for HTTP on {addr}: {source}; choose another --api-port or stop the program that holds it"
+    )]
+    Listen {
+        /// Where it was to listen.
+        addr: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// The running server. Stops when dropped.
+pub struct ApiServer {
+    local: SocketAddr,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl ApiServer {
+    /// Listens and answers from now on.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn bind(addr: SocketAddr, health: HealthSource) -> Result<Self, ApiError> {
+        let failed = |source| ApiError::Listen { addr, source };
+        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let (stop, stopping) = watch::channel(false);
+        let task = tokio::spawn(serve(listener, router(health), stopping));
+        Ok(Self { local, stop, task })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Stops listening, lets answers under way go out, and closes.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn router(health: HealthSource) -> Router {
+    Router::new()
+        .route("/health", get(answer_health))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
+        .method_not_allowed_fallback(async || {
+            problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD are possible here",
+            )
+        })
+        .with_state(health)
+}
+
+async fn answer_health(State(source): State<HealthSource>) -> Response {
+    let health = source();
+    let status = if health.status().takes_calls() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let headers = [(header::CACHE_CONTROL, "no-store")];
+    (status, headers, Json(health.body())).into_response()
+}
+
+fn problem(status: StatusCode, error: &str) -> Response {
+    (status, Json(json!({ "error": error }))).into_response()
+}
+
+async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+    let mut connections = JoinSet::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = async {
+            // Never closed.
+            let permit = Arc::clone(&room).acquire_owned().await.ok();
+            listener.accept().await.map(|(stream, _)| (stream, permit))
+        };
+        tokio::select! {
+            _ = stopping.changed() => break,
+            accepted = accepted => match accepted {
+                Ok((stream, permit)) => {
+                    let connection = answer(stream, router.clone(), stopping.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept an HTTP connection");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let _ = timeout(STOP_TIMEOUT, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+/// Answers one connection's requests until it ends, or lasts too long.
+async fn answer(stream: TcpStream, router: Router, mut stopping: watch::Receiver<bool>) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = sleep(CONNECTION_MAX) => finish(connection).await,
+        _ = stopping.changed() => finish(connection).await,
+    };
+    if let Err(error) = ended {
+        debug!(%error, "an HTTP connection ended early");
+    }
+}
+
+/// Lets the answer under way go out, then closes.
+async fn finish(mut connection: Pin<&mut Connection>) -> Result<(), hyper::Error> {
+    connection.as_mut().graceful_shutdown();
+    timeout(STOP_TIMEOUT, connection).await.unwrap_or(Ok(()))
+}

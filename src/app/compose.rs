@@ -1,0 +1,316 @@
+//! Builds the rooms and joins them, in the order of `run`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::health::HealthReporter;
+use super::profiles::Lines;
+use super::stream_url::stream_base_url;
+use crate::api::{ApiError, ApiServer};
+use crate::bridge::context::{Context, Settings};
+use crate::bridge::intake;
+use crate::bridge::registrar::RegistrarHandle;
+use crate::bridge::registry::{Limits, Registry};
+use crate::bridge::shutdown::Shutdown;
+use crate::config::Config;
+use crate::core::g711::Gain;
+use crate::core::ids::{AccountSid, LineId};
+use crate::core::private::Secret;
+use crate::lines::FileError;
+use crate::media::pacer::Pacer;
+use crate::queue::{Queue, QueueConfig, QueueError, RedisState};
+use crate::sip::engine::{Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError};
+use crate::sip::pjsip::{PjsipEngine, PjsipError, hard_exit};
+use crate::watchdog::{Pulse, Watchdog};
+use crate::worker::{Dialer, Registry as Workers, StreamServer, WorkerError};
+
+/// How long the first registrations wait for Redis.
+const REDIS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the bridge could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The lines file as a whole cannot be used.
+    #[error(transparent)]
+    LinesFile(#[from] FileError),
+    /// Nothing to hold.
+    #[error(
+        "no phone line can be used ({unusable} have mistakes, listed above); see --lines and --sip-domain"
+    )]
+    NoLine {
+        /// How many lines were left out.
+        unusable: usize,
+    },
+    /// The queue cannot be used.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The workers' port or target cannot be used.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The API port cannot be used.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// SIP cannot be started.
+    #[error(transparent)]
+    Sip(#[from] PjsipError),
+    /// The SIP engine takes no commands.
+    #[error("lines cannot be added: {0}")]
+    Command(#[from] SubmitError),
+    /// The system gives no thread.
+    #[error("the system gives no thread or signal handler: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The bridge, running.
+pub struct Running {
+    /// What all calls share.
+    pub context: Arc<Context>,
+    /// Liveness.
+    pub watchdog: Watchdog,
+    /// Keeps the lines registered.
+    pub registrar: JoinHandle<()>,
+    /// Takes INVITEs.
+    pub intake: JoinHandle<()>,
+    /// `GET /health`.
+    pub api: ApiServer,
+    /// Where workers dial in, in queue mode.
+    pub stream_server: Option<StreamServer>,
+    /// The SIP engine.
+    pub engine: SharedEngine,
+    /// All lines that register.
+    pub line_ids: Vec<LineId>,
+}
+
+/// Builds everything.
+///
+/// # Errors
+/// When a port is in use, or something that was asked for cannot be had.
+pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError> {
+    // TLS needs a process-wide provider; a second installation changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let Lines {
+        accounts,
+        profiles,
+        call_limits,
+        unusable,
+        sounds,
+    } = lines;
+    let limits = Limits {
+        calls: config.calls.max_calls,
+        per_line: call_limits,
+    };
+    let registry = Registry::new(limits);
+
+    let workers = Workers::default();
+    let (stream_server, stream_url) = open_stream_port(&config, &workers).await?;
+    let queue = start_queue(&config, &stream_url)?;
+    let dialer = config.worker.ws_target.as_ref();
+    let dialer = dialer
+        .map(|target| Dialer::new(target.expose(), None))
+        .transpose()?;
+    let health = HealthReporter::new(&config, unusable);
+    let api_address = SocketAddr::new(config.api_bind, config.api_port);
+    let api = ApiServer::bind(api_address, health.source()).await?;
+
+    let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
+    let pjsip = PjsipEngine::start(engine_config(&config), registry.clone(), events)?;
+    let engine: SharedEngine = pjsip.clone();
+    let pacer = start_pacer(&engine)?;
+    let watchdog = start_watchdog(&pjsip, &pacer)?;
+
+    let context = Arc::new(Context {
+        settings: settings(&config, stream_url),
+        engine: engine.clone(),
+        pacer,
+        queue: queue.clone(),
+        dialer,
+        workers,
+        registry,
+        lines: profiles,
+        sounds,
+        shutdown: Shutdown::default(),
+    });
+    let line_ids: Vec<LineId> = accounts
+        .iter()
+        .map(|account| account.line.clone())
+        .collect();
+    for account in accounts {
+        engine.submit(Command::AddLine(Box::new(account)))?;
+    }
+    let registering = if config.sip.register {
+        line_ids.clone()
+    } else {
+        Vec::new()
+    };
+    let registrar = RegistrarHandle::new(registering.iter().cloned(), queue.clone());
+    health.connect(context.clone(), registrar.clone());
+    let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
+    let registrar = tokio::spawn({
+        let engine = engine.clone();
+        let queue = queue.clone();
+        async move {
+            await_redis(queue).await;
+            registrar.run(engine).await;
+        }
+    });
+    if let Some(queue) = queue {
+        tokio::spawn(publish_active(context.clone(), queue));
+    }
+    tell(&config, &engine, &stream_server, &api);
+    Ok(Running {
+        context,
+        watchdog,
+        registrar,
+        intake,
+        api,
+        stream_server,
+        engine,
+        line_ids: registering,
+    })
+}
+
+fn start_queue(config: &Config, stream_url: &str) -> Result<Option<Queue>, StartError> {
+    let Some(queue) = &config.queue else {
+        return Ok(None);
+    };
+    let queue = QueueConfig {
+        url: Secret::new(queue.redis_url.expose().to_owned()),
+        queue: queue.queue.clone(),
+        node_id: config.node_id.clone(),
+        stream_url_base: Some(stream_url.to_owned()),
+        ca_file: None,
+    };
+    Ok(Some(Queue::start(&queue)?))
+}
+
+/// Opens the port that workers of the queue dial; the answer is its server,
+/// and how workers reach it.
+async fn open_stream_port(
+    config: &Config,
+    workers: &Workers,
+) -> Result<(Option<StreamServer>, String), StartError> {
+    let Some(queue) = &config.queue else {
+        return Ok((None, String::new()));
+    };
+    let address = SocketAddr::new(config.network.bind, queue.stream_port);
+    let server = StreamServer::bind(address, workers.clone()).await?;
+    let url = stream_base_url(config, queue, server.local_addr().port());
+    Ok((Some(server), url))
+}
+
+fn start_pacer(engine: &SharedEngine) -> Result<Pacer, StartError> {
+    let engine = engine.clone();
+    Pacer::start(move || engine.register_thread("pacer")).map_err(StartError::Thread)
+}
+
+fn start_watchdog(engine: &Arc<PjsipEngine>, pacer: &Pacer) -> Result<Watchdog, StartError> {
+    let (pacing, worker, control) = (pacer.beat(), engine.clone(), engine.clone());
+    let pulses = vec![
+        pulse("media pacer thread", move || pacing.load(Ordering::Relaxed)),
+        pulse("pjsip worker thread", move || worker.beats().worker),
+        pulse("SIP control thread", move || control.beats().control),
+    ];
+    Watchdog::start(pulses, hard_exit).map_err(StartError::Thread)
+}
+
+fn pulse(name: &'static str, beat: impl Fn() -> u64 + Send + 'static) -> Pulse {
+    Pulse {
+        name,
+        beat: Box::new(beat),
+    }
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let path = |path: &std::path::PathBuf| path.display().to_string();
+    let turn = config.network.turn_server.as_ref();
+    EngineConfig {
+        bind: config.network.bind,
+        listen: vec![(config.sip.transport, config.sip.port)],
+        public_address: config.network.public_address,
+        rtp_ports: config.network.rtp_ports,
+        stun_server: config
+            .network
+            .stun_server
+            .as_ref()
+            .map(|server| server.with_port(3478)),
+        turn_server: turn.map(|turn| {
+            (
+                turn.address.with_port(3478),
+                turn.username.clone(),
+                turn.password.clone(),
+            )
+        }),
+        ice: config.network.ice,
+        max_calls: config.calls.max_calls,
+        tls_identity: config
+            .sip
+            .tls_identity
+            .as_ref()
+            .map(|(cert, key)| (path(cert), path(key))),
+        tls_ca_file: config.sip.tls_ca.as_ref().map(path),
+        user_agent: format!("sipbridge/{}", env!("CARGO_PKG_VERSION")),
+    }
+}
+
+fn settings(config: &Config, stream_url: String) -> Settings {
+    Settings {
+        answer: config.calls.answer,
+        worker_timeout: config.worker.timeout,
+        max_duration: config.calls.max_duration,
+        media_timeout: config.calls.rtp_timeout,
+        ringback: config.audio.ringback,
+        rx_gain: Gain::from_factor(config.audio.rx_gain),
+        tx_gain: Gain::from_factor(config.audio.tx_gain),
+        account_sid: AccountSid::of_node(&config.node_id),
+        stream_url,
+        params: config.worker.params.clone(),
+    }
+}
+
+/// Lines register once Redis is there, so that the first calls find their
+/// queue; a Redis that is away holds nothing up.
+async fn await_redis(queue: Option<Queue>) {
+    let Some(queue) = queue else { return };
+    let mut state = queue.watch();
+    let connected = state.wait_for(|state| matches!(state, RedisState::Connected { .. }));
+    if timeout(REDIS_PATIENCE, connected).await.is_err() {
+        warn!("Redis is away; lines register all the same");
+    }
+}
+
+/// Tells Redis how many calls are in progress.
+async fn publish_active(context: Arc<Context>, queue: Queue) {
+    let mut active = context.registry.watch_active();
+    loop {
+        let calls = *active.borrow_and_update();
+        queue.set_active_calls(usize::try_from(calls).unwrap_or(usize::MAX));
+        if active.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn tell(
+    config: &Config,
+    engine: &SharedEngine,
+    stream_server: &Option<StreamServer>,
+    api: &ApiServer,
+) {
+    let transport = config.sip.transport;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %config.node_id,
+        %transport,
+        sip_port = engine.local_port(transport),
+        stream_port = stream_server.as_ref().map(|server| server.local_addr().port()),
+        api = %api.local_addr(),
+        "sipbridge is up"
+    );
+}

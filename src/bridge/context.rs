@@ -1,0 +1,144 @@
+//! What all calls share: the engine, the pacer, the queue, the workers'
+//! door, the lines' profiles and the settings.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::registry::Registry;
+use super::shutdown::Shutdown;
+use crate::core::call::{AnswerMode, CallPolicy, Comfort, Route};
+use crate::core::downlink::{self, Downlink};
+use crate::core::g711::Gain;
+use crate::core::ids::{AccountSid, LineId};
+use crate::core::link::{Codec, Direction, MediaFormat};
+use crate::core::opus::OpusError;
+use crate::core::private::Private;
+use crate::media::pacer::Pacer;
+use crate::media::sounds::Sounds;
+use crate::queue::Queue;
+use crate::sip::engine::SharedEngine;
+use crate::worker::{Dialer, Registry as Workers};
+
+/// What every call goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// When to answer.
+    pub answer: AnswerMode,
+    /// How long a caller waits for a worker.
+    pub worker_timeout: Duration,
+    /// Longest call.
+    pub max_duration: Option<Duration>,
+    /// How long the caller's RTP may stop; `None`: for ever.
+    pub media_timeout: Option<Duration>,
+    /// Whether a waiting caller hears ringback; silence otherwise.
+    pub ringback: bool,
+    /// Applied to the caller's audio.
+    pub rx_gain: Gain,
+    /// Applied to the worker's audio.
+    pub tx_gain: Gain,
+    /// `accountSid` of every `start` and `stop`.
+    pub account_sid: AccountSid,
+    /// Where workers reach the stream port: `ws://host:port`.
+    pub stream_url: String,
+    /// `--param`, for every call's `customParameters`.
+    pub params: BTreeMap<String, String>,
+}
+
+/// What a call needs to know of its line.
+#[derive(Clone, Debug)]
+pub struct LineProfile {
+    /// `phoneLineId`.
+    pub id: LineId,
+    /// `restaurantId`.
+    pub restaurant_id: Option<String>,
+    /// The number callers dialled, where known.
+    pub phone_number: Option<Private>,
+    /// Where callers go when no worker comes.
+    pub fallback_number: Option<Private>,
+    /// Played while the caller waits: mu-law, ringback included.
+    pub greeting: Option<Arc<[u8]>>,
+    /// For `customParameters`.
+    pub custom_parameters: BTreeMap<String, String>,
+}
+
+/// What all calls share.
+pub struct Context {
+    /// See [`Settings`].
+    pub settings: Settings,
+    /// The SIP engine.
+    pub engine: SharedEngine,
+    /// The clock of outgoing audio.
+    pub pacer: Pacer,
+    /// Redis, in queue mode.
+    pub queue: Option<Queue>,
+    /// Dials `--ws-target`, where given.
+    pub dialer: Option<Dialer>,
+    /// Calls that wait for a worker to dial in.
+    pub workers: Workers,
+    /// Calls in progress.
+    pub registry: Arc<Registry>,
+    /// Line profiles by id.
+    pub lines: HashMap<LineId, Arc<LineProfile>>,
+    /// Ringback and announcement.
+    pub sounds: Sounds,
+    /// The signal that calls must end.
+    pub shutdown: Shutdown,
+}
+
+impl Context {
+    /// What a call of this line may do.
+    pub(super) fn policy(&self, line: &LineProfile) -> CallPolicy {
+        CallPolicy {
+            answer: self.settings.answer,
+            route: self.route(),
+            worker_timeout: self.settings.worker_timeout,
+            max_duration: self.settings.max_duration,
+            media_timeout: self.settings.media_timeout,
+            fallback_number: line.fallback_number.clone(),
+        }
+    }
+
+    fn route(&self) -> Route {
+        match (&self.queue, &self.dialer) {
+            (Some(_), Some(_)) => Route::QueueThenDial,
+            (None, Some(_)) => Route::Dial,
+            (_, None) => Route::Queue,
+        }
+    }
+
+    /// An empty downlink; RTP starts at random places (RFC 3550, 5.1).
+    pub(super) fn new_downlink(&self, format: &MediaFormat) -> Result<Downlink, OpusError> {
+        let gain = self.settings.tx_gain.clone();
+        Downlink::new(format, gain, rand::random(), rand::random())
+    }
+
+    /// What the caller hears now.
+    pub(super) fn comfort(&self, comfort: Comfort, line: &LineProfile) -> downlink::Comfort {
+        match comfort {
+            Comfort::Silence => downlink::Comfort::Silence,
+            Comfort::Announcement => downlink::Comfort::Once(self.sounds.unavailable.clone()),
+            Comfort::Waiting => match &line.greeting {
+                Some(greeting) => downlink::Comfort::Once(greeting.clone()),
+                None if self.settings.ringback => {
+                    downlink::Comfort::Loop(self.sounds.ringback.clone())
+                }
+                None => downlink::Comfort::Silence,
+            },
+        }
+    }
+}
+
+/// What a call goes by before its media is negotiated: the worker may be
+/// there first, and its audio must be kept.
+pub(super) fn provisional_format() -> MediaFormat {
+    MediaFormat {
+        codec: Codec::Pcmu,
+        send_payload_type: 0,
+        receive_payload_type: 0,
+        send_event_type: None,
+        receive_event_type: None,
+        ssrc: 0,
+        direction: Direction::SendRecv,
+    }
+}

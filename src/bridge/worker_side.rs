@@ -1,0 +1,145 @@
+//! The worker's side of one call: the attached socket, its stream's id, and
+//! what is wrong with what it sends.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::core::ids::StreamId;
+use crate::core::media_streams::{WorkerMessage, parse_worker_message};
+use crate::worker::{CloseReason, Ignored, Received, WorkerSocket};
+
+/// How often the worker is pinged.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// A worker that has not been heard of for this long is dead on TCP.
+const DEAD_AFTER: Duration = Duration::from_secs(20);
+
+/// What comes from the worker.
+#[derive(Debug)]
+pub(super) enum WorkerEvent {
+    /// A valid message.
+    Message(WorkerMessage),
+    /// Something that is ignored; it is counted and logged.
+    Ignored(String),
+    /// The socket was closed normally.
+    Closed,
+    /// The socket dropped, or its peer stopped reading; why.
+    Lost(String),
+}
+
+struct Attached {
+    socket: WorkerSocket,
+    stream: StreamId,
+    ping_at: Instant,
+    /// Why the socket must be given up, found while writing to it.
+    failed: Option<String>,
+}
+
+/// The worker of one call, where there is one.
+#[derive(Default)]
+pub(super) struct WorkerSide {
+    attached: Option<Attached>,
+    ignored: u64,
+}
+
+impl WorkerSide {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes an attached socket for this stream.
+    pub(super) fn attach(&mut self, socket: WorkerSocket, stream: StreamId) {
+        let ping_at = Instant::now() + PING_EVERY;
+        self.attached = Some(Attached {
+            socket,
+            stream,
+            ping_at,
+            failed: None,
+        });
+    }
+
+    /// Queues one message; it leaves when [`WorkerSide::next`] is polled.
+    pub(super) fn queue(&mut self, message: Vec<u8>) {
+        let Some(attached) = &mut self.attached else {
+            return;
+        };
+        if attached.failed.is_some() {
+            return;
+        }
+        let queued = match String::from_utf8(message) {
+            Ok(text) => attached
+                .socket
+                .queue_text(text)
+                .map_err(|backlog| backlog.to_string()),
+            // The writers produce JSON, which is UTF-8.
+            Err(error) => Err(error.to_string()),
+        };
+        attached.failed = queued.err();
+    }
+
+    /// Waits for the worker; forever while none is attached. Cancel-safe.
+    pub(super) async fn next(&mut self) -> WorkerEvent {
+        let Some(attached) = &mut self.attached else {
+            return std::future::pending().await;
+        };
+        if let Some(reason) = attached.failed.take() {
+            self.attached = None;
+            return WorkerEvent::Lost(reason);
+        }
+        let event = match attached.socket.recv().await {
+            Received::Text(text) => match parse_worker_message(&text, &attached.stream) {
+                Ok(message) => return WorkerEvent::Message(message),
+                Err(rejected) => return WorkerEvent::Ignored(rejected.to_string()),
+            },
+            Received::Ignored(Ignored::Binary { size_bytes }) => {
+                return WorkerEvent::Ignored(format!("binary message of {size_bytes} bytes"));
+            }
+            Received::Closed { normal: true, .. } => WorkerEvent::Closed,
+            Received::Closed { code, .. } => {
+                WorkerEvent::Lost(format!("closed with code {code:?}"))
+            }
+            Received::Lost(error) => WorkerEvent::Lost(error.to_string()),
+        };
+        self.attached = None;
+        event
+    }
+
+    /// Pings, and notices a peer that is dead on TCP.
+    pub(super) fn handle_time(&mut self, now: Instant) {
+        let Some(attached) = &mut self.attached else {
+            return;
+        };
+        if attached.ping_at > now {
+            return;
+        }
+        attached.ping_at = now + PING_EVERY;
+        let silent = attached.socket.silent_for();
+        if silent >= DEAD_AFTER {
+            attached.failed = Some(format!("nothing heard for {} s", silent.as_secs()));
+        } else {
+            attached.socket.ping();
+        }
+    }
+
+    /// When [`WorkerSide::handle_time`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.attached.as_ref().map(|attached| attached.ping_at)
+    }
+
+    /// Counts an ignored message; the log sees the 1st, 10th, 100th …
+    pub(super) fn note_ignored(&mut self, why: &str) {
+        self.ignored += 1;
+        if 10_u64.pow(self.ignored.ilog10()) == self.ignored {
+            warn!(ignored = self.ignored, why, "message of the worker ignored");
+        }
+    }
+
+    /// Sends what is queued and closes the socket, in a task of its own.
+    pub(super) fn close(&mut self, reason: CloseReason) {
+        if let Some(attached) = self.attached.take() {
+            debug!("closing the worker's socket");
+            tokio::spawn(attached.socket.close(reason));
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! One entry of a lines file: a JSON object, read field by field so that
+//! every mistake of a line is reported at once. Wipes what it does not keep.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use zeroize::Zeroize;
+
+use super::line::{FieldIssue, FieldProblem, PhoneLine};
+use crate::core::address::HostPort;
+use crate::core::ids::LineId;
+use crate::core::private::{Private, Secret};
+
+/// Longest value taken for any text field, in bytes; a greeting is the longest.
+pub const FIELD_MAX_BYTES: usize = 4_096;
+
+/// What an entry turned out to be.
+#[derive(Debug)]
+pub enum Entry {
+    /// A line to register.
+    Line(Box<PhoneLine>),
+    /// `isActive` is false.
+    Inactive(LineId),
+    /// `provider` is "twilio".
+    Twilio(LineId),
+    /// It cannot be used: its id where it has one, and everything wrong with it.
+    Mistaken(Option<LineId>, Vec<FieldIssue>),
+}
+
+impl Entry {
+    /// The entry's id, where it has a usable one.
+    #[must_use]
+    pub fn id(&self) -> Option<&LineId> {
+        match self {
+            Self::Line(line) => Some(&line.id),
+            Self::Inactive(id) | Self::Twilio(id) => Some(id),
+            Self::Mistaken(id, _) => id.as_ref(),
+        }
+    }
+}
+
+/// JSON names with the SQL column each has.
+const FIELDS: [(&str, &str); 13] = [
+    ("id", "id"),
+    ("restaurantId", "restaurant_id"),
+    ("phoneNumber", "phone_number"),
+    ("provider", "provider"),
+    ("sipDomain", "sip_domain"),
+    ("sipUsername", "sip_username"),
+    ("sipPassword", "sip_password"),
+    ("isActive", "is_active"),
+    ("sipServerId", "sip_server_id"),
+    ("maxConcurrentCalls", "max_concurrent_calls"),
+    ("greeting", "greeting"),
+    ("fallbackNumber", "fallback_number"),
+    ("customParameters", "custom_parameters"),
+];
+/// Fields of the database's lines that mean nothing here.
+const OTHERS: [&str; 3] = ["twilioTrunkSid", "createdAt", "updatedAt"];
+
+/// Reads one JSON object. Also returns warnings, which do not keep the line
+/// from starting. Wipes the password that the object holds.
+pub fn read_entry(mut object: Map<String, Value>) -> (Entry, Vec<FieldIssue>) {
+    let warnings = unknown_fields(&object);
+    let mut reader = Reader {
+        object: &mut object,
+        issues: Vec::new(),
+    };
+    let entry = reader.entry();
+    wipe(&mut object);
+    (entry, warnings)
+}
+
+/// Wipes every text of an object: a misspelled field may hold a password.
+pub(super) fn wipe(object: &mut Map<String, Value>) {
+    object.values_mut().for_each(wipe_value);
+}
+
+pub(super) fn wipe_value(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe_value),
+        Value::Object(object) => wipe(object),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn unknown_fields(object: &Map<String, Value>) -> Vec<FieldIssue> {
+    let issue = |name: &String| {
+        let known = FIELDS.iter().any(|(json, _)| json == name);
+        if known || OTHERS.contains(&name.as_str()) {
+            return None;
+        }
+        let problem = match FIELDS.iter().find(|(_, column)| column == name) {
+            Some((json, _)) => FieldProblem::SnakeCase(json),
+            None => FieldProblem::Unknown,
+        };
+        let field = name.chars().take(64).collect();
+        Some(FieldIssue { field, problem })
+    };
+    object.keys().filter_map(issue).collect()
+}
+
+struct Reader<'a> {
+    object: &'a mut Map<String, Value>,
+    issues: Vec<FieldIssue>,
+}
+
+impl Reader<'_> {
+    fn entry(&mut self) -> Entry {
+        let id = self.id_like("id").map(LineId::new);
+        if id.is_none() && self.issues.is_empty() {
+            self.report("id", FieldProblem::Missing);
+        }
+        let is_sip = self.is_sip();
+        let is_active = self.bool("isActive").unwrap_or(true);
+        if let (Some(id), true) = (&id, self.issues.is_empty()) {
+            if !is_sip {
+                return Entry::Twilio(id.clone());
+            }
+            if !is_active {
+                return Entry::Inactive(id.clone());
+            }
+        }
+        let line = self.line(id.clone().unwrap_or_else(|| LineId::new("")));
+        if self.issues.is_empty() {
+            Entry::Line(Box::new(line))
+        } else {
+            Entry::Mistaken(id, std::mem::take(&mut self.issues))
+        }
+    }
+
+    fn line(&mut self, id: LineId) -> PhoneLine {
+        PhoneLine {
+            id,
+            restaurant_id: self.id_like("restaurantId"),
+            phone_number: self.user_part("phoneNumber"),
+            sip_server_id: self.id_like("sipServerId"),
+            sip_domain: self.host("sipDomain"),
+            sip_username: self.user_part("sipUsername"),
+            stored_password: self.password(),
+            max_concurrent_calls: self.count("maxConcurrentCalls"),
+            greeting: self.text("greeting"),
+            fallback_number: self.user_part("fallbackNumber"),
+            custom_parameters: self.parameters(),
+        }
+    }
+
+    fn report(&mut self, field: impl Into<String>, problem: FieldProblem) {
+        let field = field.into();
+        self.issues.push(FieldIssue { field, problem });
+    }
+
+    fn report_type(&mut self, field: &str, expected: &'static str, found: &Value) {
+        let found = type_name(found);
+        self.report(field, FieldProblem::Type { expected, found });
+    }
+
+    /// Takes a field out of the object; absent and null are the same.
+    fn take(&mut self, field: &str) -> Option<Value> {
+        let value = self.object.get_mut(field).map(Value::take);
+        value.filter(|value| !value.is_null())
+    }
+
+    fn text(&mut self, field: &str) -> Option<String> {
+        match self.take(field)? {
+            Value::String(text) if text.len() > FIELD_MAX_BYTES => {
+                self.report(field, FieldProblem::TooLong);
+                None
+            }
+            Value::String(text) => Some(text).filter(|text| !text.is_empty()),
+            other => {
+                self.report_type(field, "a string", &other);
+                None
+            }
+        }
+    }
+
+    /// Databases count ids, documents spell them.
+    fn id_like(&mut self, field: &str) -> Option<String> {
+        match self.object.get(field) {
+            Some(Value::Number(number)) if !number.is_f64() => Some(number.to_string()),
+            Some(Value::String(_) | Value::Null) | None => self.text(field),
+            Some(other) => {
+                let found = type_name(other);
+                let expected = "a string or a whole number";
+                self.report(field, FieldProblem::Type { expected, found });
+                None
+            }
+        }
+    }
+
+    /// A number or name that goes into SIP addresses. JSON numbers are
+    /// refused: they have lost their leading zeros.
+    fn user_part(&mut self, field: &str) -> Option<Private> {
+        let text = self.text(field)?;
+        let breaks = |c: char| c.is_control() || matches!(c, '@' | '<' | '>' | '"' | '\\');
+        let trimmed = text.trim();
+        let has_space = field == "sipUsername" && trimmed.contains(char::is_whitespace);
+        if trimmed.is_empty() || trimmed.contains(breaks) || has_space {
+            self.report(field, FieldProblem::BadCharacter);
+            return None;
+        }
+        Some(Private::new(trimmed))
+    }
+
+    fn password(&mut self) -> Option<Secret> {
+        match self.take("sipPassword")? {
+            Value::String(text) => {
+                // Taken over, not copied: wiped when dropped, whatever it is.
+                let secret = Secret::new(text);
+                if secret.expose().len() > FIELD_MAX_BYTES {
+                    self.report("sipPassword", FieldProblem::TooLong);
+                    return None;
+                }
+                Some(secret)
+            }
+            mut other => {
+                self.report_type("sipPassword", "a string", &other);
+                wipe_value(&mut other);
+                None
+            }
+        }
+    }
+
+    fn host(&mut self, field: &str) -> Option<HostPort> {
+        let text = self.text(field)?;
+        match HostPort::parse(text.trim()) {
+            Ok(host) => Some(host),
+            Err(error) => {
+                self.report(field, error.into());
+                None
+            }
+        }
+    }
+
+    fn bool(&mut self, field: &str) -> Option<bool> {
+        let value = self.take(field)?;
+        if let Value::Bool(value) = value {
+            return Some(value);
+        }
+        self.report_type(field, "true or false", &value);
+        None
+    }
+
+    fn count(&mut self, field: &str) -> Option<u32> {
+        let value = self.take(field)?;
+        let Value::Number(number) = &value else {
+            self.report_type(field, "a whole number", &value);
+            return None;
+        };
+        let count = number.as_u64().and_then(|n| u32::try_from(n).ok());
+        let count = count.filter(|&count| count > 0);
+        if count.is_none() {
+            self.report(field, FieldProblem::Range);
+        }
+        count
+    }
+
+    /// Absent means "sip": the file is for this program.
+    fn is_sip(&mut self) -> bool {
+        match self.text("provider").as_deref() {
+            None | Some("sip") => true,
+            Some("twilio") => false,
+            Some(_) => {
+                self.report("provider", FieldProblem::UnknownProvider);
+                true
+            }
+        }
+    }
+
+    /// `customParameters` reach the worker as strings; numbers and booleans
+    /// are written as JSON writes them.
+    fn parameters(&mut self) -> BTreeMap<String, String> {
+        let object = match self.take("customParameters") {
+            None => return BTreeMap::new(),
+            Some(Value::Object(object)) => object,
+            Some(other) => {
+                self.report_type("customParameters", "an object", &other);
+                return BTreeMap::new();
+            }
+        };
+        let mut parameters = BTreeMap::new();
+        for (key, value) in object {
+            match value {
+                Value::String(text) => drop(parameters.insert(key, text)),
+                Value::Number(_) | Value::Bool(_) => {
+                    parameters.insert(key, value.to_string());
+                }
+                Value::Null => {}
+                Value::Array(_) | Value::Object(_) => {
+                    let short: String = key.chars().take(64).collect();
+                    let field = format!("customParameters.{short}");
+                    self.report_type(&field, "a string", &value);
+                }
+            }
+        }
+        parameters
+    }
+}
+
+pub(super) const fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(value: Value) -> (Entry, Vec<FieldIssue>) {
+        match value {
+            Value::Object(object) => read_entry(object),
+            other => panic!("not an object: {other}"),
+        }
+    }
+
+    fn line(value: Value) -> PhoneLine {
+        match read(value) {
+            (Entry::Line(line), _) => *line,
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    fn issues(value: Value) -> Vec<String> {
+        match read(value) {
+            (Entry::Mistaken(_, issues), _) => issues.iter().map(ToString::to_string).collect(),
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn all_fields_are_read() {
+        let line = line(json!({
+            "id": "l1", "restaurantId": 7, "phoneNumber": "+33 972 36 06 82", "provider": "sip",
+            "sipDomain": "Sip.Example.com:5080", "sipUsername": "00339", "sipPassword": "pw",
+            "isActive": true, "sipServerId": 3, "maxConcurrentCalls": 2, "greeting": "hello.wav",
+            "fallbackNumber": "+331", "customParameters": {"lang": "fr", "tables": 12, "vip": true},
+        }));
+        assert_eq!(line.id.as_str(), "l1");
+        assert_eq!(line.restaurant_id.as_deref(), Some("7"));
+        assert_eq!(
+            line.phone_number.expect("there").expose(),
+            "+33 972 36 06 82"
+        );
+        assert_eq!(
+            line.sip_domain.expect("there").to_string(),
+            "sip.example.com:5080"
+        );
+        assert_eq!(line.sip_username.expect("there").expose(), "00339");
+        assert_eq!(line.stored_password.expect("there").expose(), "pw");
+        assert_eq!(line.sip_server_id.as_deref(), Some("3"));
+        assert_eq!(line.max_concurrent_calls, Some(2));
+        assert_eq!(line.custom_parameters["tables"], "12");
+        assert_eq!(line.custom_parameters["vip"], "true");
+    }
+
+    #[test]
+    fn a_number_is_an_id_and_null_is_absent() {
+        let line = line(json!({"id": 42, "sipPassword": null, "isActive": null, "sipDomain": ""}));
+        assert_eq!(line.id.as_str(), "42");
+        assert!(line.stored_password.is_none() && line.sip_domain.is_none());
+    }
+
+    #[test]
+    fn every_mistake_of_a_line_is_reported_with_its_field() {
+        let found = issues(json!({
+            "id": "x", "sipUsername": 339, "sipDomain": "sip:a@b", "isActive": "yes",
+            "maxConcurrentCalls": 0, "customParameters": {"a": []}, "provider": "voip",
+        }));
+        assert_eq!(
+            found,
+            [
+                "field \"provider\" must be \"sip\" or \"twilio\"",
+                "field \"isActive\" must be true or false, is a string",
+                "field \"sipDomain\" must be a host or host:port alone, without scheme, user or path",
+                "field \"sipUsername\" must be a string, is a number",
+                "field \"maxConcurrentCalls\" must be a whole number from 1 to 4294967295",
+                "field \"customParameters.a\" must be a string, is an array",
+            ]
+        );
+        assert_eq!(issues(json!({})), ["field \"id\" is required and missing"]);
+        assert_eq!(
+            issues(json!({"id": ""})),
+            ["field \"id\" is required and missing"]
+        );
+        assert_eq!(
+            issues(json!({"id": [1]})),
+            ["field \"id\" must be a string or a whole number, is an array"]
+        );
+    }
+
+    #[test]
+    fn inactive_and_twilio_lines_are_set_aside_unread() {
+        let (entry, _) = read(json!({"id": 1, "isActive": false, "sipDomain": 5}));
+        assert!(matches!(entry, Entry::Inactive(_)));
+        let (entry, _) = read(json!({"id": 1, "provider": "twilio", "sipUsername": 5}));
+        assert!(matches!(entry, Entry::Twilio(_)));
+    }
+
+    #[test]
+    fn unknown_fields_are_warned_about_and_columns_named() {
+        let (entry, warnings) =
+            read(json!({"id": 1, "sip_domain": "a.b", "colour": "red", "createdAt": "now"}));
+        assert!(matches!(entry, Entry::Line(_)));
+        let shown: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "field \"colour\" is not a known field and is ignored",
+                "field \"sip_domain\" is the name of the SQL column and is ignored here: write it as sipDomain",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_secret_or_private_is_shown() {
+        let line = line(json!({"id": 1, "sipUsername": "0033972360682", "sipPassword": "hunter2"}));
+        let shown = format!("{line:?}");
+        assert!(
+            !shown.contains("hunter2") && !shown.contains("97236"),
+            "{shown}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_is_a_line_or_mistaken(
+            keys in proptest::collection::vec(0..FIELDS.len(), 0..8),
+            texts in proptest::collection::vec("\\PC{0,12}", 8),
+            kinds in proptest::collection::vec(0..5_u8, 8),
+        ) {
+            let mut object = Map::new();
+            for (index, key) in keys.into_iter().enumerate() {
+                let value = match kinds[index] {
+                    0 => json!(null),
+                    1 => json!(index),
+                    2 => json!([texts[index]]),
+                    3 => json!({ "k": texts[index] }),
+                    _ => json!(texts[index]),
+                };
+                object.insert(FIELDS[key].0.into(), value);
+            }
+            let has_id = object.get("id").is_some_and(|id| match id {
+                Value::String(text) => !text.is_empty(),
+                other => other.is_number(),
+            });
+            match read_entry(object).0 {
+                Entry::Line(_) | Entry::Inactive(_) | Entry::Twilio(_) => prop_assert!(has_id),
+                Entry::Mistaken(_, issues) => prop_assert!(!issues.is_empty()),
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! One attempt to find a worker for a call, as call-queue.md writes it.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::clock::rfc3339_ms;
+use crate::core::ids::{CallId, LineId, StreamId};
+use crate::core::private::{Private, Secret};
+
+/// Who called whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobDirection {
+    /// The caller called the line.
+    Inbound,
+    /// The bridge called out.
+    Outbound,
+}
+
+impl JobDirection {
+    /// The name in jobs and in `customParameters`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// A job. Its JSON depends on nothing but its fields, so that it can be found
+/// in the queue again.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The call.
+    pub call: CallId,
+    /// The stream that this attempt would open.
+    pub stream: StreamId,
+    /// The line that was called.
+    pub line: LineId,
+    /// The line's restaurant, where known.
+    pub restaurant: Option<String>,
+    /// The caller's number, where known.
+    pub from: Option<Private>,
+    /// The called number, where known.
+    pub to: Option<Private>,
+    /// Who called whom.
+    pub direction: JobDirection,
+    /// Where the worker dials; holds the token.
+    pub stream_url: Secret,
+    /// When the job was made.
+    pub created: SystemTime,
+    /// When it is of no more use.
+    pub expires: SystemTime,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// Whether an earlier worker was lost in mid-call.
+    pub resumed: bool,
+    /// What the worker gets in `start` too.
+    pub custom_parameters: BTreeMap<String, String>,
+}
+
+/// The JSON, in the order of the contract.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'job> {
+    version: u8,
+    call_id: &'job str,
+    stream_sid: &'job str,
+    phone_line_id: &'job str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restaurant_id: Option<&'job str>,
+    bridge_node_id: &'job str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'job str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'job str>,
+    direction: &'static str,
+    audio_stream_url: &'job str,
+    audio_stream_ws_url: &'job str,
+    audio_ws_url: &'job str,
+    timestamp: String,
+    expires_at: String,
+    attempt: u32,
+    resumed: bool,
+    custom_parameters: &'job BTreeMap<String, String>,
+}
+
+impl Job {
+    /// The JSON as it goes into the queue of `node`.
+    pub(super) fn payload(&self, node: &str) -> String {
+        let known = |value: &'_ Option<Private>| -> Option<String> {
+            let value = value.as_ref()?;
+            (!value.is_empty()).then(|| value.expose().to_owned())
+        };
+        let (from, to) = (known(&self.from), known(&self.to));
+        let url = self.stream_url.expose();
+        let wire = Wire {
+            version: 1,
+            call_id: self.call.as_str(),
+            stream_sid: self.stream.as_str(),
+            phone_line_id: self.line.as_str(),
+            restaurant_id: self.restaurant.as_deref(),
+            bridge_node_id: node,
+            from: from.as_deref(),
+            to: to.as_deref(),
+            direction: self.direction.as_str(),
+            audio_stream_url: url,
+            audio_stream_ws_url: url,
+            audio_ws_url: url,
+            timestamp: rfc3339_ms(self.created),
+            expires_at: rfc3339_ms(self.expires),
+            attempt: self.attempt,
+            resumed: self.resumed,
+            custom_parameters: &self.custom_parameters,
+        };
+        // Strings and numbers under string keys: nothing that JSON lacks.
+        serde_json::to_string(&wire).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn job() -> Job {
+        let created = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
+        Job {
+            call: CallId::parse("CA0123456789abcdef0123456789abcdef").unwrap(),
+            stream: StreamId::parse("MZ0123456789abcdef0123456789abcdef").unwrap(),
+            line: LineId::new("line-1"),
+            restaurant: Some("r-7".into()),
+            from: Some(Private::new("+33612345678")),
+            to: Some(Private::new("+33972360682")),
+            direction: JobDirection::Inbound,
+            stream_url: Secret::new("ws://10.0.0.5:8081/media-stream/CA?token=t0k".into()),
+            created,
+            expires: created + Duration::from_secs(30),
+            attempt: 1,
+            resumed: false,
+            custom_parameters: BTreeMap::from([("restaurantId".into(), "r-7".into())]),
+        }
+    }
+
+    #[test]
+    fn a_job_has_every_field_of_the_contract() {
+        let value: Value = serde_json::from_str(&job().payload("node-a")).unwrap();
+        let url = "ws://10.0.0.5:8081/media-stream/CA?token=t0k";
+        assert_eq!(
+            value,
+            json!({
+                "version": 1,
+                "callId": "CA0123456789abcdef0123456789abcdef",
+                "streamSid": "MZ0123456789abcdef0123456789abcdef",
+                "phoneLineId": "line-1", "restaurantId": "r-7", "bridgeNodeId": "node-a",
+                "from": "+33612345678", "to": "+33972360682", "direction": "inbound",
+                "audioStreamUrl": url, "audioStreamWsUrl": url, "audioWsUrl": url,
+                "timestamp": "2026-01-15T14:30:00.123Z",
+                "expiresAt": "2026-01-15T14:30:30.123Z",
+                "attempt": 1, "resumed": false,
+                "customParameters": { "restaurantId": "r-7" }
+            })
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_absent_not_null() {
+        let mut job = job();
+        (job.restaurant, job.from, job.to) = (None, None, Some(Private::default()));
+        let text = job.payload("n");
+        let value: Value = serde_json::from_str(&text).unwrap();
+        for name in ["restaurantId", "from", "to"] {
+            assert!(value.get(name).is_none(), "{name} in {text}");
+        }
+        assert!(!text.contains("null"));
+    }
+
+    #[test]
+    fn debug_output_shows_neither_token_nor_numbers() {
+        let shown = format!("{:?}", job());
+        assert!(
+            !shown.contains("t0k") && !shown.contains("3361234"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,188 @@
+//! What the handle and the background task share: the connection in use, the
+//! state to write, the removals, and the counters.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use redis::Client;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info, warn};
+
+use super::client::QueueStats;
+use super::error::{QueueError, RedisFailure};
+use super::removals::Removals;
+use super::state::{Keys, NodeState};
+
+/// Whether Redis can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisState {
+    /// It takes jobs.
+    Connected {
+        /// Since when.
+        since: SystemTime,
+    },
+    /// It does not; the bridge keeps trying.
+    Disconnected {
+        /// Since when.
+        since: SystemTime,
+        /// Why, as the last attempt found.
+        failure: RedisFailure,
+    },
+}
+
+/// What failed, and the words for the log.
+pub(super) type Failed = (RedisFailure, String);
+
+/// What the handle and the task share.
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) keys: Keys,
+    /// Without a slash at its end.
+    pub(super) stream_url_base: Option<String>,
+    slot: Mutex<Slot>,
+    removals: Mutex<Removals>,
+    /// A removal waits, or the connection was found broken.
+    pub(super) wake: Notify,
+    pub(super) queue_changed: AtomicBool,
+    event_number: AtomicU64,
+    dropped_events: AtomicU64,
+    pub(super) state: watch::Sender<NodeState>,
+    pub(super) status: watch::Sender<RedisState>,
+    pub(super) stopping: watch::Sender<bool>,
+}
+
+/// The connection that commands use, or why there is none.
+struct Slot {
+    generation: u64,
+    connection: Result<MultiplexedConnection, RedisFailure>,
+}
+
+impl Shared {
+    pub(super) fn new(client: Client, keys: Keys, stream_url_base: Option<String>) -> Self {
+        let failure = RedisFailure::Connecting;
+        Self {
+            client,
+            keys,
+            stream_url_base,
+            slot: Mutex::new(Slot {
+                generation: 0,
+                connection: Err(failure),
+            }),
+            removals: Mutex::default(),
+            wake: Notify::new(),
+            queue_changed: AtomicBool::new(false),
+            event_number: AtomicU64::new(1),
+            dropped_events: AtomicU64::new(0),
+            state: watch::Sender::default(),
+            status: watch::Sender::new(RedisState::Disconnected {
+                since: SystemTime::now(),
+                failure,
+            }),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    pub(super) fn connection(&self) -> Result<(MultiplexedConnection, u64), QueueError> {
+        let slot = self.slot();
+        match &slot.connection {
+            Ok(connection) => Ok((connection.clone(), slot.generation)),
+            Err(failure) => Err(QueueError::Disconnected { failure: *failure }),
+        }
+    }
+
+    /// Takes a connection out of use. Later commands fail at once.
+    pub(super) fn broken(&self, generation: u64, failure: RedisFailure) {
+        let mut slot = self.slot();
+        if slot.generation == generation && slot.connection.is_ok() {
+            slot.connection = Err(failure);
+            drop(slot);
+            self.wake.notify_one();
+        }
+    }
+
+    pub(super) fn remove(&self, payload: String, expires: SystemTime, uncertain: bool) {
+        self.removals().add(payload, expires, uncertain);
+        self.queue_changed();
+        self.wake.notify_one();
+    }
+
+    pub(super) fn queue_changed(&self) {
+        self.queue_changed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn next_event_number(&self) -> u64 {
+        self.event_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn event_dropped(&self, count: usize) {
+        self.dropped_events
+            .fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> QueueStats {
+        QueueStats {
+            dropped_events: self.dropped_events.load(Ordering::Relaxed),
+            forgotten_removals: self.removals().forgotten(),
+        }
+    }
+
+    /// Why the connection in use was found broken; `None` while it is good.
+    pub(super) fn failure(&self) -> Option<RedisFailure> {
+        self.slot().connection.as_ref().err().copied()
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn removals(&self) -> MutexGuard<'_, Removals> {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_connected(&self, connection: MultiplexedConnection) {
+        let mut slot = self.slot();
+        slot.generation += 1;
+        slot.connection = Ok(connection);
+        drop(slot);
+        self.status.send_replace(RedisState::Connected {
+            since: SystemTime::now(),
+        });
+        info!("Redis is connected");
+    }
+
+    pub(super) fn set_stopped(&self) {
+        let failure = RedisFailure::Stopped;
+        self.slot().connection = Err(failure);
+        self.status.send_replace(RedisState::Disconnected {
+            since: SystemTime::now(),
+            failure,
+        });
+    }
+
+    pub(super) fn set_disconnected(&self, (failure, text): &Failed) {
+        self.slot().connection = Err(*failure);
+        let mut newly = false;
+        self.status.send_if_modified(|state| match state {
+            RedisState::Disconnected { failure: known, .. } => {
+                newly = *known != *failure;
+                *known = *failure;
+                newly
+            }
+            RedisState::Connected { .. } => {
+                newly = true;
+                *state = RedisState::Disconnected {
+                    since: SystemTime::now(),
+                    failure: *failure,
+                };
+                true
+            }
+        });
+        if newly {
+            warn!(%failure, reason = text, "Redis is away: new calls get --ws-target or the fallback; reconnecting");
+        } else {
+            debug!(%failure, reason = text, "Redis is still away");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What the caller hears and when: every tick a packet, comfort audio, marks,
+//! digits, hold, skips, other codecs. The downlink, judged by its RTP packets.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sipbridge::core::downlink::{Comfort, DigitsRefused, Downlink, MAX_PACKET_BYTES};
+use sipbridge::core::g711::{Gain, MULAW_SILENCE, MULAW_TO_ALAW};
+use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::playout::{FRAME_BYTES, MAX_PENDING_MARKS, MarkPlaced};
+use sipbridge::core::rtp::RtpHeader;
+use sipbridge::core::telephone_event::TelephoneEvent;
+
+const FORMAT: MediaFormat = MediaFormat {
+    codec: Codec::Pcmu,
+    send_payload_type: 0,
+    receive_payload_type: 0,
+    send_event_type: Some(101),
+    receive_event_type: Some(101),
+    ssrc: 0xABCD,
+    direction: Direction::SendRecv,
+};
+
+fn downlink(format: MediaFormat) -> Downlink {
+    Downlink::new(&format, Gain::default(), 65_535, 1_000).unwrap()
+}
+
+fn audio(frames: usize, code: u8) -> Bytes {
+    vec![code; frames * FRAME_BYTES].into()
+}
+
+/// One tick; the packet's header and payload.
+fn tick(downlink: &mut Downlink) -> Option<(RtpHeader, Vec<u8>)> {
+    let mut out = [0; MAX_PACKET_BYTES];
+    let tick = downlink.poll_tick(&mut out);
+    let (header, payload) = RtpHeader::parse(&out[..tick.packet_bytes])?;
+    Some((header, payload.to_vec()))
+}
+
+fn echoes(downlink: &mut Downlink) -> Vec<String> {
+    let mut echoes = Vec::new();
+    downlink.drain_echoes(&mut echoes);
+    echoes.into_iter().map(|echo| echo.name).collect()
+}
+
+#[test]
+fn a_packet_every_tick_and_a_marker_where_sound_begins() {
+    let mut downlink = downlink(FORMAT);
+    let (first, silence) = tick(&mut downlink).unwrap();
+    assert_eq!(silence, [MULAW_SILENCE; FRAME_BYTES]);
+    assert_eq!(
+        (first.sequence, first.timestamp, first.ssrc),
+        (65_535, 1_000, 0xABCD)
+    );
+    assert!(!first.marker);
+    downlink.push(audio(2, 1));
+    let (second, payload) = tick(&mut downlink).unwrap();
+    assert_eq!((second.sequence, second.timestamp), (0, 1_160));
+    assert_eq!(payload, [1; FRAME_BYTES]);
+    assert!(second.marker);
+    assert!(!tick(&mut downlink).unwrap().0.marker);
+    assert!(!tick(&mut downlink).unwrap().0.marker);
+}
+
+#[test]
+fn comfort_is_heard_only_while_nothing_is_queued() {
+    let mut downlink = downlink(FORMAT);
+    let tone: Arc<[u8]> = (0..240).map(|n| n as u8).collect();
+    downlink.set_comfort(Comfort::Loop(tone));
+    assert!(downlink.is_drained());
+    assert_eq!(tick(&mut downlink).unwrap().1[159], 159);
+    downlink.push(audio(1, 7));
+    assert_eq!(tick(&mut downlink).unwrap().1[0], 7);
+    let wrapped = tick(&mut downlink).unwrap().1;
+    assert_eq!((wrapped[79], wrapped[80]), (239, 0));
+    downlink.set_comfort(Comfort::Once(vec![5; 200].into()));
+    assert!(!downlink.is_drained());
+    assert_eq!(tick(&mut downlink).unwrap().1, [5; FRAME_BYTES]);
+    assert_eq!(tick(&mut downlink).unwrap().1[39..41], [5, MULAW_SILENCE]);
+    assert!(!downlink.is_drained());
+    tick(&mut downlink);
+    assert!(downlink.is_drained());
+}
+
+#[test]
+fn the_driver_is_woken_for_marks_and_for_the_drain() {
+    let (mut downlink, mut out) = (downlink(FORMAT), [0; MAX_PACKET_BYTES]);
+    downlink.push(audio(1, 1));
+    assert_eq!(downlink.mark("a".into()), MarkPlaced::Waiting);
+    downlink.push(audio(1, 1));
+    downlink.notify_drained();
+    assert!(!downlink.poll_tick(&mut out).wake_driver);
+    assert!(downlink.poll_tick(&mut out).wake_driver);
+    assert_eq!(echoes(&mut downlink), ["a"]);
+    assert!(downlink.poll_tick(&mut out).wake_driver, "drained");
+    assert!(downlink.is_drained());
+    assert!(!downlink.poll_tick(&mut out).wake_driver);
+    assert_eq!(downlink.mark("b".into()), MarkPlaced::Ready);
+    assert_eq!(echoes(&mut downlink), ["b"]);
+}
+
+#[test]
+fn clear_is_silence_at_the_next_tick() {
+    let mut downlink = downlink(FORMAT);
+    downlink.push(audio(30_000, 1));
+    downlink.mark("a".into());
+    tick(&mut downlink);
+    let cleared = downlink.clear();
+    assert_eq!((cleared.bytes, cleared.marks), (29_999 * FRAME_BYTES, 1));
+    assert_eq!(echoes(&mut downlink), ["a"]);
+    assert_eq!(tick(&mut downlink).unwrap().1, [MULAW_SILENCE; FRAME_BYTES]);
+}
+
+#[test]
+fn marks_are_bounded() {
+    let mut downlink = downlink(FORMAT);
+    downlink.push(audio(1, 1));
+    for number in 0..MAX_PENDING_MARKS {
+        assert_eq!(downlink.mark(number.to_string()), MarkPlaced::Waiting);
+    }
+    assert_eq!(downlink.mark("over".into()), MarkPlaced::Refused);
+    assert_eq!(downlink.stats().marks_refused, 1);
+}
+
+#[test]
+fn digits_take_the_place_of_audio_and_no_audio_is_lost() {
+    let mut downlink = downlink(FORMAT);
+    assert_eq!(downlink.send_digits("1x"), Err(DigitsRefused::Invalid));
+    downlink.push(audio(1, 9));
+    downlink.send_digits("7").unwrap();
+    let packets: Vec<_> = (0..12).map(|_| tick(&mut downlink).unwrap()).collect();
+    let events: Vec<_> = packets
+        .iter()
+        .filter(|(header, _)| header.payload_type == 101)
+        .collect();
+    assert_eq!(events.len(), 8);
+    assert!(events.iter().all(|(header, _)| header.timestamp == 1_000));
+    assert!(events[0].0.marker && !events[1].0.marker);
+    let last = TelephoneEvent::parse(&events[7].1).unwrap();
+    assert_eq!((last.digit, last.end, last.duration), ('7', true, 960));
+    assert_eq!(packets[11].1, [9; FRAME_BYTES]);
+    assert_eq!(packets[11].0.timestamp, 1_000 + 11 * 160);
+    let plain = MediaFormat {
+        send_event_type: None,
+        ..FORMAT
+    };
+    downlink.set_format(&plain).unwrap();
+    assert_eq!(downlink.send_digits("1"), Err(DigitsRefused::NotNegotiated));
+}
+
+#[test]
+fn on_hold_nothing_is_sent_and_time_runs_on() {
+    let mut downlink = downlink(FORMAT);
+    let held = MediaFormat {
+        direction: Direction::Inactive,
+        ..FORMAT
+    };
+    let first = tick(&mut downlink).unwrap().0;
+    downlink.set_format(&held).unwrap();
+    downlink.push(audio(1, 1));
+    downlink.mark("a".into());
+    assert_eq!(tick(&mut downlink), None);
+    assert_eq!(tick(&mut downlink), None);
+    assert_eq!(echoes(&mut downlink), ["a"]);
+    downlink.set_format(&FORMAT).unwrap();
+    let next = tick(&mut downlink).unwrap().0;
+    assert_eq!(next.sequence, first.sequence.wrapping_add(1));
+    assert_eq!(next.timestamp, first.timestamp + 3 * 160);
+}
+
+#[test]
+fn a_skip_moves_the_timestamp_alone() {
+    let mut downlink = downlink(FORMAT);
+    let first = tick(&mut downlink).unwrap().0;
+    downlink.skip(25);
+    let next = tick(&mut downlink).unwrap().0;
+    assert_eq!(next.sequence, first.sequence.wrapping_add(1));
+    assert_eq!(next.timestamp, first.timestamp + 26 * 160);
+    assert_eq!(downlink.stats().skipped_frames, 25);
+}
+
+#[test]
+fn other_codecs_and_gain() {
+    let pcma = MediaFormat {
+        codec: Codec::Pcma,
+        send_payload_type: 8,
+        ..FORMAT
+    };
+    let mut alaw = downlink(pcma);
+    alaw.push(audio(1, 0x12));
+    let (header, payload) = tick(&mut alaw).unwrap();
+    assert_eq!((header.payload_type, payload[0]), (8, MULAW_TO_ALAW[0x12]));
+    let mut mute = Downlink::new(&FORMAT, Gain::from_factor(0.0), 0, 0).unwrap();
+    mute.push(audio(1, 0x12));
+    assert_eq!(tick(&mut mute).unwrap().1, [MULAW_SILENCE; FRAME_BYTES]);
+    let opus = MediaFormat {
+        codec: Codec::Opus,
+        send_payload_type: 96,
+        ..FORMAT
+    };
+    alaw.set_format(&opus).unwrap();
+    let (first, payload) = tick(&mut alaw).unwrap();
+    assert!(!payload.is_empty());
+    assert_eq!(tick(&mut alaw).unwrap().0.timestamp, first.timestamp + 960);
+}

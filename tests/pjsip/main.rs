@@ -1,0 +1,15 @@
+//! Real pjsip against a SIP peer written by hand, on loopback. One engine for
+//! the whole process, one scenario at a time.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests: a failed step is a failed test"
+)]
+
+mod calls;
+mod hostile;
+mod lines;
+mod offers;
+mod peer;
+mod shutdown;
+mod stage;

@@ -1,0 +1,218 @@
+//! The engine under test and what scenarios need around it. pjsua is one per
+//! process, so scenarios take turns.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use sipbridge::core::ids::LineId;
+use sipbridge::core::link::{MediaLink, RtpPacket};
+use sipbridge::sip::engine::{
+    Account, Admission, Command, EndedBy, EngineConfig, EngineEvent, IncomingCall, LegEnd,
+    LegEvent, Refusal, SipEngine, Transport,
+};
+use sipbridge::sip::pjsip::PjsipEngine;
+use tokio::sync::mpsc;
+
+use crate::peer::{Dialog, PATIENCE, Peer};
+
+/// RTP ports of this process: others may run tests beside.
+pub fn rtp_ports() -> (u16, u16) {
+    let first = 30_000 + (std::process::id() % 100) as u16 * 200;
+    (first, first + 199)
+}
+
+static REFUSE_WITH: Mutex<Option<Refusal>> = Mutex::new(None);
+
+/// Makes admission refuse from now on, until the next scenario.
+pub fn refuse_with(refusal: Refusal) {
+    *REFUSE_WITH.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+}
+
+struct Scripted;
+
+impl Admission for Scripted {
+    fn admit(&self, _line: &LineId) -> Result<(), Refusal> {
+        let refusal = *REFUSE_WITH.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.map_or(Ok(()), Err)
+    }
+}
+
+/// A running engine and its events.
+pub struct Stage {
+    pub engine: Arc<PjsipEngine>,
+    pub events: mpsc::Receiver<EngineEvent>,
+}
+
+/// The engine, for one scenario at a time, with the line `main`.
+pub fn stage() -> MutexGuard<'static, Stage> {
+    static STAGE: OnceLock<Mutex<Stage>> = OnceLock::new();
+    let stage = STAGE.get_or_init(|| Mutex::new(Stage::start()));
+    let mut guard = stage.lock().unwrap_or_else(PoisonError::into_inner);
+    *REFUSE_WITH.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    // What an earlier, failed scenario left behind.
+    while guard.events.try_recv().is_ok() {}
+    eventually("the legs of earlier scenarios end", || {
+        guard.engine.stats().legs == 0
+    });
+    guard
+}
+
+/// A line with a user name, registered at `server` where one is given.
+pub fn account(line: &str, username: &str, server: Option<SocketAddr>) -> Account {
+    Account {
+        line: LineId::new(line),
+        domain: "example.test".into(),
+        server: Some(server.map_or("127.0.0.1:9".into(), |server| server.to_string())),
+        transport: Transport::Udp,
+        username: username.into(),
+        password: None,
+        aliases: Vec::new(),
+        register: server.is_some(),
+        expires: Duration::from_secs(300),
+    }
+}
+
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub fn next<T>(receiver: &mut mpsc::Receiver<T>, what: &str) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match receiver.try_recv() {
+            Ok(value) => return value,
+            Err(mpsc::error::TryRecvError::Disconnected) => panic!("closed before {what}"),
+            Err(mpsc::error::TryRecvError::Empty) => {
+                assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+impl Stage {
+    /// Starts an engine on free ports, with the line `main`.
+    pub fn start() -> Self {
+        let (sender, events) = mpsc::channel(64);
+        let config = EngineConfig {
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            listen: vec![(Transport::Udp, 0), (Transport::Tcp, 0)],
+            public_address: None,
+            rtp_ports: rtp_ports(),
+            stun_server: None,
+            turn_server: None,
+            ice: false,
+            max_calls: 32,
+            tls_identity: None,
+            tls_ca_file: None,
+            user_agent: "sipbridge-test".into(),
+        };
+        let engine = PjsipEngine::start(config, Arc::new(Scripted), sender).expect("it starts");
+        let mut stage = Self { engine, events };
+        stage.add_line(account("main", "alice", None));
+        stage
+    }
+
+    pub fn peer(&self) -> Peer {
+        let port = self.engine.local_port(Transport::Udp).expect("UDP is open");
+        Peer::new(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    pub fn uri(&self, user: &str) -> String {
+        format!(
+            "sip:{user}@127.0.0.1:{}",
+            self.engine.local_port(Transport::Udp).unwrap_or(0)
+        )
+    }
+
+    pub fn incoming(&mut self) -> IncomingCall {
+        loop {
+            if let EngineEvent::Incoming(call) = next(&mut self.events, "incoming call") {
+                return *call;
+            }
+        }
+    }
+
+    /// Adds a line and waits until it is there: commands are obeyed in order,
+    /// so the refusal of a second, senseless line comes after it.
+    pub fn add_line(&mut self, line: Account) {
+        self.submit(Command::AddLine(Box::new(line)));
+        let mut senseless = account("senseless", "x", None);
+        senseless.domain = "not a host".into();
+        self.submit(Command::AddLine(Box::new(senseless)));
+        while !matches!(
+            next(&mut self.events, "refusal of a line"),
+            EngineEvent::LineRefused { .. }
+        ) {}
+    }
+
+    pub fn submit(&self, command: Command) {
+        self.engine.submit(command).expect("room in the queue");
+    }
+
+    pub fn answer(&self, call: &IncomingCall, status: u16) {
+        self.submit(Command::Answer {
+            leg: call.leg,
+            status,
+        });
+    }
+}
+
+pub fn media(call: &mut IncomingCall) -> MediaLink {
+    match next(&mut call.events, "media") {
+        LegEvent::Media(link) => link,
+        other => panic!("expected media, got {other:?}"),
+    }
+}
+
+pub fn established(call: &mut IncomingCall) {
+    match next(&mut call.events, "established") {
+        LegEvent::Established => {}
+        other => panic!("expected established, got {other:?}"),
+    }
+}
+
+pub fn ended(call: &mut IncomingCall) -> LegEnd {
+    loop {
+        if let LegEvent::Ended(end) = next(&mut call.events, "end") {
+            assert!(
+                matches!(
+                    call.events.try_recv(),
+                    Err(mpsc::error::TryRecvError::Disconnected)
+                ),
+                "Ended is the last event"
+            );
+            return end;
+        }
+    }
+}
+
+pub fn packet(call: &mut IncomingCall) -> RtpPacket {
+    next(&mut call.rtp, "RTP packet")
+}
+
+/// An answered call: the caller's dialog, our leg, its media, where our RTP is.
+pub fn up<'a>(
+    stage: &mut Stage,
+    peer: &'a Peer,
+    sdp: &str,
+) -> (Dialog<'a>, IncomingCall, MediaLink, SocketAddr) {
+    let mut dialog = peer.invite(&stage.uri("alice"), "<sip:alice@example.test>", sdp, "");
+    let mut call = stage.incoming();
+    stage.answer(&call, 200);
+    let ok = dialog.establish();
+    let link = media(&mut call);
+    established(&mut call);
+    let bridge = ok.rtp_address().expect("an audio line");
+    (dialog, call, link, bridge)
+}
+
+pub fn bye(dialog: &mut Dialog<'_>, call: &mut IncomingCall) {
+    assert_eq!(dialog.ask("BYE", "", "").status(), 200);
+    assert_eq!(ended(call).by, EndedBy::Remote);
+}
