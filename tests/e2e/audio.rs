@@ -215,7 +215,7 @@ async fn the_first_words_are_kept_for_the_worker() {
 async fn gain_is_applied_by_table() {
     let redis = Redis::start();
     let bridge = Setup::queue(&redis)
-        .args(&["--rx-gain", "2.0", "--tx-gain", "0.5"])
+        .args(&["--rx-gain", "2.0", "--tx-gain", "0.5", "--ringback", "off"])
         .start()
         .await;
     let call = Caller::connect(bridge.sip(), NUMBER).await;

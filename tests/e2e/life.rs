@@ -107,6 +107,27 @@ async fn a_cancelled_call_leaves_no_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retransmitted_invite_is_one_call() {
+    let redis = Redis::start();
+    let bridge = Setup::queue(&redis)
+        .args(&["--answer", "on-worker"])
+        .start()
+        .await;
+    let mut call = Caller::invite(bridge.sip(), NUMBER, Offer::usual()).await;
+    for _ in 0..3 {
+        call.provisional(180).await;
+        call.repeat_invite().await;
+    }
+    let job = Job::take(&redis).await;
+    call.provisional(180).await;
+    assert_eq!(redis.query::<i64>(&["LLEN", QUEUE]).await, 0, "one job");
+    let mut worker = Worker::attach(&job).await;
+    call.answered().await;
+    call.bye().await;
+    worker.listen_to_end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn first_call_in_is_first_served() {
     let redis = Redis::start();
     let bridge = Setup::queue(&redis).start().await;

@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::harness::bridge::{NUMBER, Setup, USERNAME};
+use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::sipp::Sipp;
 use crate::harness::worker::QUEUE;
-use crate::harness::{Caller, Job, Redis, SOON, Worker, sound, until};
+use crate::harness::{Caller, Redis, SOON, Worker, sound, until};
 
 /// Runs a scenario that needs nothing but a bridge with a queue; afterwards no
 /// call and no job may be left.
@@ -199,18 +199,4 @@ async fn an_invite_without_offer_gets_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bye_at_once() {
     pass("bye_at_once", &[]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_retransmitted_invite_is_one_call() {
-    let redis = Redis::start();
-    let bridge = Setup::queue(&redis).start().await;
-    let run = Sipp::new("retransmitted_invite", USERNAME).pass(bridge.sip());
-    let count = async {
-        let job = Job::take(&redis).await;
-        let rest: i64 = redis.query(&["LLEN", QUEUE]).await;
-        (job, rest)
-    };
-    let ((_, rest), ()) = tokio::join!(count, run);
-    assert_eq!(rest, 0, "one job for one call");
 }

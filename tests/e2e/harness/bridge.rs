@@ -77,12 +77,12 @@ impl Setup {
         self
     }
 
-    /// Starts it and waits until `/health` answers.
+    /// Starts it and waits until it says that it is up: `/health` answers before
+    /// SIP does.
     pub async fn start(self) -> Bridge {
         let mut bridge = self.spawn();
-        let port = bridge.api_port;
         let deadline = Instant::now() + Duration::from_secs(15);
-        while http::get(port, "/health").await.is_none() {
+        while !bridge.output().contains("sipbridge is up") {
             assert!(
                 bridge.process.is_running() && Instant::now() < deadline,
                 "the bridge did not come up:\n{}",
@@ -282,6 +282,15 @@ impl Bridge {
         }
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()));
         assert!(children.is_err(), "the process is still there");
+    }
+}
+
+impl Drop for Bridge {
+    /// A failing test shows what the bridge said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("-- the bridge's last words:\n{}", tail(&self.output(), 60));
+        }
     }
 }
 

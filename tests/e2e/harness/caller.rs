@@ -163,6 +163,12 @@ impl Call {
         }
     }
 
+    /// Sends the first INVITE once more, byte for byte.
+    pub async fn repeat_invite(&self) {
+        let sdp = self.offer.write(self.rtp.local);
+        self.send("INVITE", 1, "", &sdp).await;
+    }
+
     /// Offers again with a direction; returns the answer. The To tag must stay.
     pub async fn reinvite(&mut self, direction: &'static str) -> Answer {
         let tag_before = self.to.clone();
