@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::accounts::{self, Retired};
 use super::calls;
 use super::engine::PjsipError;
+use super::names::Names;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, Ports};
 use crate::sip::engine::{Command, EngineConfig};
@@ -19,6 +20,7 @@ const BEAT: Duration = Duration::from_millis(500);
 /// What the thread works with.
 pub struct Control {
     config: EngineConfig,
+    names: Names,
     orders: Receiver<Order>,
     stopping: Arc<AtomicBool>,
     /// Accounts of removed lines that somebody may still need.
@@ -26,13 +28,10 @@ pub struct Control {
 }
 
 impl Control {
-    pub const fn new(
-        config: EngineConfig,
-        orders: Receiver<Order>,
-        stopping: Arc<AtomicBool>,
-    ) -> Self {
+    pub fn new(config: EngineConfig, orders: Receiver<Order>, stopping: Arc<AtomicBool>) -> Self {
         Self {
             config,
+            names: Names::read(),
             orders,
             stopping,
             retired: Vec::new(),
@@ -42,7 +41,7 @@ impl Control {
     /// The thread's body. Says on `started` how the start went, then works
     /// until it is stopped.
     pub fn run(mut self, started: &SyncSender<Result<Ports, PjsipError>>) {
-        let result = stack::start(&self.config);
+        let result = stack::start(&self.config, &self.names);
         let failed = result.is_err();
         if started.send(result).is_err() || failed {
             return;
@@ -75,7 +74,7 @@ impl Control {
         match command {
             Command::AddLine(account) => {
                 self.retired
-                    .extend(accounts::add(shared, &self.config, &account));
+                    .extend(accounts::add(shared, &self.config, &self.names, &account));
             }
             Command::RemoveLine(line) => self.retired.extend(accounts::retire(shared, &line)),
             Command::Register(line) => accounts::register(shared, &line, true),
