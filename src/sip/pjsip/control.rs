@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::accounts::{self, Retired};
 use super::calls;
@@ -47,20 +47,31 @@ impl Control {
             return;
         }
         let shared = shared();
+        let mut tidied = Instant::now();
         while !self.stopping.load(Ordering::Acquire) {
-            shared
-                .counters
-                .control_beats
-                .fetch_add(1, Ordering::Relaxed);
+            let beats = &shared.counters.control_beats;
+            beats.fetch_add(1, Ordering::Relaxed);
             match self.orders.recv_timeout(BEAT) {
                 Ok(order) => self.obey(shared, order),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.retired
-                .retain(|retired| !accounts::delete_unneeded(shared, retired));
+            if tidied.elapsed() >= BEAT {
+                self.tidy_up(shared);
+                tidied = Instant::now();
+            }
         }
         end(shared);
+    }
+
+    /// What nobody asks for: deletes retired accounts, ends legs that no
+    /// driver holds any more.
+    fn tidy_up(&mut self, shared: &Shared) {
+        self.retired
+            .retain(|retired| !accounts::delete_unneeded(shared, retired));
+        for leg in shared.slots.orphans() {
+            calls::abort(shared, leg, "its driver is gone");
+        }
     }
 
     fn obey(&mut self, shared: &Shared, order: Order) {
