@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sipbridge::api::{ApiServer, Health, LineCounts};
+use sipbridge::api::{ApiListener, ApiServer, Health, LineCounts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -34,7 +34,10 @@ async fn server() -> (ApiServer, Arc<AtomicBool>) {
     let draining = Arc::new(AtomicBool::new(false));
     let source = Arc::clone(&draining);
     let source = Arc::new(move || health(source.load(Ordering::Relaxed)));
-    (ApiServer::bind(ANY, source).await.unwrap(), draining)
+    (
+        ApiListener::bind(ANY).await.unwrap().serve(source),
+        draining,
+    )
 }
 
 /// Sends a request and returns status, head and body.
@@ -106,11 +109,7 @@ async fn a_large_head_is_refused_and_a_slow_one_is_cut_off() {
 async fn a_port_in_use_is_named_and_a_stopped_server_frees_it() {
     let (server, _) = server().await;
     let addr = server.local_addr();
-    let error = ApiServer::bind(addr, Arc::new(|| health(false)))
-        .await
-        .err()
-        .unwrap()
-        .to_string();
+    let error = ApiListener::bind(addr).await.err().unwrap().to_string();
     assert!(
         error.contains(&addr.to_string()) && error.contains("--api-port"),
         "{error}"
@@ -121,7 +120,5 @@ async fn a_port_in_use_is_named_and_a_stopped_server_frees_it() {
     server.stop().await;
     assert!(started.elapsed() < Duration::from_secs(2));
     assert!(TcpStream::connect(addr).await.is_err());
-    ApiServer::bind(addr, Arc::new(|| health(false)))
-        .await
-        .unwrap();
+    ApiListener::bind(addr).await.unwrap();
 }

@@ -8,4 +8,4 @@ pub mod health;
 pub mod server;
 
 pub use health::{Health, HealthStatus, LineCounts, RedisHealth};
-pub use server::{ApiError, ApiServer, HealthSource};
+pub use server::{ApiError, ApiListener, ApiServer, HealthSource};

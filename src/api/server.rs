@@ -58,6 +58,38 @@ pub enum ApiError {
     },
 }
 
+/// The port, taken but not answered on yet: who asks while the bridge is
+/// still starting waits for the answer.
+pub struct ApiListener {
+    listener: TcpListener,
+    local: SocketAddr,
+}
+
+impl ApiListener {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub async fn bind(addr: SocketAddr) -> Result<Self, ApiError> {
+        let failed = |source| ApiError::Listen { addr, source };
+        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, local })
+    }
+
+    /// Answers from now on.
+    #[must_use]
+    pub fn serve(self, health: HealthSource) -> ApiServer {
+        let (stop, stopping) = watch::channel(false);
+        let task = tokio::spawn(serve(self.listener, router(health), stopping));
+        ApiServer {
+            local: self.local,
+            stop,
+            task,
+        }
+    }
+}
+
 /// The running server. Stops when dropped.
 pub struct ApiServer {
     local: SocketAddr,
@@ -66,19 +98,6 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Listens and answers from now on.
-    ///
-    /// # Errors
-    /// When the address cannot be listened on.
-    pub async fn bind(addr: SocketAddr, health: HealthSource) -> Result<Self, ApiError> {
-        let failed = |source| ApiError::Listen { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
-        let local = listener.local_addr().map_err(failed)?;
-        let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(serve(listener, router(health), stopping));
-        Ok(Self { local, stop, task })
-    }
-
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {

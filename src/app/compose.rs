@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::health::HealthReporter;
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
-use crate::api::{ApiError, ApiServer};
+use crate::api::{ApiError, ApiListener, ApiServer};
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::intake;
 use crate::bridge::registrar::RegistrarHandle;
@@ -115,9 +115,8 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
     let dialer = dialer
         .map(|target| Dialer::new(target.expose(), None))
         .transpose()?;
-    let health = HealthReporter::new(&config, unusable);
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
-    let api = ApiServer::bind(api_address, health.source()).await?;
+    let api = ApiListener::bind(api_address).await?;
 
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
     let pjsip = PjsipEngine::start(engine_config(&config), registry.clone(), events)?;
@@ -150,7 +149,8 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
         Vec::new()
     };
     let registrar = RegistrarHandle::new(registering.iter().cloned(), queue.clone());
-    health.connect(context.clone(), registrar.clone());
+    let health = HealthReporter::new(&config, unusable, context.clone(), registrar.clone());
+    let api = api.serve(health.source());
     let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
     let registrar = tokio::spawn({
         let engine = engine.clone();

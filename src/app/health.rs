@@ -1,6 +1,6 @@
 //! What `GET /health` tells: facts gathered from the rooms, when asked.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::api::{Health, HealthSource, LineCounts, RedisHealth};
@@ -9,8 +9,7 @@ use crate::bridge::registrar::RegistrarHandle;
 use crate::config::Config;
 use crate::queue::RedisState;
 
-/// The API listens before the bridge stands behind it; until then, no call
-/// can be taken.
+/// Where the facts are.
 pub struct HealthReporter {
     node_id: String,
     calls_max: usize,
@@ -18,70 +17,72 @@ pub struct HealthReporter {
     registers: bool,
     has_ws_target: bool,
     started: Instant,
-    bridge: OnceLock<(Arc<Context>, RegistrarHandle)>,
+    context: Arc<Context>,
+    registrar: RegistrarHandle,
 }
 
 impl HealthReporter {
-    /// A reporter of a bridge that is still starting.
+    /// A reporter of a running bridge.
     #[must_use]
-    pub fn new(config: &Config, unusable_lines: usize) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn new(
+        config: &Config,
+        unusable_lines: usize,
+        context: Arc<Context>,
+        registrar: RegistrarHandle,
+    ) -> Self {
+        Self {
             node_id: config.node_id.clone(),
             calls_max: usize::try_from(config.calls.max_calls).unwrap_or(usize::MAX),
             unusable_lines,
             registers: config.sip.register,
             has_ws_target: config.worker.ws_target.is_some(),
             started: Instant::now(),
-            bridge: OnceLock::new(),
-        })
-    }
-
-    /// The bridge stands.
-    pub fn connect(&self, context: Arc<Context>, registrar: RegistrarHandle) {
-        // Called once, by `compose`.
-        let _ = self.bridge.set((context, registrar));
+            context,
+            registrar,
+        }
     }
 
     /// For the API.
     #[must_use]
-    pub fn source(self: &Arc<Self>) -> HealthSource {
-        let reporter = self.clone();
-        Arc::new(move || reporter.health())
+    pub fn source(self) -> HealthSource {
+        Arc::new(move || self.health())
     }
 
     fn health(&self) -> Health {
-        let mut health = Health {
+        Health {
             node_id: self.node_id.clone(),
             uptime: self.started.elapsed(),
-            draining: false,
-            lines: LineCounts {
-                unusable: self.unusable_lines,
-                ..LineCounts::default()
-            },
-            calls_active: 0,
+            draining: self.context.registry.is_draining(),
+            lines: self.lines(),
+            calls_active: usize::try_from(self.context.registry.active()).unwrap_or(usize::MAX),
             calls_max: self.calls_max,
-            redis: None,
+            redis: self
+                .context
+                .queue
+                .as_ref()
+                .map(|queue| redis(&queue.status())),
             has_ws_target: self.has_ws_target,
-        };
-        if let Some((context, registrar)) = self.bridge.get() {
-            health.draining = context.registry.is_draining();
-            health.calls_active = usize::try_from(context.registry.active()).unwrap_or(usize::MAX);
-            health.redis = context.queue.as_ref().map(|queue| redis(&queue.status()));
-            self.add_lines(&mut health.lines, context, registrar);
         }
-        health
     }
 
-    fn add_lines(&self, lines: &mut LineCounts, context: &Context, registrar: &RegistrarHandle) {
-        let refused = registrar.refused();
-        lines.unusable += refused;
-        if self.registers {
-            let counts = registrar.counts();
-            lines.registered = counts.registered;
-            lines.registering = counts.registering;
-            lines.failed = counts.failed;
-        } else {
-            lines.unregistered = context.lines.len().saturating_sub(refused);
+    fn lines(&self) -> LineCounts {
+        let refused = self.registrar.refused();
+        let unusable = self.unusable_lines + refused;
+        if !self.registers {
+            let unregistered = self.context.lines.len().saturating_sub(refused);
+            return LineCounts {
+                unregistered,
+                unusable,
+                ..LineCounts::default()
+            };
+        }
+        let counts = self.registrar.counts();
+        LineCounts {
+            registered: counts.registered,
+            registering: counts.registering,
+            failed: counts.failed,
+            unregistered: 0,
+            unusable,
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sipbridge::sip::engine::{Command, EngineEvent, IncomingCall, SipEngine};
+use sipbridge::sip::engine::{Command, EngineEvent, SipEngine};
 
-use crate::peer::{Dialog, Peer};
-use crate::stage::{Stage, bye, established, eventually, media, packet, stage, up};
+use crate::peer::Peer;
+use crate::stage::{Stage, bye, eventually, packet, stage, up};
 
 #[test]
 fn rtp_from_elsewhere_is_dropped_and_a_caller_behind_nat_is_followed() {
@@ -155,44 +155,29 @@ fn malformed_messages_are_survived() {
         } else {
             text.into_bytes()
         });
-        // What was still good enough is a call: refuse it.
-        while let Ok(event) = stage.events.try_recv() {
-            if let EngineEvent::Incoming(call) = event {
-                stage.submit(Command::Reject {
-                    leg: call.leg,
-                    status: 480,
-                    retry_after: None,
-                });
-            }
-        }
+        refuse_what_came(&mut stage);
     }
-    let (mut dialog, mut call, ..) = loop_until_up(&mut stage, &peer);
+    // The last of the junk is read before this is answered.
+    let mut dialog = peer.invite_nothing(&stage.uri("alice"));
+    assert_eq!(dialog.ask("OPTIONS", "", "").status(), 200);
+    eventually("what was still a call is over", || {
+        refuse_what_came(&mut stage);
+        stage.engine.stats().legs == 0
+    });
+    let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
     bye(&mut dialog, &mut call);
     assert_eq!(stage.engine.stats().panics, 0);
 }
 
-/// An answered call, refusing what earlier junk still brings in.
-fn loop_until_up<'a>(stage: &mut Stage, peer: &'a Peer) -> (Dialog<'a>, IncomingCall) {
-    let mut dialog = peer.invite(
-        &stage.uri("alice"),
-        "<sip:alice@example.test>",
-        &peer.usual_sdp(),
-        "",
-    );
-    let mut call = loop {
-        let call = stage.incoming();
-        if call.sip_call_id == dialog.call_id {
-            break call;
+/// Junk that was still good enough is a call.
+fn refuse_what_came(stage: &mut Stage) {
+    while let Ok(event) = stage.events.try_recv() {
+        if let EngineEvent::Incoming(call) = event {
+            stage.submit(Command::Reject {
+                leg: call.leg,
+                status: 480,
+                retry_after: None,
+            });
         }
-        stage.submit(Command::Reject {
-            leg: call.leg,
-            status: 480,
-            retry_after: None,
-        });
-    };
-    stage.answer(&call, 200);
-    dialog.establish();
-    media(&mut call);
-    established(&mut call);
-    (dialog, call)
+    }
 }

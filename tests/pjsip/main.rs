@@ -7,6 +7,7 @@
 )]
 
 mod calls;
+mod footprint;
 mod hostile;
 mod lines;
 mod offers;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use sipbridge::core::ids::LineId;
 use sipbridge::core::link::{MediaLink, RtpPacket};
 use sipbridge::sip::engine::{
-    Account, Admission, Command, EndedBy, EngineConfig, EngineEvent, IncomingCall, LegEnd,
-    LegEvent, Refusal, SipEngine, Transport,
+    Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineConfig, EngineEvent,
+    IncomingCall, LegEnd, LegEvent, Refusal, SipEngine, Transport,
 };
 use sipbridge::sip::pjsip::PjsipEngine;
 use tokio::sync::mpsc;
@@ -98,7 +98,7 @@ pub fn next<T>(receiver: &mut mpsc::Receiver<T>, what: &str) -> T {
 impl Stage {
     /// Starts an engine on free ports, with the line `main`.
     pub fn start() -> Self {
-        let (sender, events) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(ENGINE_QUEUE_EVENTS);
         let config = EngineConfig {
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             listen: vec![(Transport::Udp, 0), (Transport::Tcp, 0)],

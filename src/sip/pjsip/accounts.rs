@@ -1,6 +1,7 @@
 //! Lines as pjsua accounts. Run by the control thread.
 
 use std::ffi::c_uint;
+use std::time::{Duration, Instant};
 
 use super::ffi;
 use super::shared::{Line, Shared};
@@ -14,57 +15,83 @@ use crate::sip::uri::escape_user;
 /// removal of the old, without a gap.
 const CONTACT_REWRITE_NO_UNREG_ALWAYS: i32 = 2 | 4;
 
+/// How long a removed account waits for the answer to its last REGISTER:
+/// longer than SIP itself does (64 * T1, RFC 3261 timer F).
+const FAREWELL_MAX: Duration = Duration::from_secs(40);
+
+/// An account whose line is gone. Calls and an answer to REGISTER may still
+/// need it.
+pub struct Retired {
+    line: LineId,
+    account: i32,
+    since: Instant,
+}
+
 /// Adds a line, in place of one with the same id; tells why where it cannot.
-pub fn add(shared: &Shared, config: &EngineConfig, account: &Account) -> Option<i32> {
-    let replaced = take(shared, &account.line);
+pub fn add(shared: &Shared, config: &EngineConfig, account: &Account) -> Option<Retired> {
+    // The old binding goes first: it may be the very Contact of the new one.
+    let replaced = retire(shared, &account.line);
     match create(config, account) {
         Ok(id) => shared.change_lines(|lines| {
+            let domain = account.domain.clone();
             lines.table.insert(
                 account,
                 Line {
                     account: id,
-                    domain: account.domain.clone(),
+                    domain,
                 },
             );
             lines.by_account.insert(id, account.line.clone());
         }),
         Err(reason) => {
-            let refused = EngineEvent::LineRefused {
-                line: account.line.clone(),
-                reason,
-            };
-            if !shared.announce(refused) {
-                tracing::warn!(line = %account.line, "engine event queue is full, a refused line was not reported");
-            }
+            let line = account.line.clone();
+            tell(shared, EngineEvent::LineRefused { line, reason });
         }
     }
     replaced
 }
 
-/// Takes a line out of what INVITEs are matched with; its account stays.
-pub fn take(shared: &Shared, line: &LineId) -> Option<i32> {
-    shared.change_lines(|lines| lines.table.remove(line).map(|line| line.account))
+/// Unregisters a line and takes it out of what INVITEs are matched with.
+pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
+    let account = account_of(shared, line)?;
+    let pending = send_register(account, false).is_ok();
+    shared.change_lines(|lines| {
+        lines.table.remove(line);
+        if !pending {
+            lines.by_account.remove(&account);
+        }
+    });
+    let line = line.clone();
+    Some(Retired {
+        line,
+        account,
+        since: Instant::now(),
+    })
 }
 
-/// Deletes an account that no call uses any more; pjsua unregisters it.
-pub fn delete(shared: &Shared, account: i32) {
+/// Deletes a retired account that nobody needs any more; `false` while
+/// somebody does.
+pub fn delete_unneeded(shared: &Shared, retired: &Retired) -> bool {
+    let answered = shared.with_lines(|lines| !lines.by_account.contains_key(&retired.account));
+    let waited = answered || retired.since.elapsed() > FAREWELL_MAX;
+    // pjsua's calls read their account until they end.
+    if !waited || shared.slots.has_line(&retired.line) {
+        return false;
+    }
     // SAFETY: pjsua checks the id.
-    unsafe { ffi::pjsua_acc_del(account) };
-    shared.change_lines(|lines| lines.by_account.remove(&account));
+    unsafe { ffi::pjsua_acc_del(retired.account) };
+    shared.change_lines(|lines| lines.by_account.remove(&retired.account));
+    true
 }
 
 /// Sends REGISTER, with expiry 0 when `renew` is false.
 pub fn register(shared: &Shared, line: &LineId, renew: bool) {
-    let account = shared.with_lines(|lines| lines.table.data(line).map(|line| line.account));
-    let Some(account) = account else {
+    let Some(account) = account_of(shared, line) else {
         return;
     };
-    let renew_flag = if renew { ffi::TRUE } else { ffi::FALSE };
-    // SAFETY: pjsua checks the id.
-    let status = unsafe { ffi::pjsua_acc_set_registration(account, renew_flag) };
-    if status == ffi::PJ_SUCCESS {
+    let Err(status) = send_register(account, renew) else {
         return;
-    }
+    };
     let state = if renew {
         Registration::Failed {
             status: 503,
@@ -74,11 +101,31 @@ pub fn register(shared: &Shared, line: &LineId, renew: bool) {
         // There was no registration to take back.
         Registration::Unregistered
     };
-    if !shared.announce(EngineEvent::Registration {
-        line: line.clone(),
-        state,
-    }) {
-        tracing::warn!(%line, "engine event queue is full, a registration state was dropped");
+    tell(
+        shared,
+        EngineEvent::Registration {
+            line: line.clone(),
+            state,
+        },
+    );
+}
+
+fn account_of(shared: &Shared, line: &LineId) -> Option<i32> {
+    shared.with_lines(|lines| lines.table.data(line).map(|line| line.account))
+}
+
+fn send_register(account: i32, renew: bool) -> Result<(), ffi::pj_status_t> {
+    let renew = if renew { ffi::TRUE } else { ffi::FALSE };
+    // SAFETY: pjsua checks the id.
+    match unsafe { ffi::pjsua_acc_set_registration(account, renew) } {
+        ffi::PJ_SUCCESS => Ok(()),
+        status => Err(status),
+    }
+}
+
+fn tell(shared: &Shared, event: EngineEvent) {
+    if !shared.announce(event) {
+        tracing::warn!("engine event queue is full, the state of a line was not reported");
     }
 }
 

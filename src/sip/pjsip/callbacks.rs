@@ -9,7 +9,7 @@ use super::calls;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
 use super::shared::{Shared, guarded};
 use super::text;
-use crate::core::ids::LegId;
+use crate::core::ids::{LegId, LineId};
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, EngineEvent, IncomingCall, LegEnd, LegEvent, Registration};
 
@@ -321,7 +321,7 @@ unsafe extern "C" fn on_reg_state2(account: pjsua_acc_id, info: *mut ffi::pjsua_
             }
             registration(&*(*info).cbparam, (*info).renew != ffi::FALSE)
         };
-        let Some(line) = shared.with_lines(|lines| lines.by_account.get(&account).cloned()) else {
+        let Some(line) = line_of(shared, account, &state) else {
             return;
         };
         if !shared.announce(EngineEvent::Registration {
@@ -331,6 +331,21 @@ unsafe extern "C" fn on_reg_state2(account: pjsua_acc_id, info: *mut ffi::pjsua_
             tracing::warn!(%line, "engine event queue is full, a registration state was dropped");
         }
     });
+}
+
+/// The line to tell of an account's registration. A retired account is let go
+/// with its last answer, and says nothing for a line that has a new one.
+fn line_of(shared: &Shared, account: pjsua_acc_id, state: &Registration) -> Option<LineId> {
+    shared.change_lines(|lines| {
+        let line = lines.by_account.get(&account).cloned()?;
+        let current = lines.table.data(&line).map(|line| line.account);
+        if current != Some(account) && *state == Registration::Unregistered {
+            lines.by_account.remove(&account);
+        }
+        current
+            .is_none_or(|current| current == account)
+            .then_some(line)
+    })
 }
 
 /// # Safety

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
+use super::accounts::{self, Retired};
+use super::calls;
 use super::engine::PjsipError;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, Ports};
-use super::{accounts, calls};
-use crate::core::ids::LineId;
 use crate::sip::engine::{Command, EngineConfig};
 
 /// How long the thread waits for an order before it beats again.
@@ -21,8 +21,8 @@ pub struct Control {
     config: EngineConfig,
     orders: Receiver<Order>,
     stopping: Arc<AtomicBool>,
-    /// Accounts of removed lines that calls may still use.
-    doomed: Vec<(LineId, i32)>,
+    /// Accounts of removed lines that somebody may still need.
+    retired: Vec<Retired>,
 }
 
 impl Control {
@@ -35,7 +35,7 @@ impl Control {
             config,
             orders,
             stopping,
-            doomed: Vec::new(),
+            retired: Vec::new(),
         }
     }
 
@@ -58,7 +58,8 @@ impl Control {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.delete_doomed(shared);
+            self.retired
+                .retain(|retired| !accounts::delete_unneeded(shared, retired));
         }
         end(shared);
     }
@@ -73,16 +74,10 @@ impl Control {
     fn execute(&mut self, shared: &Shared, command: Command) {
         match command {
             Command::AddLine(account) => {
-                if let Some(old) = accounts::add(shared, &self.config, &account) {
-                    self.doomed.push((account.line, old));
-                }
+                self.retired
+                    .extend(accounts::add(shared, &self.config, &account));
             }
-            Command::RemoveLine(line) => {
-                accounts::register(shared, &line, false);
-                if let Some(account) = accounts::take(shared, &line) {
-                    self.doomed.push((line, account));
-                }
-            }
+            Command::RemoveLine(line) => self.retired.extend(accounts::retire(shared, &line)),
             Command::Register(line) => accounts::register(shared, &line, true),
             Command::Unregister(line) => accounts::register(shared, &line, false),
             Command::Answer { leg, status } => calls::answer(shared, leg, status),
@@ -94,17 +89,6 @@ impl Control {
             Command::Hangup { leg, status } => calls::hang_up(shared, leg, status, None),
             Command::Transfer { leg, destination } => calls::transfer(shared, leg, &destination),
         }
-    }
-
-    /// pjsua's calls read their account until they end, so it goes last.
-    fn delete_doomed(&mut self, shared: &Shared) {
-        self.doomed.retain(|(line, account)| {
-            let in_use = shared.slots.has_line(line);
-            if !in_use {
-                accounts::delete(shared, *account);
-            }
-            in_use
-        });
     }
 }
 
