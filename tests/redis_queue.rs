@@ -546,8 +546,8 @@ async fn a_call_leaves_its_events_its_hash_and_counts_once() {
     let hash: BTreeMap<String, String> = redis.hgetall(&key).await.unwrap();
     assert_eq!(hash["outcome"], "caller-hung-up");
     assert_eq!(hash["durationMs"], "61500");
-    assert_eq!(hash["phoneLineId"], "line-1");
-    assert_eq!(hash["bridgeNodeId"], "n");
+    assert_eq!(hash["line"], "line-1");
+    assert_eq!(hash["node"], "n");
     assert_eq!(hash["streamSid"], stream.as_str());
     assert!(hash["ringingAt"] <= hash["endedAt"]);
     let left: i64 = redis.ttl(&key).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -26,7 +26,9 @@ use crate::core::private::Secret;
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
 use crate::queue::{Queue, QueueConfig, QueueError, RedisState};
-use crate::sip::engine::{Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError};
+use crate::sip::engine::{
+    Account, Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError,
+};
 use crate::sip::pjsip::{PjsipEngine, PjsipError, hard_exit};
 use crate::watchdog::{Pulse, Watchdog};
 use crate::worker::{Dialer, Registry as Workers, StreamServer, WorkerError};
@@ -140,9 +142,7 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
         .iter()
         .map(|account| account.line.clone())
         .collect();
-    for account in accounts {
-        engine.submit(Command::AddLine(Box::new(account)))?;
-    }
+    add_lines(&engine, accounts).await?;
     let registering = if config.sip.register {
         line_ids.clone()
     } else {
@@ -203,6 +203,18 @@ async fn open_stream_port(
     let server = StreamServer::bind(address, workers.clone()).await?;
     let url = stream_base_url(config, queue, server.local_addr().port());
     Ok((Some(server), url))
+}
+
+/// Returns when the engine knows every line, so that none of their calls is
+/// refused as unknown.
+async fn add_lines(engine: &SharedEngine, accounts: Vec<Account>) -> Result<(), StartError> {
+    for account in accounts {
+        engine.submit(Command::AddLine(Box::new(account)))?;
+    }
+    let (done, added) = oneshot::channel();
+    engine.submit(Command::Flush(done))?;
+    added.await.map_err(|_| SubmitError::Closed)?;
+    Ok(())
 }
 
 fn start_pacer(engine: &SharedEngine) -> Result<Pacer, StartError> {

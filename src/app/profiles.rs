@@ -37,7 +37,7 @@ pub struct Lines {
 /// When the lines file as a whole cannot be used, or no line is left.
 pub fn lines(config: &Config) -> Result<Lines, StartError> {
     let start = start_lines(config)?;
-    tell(&start);
+    tell(config, &start);
     let unusable = start.file_mistakes.len() + start.loaded.unusable.len();
     let ready = start.loaded.ready;
     if ready.is_empty() {
@@ -57,7 +57,11 @@ pub fn lines(config: &Config) -> Result<Lines, StartError> {
     Ok(lines)
 }
 
-fn tell(start: &StartLines) {
+fn tell(config: &Config, start: &StartLines) {
+    let file = config.lines_file.as_ref();
+    let file = file.map_or_else(String::new, |path| {
+        format!("lines file {}: ", path.display())
+    });
     start
         .file_mistakes
         .iter()
@@ -66,7 +70,7 @@ fn tell(start: &StartLines) {
         .loaded
         .unusable
         .iter()
-        .for_each(|line| error!("{line}"));
+        .for_each(|line| error!("{file}{line}"));
     start
         .file_warnings
         .iter()

@@ -56,7 +56,7 @@ pub enum UnusableReason {
     #[error(transparent)]
     Server(#[from] ServerError),
     /// No password.
-    #[error(transparent)]
+    #[error("field \"sipPassword\": {0}")]
     Credential(#[from] CredentialError),
     /// Its id is that of the line of the flags.
     #[error("has the id of the line that --sip-username describes: give it another")]
@@ -265,7 +265,9 @@ mod tests {
             ]
         );
         let unusable: Vec<_> = loaded.unusable.iter().map(ToString::to_string).collect();
-        assert!(unusable[0].starts_with("line \"moved\": the encrypted password does not decrypt"));
+        assert!(unusable[0].starts_with(
+            "line \"moved\": field \"sipPassword\": the encrypted password does not decrypt"
+        ));
         assert_eq!(
             unusable[1],
             "line \"lost\": sipServerId \"x\" is not a known SIP server"

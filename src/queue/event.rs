@@ -153,8 +153,8 @@ impl CallEvent {
 
     fn common_fields(&self, node: &str) -> Vec<(&'static str, String)> {
         let mut fields = vec![
-            ("phoneLineId", self.line.to_string()),
-            ("bridgeNodeId", node.to_owned()),
+            ("line", self.line.to_string()),
+            ("node", node.to_owned()),
             ("attempt", self.attempt.to_string()),
         ];
         fields.extend(self.restaurant.clone().map(|id| ("restaurantId", id)));

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
@@ -99,6 +99,8 @@ pub enum Command {
     },
     /// Ends the leg: BYE when it is established, else `status` (487, 480, 603 …).
     Hangup { leg: LegId, status: u16 },
+    /// Answered when every command before it has been carried out.
+    Flush(oneshot::Sender<()>),
     /// Blind transfer by REFER. The destination is a number or a SIP URI.
     Transfer { leg: LegId, destination: Private },
 }

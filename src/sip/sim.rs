@@ -327,6 +327,7 @@ impl State {
 
     fn execute(&mut self, command: Command) {
         match command {
+            Command::Flush(done) => drop(done.send(())),
             Command::AddLine(account) => {
                 self.lines.insert(account.line.clone(), *account);
             }

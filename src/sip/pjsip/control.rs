@@ -87,6 +87,8 @@ impl Control {
                 retry_after,
             } => calls::hang_up(shared, leg, status, retry_after),
             Command::Hangup { leg, status } => calls::hang_up(shared, leg, status, None),
+            // Who no longer waits for it needs no answer.
+            Command::Flush(done) => drop(done.send(())),
             Command::Transfer { leg, destination } => calls::transfer(shared, leg, &destination),
         }
     }
