@@ -7,14 +7,20 @@
 //!
 //! Exit code 0 when the likeness (normalised correlation, 1.0 is the same wave
 //! form) reaches the third argument, 0.9 by default. It finds the place by the
-//! envelopes first, then to the sample. Both files are 16-bit WAV at one rate.
-//! Left out: sounds stretched or cut on the way, which count as not heard.
+//! envelopes first, then to the sample, and judges in pieces of half a second,
+//! each of which may sit a little off its place: a frame lost or dropped to
+//! catch up counts for itself, not for all that follows. Both files are 16-bit
+//! WAV at one rate.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Samples of one step of the envelope.
 const STEP: usize = 40;
+/// Samples of a piece: half a second at 8 kHz.
+const PIECE: usize = 4_000;
+/// How far a piece may sit off its place: 60 ms at 8 kHz.
+const SLACK: usize = 480;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -71,7 +77,7 @@ fn judge(sound: &Sound, recording: &Sound, at_least: f64) -> ExitCode {
         eprintln!("heard: {} Hz against {} Hz", sound.rate, recording.rate);
         return ExitCode::from(2);
     }
-    let Some((place, likeness)) = find(&sound.samples, &recording.samples) else {
+    let Some(place) = find(&sound.samples, &recording.samples) else {
         println!(
             "not heard: the recording has {:.1} s, the sound {:.1} s",
             recording.seconds(),
@@ -79,6 +85,7 @@ fn judge(sound: &Sound, recording: &Sound, at_least: f64) -> ExitCode {
         );
         return ExitCode::FAILURE;
     };
+    let likeness = in_pieces(&sound.samples, &recording.samples, place);
     let heard = &recording.samples[place..place + sound.samples.len()];
     println!(
         "{}: {:.1} s of speech at {:.2} s of {:.1} s, level {:.0} of {:.0}, likeness {:.3}",
@@ -101,14 +108,28 @@ fn judge(sound: &Sound, recording: &Sound, at_least: f64) -> ExitCode {
     }
 }
 
-/// Where `sound` fits best into `recording`, and how well.
-fn find(sound: &[f64], recording: &[f64]) -> Option<(usize, f64)> {
+/// Where `sound` fits best into `recording`.
+fn find(sound: &[f64], recording: &[f64]) -> Option<usize> {
     let last = recording.len().checked_sub(sound.len())?;
     let (coarse_sound, coarse_recording) = (envelope(sound), envelope(recording));
     let lags = 0..=coarse_recording.len().saturating_sub(coarse_sound.len());
     let coarse = best(lags, &coarse_sound, &coarse_recording)?.0 * STEP;
     let fine = coarse.saturating_sub(4 * STEP)..=(coarse + 4 * STEP).min(last);
-    best(fine, sound, recording)
+    best(fine, sound, recording).map(|(place, _)| place)
+}
+
+/// Likeness of the pieces at their best places, loud ones counting more.
+fn in_pieces(sound: &[f64], recording: &[f64], place: usize) -> f64 {
+    let (mut sum, mut weights) = (0.0, 0.0);
+    for (index, piece) in sound.chunks(PIECE).enumerate() {
+        let due = place + index * PIECE;
+        let lags = due.saturating_sub(SLACK)..=due + SLACK;
+        let likeness = best(lags, piece, recording).map_or(0.0, |(_, likeness)| likeness);
+        let weight = rms(piece) * piece.len() as f64;
+        sum += likeness * weight;
+        weights += weight;
+    }
+    if weights > 0.0 { sum / weights } else { 0.0 }
 }
 
 fn best(

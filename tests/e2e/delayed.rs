@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::pacing::delay_ms;
-use crate::harness::{Caller, Job, Redis, Worker, sound, worker::payload};
+use crate::harness::worker::payload;
+use crate::harness::{Caller, Job, Redis, SOON, Worker, sound, until};
 
 /// One-way delay of the link.
 const LINK_MS: u32 = 20;
@@ -65,7 +66,15 @@ async fn near_end() {
         .env("FAR_URL", job.url())
         .spawn()
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    // Nobody speaks before the worker is there: kept words would come in one
+    // burst, and so would their echo.
+    let record = format!("call:{}", job.text("callId"));
+    until(SOON, "the worker is attached", async || {
+        let at: Option<String> = redis.query(&["HGET", &record, "workerAttachedAt"]).await;
+        at.is_some()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     let sent = call.player().play(&sound::numbered(0, 200)).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     call.bye().await;
