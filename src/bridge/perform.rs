@@ -188,18 +188,18 @@ impl Driver {
         let (mut connected, mut start) = (Vec::new(), Vec::new());
         writer.write_connected(&mut connected);
         writer.write_start(&record.custom_parameters, &mut start);
-        self.worker.queue(connected);
-        self.worker.queue(start);
-        self.uplink.attach(writer);
+        {
+            let mut state = self.port.lock();
+            state.post(connected);
+            state.post(start);
+            state.uplink.attach(writer);
+            state.lane = self.worker.lane();
+        }
         self.forward();
     }
 
     fn stop_stream(&mut self) {
-        if let Some(mut writer) = self.uplink.detach() {
-            let mut stop = Vec::new();
-            writer.write_stop(&mut stop);
-            self.worker.queue(stop);
-        }
+        self.end_stream();
         self.worker.close(CloseReason::CallOver);
     }
 
@@ -216,13 +216,39 @@ impl Driver {
     /// Sends back the marks whose audio has been heard.
     pub(super) fn send_echoes(&mut self) {
         self.stream.downlink().drain_echoes(&mut self.echoes);
+        let mut state = self.port.lock();
         for echo in self.echoes.drain(..) {
-            if let Some(writer) = self.uplink.writer() {
-                let mut message = Vec::with_capacity(192);
+            let mut message = Vec::with_capacity(192);
+            if let Some(writer) = state.uplink.writer() {
                 writer.write_mark(&echo, &mut message);
-                self.worker.queue(message);
+                state.post(message);
             }
         }
+        drop(state);
+        self.forward();
+    }
+
+    /// Sends `stop` as the last message of the stream.
+    fn end_stream(&mut self) {
+        {
+            let mut state = self.port.lock();
+            state.send();
+            if let Some(mut writer) = state.uplink.detach() {
+                let mut stop = Vec::new();
+                writer.write_stop(&mut stop);
+                state.post(stop);
+            }
+        }
+        self.forward();
+        self.port.lock().lane = None;
+    }
+
+    /// The worker's socket is gone: what waits for it is of no use.
+    fn lose_worker(&mut self) {
+        let mut state = self.port.lock();
+        state.lane = None;
+        state.uplink.detach();
+        state.waiting();
     }
 
     // ---- what the worker says ----
@@ -233,12 +259,12 @@ impl Driver {
             WorkerEvent::Ignored(why) => self.worker.note_ignored(&why),
             WorkerEvent::Closed => {
                 info!("the worker closed its socket");
-                self.uplink.detach();
+                self.lose_worker();
                 self.call.handle_worker(now.into_std(), WorkerInput::Closed);
             }
             WorkerEvent::Lost(reason) => {
                 warn!(reason, "worker lost");
-                self.uplink.detach();
+                self.lose_worker();
                 self.call.handle_worker(now.into_std(), WorkerInput::Lost);
             }
         }

@@ -10,11 +10,11 @@ use tracing::{debug, info};
 
 use super::context::{Context, LineProfile};
 use super::stream::CallStream;
+use super::uplink_port::UplinkPort;
 use crate::core::call::Report;
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
-use crate::core::uplink::Uplink;
 use crate::queue::{CallEvent, CallEventKind, Job, JobDirection};
 use crate::sip::engine::IncomingCall;
 use crate::worker::attach_url;
@@ -114,11 +114,11 @@ impl Record {
         &self,
         context: &Context,
         outcome: Outcome,
-        uplink: &Uplink,
+        port: &UplinkPort,
         stream: &CallStream,
     ) {
         let duration = self.answered.map(|at| at.elapsed()).unwrap_or_default();
-        let (up, down) = (uplink.stats(), stream.downlink().stats());
+        let (up, down) = (port.lock().uplink.stats(), stream.downlink().stats());
         info!(
             %outcome,
             duration_ms = duration.as_millis() as u64,

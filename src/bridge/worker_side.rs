@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use crate::core::ids::StreamId;
 use crate::core::media_streams::{WorkerMessage, parse_worker_message};
-use crate::worker::{CloseReason, Ignored, Received, WorkerSocket};
+use crate::worker::{CloseReason, Ignored, Lane, Received, WorkerSocket};
 
 /// How often the worker is pinged.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -57,6 +57,13 @@ impl WorkerSide {
             ping_at,
             failed: None,
         });
+    }
+
+    /// The short way to the worker.
+    pub(super) fn lane(&self) -> Option<Lane> {
+        self.attached
+            .as_ref()
+            .map(|attached| attached.socket.lane())
     }
 
     /// Queues one message; it leaves when [`WorkerSide::next`] is polled.
