@@ -84,7 +84,7 @@ impl WorkerSide {
             return std::future::pending().await;
         };
         if let Some(reason) = attached.failed.take() {
-            self.attached = None;
+            self.close(CloseReason::Stalled);
             return WorkerEvent::Lost(reason);
         }
         let event = match attached.socket.recv().await {
