@@ -28,7 +28,7 @@ use crate::core::link::{MediaLink, RtpPacket};
 use crate::core::outcome::Outcome;
 use crate::core::playout::MarkEcho;
 use crate::core::uplink::Uplink;
-use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent};
+use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent, RTP_QUEUE_PACKETS};
 use crate::worker::CloseReason;
 
 /// Packets handled in a row before other inputs get their turn.
@@ -213,6 +213,8 @@ impl Driver {
             LegEvent::Ended(end) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg ended");
                 self.record.sip_status = end.status;
+                // The caller's last words came before it.
+                self.take_waiting(RTP_QUEUE_PACKETS);
                 self.call.handle_leg_ended(end.by == EndedBy::Remote);
             }
         }
@@ -239,7 +241,11 @@ impl Driver {
     /// do those that wait behind it; they leave in one write.
     fn handle_rtp(&mut self, packet: &RtpPacket) {
         self.take_packet(packet);
-        for _ in 1..RTP_BATCH {
+        self.take_waiting(RTP_BATCH - 1);
+    }
+
+    fn take_waiting(&mut self, most: usize) {
+        for _ in 0..most {
             match self.rtp.try_recv() {
                 Ok(packet) => self.take_packet(&packet),
                 Err(_) => break,
@@ -271,6 +277,8 @@ impl Driver {
     }
 
     fn handle_alarm(&mut self, now: Instant) {
+        // After a stall they are older than the time that is up.
+        self.take_waiting(RTP_BATCH);
         if self.tick_at <= now {
             self.uplink.handle_tick(now.into_std());
             let last = self.uplink.last_rtp().map(Instant::from_std);
