@@ -112,6 +112,18 @@ fn refuse(context: &Context, leg: LegId) {
     }
 }
 
+/// Both in turn, by chance: neither may starve the other, and polling the
+/// worker is also what sends to it.
+async fn caller_or_worker(
+    rtp: &mut mpsc::Receiver<RtpPacket>,
+    worker: &mut WorkerSide,
+) -> Happening {
+    tokio::select! {
+        Some(packet) = rtp.recv() => Happening::Rtp(packet),
+        event = worker.next() => Happening::Worker(event),
+    }
+}
+
 impl Driver {
     fn new(
         context: Arc<Context>,
@@ -164,17 +176,17 @@ impl Driver {
     }
 
     /// Waits for the next thing to happen. Nothing is lost when another
-    /// branch wins: every branch is cancel-safe.
+    /// branch wins: every branch is cancel-safe. The two that somebody outside
+    /// can flood come last, so that they starve nothing.
     async fn next(&mut self) -> Happening {
         tokio::select! {
             biased;
             event = self.events.recv() => Happening::Leg(event),
-            Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
-            event = self.worker.next() => Happening::Worker(event),
+            () = &mut self.must_end, if !self.ending => Happening::Shutdown,
+            () = &mut self.alarm => Happening::Alarm,
             () = self.stream.woken() => Happening::Woken,
             done = self.pending.next() => Happening::Pending(done),
-            () = &mut self.alarm => Happening::Alarm,
-            () = &mut self.must_end, if !self.ending => Happening::Shutdown,
+            happening = caller_or_worker(&mut self.rtp, &mut self.worker) => happening,
         }
     }
 
