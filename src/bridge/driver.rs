@@ -290,7 +290,7 @@ impl Driver {
 
     fn handle_alarm(&mut self, now: Instant) {
         // After a stall they are older than the time that is up.
-        self.take_waiting(RTP_BATCH);
+        self.take_waiting(RTP_QUEUE_PACKETS);
         if self.tick_at <= now {
             self.uplink.handle_tick(now.into_std());
             let last = self.uplink.last_rtp().map(Instant::from_std);
