@@ -240,6 +240,7 @@ async fn an_engine_that_takes_no_command_loses_the_call_and_nothing_else() {
             stage.context.registry.active() == 0
         })
         .await;
+        assert_eq!(stage.pushes().await, 1, "no job of a call that never was");
         stage.sim.refuse_commands(None);
         // The engine finds that nobody listens, as soon as the leg says anything.
         for caller in [&caller, &waiter] {

@@ -212,6 +212,16 @@ impl Stage {
         self.redis().query(&["LLEN", QUEUE]).await
     }
 
+    /// Jobs that were ever pushed.
+    pub async fn pushes(&self) -> u32 {
+        let stats: String = self.redis().query(&["INFO", "commandstats"]).await;
+        let pushes = stats.split("cmdstat_lpush:calls=").nth(1);
+        pushes.map_or(0, |rest| {
+            let digits = rest.split(',').next().unwrap();
+            digits.parse().unwrap()
+        })
+    }
+
     /// Waits for the end of all calls and checks that nothing of them is left:
     /// no place, leg, ticket, job or task, and one `call.ended` each. Workers
     /// must have been dropped. Gives the outcomes, in the order of the ends.
