@@ -111,6 +111,15 @@ fn refuse(context: &Context, leg: LegId) {
     }
 }
 
+/// Both in turn, by chance: neither may starve the other, and polling the
+/// worker is also what sends to it.
+async fn caller_or_worker(port: &UplinkPort, worker: &mut WorkerSide) -> Happening {
+    tokio::select! {
+        () = port.woken() => Happening::Messages,
+        event = worker.next() => Happening::Worker(event),
+    }
+}
+
 impl Driver {
     fn new(
         context: Arc<Context>,
@@ -164,18 +173,18 @@ impl Driver {
     }
 
     /// Waits for the next thing to happen. Nothing is lost when another
-    /// branch wins: every branch is cancel-safe.
+    /// branch wins: every branch is cancel-safe. The two that somebody outside
+    /// can flood come last, so that they starve nothing.
     async fn next(&mut self) -> Happening {
         tokio::select! {
             biased;
             event = self.events.recv() => Happening::Leg(event),
-            Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
-            event = self.worker.next() => Happening::Worker(event),
-            () = self.stream.woken() => Happening::Woken,
-            () = self.port.woken() => Happening::Messages,
-            done = self.pending.next() => Happening::Pending(done),
-            () = &mut self.alarm => Happening::Alarm,
             () = &mut self.must_end, if !self.ending => Happening::Shutdown,
+            () = &mut self.alarm => Happening::Alarm,
+            () = self.stream.woken() => Happening::Woken,
+            done = self.pending.next() => Happening::Pending(done),
+            Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
+            happening = caller_or_worker(&self.port, &mut self.worker) => happening,
         }
     }
 
@@ -215,6 +224,8 @@ impl Driver {
             LegEvent::Ended(end) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg ended");
                 self.record.sip_status = end.status;
+                // The caller's last words came before it.
+                self.take_early();
                 self.call.handle_leg_ended(end.by == EndedBy::Remote);
             }
         }
@@ -239,6 +250,14 @@ impl Driver {
             .handle_media(now.into_std(), link.format.direction);
     }
 
+    /// Packets from before the tap.
+    fn take_early(&mut self) {
+        while let Ok(packet) = self.rtp.try_recv() {
+            self.port.handle_rtp(packet.arrived, &packet.bytes);
+        }
+        self.forward();
+    }
+
     /// Gives the worker what waits for it in the port. The socket shuts the
     /// lane before the port's lock is given back, so that nothing overtakes.
     pub(super) fn forward(&mut self) {
@@ -257,6 +276,10 @@ impl Driver {
     }
 
     fn handle_alarm(&mut self, now: Instant) {
+        // After a stall, packets may be older than the time that is up.
+        if let Some(last) = self.port.lock().uplink.last_rtp() {
+            self.call.handle_rtp(last);
+        }
         if self.tick_at <= now {
             self.tick_at = now + self.tick(now);
             self.forward();
@@ -272,7 +295,6 @@ impl Driver {
         let Some(last) = state.uplink.last_rtp() else {
             return TICK_SILENT;
         };
-        self.call.handle_rtp(last);
         if now.into_std() < last + SILENT_AFTER {
             TICK_FLOWING
         } else {

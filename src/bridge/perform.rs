@@ -26,6 +26,8 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[derive(Default)]
 pub(super) struct Pending {
     push: Option<Boxed<Result<(), QueueError>>>,
+    /// Whether Redis may have heard of the push.
+    push_begun: bool,
     dial: Option<Boxed<Result<WorkerSocket, WorkerError>>>,
     ticket: Option<Ticket>,
     job: Option<Job>,
@@ -42,6 +44,7 @@ pub(super) enum Done {
 impl Pending {
     /// The next result; never, while nothing is pending. Cancel-safe.
     pub(super) async fn next(&mut self) -> Done {
+        self.push_begun |= self.push.is_some();
         let done = tokio::select! {
             biased;
             result = or_never(&mut self.push) => Done::Pushed(result),
@@ -122,6 +125,7 @@ impl Driver {
         );
         let job = self.record.job(&self.context, &token);
         self.pending.job = Some(job.clone());
+        self.pending.push_begun = false;
         self.pending.push = Some(Box::pin(async move { queue.push(&job).await }));
     }
 
@@ -136,6 +140,8 @@ impl Driver {
         };
         match push {
             None => queue.remove(&job),
+            // Dropped, so that no worker ever sees the dead call.
+            Some(_) if !self.pending.push_begun => {}
             Some(push) => drop(tokio::spawn(async move {
                 // Whether it was pushed or not: afterwards it is not there.
                 let _ = push.await;
