@@ -328,6 +328,11 @@ fn a_driver_that_is_gone_loses_its_leg() {
     dialog.serve("BYE", 200);
     eventually("the leg ends", || stage.engine.stats().legs == 0);
     assert_eq!(link.sink.send(&[0x80; 172]), Err(SinkError::Closed));
+
+    // Without any RTP or event to notice it by.
+    let (dialog, call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    drop(call);
+    dialog.serve("BYE", 200);
 }
 
 #[test]

@@ -145,4 +145,5 @@ fn srtp_by_sdes_is_accepted_where_it_is_offered() {
         .send_to(&plain, ok.rtp_address().expect("audio"))
         .expect("loopback");
     bye(&mut dialog, &mut call);
+    assert!(call.rtp.try_recv().is_err(), "plain RTP got through");
 }

@@ -106,7 +106,7 @@ impl Stage {
             rtp_ports: rtp_ports(),
             stun_server: None,
             turn_server: None,
-            ice: false,
+            ice: true,
             max_calls: 32,
             tls_identity: None,
             tls_ca_file: None,

@@ -4,6 +4,7 @@ use std::ffi::c_uint;
 use std::time::{Duration, Instant};
 
 use super::ffi;
+use super::names::Names;
 use super::shared::{Line, Shared};
 use super::text::{self, Lent};
 use crate::core::ids::LineId;
@@ -28,10 +29,15 @@ pub struct Retired {
 }
 
 /// Adds a line, in place of one with the same id; tells why where it cannot.
-pub fn add(shared: &Shared, config: &EngineConfig, account: &Account) -> Option<Retired> {
+pub fn add(
+    shared: &Shared,
+    config: &EngineConfig,
+    names: &Names,
+    account: &Account,
+) -> Option<Retired> {
     // The old binding goes first: it may be the very Contact of the new one.
     let replaced = retire(shared, &account.line);
-    match create(config, account) {
+    match create(config, names, account) {
         Ok(id) => shared.change_lines(|lines| {
             let domain = account.domain.clone();
             lines.table.insert(
@@ -129,7 +135,7 @@ fn tell(shared: &Shared, event: EngineEvent) {
     }
 }
 
-fn create(config: &EngineConfig, account: &Account) -> Result<i32, String> {
+fn create(config: &EngineConfig, names: &Names, account: &Account) -> Result<i32, String> {
     if account.domain.is_empty() || account.domain.contains([' ', '<', '>', '"', ';', '@']) {
         return Err("its domain is no host name".into());
     }
@@ -140,7 +146,7 @@ fn create(config: &EngineConfig, account: &Account) -> Result<i32, String> {
     let mut settings: Box<ffi::pjsua_acc_config> = Box::new(unsafe { std::mem::zeroed() });
     // SAFETY: as above.
     unsafe { ffi::pjsua_acc_config_default(&raw mut *settings) };
-    identity(&mut settings, &mut lent, account);
+    identity(&mut settings, &mut lent, names, account);
     registration(&mut settings, config, account);
     media(&mut settings, &mut lent, config);
     let mut id = -1;
@@ -153,7 +159,12 @@ fn create(config: &EngineConfig, account: &Account) -> Result<i32, String> {
     }
 }
 
-fn identity(settings: &mut ffi::pjsua_acc_config, lent: &mut Lent, account: &Account) {
+fn identity(
+    settings: &mut ffi::pjsua_acc_config,
+    lent: &mut Lent,
+    names: &Names,
+    account: &Account,
+) {
     let user = escape_user(&account.username);
     let domain = &account.domain;
     let transport = match account.transport {
@@ -167,6 +178,11 @@ fn identity(settings: &mut ffi::pjsua_acc_config, lent: &mut Lent, account: &Acc
     // The outbound server gets everything, without a Route header that a
     // registrar might not like.
     let server = account.server.as_deref().unwrap_or(domain);
+    let server = match account.transport {
+        // A certificate is checked against the name.
+        Transport::Tls => server.to_owned(),
+        Transport::Udp | Transport::Tcp => names.resolve_local(server),
+    };
     settings.proxy_cnt = 1;
     settings.proxy[0] = lent.lend(&format!("<sip:{server}{transport};lr;hide>"));
     settings.reg_use_proxy = 2;

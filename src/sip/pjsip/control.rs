@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::accounts::{self, Retired};
 use super::calls;
 use super::engine::PjsipError;
+use super::names::Names;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, Ports};
 use crate::sip::engine::{Command, EngineConfig};
@@ -19,6 +20,7 @@ const BEAT: Duration = Duration::from_millis(500);
 /// What the thread works with.
 pub struct Control {
     config: EngineConfig,
+    names: Names,
     orders: Receiver<Order>,
     stopping: Arc<AtomicBool>,
     /// Accounts of removed lines that somebody may still need.
@@ -26,13 +28,10 @@ pub struct Control {
 }
 
 impl Control {
-    pub const fn new(
-        config: EngineConfig,
-        orders: Receiver<Order>,
-        stopping: Arc<AtomicBool>,
-    ) -> Self {
+    pub fn new(config: EngineConfig, orders: Receiver<Order>, stopping: Arc<AtomicBool>) -> Self {
         Self {
             config,
+            names: Names::read(),
             orders,
             stopping,
             retired: Vec::new(),
@@ -42,26 +41,37 @@ impl Control {
     /// The thread's body. Says on `started` how the start went, then works
     /// until it is stopped.
     pub fn run(mut self, started: &SyncSender<Result<Ports, PjsipError>>) {
-        let result = stack::start(&self.config);
+        let result = stack::start(&self.config, &self.names);
         let failed = result.is_err();
         if started.send(result).is_err() || failed {
             return;
         }
         let shared = shared();
+        let mut tidied = Instant::now();
         while !self.stopping.load(Ordering::Acquire) {
-            shared
-                .counters
-                .control_beats
-                .fetch_add(1, Ordering::Relaxed);
+            let beats = &shared.counters.control_beats;
+            beats.fetch_add(1, Ordering::Relaxed);
             match self.orders.recv_timeout(BEAT) {
                 Ok(order) => self.obey(shared, order),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.retired
-                .retain(|retired| !accounts::delete_unneeded(shared, retired));
+            if tidied.elapsed() >= BEAT {
+                self.tidy_up(shared);
+                tidied = Instant::now();
+            }
         }
         end(shared);
+    }
+
+    /// What nobody asks for: deletes retired accounts, ends legs that no
+    /// driver holds any more.
+    fn tidy_up(&mut self, shared: &Shared) {
+        self.retired
+            .retain(|retired| !accounts::delete_unneeded(shared, retired));
+        for leg in shared.slots.orphans() {
+            calls::abort(shared, leg, "its driver is gone");
+        }
     }
 
     fn obey(&mut self, shared: &Shared, order: Order) {
@@ -75,7 +85,7 @@ impl Control {
         match command {
             Command::AddLine(account) => {
                 self.retired
-                    .extend(accounts::add(shared, &self.config, &account));
+                    .extend(accounts::add(shared, &self.config, &self.names, &account));
             }
             Command::RemoveLine(line) => self.retired.extend(accounts::retire(shared, &line)),
             Command::Register(line) => accounts::register(shared, &line, true),

@@ -13,6 +13,8 @@
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `accounts`, `calls` | commands on lines and legs |
 //! | `log` | pjsip's log lines into `tracing` |
+//! | `names` | name servers, the hosts file, whether ICE has an address to offer |
+//! | `threads` | registration with pjlib, the hard exit |
 //! | `text` | C strings and headers to Rust and back |
 //!
 //! # Rules
@@ -35,6 +37,7 @@ mod engine;
 mod ffi;
 mod gate;
 mod log;
+mod names;
 mod shared;
 mod slots;
 mod stack;

@@ -164,6 +164,13 @@ impl Slots {
         legs.collect()
     }
 
+    /// Legs whose driver has gone away without a word.
+    pub fn orphans(&self) -> Vec<LegId> {
+        let mut legs = self.announced();
+        legs.retain(|leg| self.with(*leg, |leg| leg.events.is_closed()) == Some(true));
+        legs
+    }
+
     /// Every leg there is.
     pub fn all(&self) -> Vec<LegId> {
         let indices = 0..i32::try_from(self.slots.len()).unwrap_or(i32::MAX);
@@ -444,7 +451,7 @@ mod tests {
     fn rtp_is_taken_from_its_source_until_the_queue_is_full() {
         let slots = Slots::new(1);
         let leg = slots.ensure_open(0).unwrap();
-        let (_events, mut packets) = slots.announce(leg, LineId::new("a")).unwrap();
+        let (events, mut packets) = slots.announce(leg, LineId::new("a")).unwrap();
         slots.expect_rtp(leg, from(1), Some(0), Some(101));
         let now = Instant::now();
         let deliver = |bytes: &[u8], port| slots.deliver(leg, bytes, from(port), now);
@@ -459,6 +466,9 @@ mod tests {
         assert_eq!(deliver(&rtp(0), 1), Delivered::Overflow);
         assert_eq!(packets.try_recv().unwrap().bytes[1], 101);
         drop(packets);
+        assert!(slots.orphans().is_empty());
+        drop(events);
+        assert_eq!(slots.orphans(), [leg]);
         assert_eq!(deliver(&rtp(0), 1), Delivered::DriverLost);
         assert_eq!(deliver(&rtp(0), 1), Delivered::NoLeg);
     }

@@ -6,6 +6,7 @@ use std::ffi::c_uint;
 use super::callbacks;
 use super::engine::PjsipError;
 use super::ffi;
+use super::names::{Names, has_ice_candidate};
 use super::shared::LEGS_MAX;
 use super::text::{self, Lent};
 use super::{gate, log, threads};
@@ -22,12 +23,12 @@ const CODECS: [&str; 3] = ["PCMU/8000", "PCMA/8000", "opus/48000"];
 pub type Ports = Vec<(Transport, u16)>;
 
 /// Starts the stack. On failure everything is taken down again.
-pub fn start(config: &EngineConfig) -> Result<Ports, PjsipError> {
+pub fn start(config: &EngineConfig, names: &Names) -> Result<Ports, PjsipError> {
     log::take_over();
     // SAFETY: no precondition; once per run, which the engine ensures.
     check("pjsua_create", unsafe { ffi::pjsua_create() })?;
     threads::begin_epoch();
-    match start_created(config) {
+    match start_created(config, names) {
         Ok(ports) => Ok(ports),
         Err(problem) => {
             destroy();
@@ -36,9 +37,9 @@ pub fn start(config: &EngineConfig) -> Result<Ports, PjsipError> {
     }
 }
 
-fn start_created(config: &EngineConfig) -> Result<Ports, PjsipError> {
+fn start_created(config: &EngineConfig, names: &Names) -> Result<Ports, PjsipError> {
     let mut lent = Lent::default();
-    init(config, &mut lent)?;
+    init(config, names, &mut lent)?;
     check("registering the gate", gate::register())?;
     set_codecs(&mut lent);
     let mut ports = Vec::new();
@@ -63,7 +64,7 @@ pub fn destroy() {
     unsafe { ffi::pjsua_destroy2(0) };
 }
 
-fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {
+fn init(config: &EngineConfig, names: &Names, lent: &mut Lent) -> Result<(), PjsipError> {
     // SAFETY: plain C data that pjsua fills with its defaults and copies; not
     // moved between; strings live until pjsua_init has copied them.
     unsafe {
@@ -73,7 +74,7 @@ fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {
         ffi::pjsua_config_default(&raw mut *ua);
         ffi::pjsua_logging_config_default(&raw mut *logging);
         ffi::pjsua_media_config_default(&raw mut *media);
-        set_ua(&mut ua, config, lent);
+        set_ua(&mut ua, config, names, lent);
         set_logging(&mut logging);
         set_media(&mut media, config, lent);
         check(
@@ -83,7 +84,7 @@ fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {
     }
 }
 
-fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, lent: &mut Lent) {
+fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, names: &Names, lent: &mut Lent) {
     let library_max = c_uint::try_from(LEGS_MAX)
         .unwrap_or(0)
         .min(ffi::SIPBRIDGE_MAX_CALLS);
@@ -96,6 +97,10 @@ fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, lent: &mut Lent) {
         ua.stun_srv[0] = lent.lend(stun);
         // A STUN server that is away must not take the lines down.
         ua.stun_ignore_failure = ffi::TRUE;
+    }
+    for (slot, server) in ua.nameserver.iter_mut().zip(&names.servers) {
+        *slot = lent.lend(&server.to_string());
+        ua.nameserver_count += 1;
     }
     callbacks::install(&mut ua.cb);
 }
@@ -121,7 +126,11 @@ fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &
     media.jb_max = 4;
     media.jb_init = 0;
     media.no_rtcp_sdes_bye = ffi::TRUE;
-    media.enable_ice = if config.ice { ffi::TRUE } else { ffi::FALSE };
+    let ice = config.ice && has_ice_candidate(config.bind);
+    if config.ice && !ice {
+        tracing::info!(bind = %config.bind, "ICE is off: there is only a loopback address to offer");
+    }
+    media.enable_ice = if ice { ffi::TRUE } else { ffi::FALSE };
     if let Some((server, user, password)) = &config.turn_server {
         media.enable_turn = ffi::TRUE;
         media.turn_server = lent.lend(server);

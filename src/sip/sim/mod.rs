@@ -13,21 +13,25 @@
 //! assert_eq!(call.statuses(), [200]);
 //! ```
 
+mod call;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::engine::{
+use crate::core::ids::{LegId, LineId};
+use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpPacket, RtpSink, SinkError};
+use crate::core::private::Private;
+use crate::sip::engine::{
     Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineEvent, EngineStats,
     IncomingCall, LEG_QUEUE_EVENTS, LegEnd, LegEvent, RTP_QUEUE_PACKETS, Refusal, Registration,
     SipEngine, SubmitError, Transport,
 };
-use crate::core::ids::{LegId, LineId};
-use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpPacket, RtpSink, SinkError};
-use crate::core::private::Private;
+
+pub use call::SimCall;
 
 /// How many sent RTP packets a call keeps for the test; older ones go.
 const SENT_PACKETS_MAX: usize = 65_536;
@@ -236,11 +240,7 @@ impl SimEngine {
         state.legs.insert(leg, entry);
         state.stats.legs += 1;
         drop(state);
-        Ok(SimCall {
-            engine: Arc::clone(self),
-            leg,
-            script,
-        })
+        Ok(SimCall::new(Arc::clone(self), leg, script))
     }
 
     /// The lines that were added, in order of their ids.
@@ -438,135 +438,10 @@ impl SipEngine for SimEngine {
     }
 }
 
-/// The caller's side of one call.
-pub struct SimCall {
-    engine: Arc<SimEngine>,
-    leg: LegId,
-    script: Arc<Script>,
-}
-
-impl SimCall {
-    /// The leg, as commands name it.
-    #[must_use]
-    pub const fn leg(&self) -> LegId {
-        self.leg
-    }
-
-    /// Whether the leg is still up.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.engine.state().legs.contains_key(&self.leg)
-    }
-
-    /// Every status the bridge answered the INVITE with, in order.
-    #[must_use]
-    pub fn statuses(&self) -> Vec<u16> {
-        self.script.seen().statuses.clone()
-    }
-
-    /// How the bridge refused or ended the call, if it did.
-    #[must_use]
-    pub fn local_end(&self) -> Option<LocalEnd> {
-        self.script.seen().local_end.clone()
-    }
-
-    /// Takes the RTP packets that the bridge sent, in order.
-    #[must_use]
-    pub fn take_sent(&self) -> Vec<Vec<u8>> {
-        self.script.seen().sent.drain(..).collect()
-    }
-
-    /// Makes the sink refuse packets with a status, or take them again.
-    pub fn refuse_sends(&self, status: Option<i32>) {
-        self.script.seen().refuse_sends = status;
-    }
-
-    /// Destinations of the transfers the bridge asked for, in order.
-    #[must_use]
-    pub fn transfers(&self) -> Vec<Private> {
-        self.script.seen().transfers.clone()
-    }
-
-    /// One RTP packet from the caller; `false` when it was dropped because the
-    /// queue is full or the leg is over.
-    pub fn send_rtp(&self, bytes: &[u8], arrived: Instant) -> bool {
-        let mut state = self.engine.state();
-        let packet = RtpPacket {
-            arrived,
-            bytes: bytes.into(),
-        };
-        let taken = state
-            .legs
-            .get(&self.leg)
-            .map(|entry| entry.rtp.try_send(packet));
-        match taken {
-            Some(Ok(())) => true,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                state.stats.rtp_overflow += 1;
-                false
-            }
-            Some(Err(mpsc::error::TrySendError::Closed(_))) => {
-                let reason = "its driver is gone".to_owned();
-                state.end(
-                    self.leg,
-                    LegEnd {
-                        by: EndedBy::Failure,
-                        status: 500,
-                        reason,
-                    },
-                );
-                false
-            }
-            None => false,
-        }
-    }
-
-    /// A digit by SIP INFO.
-    pub fn digit(&self, digit: char) {
-        self.engine.state().emit(self.leg, LegEvent::Digit(digit));
-    }
-
-    /// A re-INVITE that leaves us this direction: hold, resume.
-    pub fn direction(&self, direction: Direction) {
-        self.media(|format| format.direction = direction);
-    }
-
-    /// A re-INVITE that changes the format.
-    pub fn media(&self, change: impl FnOnce(&mut MediaFormat)) {
-        self.engine.state().media(self.leg, change);
-    }
-
-    /// Progress of a transfer.
-    pub fn transfer_progress(&self, status: u16, last: bool) {
-        self.engine
-            .state()
-            .emit(self.leg, LegEvent::Transfer { status, last });
-    }
-
-    /// The caller hangs up: BYE, or CANCEL before the 200.
-    pub fn hang_up(&self) {
-        let answered = self.statuses().contains(&200);
-        let status = if answered { 200 } else { 487 };
-        self.end(EndedBy::Remote, status);
-    }
-
-    /// The leg fails on its own, with the status that stands for it.
-    pub fn fail(&self, status: u16) {
-        self.end(EndedBy::Failure, status);
-    }
-
-    fn end(&self, by: EndedBy, status: u16) {
-        let end = LegEnd {
-            by,
-            status,
-            reason: String::new(),
-        };
-        self.engine.state().end(self.leg, end);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     fn answered() -> (Arc<SimEngine>, SimCall, Box<IncomingCall>) {
