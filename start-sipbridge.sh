@@ -4,6 +4,7 @@
 #   ./start-sipbridge.sh [flags]          run the bridge
 #   ./start-sipbridge.sh check            validate every setting without starting
 #   ./start-sipbridge.sh --help           every flag and variable
+#   ./start-sipbridge.sh --demo           a real call with private parts, explained step by step
 #
 # .env is read as data: NAME=value lines, nothing in it is run. Only settings of
 # sipbridge are taken from it; what the environment already holds wins.
@@ -131,6 +132,8 @@ build() {
 }
 
 main() {
+    # The demo has settings of its own.
+    [[ ${1:-} != --demo ]] || exec "$here/examples/demo.sh"
     check_env_file
     hint_at_settings "$@"
     local binary=${SIPBRIDGE_BINARY:-}

@@ -238,7 +238,7 @@ fn check_reports_each_line_and_shows_no_password() {
     assert_eq!(code(&output), 1, "{shown}");
     for part in [
         "ok       line \"good\": at a.example by udp, password usable",
-        "error    line \"moved\": the encrypted password does not decrypt",
+        "error    line \"moved\": field \"sipPassword\": the encrypted password does not decrypt",
         "warning  line \"plain\": its password is stored in clear",
         "lines.json: line \"typo\" (entry 4): field \"sipUsername\" must be a string, is a number",
         "lines left out: 1 inactive, 0 of provider twilio",

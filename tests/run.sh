@@ -34,7 +34,7 @@ export SIPBRIDGE_TEST_RUN=$run_id
 real_tmp=${TMPDIR:-/tmp}
 run_tmp=$(mktemp -d "$real_tmp/sipbridge-tests.XXXXXX")
 export TMPDIR=$run_tmp
-export CARGO_TERM_COLOR=never
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 logs=target/test-logs
 mkdir -p "$logs"
 passed=0 failed=0 failures=()
@@ -88,9 +88,16 @@ step() {
     printf '%4d passed %3d failed %5d s\n' "$ok" "$bad" $((SECONDS - seconds))
     [ "$bad" -eq 0 ] && return
     failures+=("$name")
-    echo "-- the end of $log:"
-    tail -n 60 "$log" | sed 's/^/   | /'
+    explain "$log" | sed 's/^/   | /'
     return 1
+}
+
+# What of a failed step's output says why: each panic with its message, then
+# the end.
+explain() {
+    grep -aE -A 6 ' panicked at ' "$1" | cut -c1-300 | head -n 80
+    echo "... the end of $1:"
+    tail -n 15 "$1" | cut -c1-300
 }
 
 shell_scripts() {

@@ -211,7 +211,7 @@ async fn mistakes_in_the_lines_file_are_told_and_good_lines_start() {
     let output = bridge.output();
     for (line, field) in [
         ("line-nouser", "sipUsername"),
-        ("line-tampered", "password"),
+        ("line-tampered", "sipPassword"),
         ("line-odd", "isActive"),
     ] {
         assert!(

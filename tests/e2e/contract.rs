@@ -215,7 +215,7 @@ async fn the_state_keys_tell_what_goes_on() {
     })
     .await;
     let record = format!("call:{}", job.text("callId"));
-    let line: Option<String> = redis.query(&["HGET", &record, "phoneLineId"]).await;
+    let line: Option<String> = redis.query(&["HGET", &record, "line"]).await;
     assert_eq!(line.as_deref(), Some(LINE));
 
     call.bye().await;

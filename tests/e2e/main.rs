@@ -8,6 +8,7 @@
 //! | `pacing` | 50 packets a second, stalls leave no delay |
 //! | `delayed` | a worker 20 ms away, below TCP |
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
+//! | `leaks` | calls leave no descriptor and no thread behind |
 //! | `life` | on-worker, fallback, LREM, push mode, Redis away |
 //! | `sipp` | SIPp as a foreign caller, scenario by scenario |
 //! | `trunk` | Kamailio as a foreign registrar and proxy |
@@ -29,6 +30,7 @@ mod contract;
 mod delayed;
 mod examples;
 mod harness;
+mod leaks;
 mod life;
 mod media;
 mod pacing;

@@ -124,6 +124,67 @@ async fn a_call_over_tcp_through_the_trunk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_over_tls_through_the_trunk() {
+    let redis = Redis::start();
+    let trunk = Kamailio::start(TRUNK, &["WITH_TLS"]);
+    let (certificate, key) = (trunk.certificate(), trunk.key());
+    let mut setup = Setup::queue(&redis)
+        .line_field("sipDomain", json!(format!("127.0.0.1:{}", trunk.tls_port)))
+        .trunk(trunk.tls_port)
+        .args(&["--tls-ca", &certificate])
+        .args(&["--tls-cert", &certificate, "--tls-key", &key]);
+    setup.transport = "tls";
+    let bridge = setup.start().await;
+    registered(&redis, "1").await;
+    assert!(trunk.log().to_lowercase().contains("transport=tls"));
+    let mut call = Caller::connect(peers::local(trunk.port), NUMBER).await;
+    let mut worker = Worker::serve(&redis).await;
+    let question = sound::numbered(0, 30);
+    call.player().play(&question).await;
+    worker.hears(&question.concat(), SOON).await;
+    call.bye().await;
+    worker.listen_to_end().await;
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registrar_named_in_the_hosts_file_is_found() {
+    for transport in ["udp", "tcp"] {
+        let redis = Redis::start();
+        let trunk = Kamailio::start(TRUNK, &[]);
+        let mut setup = Setup::queue(&redis)
+            .line_field("sipDomain", json!(format!("localhost:{}", trunk.port)))
+            .trunk(trunk.port);
+        setup.transport = transport;
+        let bridge = setup.start().await;
+        registered(&redis, "1").await;
+        let mut call = Caller::connect(peers::local(trunk.port), NUMBER).await;
+        call.bye().await;
+        bridge.shut_down().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_server_that_is_not_to_be_trusted_gets_no_register() {
+    let redis = Redis::start();
+    let trunk = Kamailio::start(TRUNK, &["WITH_TLS"]);
+    let other = Kamailio::start(TRUNK, &["WITH_TLS"]);
+    let mut setup = Setup::queue(&redis)
+        .line_field("sipDomain", json!(format!("127.0.0.1:{}", trunk.tls_port)))
+        .trunk(trunk.tls_port)
+        .args(&["--tls-ca", &other.certificate()]);
+    setup.transport = "tls";
+    let bridge = setup.start().await;
+    until(SOON, "the failure shows", async || {
+        bridge.health().await.body.contains("failed")
+    })
+    .await;
+    assert!(!trunk.log().contains("registered at"));
+    let output = bridge.output().to_lowercase();
+    assert!(output.contains("certificate"), "the reason is told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_told_and_not_hammered() {
     let redis = Redis::start();
     let trunk = Kamailio::start(TRUNK, &[]);

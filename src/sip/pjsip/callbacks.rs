@@ -362,10 +362,11 @@ unsafe fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registr
     }
     // SAFETY: the reason lives as long as the block.
     let reason = unsafe { text::to_string(&answer.reason) };
-    let (status, text) = if answer.status == ffi::PJ_SUCCESS {
-        (answer.code, reason)
-    } else {
-        (answer.code.max(408), text::status_text(answer.status))
+    // A refused credential has both: pjsip's own error, and the 401 that it came with.
+    let (status, text) = match answer.status {
+        ffi::PJ_SUCCESS => (answer.code, reason),
+        error if answer.code >= 300 => (answer.code, text::status_text(error)),
+        error => (408, text::status_text(error)),
     };
     Registration::Failed {
         status: u16::try_from(status).unwrap_or(503),

@@ -193,7 +193,10 @@ pub struct TrunkLine<'a> {
 
 /// A Kamailio of one test: registrar with digest authentication, and proxy.
 pub struct Kamailio {
+    /// UDP and TCP.
     pub port: u16,
+    /// TLS, with the variant `WITH_TLS`.
+    pub tls_port: u16,
     process: Option<Process>,
     dir: TempDir,
     variants: Vec<&'static str>,
@@ -213,8 +216,12 @@ impl Kamailio {
             );
         }
         std::fs::write(dir.path().join("trunk-lines.cfg"), table + "}\n").unwrap();
+        if variants.contains(&"WITH_TLS") {
+            make_certificate(dir.path());
+        }
         let mut kamailio = Self {
             port: free_port(),
+            tls_port: free_port(),
             process: None,
             dir,
             variants: variants.to_vec(),
@@ -233,6 +240,9 @@ impl Kamailio {
         for transport in ["udp", "tcp"] {
             command.args(["-l", &format!("{transport}:127.0.0.1:{}", self.port)]);
         }
+        if self.variants.contains(&"WITH_TLS") {
+            command.args(["-l", &format!("tls:127.0.0.1:{}", self.tls_port)]);
+        }
         for variant in &self.variants {
             command.args(["-A", variant]);
         }
@@ -246,9 +256,44 @@ impl Kamailio {
         self.process = None;
     }
 
+    /// Its own certificate, which is its own root.
+    pub fn certificate(&self) -> String {
+        self.dir.path().join("trunk.pem").display().to_string()
+    }
+
+    /// The key to it.
+    pub fn key(&self) -> String {
+        self.dir.path().join("trunk.key").display().to_string()
+    }
+
     /// What it logged: registrations, and where calls were relayed.
     pub fn log(&self) -> String {
         let text = std::fs::read(self.dir.path().join("kamailio.log")).unwrap();
         String::from_utf8_lossy(&text).into_owned()
     }
+}
+
+/// Makes `trunk.pem` and `trunk.key` for localhost.
+fn make_certificate(dir: &Path) {
+    let output = Command::new("openssl")
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            "trunk.key",
+            "-out",
+            "trunk.pem",
+        ])
+        .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .current_dir(dir)
+        .output()
+        .unwrap_or_else(|error| panic!("openssl: {error}"));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
