@@ -118,7 +118,11 @@ impl Record {
         stream: &CallStream,
     ) {
         let duration = self.answered.map(|at| at.elapsed()).unwrap_or_default();
-        let (up, down) = (port.lock().uplink.stats(), stream.downlink().stats());
+        let (up, dropped) = {
+            let state = port.lock();
+            (state.uplink.stats(), state.dropped)
+        };
+        let down = stream.downlink().stats();
         info!(
             %outcome,
             duration_ms = duration.as_millis() as u64,
@@ -127,6 +131,7 @@ impl Record {
             rtp_lost = up.lost,
             rtp_out = down.packets,
             jitter_ms = up.jitter.as_millis() as u64,
+            dropped,
             unsent = stream.unsent(),
             underruns = down.underruns,
             trimmed = down.trimmed_frames,

@@ -31,6 +31,8 @@ pub(super) struct UplinkState {
     waiting: Vec<Vec<u8>>,
     /// Message under construction.
     scratch: Vec<u8>,
+    /// Messages dropped because too many waited.
+    pub(super) dropped: u64,
 }
 
 impl UplinkPort {
@@ -40,6 +42,7 @@ impl UplinkPort {
             lane: None,
             waiting: Vec::new(),
             scratch: Vec::new(),
+            dropped: 0,
         };
         Arc::new(Self {
             state: Mutex::new(state),
@@ -101,6 +104,7 @@ impl UplinkState {
         } else if self.waiting.len() < WAITING_MAX {
             self.waiting.push(std::mem::take(&mut self.scratch));
         } else {
+            self.dropped += 1;
             self.scratch.clear();
         }
     }
