@@ -86,6 +86,8 @@ step() {
     fi
     passed=$((passed + ok)) failed=$((failed + bad))
     printf '%4d passed %3d failed %5d s\n' "$ok" "$bad" $((SECONDS - seconds))
+    # What this machine does not allow is said, not hidden.
+    grep -a '^not run: ' "$log" | sed 's/^/   /'
     [ "$bad" -eq 0 ] && return
     failures+=("$name")
     explain "$log" | sed 's/^/   | /'
