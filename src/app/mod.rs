@@ -7,6 +7,7 @@
 //! | [`profiles`] | lines as the SIP engine and the calls need them |
 //! | [`health`] | what `GET /health` tells |
 //! | [`logging`] | the log |
+//! | [`descriptors`] | room for the sockets of all calls |
 //! | [`check`] | `sipbridge check` |
 //! | [`encrypt`] | `sipbridge encrypt` |
 //! | [`start_lines`] | the lines of flags and file, made ready |
@@ -14,6 +15,7 @@
 
 pub mod check;
 pub mod compose;
+pub mod descriptors;
 pub mod encrypt;
 pub mod health;
 pub mod logging;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::compose::{Running, StartError, compose};
-use super::{EXIT_FAILURE, logging, profiles};
+use super::{EXIT_FAILURE, descriptors, logging, profiles};
 use crate::config::Config;
 use crate::sip::engine::Command;
 use crate::sip::pjsip::hard_exit;
@@ -34,6 +34,7 @@ const EXIT_SECOND_SIGNAL: i32 = 143;
 /// Runs the bridge until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
     logging::start(config.log_format, &config.log_filter);
+    descriptors::raise_limit(config.calls.max_calls);
     match start_and_serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
