@@ -115,16 +115,16 @@ impl Context {
 
     /// What the caller hears now.
     pub(super) fn comfort(&self, comfort: Comfort, line: &LineProfile) -> downlink::Comfort {
+        if let (Comfort::Waiting, Some(greeting)) = (comfort, &line.greeting) {
+            return downlink::Comfort::Once(greeting.clone());
+        }
         match comfort {
             Comfort::Silence => downlink::Comfort::Silence,
             Comfort::Announcement => downlink::Comfort::Once(self.sounds.unavailable.clone()),
-            Comfort::Waiting => match &line.greeting {
-                Some(greeting) => downlink::Comfort::Once(greeting.clone()),
-                None if self.settings.ringback => {
-                    downlink::Comfort::Loop(self.sounds.ringback.clone())
-                }
-                None => downlink::Comfort::Silence,
-            },
+            Comfort::Waiting | Comfort::Ringback if self.settings.ringback => {
+                downlink::Comfort::Loop(self.sounds.ringback.clone())
+            }
+            Comfort::Waiting | Comfort::Ringback => downlink::Comfort::Silence,
         }
     }
 }

@@ -83,6 +83,8 @@ pub enum Comfort {
     Silence,
     /// The line's greeting, then ringback: no worker yet.
     Waiting,
+    /// Ringback: the call is handed on.
+    Ringback,
     /// The announcement that nobody can take the call, once.
     Announcement,
 }
@@ -311,7 +313,7 @@ impl Call {
             Timer::PlayOut => self.hang_up(now, Outcome::WorkerHungUp),
             Timer::Fallback if self.phase == Phase::Announcing => self.next_rung(now),
             Timer::Fallback => self.hang_up(now, Outcome::NoWorker),
-            Timer::Ending => self.finish(Outcome::Failed),
+            Timer::Ending => self.finish(self.outcome.unwrap_or(Outcome::Failed)),
         }
     }
 
@@ -536,7 +538,7 @@ impl Call {
         };
         self.phase = Phase::FallbackTransfer;
         self.arm(Timer::Fallback, now + FALLBACK_LIMIT);
-        self.push(Output::Comfort(Comfort::Waiting));
+        self.push(Output::Comfort(Comfort::Ringback));
         self.push(Output::Transfer(number));
     }
 

@@ -110,7 +110,7 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
     call.handle_played_out(now);
     assert_eq!(
         outputs(&mut call),
-        [Output::Comfort(Comfort::Waiting), Output::Transfer(number)]
+        [Output::Comfort(Comfort::Ringback), Output::Transfer(number)]
     );
     call.handle_transfer(now, 100, false);
     assert_eq!(outputs(&mut call), []);
@@ -289,7 +289,7 @@ fn audio_left_by_a_lost_worker_does_not_cost_the_transfer() {
     assert_eq!(
         outputs(&mut call),
         [
-            Output::Comfort(Comfort::Waiting),
+            Output::Comfort(Comfort::Ringback),
             Output::Transfer(number.clone())
         ]
     );
@@ -309,7 +309,7 @@ fn the_longest_call_is_bounded_and_a_stuck_leg_is_given_up() {
     call.handle_timeout(now + 60 * SECOND + ENDING_LIMIT);
     assert_eq!(
         outputs(&mut call),
-        [Output::StopStream, Output::Finished(Outcome::Failed)]
+        [Output::StopStream, Output::Finished(Outcome::DurationLimit)]
     );
     assert!(call.is_over());
 }
