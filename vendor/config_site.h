@@ -13,20 +13,30 @@
 #define PJSUA_MAX_RECORDERS                     1
 #define PJSUA_MAX_BUDDIES                       1
 #define PJSUA_MAX_VID_WINS                      1
-#define PJSUA_ACC_MAX_PROXIES                   2
+/* One outbound server and one credential per line, no video feedback: what
+ * 5,000 accounts reserve. */
+#define PJSUA_ACC_MAX_PROXIES                   1
+#define PJMEDIA_RTCP_FB_MAX_CAP                 2
 
 /* Each call reserves this many media lines, provisional ones too. An offer
  * with more m= lines than this is refused by pjsua, so keep room for
  * audio + video + text + application. */
 #define PJMEDIA_MAX_SDP_MEDIA                   6
 
-/* Two sockets per call and one per TCP/TLS connection. Above 1024 only with
- * epoll, which the build asks for. */
-#define PJ_IOQUEUE_MAX_HANDLES                  8192
+/* Every handle is reserved at start, 0.7 kB each. Media: two sockets per call,
+ * four through TURN, for 1,024 calls and some spare. SIP: one per TCP or TLS
+ * connection, were it one for each line. Above 1024 only with epoll, which
+ * the build asks for. */
+#define PJ_IOQUEUE_MAX_HANDLES                  4608
+#define PJSIP_MAX_TRANSPORTS                    5376
 
 /* Transactions and dialogs: powers of two less one. */
 #define PJSIP_MAX_TSX_COUNT                     (16384-1)
 #define PJSIP_MAX_DIALOG_COUNT                  (8192-1)
+
+/* Timers that need no growing: one per line, and a few per call and
+ * transaction. */
+#define PJSIP_MAX_TIMER_COUNT                   16384
 
 /* One read event must not starve the timers, but hundreds of lines
  * register at once. */
@@ -35,6 +45,10 @@
 #define PJSIP_UDP_SO_RCVBUF_SIZE                4194304
 #define PJSIP_UDP_SO_SNDBUF_SIZE                1048576
 #define PJSIP_MAX_PKT_LEN                       8000
+
+/* A message's pool holds its text, PJSIP_MAX_PKT_LEN at once, and lives up to
+ * 32 s: grown in steps of 4,000 as by default it would waste a third. */
+#define PJSIP_POOL_INC_TDATA                    1024
 #define PJSIP_MAX_URL_SIZE                      1024
 
 /* Our own order: PCMU first, then PCMA, whatever the offer's order. */

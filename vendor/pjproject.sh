@@ -32,7 +32,7 @@ die() { say "$*"; exit 1; }
 
 # What a finished build was made from; another answer means build again.
 fingerprint() {
-    { cat "$here/config_site.h"; printf '%s\n' "${configure_flags[*]}" "$c_flags"; } | sha256sum | cut -d' ' -f1
+    { cat "$here/config_site.h" "$here/pjproject.patch"; printf '%s\n' "${configure_flags[*]}" "$c_flags"; } | sha256sum | cut -d' ' -f1
 }
 
 is_built() {
@@ -41,7 +41,7 @@ is_built() {
 
 need_commands() {
     local missing=()
-    for tool in gcc g++ make pkg-config xz tar sha256sum flock; do
+    for tool in gcc g++ make patch pkg-config xz tar sha256sum flock; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
     for lib in openssl opus libsrtp2 samplerate uuid; do
@@ -85,6 +85,12 @@ build() {
     mkdir -p "$src"
     tar -xJf "$tarball" -C "$src" --strip-components=1
     cp "$here/config_site.h" "$src/pjlib/include/pj/config_site.h"
+    # All of it or nothing: another version of the library may not need it.
+    if patch -d "$src" -p1 --dry-run --quiet < "$here/pjproject.patch" >&2; then
+        patch -d "$src" -p1 --quiet < "$here/pjproject.patch"
+    else
+        say "pjproject.patch does not fit this version and is left out: the bridge takes about 20 MB more"
+    fi
     # Left out of Debian's tarball, named in the Makefile.
     : > "$src/pjmedia/src/pjmedia-audiodev/bdimad_dev.c"
     say "building (about 90 s on 2 cores), log in $log"

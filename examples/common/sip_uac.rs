@@ -12,9 +12,9 @@
 #[path = "sip_dialog.rs"]
 mod dialog;
 #[path = "sip_digest.rs"]
-mod digest;
+pub mod digest;
 #[path = "sip_message.rs"]
-mod message;
+pub mod message;
 #[path = "sip_sdp.rs"]
 mod sdp;
 #[path = "sip_wire.rs"]

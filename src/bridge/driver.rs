@@ -21,18 +21,18 @@ use super::perform::Pending;
 use super::record::Record;
 use super::registry::Place;
 use super::stream::CallStream;
+use super::uplink_port::UplinkPort;
 use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::Call;
 use crate::core::ids::LegId;
-use crate::core::link::{MediaLink, RtpPacket};
+use crate::core::link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::outcome::Outcome;
 use crate::core::playout::MarkEcho;
 use crate::core::uplink::Uplink;
 use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent};
+use crate::sip::rtp_channel::RtpReceiver;
 use crate::worker::CloseReason;
 
-/// Packets handled in a row before other inputs get their turn.
-const RTP_BATCH: usize = 32;
 /// How often the uplink looks at the clock while RTP flows, and while it does not.
 const TICK_FLOWING: Duration = Duration::from_millis(200);
 const TICK_SILENT: Duration = Duration::from_millis(20);
@@ -46,18 +46,16 @@ pub(super) struct Driver {
     pub(super) call: Call,
     pub(super) record: Record,
     pub(super) stream: Arc<CallStream>,
-    pub(super) uplink: Uplink,
+    pub(super) port: Arc<UplinkPort>,
     pub(super) worker: WorkerSide,
     pub(super) pending: Pending,
     /// Media is up.
     pub(super) linked: bool,
     pub(super) finished: Option<Outcome>,
     events: mpsc::Receiver<LegEvent>,
-    rtp: mpsc::Receiver<RtpPacket>,
+    rtp: RtpReceiver,
     tick_at: Instant,
     alarm: Pin<Box<Sleep>>,
-    /// Message under construction.
-    scratch: Vec<u8>,
     pub(super) echoes: Vec<MarkEcho>,
     must_end: Pin<Box<dyn Future<Output = ()> + Send>>,
     ending: bool,
@@ -70,6 +68,7 @@ enum Happening {
     Worker(WorkerEvent),
     Pending(super::perform::Done),
     Woken,
+    Messages,
     Alarm,
     Shutdown,
 }
@@ -112,6 +111,15 @@ fn refuse(context: &Context, leg: LegId) {
     }
 }
 
+/// Both in turn, by chance: neither may starve the other, and polling the
+/// worker is also what sends to it.
+async fn caller_or_worker(port: &UplinkPort, worker: &mut WorkerSide) -> Happening {
+    tokio::select! {
+        () = port.woken() => Happening::Messages,
+        event = worker.next() => Happening::Worker(event),
+    }
+}
+
 impl Driver {
     fn new(
         context: Arc<Context>,
@@ -121,6 +129,8 @@ impl Driver {
         let format = super::context::provisional_format();
         let stream = Arc::new(CallStream::new(context.new_downlink(&format)?));
         let uplink = Uplink::new(&format, context.settings.rx_gain.clone())?;
+        let port = UplinkPort::new(uplink);
+        incoming.rtp.tap(port.clone());
         let now = Instant::now();
         Ok(Self {
             leg: incoming.leg,
@@ -133,7 +143,6 @@ impl Driver {
             rtp: incoming.rtp,
             tick_at: now + TICK_SILENT,
             alarm: Box::pin(sleep_until(now)),
-            scratch: Vec::new(),
             echoes: Vec::new(),
             must_end: Box::pin({
                 let context = context.clone();
@@ -143,7 +152,7 @@ impl Driver {
             context,
             record,
             stream,
-            uplink,
+            port,
         })
     }
 
@@ -164,17 +173,18 @@ impl Driver {
     }
 
     /// Waits for the next thing to happen. Nothing is lost when another
-    /// branch wins: every branch is cancel-safe.
+    /// branch wins: every branch is cancel-safe. The two that somebody outside
+    /// can flood come last, so that they starve nothing.
     async fn next(&mut self) -> Happening {
         tokio::select! {
             biased;
             event = self.events.recv() => Happening::Leg(event),
-            Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
-            event = self.worker.next() => Happening::Worker(event),
+            () = &mut self.must_end, if !self.ending => Happening::Shutdown,
+            () = &mut self.alarm => Happening::Alarm,
             () = self.stream.woken() => Happening::Woken,
             done = self.pending.next() => Happening::Pending(done),
-            () = &mut self.alarm => Happening::Alarm,
-            () = &mut self.must_end, if !self.ending => Happening::Shutdown,
+            Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
+            happening = caller_or_worker(&self.port, &mut self.worker) => happening,
         }
     }
 
@@ -183,10 +193,11 @@ impl Driver {
         match happening {
             Happening::Leg(Some(event)) => self.handle_leg(now, event),
             Happening::Leg(None) => self.call.handle_leg_ended(false),
-            Happening::Rtp(packet) => self.handle_rtp(&packet),
+            Happening::Rtp(packet) => self.port.handle_rtp(packet.arrived, &packet.bytes),
             Happening::Worker(event) => self.handle_worker(now, event),
             Happening::Pending(done) => self.handle_done(now, done),
             Happening::Woken => self.handle_woken(now),
+            Happening::Messages => self.forward(),
             Happening::Alarm => self.handle_alarm(now),
             Happening::Shutdown => {
                 self.ending = true;
@@ -203,7 +214,7 @@ impl Driver {
             }
             LegEvent::Media(link) => self.handle_media(now, &link),
             LegEvent::Digit(digit) => {
-                self.uplink.handle_digit(now.into_std(), digit);
+                self.port.lock().uplink.handle_digit(now.into_std(), digit);
                 self.forward();
             }
             LegEvent::Transfer { status, last } => {
@@ -213,6 +224,8 @@ impl Driver {
             LegEvent::Ended(end) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg ended");
                 self.record.sip_status = end.status;
+                // The caller's last words came before it.
+                self.take_early();
                 self.call.handle_leg_ended(end.by == EndedBy::Remote);
             }
         }
@@ -222,7 +235,9 @@ impl Driver {
     fn handle_media(&mut self, now: Instant, link: &MediaLink) {
         debug!(format = ?link.format, "media");
         let connected = self.stream.connect(link);
-        if let Err(error) = connected.and_then(|()| self.uplink.set_format(&link.format)) {
+        if let Err(error) =
+            connected.and_then(|()| self.port.lock().uplink.set_format(&link.format))
+        {
             warn!(%error, "the negotiated codec cannot be used, the call is ended");
             return self.call.handle_leg_failed(now.into_std());
         }
@@ -235,28 +250,18 @@ impl Driver {
             .handle_media(now.into_std(), link.format.direction);
     }
 
-    /// The hot path: a packet of the caller becomes a message at once, and so
-    /// do those that wait behind it; they leave in one write.
-    fn handle_rtp(&mut self, packet: &RtpPacket) {
-        self.take_packet(packet);
-        for _ in 1..RTP_BATCH {
-            match self.rtp.try_recv() {
-                Ok(packet) => self.take_packet(&packet),
-                Err(_) => break,
-            }
+    /// Packets from before the tap.
+    fn take_early(&mut self) {
+        while let Ok(packet) = self.rtp.try_recv() {
+            self.port.handle_rtp(packet.arrived, &packet.bytes);
         }
         self.forward();
     }
 
-    fn take_packet(&mut self, packet: &RtpPacket) {
-        self.uplink.handle_rtp(packet.arrived, &packet.bytes);
-        self.call.handle_rtp(packet.arrived);
-    }
-
-    /// Gives the worker what the uplink has ready.
+    /// Gives the worker what waits for it in the port. The socket shuts the
+    /// lane before the port's lock is given back, so that nothing overtakes.
     pub(super) fn forward(&mut self) {
-        while self.uplink.poll_message(&mut self.scratch) {
-            let message = std::mem::replace(&mut self.scratch, Vec::with_capacity(384));
+        for message in self.port.lock().waiting() {
             self.worker.queue(message);
         }
     }
@@ -271,15 +276,30 @@ impl Driver {
     }
 
     fn handle_alarm(&mut self, now: Instant) {
+        // After a stall, packets may be older than the time that is up.
+        if let Some(last) = self.port.lock().uplink.last_rtp() {
+            self.call.handle_rtp(last);
+        }
         if self.tick_at <= now {
-            self.uplink.handle_tick(now.into_std());
-            let last = self.uplink.last_rtp().map(Instant::from_std);
-            let flowing = last.is_some_and(|last| now < last + SILENT_AFTER);
-            self.tick_at = now + if flowing { TICK_FLOWING } else { TICK_SILENT };
+            self.tick_at = now + self.tick(now);
             self.forward();
         }
         self.worker.handle_time(now);
         self.call.handle_timeout(now.into_std());
+    }
+
+    /// Lets the uplink see that time passes; the answer is when to do so again.
+    fn tick(&mut self, now: Instant) -> Duration {
+        let mut state = self.port.lock();
+        state.uplink.handle_tick(now.into_std());
+        let Some(last) = state.uplink.last_rtp() else {
+            return TICK_SILENT;
+        };
+        if now.into_std() < last + SILENT_AFTER {
+            TICK_FLOWING
+        } else {
+            TICK_SILENT
+        }
     }
 
     /// One timer for everything; touched only when the deadline moves.
@@ -300,7 +320,7 @@ impl Driver {
     fn finish(mut self, outcome: Outcome) {
         self.stream.finish();
         self.record
-            .ended(&self.context, outcome, &self.uplink, &self.stream);
+            .ended(&self.context, outcome, &self.port, &self.stream);
         self.worker.close(CloseReason::CallOver);
     }
 }

@@ -7,6 +7,7 @@
 //! | `perform` | does what the call's state machine asks for |
 //! | `worker_side` | the attached worker: its socket, its messages |
 //! | `stream` | outgoing audio, shared with the pacer thread |
+//! | `uplink_port` | incoming audio, shared with the engine's media thread |
 //! | `record` | what is known and told about one call: job, events, log |
 //! | [`registry`] | calls in progress, admission |
 //! | [`registrar`] | when which line registers, and its state |
@@ -22,4 +23,5 @@ pub mod registrar;
 pub mod registry;
 pub mod shutdown;
 mod stream;
+mod uplink_port;
 mod worker_side;

@@ -26,6 +26,8 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 #[derive(Default)]
 pub(super) struct Pending {
     push: Option<Boxed<Result<(), QueueError>>>,
+    /// Whether Redis may have heard of the push.
+    push_begun: bool,
     dial: Option<Boxed<Result<WorkerSocket, WorkerError>>>,
     ticket: Option<Ticket>,
     job: Option<Job>,
@@ -42,6 +44,7 @@ pub(super) enum Done {
 impl Pending {
     /// The next result; never, while nothing is pending. Cancel-safe.
     pub(super) async fn next(&mut self) -> Done {
+        self.push_begun |= self.push.is_some();
         let done = tokio::select! {
             biased;
             result = or_never(&mut self.push) => Done::Pushed(result),
@@ -122,6 +125,7 @@ impl Driver {
         );
         let job = self.record.job(&self.context, &token);
         self.pending.job = Some(job.clone());
+        self.pending.push_begun = false;
         self.pending.push = Some(Box::pin(async move { queue.push(&job).await }));
     }
 
@@ -136,6 +140,8 @@ impl Driver {
         };
         match push {
             None => queue.remove(&job),
+            // Dropped, so that no worker ever sees the dead call.
+            Some(_) if !self.pending.push_begun => {}
             Some(push) => drop(tokio::spawn(async move {
                 // Whether it was pushed or not: afterwards it is not there.
                 let _ = push.await;
@@ -188,18 +194,18 @@ impl Driver {
         let (mut connected, mut start) = (Vec::new(), Vec::new());
         writer.write_connected(&mut connected);
         writer.write_start(&record.custom_parameters, &mut start);
-        self.worker.queue(connected);
-        self.worker.queue(start);
-        self.uplink.attach(writer);
+        {
+            let mut state = self.port.lock();
+            state.post(connected);
+            state.post(start);
+            state.uplink.attach(writer);
+            state.lane = self.worker.lane();
+        }
         self.forward();
     }
 
     fn stop_stream(&mut self) {
-        if let Some(mut writer) = self.uplink.detach() {
-            let mut stop = Vec::new();
-            writer.write_stop(&mut stop);
-            self.worker.queue(stop);
-        }
+        self.end_stream();
         self.worker.close(CloseReason::CallOver);
     }
 
@@ -216,13 +222,39 @@ impl Driver {
     /// Sends back the marks whose audio has been heard.
     pub(super) fn send_echoes(&mut self) {
         self.stream.downlink().drain_echoes(&mut self.echoes);
+        let mut state = self.port.lock();
         for echo in self.echoes.drain(..) {
-            if let Some(writer) = self.uplink.writer() {
-                let mut message = Vec::with_capacity(192);
+            let mut message = Vec::with_capacity(192);
+            if let Some(writer) = state.uplink.writer() {
                 writer.write_mark(&echo, &mut message);
-                self.worker.queue(message);
+                state.post(message);
             }
         }
+        drop(state);
+        self.forward();
+    }
+
+    /// Sends `stop` as the last message of the stream.
+    fn end_stream(&mut self) {
+        {
+            let mut state = self.port.lock();
+            state.send();
+            if let Some(mut writer) = state.uplink.detach() {
+                let mut stop = Vec::new();
+                writer.write_stop(&mut stop);
+                state.post(stop);
+            }
+        }
+        self.forward();
+        self.port.lock().lane = None;
+    }
+
+    /// The worker's socket is gone: what waits for it is of no use.
+    fn lose_worker(&mut self) {
+        let mut state = self.port.lock();
+        state.lane = None;
+        state.uplink.detach();
+        state.waiting();
     }
 
     // ---- what the worker says ----
@@ -233,12 +265,12 @@ impl Driver {
             WorkerEvent::Ignored(why) => self.worker.note_ignored(&why),
             WorkerEvent::Closed => {
                 info!("the worker closed its socket");
-                self.uplink.detach();
+                self.lose_worker();
                 self.call.handle_worker(now.into_std(), WorkerInput::Closed);
             }
             WorkerEvent::Lost(reason) => {
                 warn!(reason, "worker lost");
-                self.uplink.detach();
+                self.lose_worker();
                 self.call.handle_worker(now.into_std(), WorkerInput::Lost);
             }
         }

@@ -10,11 +10,11 @@ use tracing::{debug, info};
 
 use super::context::{Context, LineProfile};
 use super::stream::CallStream;
+use super::uplink_port::UplinkPort;
 use crate::core::call::Report;
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
-use crate::core::uplink::Uplink;
 use crate::queue::{CallEvent, CallEventKind, Job, JobDirection};
 use crate::sip::engine::IncomingCall;
 use crate::worker::attach_url;
@@ -114,11 +114,15 @@ impl Record {
         &self,
         context: &Context,
         outcome: Outcome,
-        uplink: &Uplink,
+        port: &UplinkPort,
         stream: &CallStream,
     ) {
         let duration = self.answered.map(|at| at.elapsed()).unwrap_or_default();
-        let (up, down) = (uplink.stats(), stream.downlink().stats());
+        let (up, dropped) = {
+            let state = port.lock();
+            (state.uplink.stats(), state.dropped)
+        };
+        let down = stream.downlink().stats();
         info!(
             %outcome,
             duration_ms = duration.as_millis() as u64,
@@ -127,6 +131,7 @@ impl Record {
             rtp_lost = up.lost,
             rtp_out = down.packets,
             jitter_ms = up.jitter.as_millis() as u64,
+            dropped,
             unsent = stream.unsent(),
             underruns = down.underruns,
             trimmed = down.trimmed_frames,

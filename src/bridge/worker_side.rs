@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use crate::core::ids::StreamId;
 use crate::core::media_streams::{WorkerMessage, parse_worker_message};
-use crate::worker::{CloseReason, Ignored, Received, WorkerSocket};
+use crate::worker::{CloseReason, Ignored, Lane, Received, WorkerSocket};
 
 /// How often the worker is pinged.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -59,6 +59,13 @@ impl WorkerSide {
         });
     }
 
+    /// The short way to the worker.
+    pub(super) fn lane(&self) -> Option<Lane> {
+        self.attached
+            .as_ref()
+            .map(|attached| attached.socket.lane())
+    }
+
     /// Queues one message; it leaves when [`WorkerSide::next`] is polled.
     pub(super) fn queue(&mut self, message: Vec<u8>) {
         let Some(attached) = &mut self.attached else {
@@ -84,7 +91,7 @@ impl WorkerSide {
             return std::future::pending().await;
         };
         if let Some(reason) = attached.failed.take() {
-            self.attached = None;
+            self.close(CloseReason::Stalled);
             return WorkerEvent::Lost(reason);
         }
         let event = match attached.socket.recv().await {
@@ -113,8 +120,10 @@ impl WorkerSide {
         if attached.ping_at > now {
             return;
         }
+        // While this process was stalled nobody listened: no silence of the worker.
+        let stalled = now.saturating_duration_since(attached.ping_at);
         attached.ping_at = now + PING_EVERY;
-        let silent = attached.socket.silent_for();
+        let silent = attached.socket.silent_for().saturating_sub(stalled);
         if silent >= DEAD_AFTER {
             attached.failed = Some(format!("nothing heard for {} s", silent.as_secs()));
         } else {
@@ -141,5 +150,36 @@ impl WorkerSide {
             debug!("closing the worker's socket");
             tokio::spawn(attached.socket.close(reason));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::Dialer;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_silent_worker_is_given_up_but_not_for_a_stall_of_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let dialer = Dialer::new(&url, None).unwrap();
+        let accepting = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio_tungstenite::accept_async(stream).await.unwrap()
+        };
+        let (socket, _mute) = tokio::join!(dialer.dial(PING_EVERY), accepting);
+        let mut worker = WorkerSide::new();
+        worker.attach(socket.unwrap(), StreamId::random());
+
+        tokio::time::pause();
+        let failed = |worker: &WorkerSide| worker.attached.as_ref().unwrap().failed.is_some();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        worker.handle_time(Instant::now());
+        assert!(!failed(&worker), "we were stalled");
+        // It was pinged now; a live worker would answer.
+        tokio::time::advance(PING_EVERY).await;
+        worker.handle_time(Instant::now());
+        assert!(failed(&worker), "nothing came");
     }
 }

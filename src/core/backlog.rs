@@ -18,8 +18,10 @@ const HISTORY_BYTES: usize = (HISTORY_MS * BYTES_PER_MS) as usize;
 /// History may grow so far beyond its bound before it is cut, so that cutting
 /// costs little per frame.
 const SLACK_BYTES: usize = 50 * FRAME_BYTES;
-/// Memory above this is given back once a burst has been delivered.
-const ROOMY_BYTES: usize = 2 * (HISTORY_BYTES + SLACK_BYTES);
+/// Room for all history and a second of audio that waits. Taken at once: grown
+/// by doubling, a call would end up with 80 kB. What a burst needs beyond it is
+/// given back once it has been delivered.
+const USUAL_BYTES: usize = HISTORY_BYTES + 2 * SLACK_BYTES;
 
 /// Audio not delivered yet, and some that was.
 #[derive(Debug, Default)]
@@ -99,6 +101,9 @@ impl Backlog {
     }
 
     fn make_room(&mut self, count: usize) {
+        if self.bytes.capacity() == 0 {
+            self.bytes.reserve_exact(USUAL_BYTES);
+        }
         let waiting = self.bytes.len() - self.head + count;
         if waiting > KEPT_BYTES {
             let excess = (waiting - KEPT_BYTES).div_ceil(FRAME_BYTES) * FRAME_BYTES;
@@ -111,8 +116,8 @@ impl Backlog {
             self.bytes.drain(..cut);
             self.head -= cut;
             self.origin += cut as u64;
-            if self.bytes.capacity() > ROOMY_BYTES {
-                self.bytes.shrink_to(HISTORY_BYTES + 2 * SLACK_BYTES);
+            if self.bytes.capacity() > USUAL_BYTES {
+                self.bytes.shrink_to(USUAL_BYTES);
             }
         }
     }
@@ -162,7 +167,7 @@ mod tests {
         let frames = drain(&mut backlog);
         assert_eq!(frames.len(), 250);
         assert_eq!(frames[0].0, 1_750 * 160);
-        assert!(backlog.bytes.capacity() <= ROOMY_BYTES);
+        assert!(backlog.bytes.capacity() <= USUAL_BYTES);
     }
 
     #[test]

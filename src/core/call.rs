@@ -251,12 +251,6 @@ impl Call {
         pending.min_by_key(|(at, _)| *at)
     }
 
-    /// Whether the caller's dialog stands.
-    #[must_use]
-    pub fn is_answered(&self) -> bool {
-        self.established
-    }
-
     /// Whether messages of the worker still count.
     #[must_use]
     pub fn is_streaming(&self) -> bool {
@@ -315,6 +309,7 @@ impl Call {
             Timer::Duration => self.hang_up(now, Outcome::DurationLimit),
             Timer::Media => self.check_media(now),
             Timer::PlayOut => self.hang_up(now, Outcome::WorkerHungUp),
+            Timer::Fallback if self.phase == Phase::Announcing => self.next_rung(now),
             Timer::Fallback => self.hang_up(now, Outcome::NoWorker),
             Timer::Ending => self.finish(Outcome::Failed),
         }
@@ -436,7 +431,7 @@ impl Call {
     /// Progress of a REFER.
     pub fn handle_transfer(&mut self, now: Instant, status: u16, last: bool) {
         let done = (200..300).contains(&status) && last;
-        let refused = status >= 300;
+        let refused = status >= 300 || (last && !done);
         match self.phase {
             Phase::FallbackTransfer if done || refused => self.hang_up(now, Outcome::NoWorker),
             Phase::Streaming | Phase::PlayingOut if self.transferring && done => {
@@ -444,6 +439,10 @@ impl Call {
             }
             // The worker goes on with the caller; it may try another number.
             Phase::Streaming if refused => self.transferring = false,
+            Phase::PlayingOut if refused => {
+                self.transferring = false;
+                self.push(Output::PlayOut);
+            }
             _ => {}
         }
     }
@@ -477,6 +476,10 @@ impl Call {
     /// What was asked for by [`Output::PlayOut`] has been heard.
     pub fn handle_played_out(&mut self, now: Instant) {
         match self.phase {
+            // BYE before the answer to REFER would end the transfer too.
+            Phase::PlayingOut if self.transferring => {
+                self.arm(Timer::PlayOut, now + FALLBACK_LIMIT);
+            }
             Phase::PlayingOut => self.hang_up(now, Outcome::WorkerHungUp),
             Phase::Announcing => self.next_rung(now),
             _ => {}

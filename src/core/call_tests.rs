@@ -241,6 +241,63 @@ fn a_refused_transfer_leaves_the_worker_with_the_caller() {
 }
 
 #[test]
+fn a_transfer_whose_worker_leaves_is_waited_for_and_then_ended() {
+    let transfer = WorkerInput::Transfer(Private::new("+33123456789"));
+    for (status, outcome) in [
+        (200, Outcome::Transferred),
+        // The subscription ends without a result.
+        (100, Outcome::WorkerHungUp),
+        (603, Outcome::WorkerHungUp),
+    ] {
+        let (mut call, now) = streaming(policy());
+        call.handle_worker(now, transfer.clone());
+        call.handle_worker(now, WorkerInput::Closed);
+        outputs(&mut call);
+        call.handle_played_out(now);
+        call.handle_transfer(now, 100, false);
+        assert_eq!(outputs(&mut call), [], "{status}");
+        call.handle_transfer(now, status, true);
+        if status != 200 {
+            assert_eq!(outputs(&mut call), [Output::PlayOut], "{status}");
+            call.handle_played_out(now);
+        }
+        assert_eq!(outputs(&mut call), [Output::Hangup(200)], "{status}");
+        call.handle_leg_ended(false);
+        assert_eq!(outputs(&mut call), [Output::Finished(outcome)], "{status}");
+    }
+    let (mut call, now) = streaming(policy());
+    call.handle_worker(now, transfer);
+    call.handle_worker(now, WorkerInput::Hangup);
+    call.handle_played_out(now);
+    outputs(&mut call);
+    call.handle_timeout(now + FALLBACK_LIMIT);
+    assert_eq!(outputs(&mut call), [Output::Hangup(200)], "no answer ever");
+}
+
+#[test]
+fn audio_left_by_a_lost_worker_does_not_cost_the_transfer() {
+    let number = Private::new("+33123456789");
+    let (mut call, now) = streaming(CallPolicy {
+        media_timeout: None,
+        fallback_number: Some(number.clone()),
+        ..policy()
+    });
+    call.handle_worker(now, WorkerInput::Lost);
+    outputs(&mut call);
+    // A minute is still queued before the announcement.
+    call.handle_timeout(now + FALLBACK_LIMIT);
+    assert_eq!(
+        outputs(&mut call),
+        [
+            Output::Comfort(Comfort::Waiting),
+            Output::Transfer(number.clone())
+        ]
+    );
+    call.handle_timeout(now + 2 * FALLBACK_LIMIT);
+    assert_eq!(outputs(&mut call), [Output::Hangup(200)]);
+}
+
+#[test]
 fn the_longest_call_is_bounded_and_a_stuck_leg_is_given_up() {
     let (mut call, now) = streaming(CallPolicy {
         max_duration: Some(60 * SECOND),

@@ -88,6 +88,13 @@ pub struct RtpPacket {
     pub bytes: Box<[u8]>,
 }
 
+/// Takes a caller's RTP on the engine's own thread: must not block, panic or
+/// call back into the engine.
+pub trait RtpTap: Send + Sync {
+    /// One packet, decrypted, from an accepted source, not parsed further.
+    fn handle_rtp(&self, arrived: Instant, packet: &[u8]);
+}
+
 /// Why an RTP packet could not be sent. Neither ends the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SinkError {

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::rtp_channel::RtpReceiver;
 pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::{MediaLink, RtpPacket};
+use crate::core::link::MediaLink;
 use crate::core::private::{Private, Secret};
 
 /// How many RTP packets wait for a leg's driver before the newest is dropped
@@ -126,7 +127,7 @@ pub struct IncomingCall {
     /// Events of this leg.
     pub events: mpsc::Receiver<LegEvent>,
     /// RTP of this leg, as it comes in.
-    pub rtp: mpsc::Receiver<RtpPacket>,
+    pub rtp: RtpReceiver,
 }
 
 /// What happened to one leg.

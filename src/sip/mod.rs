@@ -6,6 +6,7 @@
 pub mod engine;
 pub mod matching;
 pub mod pjsip;
+pub mod rtp_channel;
 pub mod sim;
 pub mod source;
 pub mod uri;

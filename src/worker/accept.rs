@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::{debug, info, warn};
 
 use super::error::WorkerError;
+use super::lane::Lane;
 use super::received::CloseReason;
 use super::registry::{Claim, Registry};
 use super::request::{self, AttachRequest, HEAD_MAX_BYTES, PATH, Refusal};
@@ -294,7 +295,9 @@ async fn attach(mut stream: TcpStream, peer: SocketAddr, granted: Granted) {
         warn!(call = %request.call, %peer, "the worker left before it was attached; its token is still good");
         return;
     }
-    let socket = WorkerSocket::new(MaybeTlsStream::Plain(stream), Role::Server, part).await;
+    let lane = Lane::new(Some(&stream), Role::Server);
+    let stream = MaybeTlsStream::Plain(stream);
+    let socket = WorkerSocket::new(stream, lane, Role::Server, part).await;
     match claim.deliver(socket) {
         Ok(()) => info!(call = %request.call, %peer, "worker attached"),
         Err(socket) => {

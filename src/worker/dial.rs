@@ -21,10 +21,12 @@ use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Request, header};
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::{MaybeTlsStream, client_async_with_config};
 use url::{Host, Url};
 
 use super::error::WorkerError;
+use super::lane::Lane;
 use super::socket::{self, WorkerSocket};
 use super::tcp;
 use super::wire::Wire;
@@ -110,8 +112,14 @@ impl Dialer {
                 })?)
             }
         };
+        let lane = match &stream {
+            MaybeTlsStream::Plain(stream) => Lane::new(Some(stream), Role::Client),
+            _ => Lane::new(None, Role::Client),
+        };
         let request = self.target.request()?;
-        match client_async_with_config(request, Wire::new(stream), Some(socket::config())).await {
+        match client_async_with_config(request, Wire::new(stream, lane), Some(socket::config()))
+            .await
+        {
             Ok((stream, _)) => Ok(WorkerSocket::from_stream(stream)),
             Err(WsError::Http(response)) => Err(WorkerError::Refused {
                 host: host(),

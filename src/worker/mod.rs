@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`socket`] | [`WorkerSocket`]: one worker's WebSocket, made for a driver that selects over it |
 //! | [`received`] | [`Received`], [`Backlog`], [`CloseReason`]: what a socket brings and how it ends |
+//! | [`lane`] | [`Lane`]: the short way to a worker, past the socket's queue |
 //! | [`registry`] | [`Registry`] and [`Ticket`]: which call waits for a worker, and with which token |
 //! | [`accept`] | [`StreamServer`]: the listener of queue mode |
 //! | `request` | the HTTP request that opens a WebSocket, parsed and judged |
@@ -17,6 +18,7 @@
 pub mod accept;
 pub mod dial;
 pub mod error;
+pub mod lane;
 pub mod received;
 pub mod registry;
 mod request;
@@ -27,6 +29,7 @@ mod wire;
 pub use accept::{StreamServer, attach_url};
 pub use dial::Dialer;
 pub use error::WorkerError;
+pub use lane::Lane;
 pub use received::{Backlog, CloseReason, Ignored, Received};
 pub use registry::{AlreadyClaimed, Registry, Ticket};
 pub use socket::WorkerSocket;

@@ -23,6 +23,7 @@ use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::error::WorkerError;
+use super::lane::Lane;
 use super::received::{Backlog, CloseReason, Ignored, Received, classify};
 use super::wire::Wire;
 
@@ -78,11 +79,17 @@ pub struct WorkerSocket<S = MaybeTlsStream<TcpStream>> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
     /// Wraps a stream whose handshake is done. `part` is what was read past it.
-    pub(super) async fn new(stream: S, role: Role, part: Vec<u8>) -> Self {
-        Self::from_stream(
-            WebSocketStream::from_partially_read(Wire::new(stream), part, role, Some(config()))
-                .await,
-        )
+    pub(super) async fn new(stream: S, lane: Lane, role: Role, part: Vec<u8>) -> Self {
+        let wire = Wire::new(stream, lane);
+        let stream = WebSocketStream::from_partially_read(wire, part, role, Some(config())).await;
+        Self::from_stream(stream)
+    }
+
+    /// The short way to this worker. It is open whenever nothing else is
+    /// under way, from the first [`Self::recv`] on.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.stream.get_ref().lane().clone()
     }
 
     /// Wraps what the library's own handshake returned.
@@ -112,6 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
                     .map_or(Duration::ZERO, |since| since.elapsed()),
             });
         }
+        self.stream.get_ref().lane().road().shut();
         self.waiting_bytes += text.len();
         self.waiting.push_back(Waiting {
             text,
@@ -176,6 +184,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         if self.over {
             return Poll::Ready(Received::Lost(WorkerError::Over));
         }
+        self.stream.get_ref().lane().register(cx.waker());
         let _ = self.poll_send(cx);
         for _ in 0..CONTROL_FRAMES_PER_POLL {
             let next = match Pin::new(&mut self.stream).poll_next(cx) {
@@ -215,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
                 self.waiting_bytes = 0;
                 return Poll::Ready(());
             }
-            if self.batch_since.is_none() && !self.hand_over_batch() {
+            if self.batch_since.is_none() && !self.hand_over_batch() && !self.take_rest() {
                 return Poll::Ready(());
             }
             let Poll::Ready(result) = Pin::new(&mut self.stream).poll_flush(cx) else {
@@ -246,7 +255,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         self.batch_since.is_some()
     }
 
+    /// Whether the lane left something over; opens it where nothing is.
+    fn take_rest(&mut self) -> bool {
+        let mut road = self.stream.get_ref().lane().road();
+        let rest = !road.rest().is_empty();
+        if !rest {
+            road.reopen();
+            return false;
+        }
+        drop(road);
+        self.batch_since = Some(Instant::now());
+        true
+    }
+
     fn hand_over(&mut self, message: Message, since: Instant) {
+        self.stream.get_ref().lane().road().shut();
         match Pin::new(&mut self.stream).start_send(message) {
             Ok(()) => {
                 self.batch_since.get_or_insert(since);
@@ -260,8 +283,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
             .or_else(|| self.waiting.front().map(|first| first.since))
     }
 
-    fn closed(&mut self, frame: Option<CloseFrame>, cx: &mut Context<'_>) -> Received {
+    /// Nothing follows: the lane's handle must not keep the connection open.
+    fn end(&mut self) {
         self.over = true;
+        self.stream.get_ref().lane().road().end();
+    }
+
+    fn closed(&mut self, frame: Option<CloseFrame>, cx: &mut Context<'_>) -> Received {
+        self.end();
         // Sends our half of the closing handshake, which the library has queued.
         let _ = Pin::new(&mut self.stream).poll_flush(cx);
         let code = frame.map_or(CloseCode::Status, |frame| frame.code);
@@ -273,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
 
     /// Ends the socket after a failure, telling the worker where it broke a rule.
     fn lost(&mut self, error: WsError) -> Received {
-        self.over = true;
+        self.end();
         let (code, error) = classify(error);
         if let Some(code) = code {
             let frame = CloseFrame {
@@ -334,7 +363,8 @@ mod tests {
     async fn socket(pipe_bytes: usize) -> (WorkerSocket<Counted>, DuplexStream) {
         let (pipe, worker) = duplex(pipe_bytes);
         let counted = Counted { pipe, writes: 0 };
-        let socket = WorkerSocket::new(counted, Role::Server, Vec::new()).await;
+        let lane = Lane::new(None, Role::Server);
+        let socket = WorkerSocket::new(counted, lane, Role::Server, Vec::new()).await;
         (socket, worker)
     }
 

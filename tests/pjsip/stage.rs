@@ -82,9 +82,13 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 pub fn next<T>(receiver: &mut mpsc::Receiver<T>, what: &str) -> T {
+    wait_for(|| receiver.try_recv(), what)
+}
+
+fn wait_for<T>(mut poll: impl FnMut() -> Result<T, mpsc::error::TryRecvError>, what: &str) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match receiver.try_recv() {
+        match poll() {
             Ok(value) => return value,
             Err(mpsc::error::TryRecvError::Disconnected) => panic!("closed before {what}"),
             Err(mpsc::error::TryRecvError::Empty) => {
@@ -193,7 +197,7 @@ pub fn ended(call: &mut IncomingCall) -> LegEnd {
 }
 
 pub fn packet(call: &mut IncomingCall) -> RtpPacket {
-    next(&mut call.rtp, "RTP packet")
+    wait_for(|| call.rtp.try_recv(), "RTP packet")
 }
 
 /// An answered call: the caller's dialog, our leg, its media, where our RTP is.

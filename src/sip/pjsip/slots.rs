@@ -15,15 +15,16 @@ use tokio::sync::mpsc;
 
 use super::adapter::Gate;
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::{MediaFormat, RtpPacket};
-use crate::sip::engine::{LEG_QUEUE_EVENTS, LegEnd, LegEvent, RTP_QUEUE_PACKETS};
+use crate::core::link::MediaFormat;
+use crate::sip::engine::{LEG_QUEUE_EVENTS, LegEnd, LegEvent};
+use crate::sip::rtp_channel::{RtpReceiver, RtpSender, Undelivered, rtp_channel};
 use crate::sip::source::{SourceRule, Verdict};
 
 /// Size of an RTP header without extras (RFC 3550 section 5.1).
 const RTP_HEADER_BYTES: usize = 12;
 
 /// The receivers of one leg, for its driver.
-pub type Receivers = (mpsc::Receiver<LegEvent>, mpsc::Receiver<RtpPacket>);
+pub type Receivers = (mpsc::Receiver<LegEvent>, RtpReceiver);
 
 /// What became of an event for a leg's driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +87,19 @@ struct Leg {
 #[derive(Default)]
 struct Media {
     generation: u32,
-    rtp: Option<mpsc::Sender<RtpPacket>>,
+    rtp: Option<RtpSender>,
     source: SourceRule,
     payload_type: Option<u8>,
     event_type: Option<u8>,
+}
+
+impl Media {
+    /// Nobody listens to this leg any more.
+    fn forget_driver(&mut self, leg: LegId) {
+        if self.generation == leg.generation {
+            self.rtp = None;
+        }
+    }
 }
 
 impl Slots {
@@ -117,7 +127,7 @@ impl Slots {
             });
         }
         let (events, event_receiver) = mpsc::channel(LEG_QUEUE_EVENTS + 1);
-        let (rtp, rtp_receiver) = mpsc::channel(RTP_QUEUE_PACKETS);
+        let (rtp, rtp_receiver) = rtp_channel();
         call.generation = call.generation.wrapping_add(1).max(1);
         call.leg = Some(Leg {
             receivers: Some((event_receiver, rtp_receiver)),
@@ -337,19 +347,19 @@ impl Slots {
         if verdict == Verdict::Drop {
             return Delivered::Foreign;
         }
-        let packet = RtpPacket {
-            arrived,
-            bytes: bytes.into(),
+        let Some(rtp) = media.rtp.clone() else {
+            return Delivered::NoLeg;
         };
-        match media.rtp.as_ref().map(|rtp| rtp.try_send(packet)) {
-            Some(Ok(())) if verdict == Verdict::AcceptAndFollow => Delivered::QueuedAndFollow,
-            Some(Ok(())) => Delivered::Queued,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => Delivered::Overflow,
-            Some(Err(mpsc::error::TrySendError::Closed(_))) => {
-                media.rtp = None;
+        // The tap takes locks of its own.
+        drop(media);
+        match rtp.deliver(arrived, bytes) {
+            Ok(()) if verdict == Verdict::AcceptAndFollow => Delivered::QueuedAndFollow,
+            Ok(()) => Delivered::Queued,
+            Err(Undelivered::Full) => Delivered::Overflow,
+            Err(Undelivered::Closed) => {
+                lock(&slot.media).forget_driver(leg);
                 Delivered::DriverLost
             }
-            None => Delivered::NoLeg,
         }
     }
 
@@ -381,6 +391,7 @@ pub fn from_key(key: u64) -> LegId {
 mod tests {
     use super::*;
     use crate::sip::engine::EndedBy;
+    use crate::sip::engine::RTP_QUEUE_PACKETS;
 
     fn rtp(payload_type: u8) -> Vec<u8> {
         let mut packet = vec![0x80, payload_type];

@@ -122,8 +122,9 @@ fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &
     media.max_media_ports = config.max_calls + CALLS_SPARE;
     media.no_vad = ffi::TRUE;
     media.ec_tail_len = 0;
-    // The stream above the adapter plays nothing: its buffers can be small.
-    media.jb_max = 4;
+    // The stream above the adapter plays nothing: its buffer can be small. Less
+    // than a packet would count as not given, which is 500 ms.
+    media.jb_max = 40;
     media.jb_init = 0;
     media.no_rtcp_sdes_bye = ffi::TRUE;
     let ice = config.ice && has_ice_candidate(config.bind);

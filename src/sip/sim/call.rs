@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-
 use super::{LocalEnd, Script, SimEngine};
 use crate::core::ids::LegId;
-use crate::core::link::{Direction, MediaFormat, RtpPacket};
+use crate::core::link::{Direction, MediaFormat};
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, LegEnd, LegEvent};
+use crate::sip::rtp_channel::Undelivered;
 
 /// The caller's side of one call.
 pub struct SimCall {
@@ -71,24 +70,23 @@ impl SimCall {
     /// One RTP packet from the caller; `false` when it was dropped because the
     /// queue is full or the leg is over.
     pub fn send_rtp(&self, bytes: &[u8], arrived: Instant) -> bool {
-        let mut state = self.engine.state();
-        let packet = RtpPacket {
-            arrived,
-            bytes: bytes.into(),
-        };
-        let taken = state
+        // The tap may ask the engine for things: no lock is held meanwhile.
+        let sender = self
+            .engine
+            .state()
             .legs
             .get(&self.leg)
-            .map(|entry| entry.rtp.try_send(packet));
+            .map(|entry| entry.rtp.clone());
+        let taken = sender.map(|rtp| rtp.deliver(arrived, bytes));
         match taken {
             Some(Ok(())) => true,
-            Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                state.stats.rtp_overflow += 1;
+            Some(Err(Undelivered::Full)) => {
+                self.engine.state().stats.rtp_overflow += 1;
                 false
             }
-            Some(Err(mpsc::error::TrySendError::Closed(_))) => {
+            Some(Err(Undelivered::Closed)) => {
                 let reason = "its driver is gone".to_owned();
-                state.end(
+                self.engine.state().end(
                     self.leg,
                     LegEnd {
                         by: EndedBy::Failure,

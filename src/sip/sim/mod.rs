@@ -23,13 +23,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpPacket, RtpSink, SinkError};
+use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpSink, SinkError};
 use crate::core::private::Private;
 use crate::sip::engine::{
     Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineEvent, EngineStats,
-    IncomingCall, LEG_QUEUE_EVENTS, LegEnd, LegEvent, RTP_QUEUE_PACKETS, Refusal, Registration,
-    SipEngine, SubmitError, Transport,
+    IncomingCall, LEG_QUEUE_EVENTS, LegEnd, LegEvent, Refusal, Registration, SipEngine,
+    SubmitError, Transport,
 };
+use crate::sip::rtp_channel::{RtpSender, rtp_channel};
 
 pub use call::SimCall;
 
@@ -94,7 +95,7 @@ struct State {
 struct Leg {
     events: mpsc::Sender<LegEvent>,
     last_place: Option<mpsc::OwnedPermit<LegEvent>>,
-    rtp: mpsc::Sender<RtpPacket>,
+    rtp: RtpSender,
     format: MediaFormat,
     script: Arc<Script>,
 }
@@ -208,7 +209,7 @@ impl SimEngine {
             generation: 1,
         };
         let (events, event_receiver) = mpsc::channel(LEG_QUEUE_EVENTS + 1);
-        let (rtp, rtp_receiver) = mpsc::channel(RTP_QUEUE_PACKETS);
+        let (rtp, rtp_receiver) = rtp_channel();
         let script = Arc::new(Script::default());
         let incoming = IncomingCall {
             leg,
@@ -440,6 +441,7 @@ impl SipEngine for SimEngine {
 
 #[cfg(test)]
 mod tests {
+    use crate::sip::engine::RTP_QUEUE_PACKETS;
     use std::time::Instant;
 
     use super::*;

@@ -1,0 +1,30 @@
+//! Call scenarios: the bridge's driver on the in-memory SIP engine, with real
+//! workers over WebSocket, a real pacer, and a real, private Redis. The test is
+//! the trunk, the caller and the worker. Every scenario ends with the same
+//! check: no call, leg, ticket, job or task is left, and each call ended once.
+//!
+//! | module | proves |
+//! |---|---|
+//! | `before_worker` | cancel, races for a token, Redis away, no worker in time |
+//! | `streaming` | audio both ways, marks, clear, hold, digits, the last words |
+//! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
+//! | `hostile` | garbage, floods, a full leg channel, an engine that takes nothing |
+//! | `random` | any order of events, seeded |
+//!
+//! What it leaves out: SIP itself (`tests/pjsip`) and the binary (`tests/e2e`).
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, a broken expectation is a failure"
+)]
+
+mod before_worker;
+mod caller;
+mod endings;
+mod harness;
+mod hostile;
+mod random;
+mod stage;
+mod streaming;

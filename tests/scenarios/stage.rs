@@ -1,0 +1,286 @@
+//! One bridge without SIP: how a scenario sets it up, and what must be true
+//! when it is over.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sipbridge::bridge::context::{Context, LineProfile, Settings};
+use sipbridge::bridge::intake;
+use sipbridge::bridge::registrar::RegistrarHandle;
+use sipbridge::bridge::registry::{Limits, Registry};
+use sipbridge::bridge::shutdown::Shutdown;
+use sipbridge::core::call::AnswerMode;
+use sipbridge::core::g711::Gain;
+use sipbridge::core::ids::{AccountSid, LineId};
+use sipbridge::core::private::{Private, Secret};
+use sipbridge::media::pacer::Pacer;
+use sipbridge::media::sounds::Sounds;
+use sipbridge::queue::{Queue, QueueConfig, RedisState};
+use sipbridge::sip::engine::SipEngine;
+use sipbridge::sip::sim::SimEngine;
+use sipbridge::worker::{Dialer, Registry as Workers, StreamServer};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::caller::Caller;
+use super::harness::peers::local;
+use super::harness::worker::QUEUE;
+use super::harness::{Redis, SOON, sound, until, within};
+
+/// The number that callers show.
+pub const FROM: &str = "+33612345678";
+const LINE: &str = "line-1";
+
+/// How a bridge is set up.
+pub struct Setup {
+    pub settings: Settings,
+    pub fallback_number: Option<&'static str>,
+    redis: Option<Redis>,
+    target: Option<String>,
+}
+
+impl Setup {
+    fn new(redis: Option<Redis>, target: Option<String>) -> Self {
+        Self {
+            settings: Settings {
+                answer: AnswerMode::Immediate,
+                worker_timeout: Duration::from_secs(20),
+                max_duration: None,
+                media_timeout: None,
+                ringback: true,
+                rx_gain: Gain::from_factor(1.0),
+                tx_gain: Gain::from_factor(1.0),
+                account_sid: AccountSid::of_node("scenarios"),
+                stream_url: String::new(),
+                params: BTreeMap::new(),
+            },
+            fallback_number: None,
+            redis,
+            target,
+        }
+    }
+
+    /// Queue mode, with a Redis of its own.
+    pub fn queue() -> Self {
+        Self::new(Some(Redis::start()), None)
+    }
+
+    /// Queue mode, and no Redis.
+    pub fn redis_away() -> Self {
+        Self::new(Some(Redis::absent()), None)
+    }
+
+    /// Push mode: dials workers at this listener.
+    pub fn dial(listener: &TcpListener) -> Self {
+        Self::new(None, None).or_dial(listener)
+    }
+
+    /// Dials workers at this listener where the queue is away.
+    pub fn or_dial(mut self, listener: &TcpListener) -> Self {
+        let address = listener.local_addr().unwrap();
+        self.target = Some(format!("ws://{address}/worker"));
+        self
+    }
+
+    pub fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    pub fn fallback_number(mut self, number: &'static str) -> Self {
+        self.fallback_number = Some(number);
+        self
+    }
+
+    pub async fn start(mut self) -> Stage {
+        let workers = Workers::default();
+        let server = StreamServer::bind("127.0.0.1:0".parse().unwrap(), workers.clone());
+        let server = server.await.unwrap();
+        self.settings.stream_url = format!("ws://{}", server.local_addr());
+        let queue = match &self.redis {
+            Some(redis) => Some(connect(redis, &self.settings.stream_url).await),
+            None => None,
+        };
+        let registry = Registry::new(Limits {
+            calls: 1_000,
+            per_line: HashMap::new(),
+        });
+        let (sim, events) = SimEngine::new(registry.clone());
+        let line = LineId::new(LINE);
+        let context = Arc::new(Context {
+            engine: sim.clone(),
+            pacer: Pacer::start(|| ()).unwrap(),
+            queue,
+            dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
+            workers,
+            registry,
+            lines: HashMap::from([(line.clone(), profile(line, self.fallback_number))]),
+            sounds: sounds(),
+            shutdown: Shutdown::default(),
+            settings: self.settings,
+        });
+        let registrar = RegistrarHandle::new(std::iter::empty(), None);
+        Stage {
+            intake: tokio::spawn(intake::run(context.clone(), events, registrar)),
+            server,
+            sim,
+            context,
+            redis: self.redis,
+            invited: AtomicU64::new(0),
+        }
+    }
+}
+
+fn is_up(redis: &Redis) -> bool {
+    std::net::TcpStream::connect(local(redis.port)).is_ok()
+}
+
+async fn connect(redis: &Redis, stream_url: &str) -> Queue {
+    let config = QueueConfig {
+        url: Secret::new(redis.url()),
+        queue: QUEUE.into(),
+        node_id: "scenarios".into(),
+        stream_url_base: Some(stream_url.into()),
+        ca_file: None,
+    };
+    let queue = Queue::start(&config).unwrap();
+    if is_up(redis) {
+        let mut state = queue.watch();
+        let connected = state.wait_for(|state| matches!(state, RedisState::Connected { .. }));
+        within(SOON, "Redis", connected).await.unwrap();
+    }
+    queue
+}
+
+fn profile(id: LineId, fallback_number: Option<&str>) -> Arc<LineProfile> {
+    Arc::new(LineProfile {
+        id,
+        restaurant_id: Some("resto-7".into()),
+        phone_number: Some(Private::new("+33972360682")),
+        fallback_number: fallback_number.map(Private::new),
+        greeting: None,
+        custom_parameters: BTreeMap::new(),
+    })
+}
+
+/// The announcement: a fifth of a second that is like nothing else.
+pub fn announcement() -> Vec<u8> {
+    sound::numbered(900_000, 10).concat()
+}
+
+fn sounds() -> Sounds {
+    Sounds {
+        ringback: sound::numbered(800_000, 50).concat().into(),
+        unavailable: announcement().into(),
+    }
+}
+
+/// A running bridge.
+pub struct Stage {
+    pub sim: Arc<SimEngine>,
+    pub context: Arc<Context>,
+    pub redis: Option<Redis>,
+    server: StreamServer,
+    intake: JoinHandle<()>,
+    invited: AtomicU64,
+}
+
+/// One event of `stream:call_events`.
+#[derive(Debug)]
+pub struct Event {
+    pub name: String,
+    pub call: String,
+    pub outcome: Option<String>,
+}
+
+impl Stage {
+    /// A caller's INVITE.
+    pub fn call(&self) -> Caller {
+        let line = LineId::new(LINE);
+        self.invited.fetch_add(1, Ordering::Relaxed);
+        Caller::new(self.sim.invite(&line, FROM, "anything").unwrap())
+    }
+
+    pub fn redis(&self) -> &Redis {
+        self.redis.as_ref().unwrap()
+    }
+
+    /// Jobs in the queue.
+    pub async fn jobs(&self) -> usize {
+        self.redis().query(&["LLEN", QUEUE]).await
+    }
+
+    /// Jobs that were ever pushed.
+    pub async fn pushes(&self) -> u32 {
+        let stats: String = self.redis().query(&["INFO", "commandstats"]).await;
+        let pushes = stats.split("cmdstat_lpush:calls=").nth(1);
+        pushes.map_or(0, |rest| {
+            let digits = rest.split(',').next().unwrap();
+            digits.parse().unwrap()
+        })
+    }
+
+    /// Waits for the end of all calls and checks that nothing of them is left:
+    /// no place, leg, ticket, job or task, and one `call.ended` each. Workers
+    /// must have been dropped. Gives the outcomes, in the order of the ends.
+    pub async fn finish(self) -> Vec<String> {
+        let invited = self.invited.load(Ordering::Relaxed);
+        until("every INVITE is taken", async || {
+            self.context.registry.totals().0 == invited
+        })
+        .await;
+        until("no call in progress", async || {
+            self.context.registry.active() == 0
+        })
+        .await;
+        assert_eq!(self.context.workers.calls(), 0, "tickets left");
+        until("no leg left", async || self.sim.stats().legs == 0).await;
+        let outcomes = self.settle_redis(invited).await;
+        self.sim.shutdown();
+        within(SOON, "intake ends", self.intake).await.unwrap();
+        self.server.stop().await;
+        drop(self.context);
+        let tasks = tokio::runtime::Handle::current().metrics();
+        until("no task left", async || tasks.num_alive_tasks() == 0).await;
+        outcomes
+    }
+
+    /// What Redis was told of all calls.
+    async fn settle_redis(&self, invited: u64) -> Vec<String> {
+        let Some(queue) = &self.context.queue else {
+            return Vec::new();
+        };
+        if !is_up(self.redis()) {
+            queue.stop().await;
+            return Vec::new();
+        }
+        until("no job left", async || self.jobs().await == 0).await;
+        queue.stop().await;
+        let events = self.events().await;
+        let ended: Vec<&Event> = events.iter().filter(|e| e.name == "call.ended").collect();
+        assert_eq!(ended.len() as u64, invited, "one call.ended each");
+        for end in &ended {
+            let last = events.iter().rfind(|event| event.call == end.call);
+            assert_eq!(last.unwrap().name, "call.ended", "nothing after the end");
+            let ends = ended.iter().filter(|event| event.call == end.call);
+            assert_eq!(ends.count(), 1, "{}", end.call);
+        }
+        let outcomes = ended.iter().map(|event| event.outcome.clone().unwrap());
+        outcomes.collect()
+    }
+
+    /// All events so far.
+    pub async fn events(&self) -> Vec<Event> {
+        type Entry = (String, HashMap<String, String>);
+        let range = ["XRANGE", "stream:call_events", "-", "+"];
+        let entries: Vec<Entry> = self.redis().query(&range).await;
+        let events = entries.into_iter().map(|(_, mut fields)| Event {
+            name: fields.remove("event").unwrap(),
+            call: fields.remove("callId").unwrap(),
+            outcome: fields.remove("outcome"),
+        });
+        events.collect()
+    }
+}
