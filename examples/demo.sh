@@ -48,7 +48,8 @@ random_hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
 # speak FILE TEXT: real speech, 8 kHz mono as telephones carry it.
 speak() {
-    espeak-ng -v en -s 150 -w "$peers_tmp/speech.wav" "$2"
+    # Its sound library leaves files of its own, also when it only writes a WAV.
+    HOME="$peers_tmp" TMPDIR="$peers_tmp" espeak-ng -v en -s 150 -w "$peers_tmp/speech.wav" "$2"
     sox -V1 "$peers_tmp/speech.wav" -r 8000 -c 1 -b 16 "$1" gain -n -6
 }
 
