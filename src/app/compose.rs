@@ -76,8 +76,10 @@ pub struct Running {
     pub context: Arc<Context>,
     /// Liveness.
     pub watchdog: Watchdog,
+    /// The lines' registrations.
+    pub registrar: RegistrarHandle,
     /// Keeps the lines registered.
-    pub registrar: JoinHandle<()>,
+    pub registering: JoinHandle<()>,
     /// Takes INVITEs.
     pub intake: JoinHandle<()>,
     /// `GET /health`.
@@ -152,7 +154,8 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
     let health = HealthReporter::new(&config, unusable, context.clone(), registrar.clone());
     let api = api.serve(health.source());
     let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
-    let registrar = tokio::spawn({
+    let registering_task = tokio::spawn({
+        let registrar = registrar.clone();
         let engine = engine.clone();
         let queue = queue.clone();
         async move {
@@ -168,6 +171,7 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
         context,
         watchdog,
         registrar,
+        registering: registering_task,
         intake,
         api,
         stream_server,

@@ -93,6 +93,7 @@ async fn go_down(running: Running, limit: Duration) {
         context,
         watchdog,
         registrar,
+        registering,
         intake,
         api,
         stream_server,
@@ -108,7 +109,8 @@ async fn go_down(running: Running, limit: Duration) {
         "shutting down: no new calls, lines unregister"
     );
     context.registry.drain();
-    registrar.abort();
+    registrar.stop();
+    registering.abort();
     for line in line_ids {
         // A full command queue only means that the registrar forgets us later.
         let _ = engine.submit(Command::Unregister(line));

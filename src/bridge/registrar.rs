@@ -2,6 +2,7 @@
 //! is due, tells the engine, and takes the results back in.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ struct Shared {
     /// Lines that the engine would not add, and why.
     refused: Mutex<BTreeMap<LineId, String>>,
     changed: Notify,
+    stopping: AtomicBool,
     queue: Option<Queue>,
 }
 
@@ -45,6 +47,7 @@ impl RegistrarHandle {
             schedule: Mutex::new(schedule),
             refused: Mutex::default(),
             changed: Notify::new(),
+            stopping: AtomicBool::new(false),
             queue,
         };
         Self {
@@ -76,6 +79,11 @@ impl RegistrarHandle {
                 self.handle_result(line, Registration::Failed { status: 503, text });
             }
         }
+    }
+
+    /// The lines unregister on purpose from now on: no news to anybody.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
     }
 
     /// Takes in what a REGISTER came to.
@@ -125,7 +133,11 @@ impl RegistrarHandle {
     }
 
     fn tell(&self, line: &LineId, change: Change, answer: &str) {
+        let stopping = self.shared.stopping.load(Ordering::Acquire);
         match change {
+            Change::Failed { .. } | Change::Lost { .. } if stopping => {
+                debug!(%line, "unregistered")
+            }
             Change::Registered => info!(%line, "registered"),
             Change::Refreshed => return,
             Change::Failed { failures, retry_in } => {

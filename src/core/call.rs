@@ -209,6 +209,8 @@ pub struct Call {
     worker_open: bool,
     /// A job of ours may be in the queue, or a worker may hold its token.
     job_out: bool,
+    /// The job is known to have been in the queue.
+    queued: bool,
     /// A REFER of the worker is under way.
     transferring: bool,
     last_rtp: Option<Instant>,
@@ -230,6 +232,7 @@ impl Call {
             established: false,
             worker_open: false,
             job_out: false,
+            queued: false,
             transferring: false,
             last_rtp: None,
             dials: 0,
@@ -322,7 +325,7 @@ impl Call {
     /// The job is in the queue.
     pub fn handle_job_pushed(&mut self) {
         if self.phase == Phase::Waiting {
-            self.report(Report::Queued);
+            self.report_queued();
         }
     }
 
@@ -345,6 +348,10 @@ impl Call {
     pub fn handle_attached(&mut self) -> bool {
         if self.phase != Phase::Waiting {
             return false;
+        }
+        if self.job_out {
+            // The worker was faster than Redis' answer to the push.
+            self.report_queued();
         }
         self.phase = Phase::Streaming;
         self.worker_open = true;
@@ -576,6 +583,13 @@ impl Call {
             self.push(Output::StopStream);
         }
         self.push(Output::Finished(outcome));
+    }
+
+    fn report_queued(&mut self) {
+        if !self.queued {
+            self.queued = true;
+            self.report(Report::Queued);
+        }
     }
 
     fn report(&mut self, report: Report) {

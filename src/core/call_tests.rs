@@ -61,12 +61,23 @@ fn an_on_worker_call_rings_until_the_worker_is_there() {
     assert_eq!(
         outputs(&mut call),
         [
+            Output::Report(Report::Queued),
             Output::Answer(200),
             Output::Comfort(Comfort::Silence),
             Output::StartStream,
             Output::Report(Report::WorkerAttached),
         ]
     );
+}
+
+#[test]
+fn a_worker_faster_than_the_push_is_still_preceded_by_queued() {
+    let (mut call, _) = started(policy());
+    outputs(&mut call);
+    assert!(call.handle_attached());
+    assert_eq!(outputs(&mut call)[0], Output::Report(Report::Queued));
+    call.handle_job_pushed();
+    assert_eq!(outputs(&mut call), []);
 }
 
 #[test]
