@@ -279,6 +279,15 @@ fn close_gate(leg: u64, member: *mut pjmedia_transport) {
 
 /// RTP from the network, decrypted: to the leg's driver.
 unsafe extern "C" fn on_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
+    shared().counters.rtp_passage.pass(|| {
+        // SAFETY: the block is valid for the call, as `take_rtp` asks.
+        unsafe { take_rtp(parameters) }
+    });
+}
+
+/// # Safety
+/// As for [`on_rtp`]: `parameters` must be the transport's block.
+unsafe fn take_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
     guarded("rtp", None, (), |_| {
         // SAFETY: the transport passes a block valid for the call, with our
         // adapter as user data (null once detached), `size` readable bytes or
