@@ -227,11 +227,13 @@ fn start_pacer(engine: &SharedEngine) -> Result<Pacer, StartError> {
 }
 
 fn start_watchdog(engine: &Arc<PjsipEngine>, pacer: &Pacer) -> Result<Watchdog, StartError> {
-    let (pacing, worker, control) = (pacer.beat(), engine.clone(), engine.clone());
+    let pacing = pacer.beat();
+    let [worker, control, media] = [engine.clone(), engine.clone(), engine.clone()];
     let pulses = vec![
         pulse("media pacer thread", move || pacing.load(Ordering::Relaxed)),
         pulse("pjsip worker thread", move || worker.beats().worker),
         pulse("SIP control thread", move || control.beats().control),
+        pulse("pjsip media thread", move || media.beats().media),
     ];
     Watchdog::start(pulses, hard_exit).map_err(StartError::Thread)
 }

@@ -33,7 +33,8 @@ use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent};
 use crate::sip::rtp_channel::RtpReceiver;
 use crate::worker::CloseReason;
 
-/// How often the uplink looks at the clock while RTP flows, and while it does not.
+/// How often the uplink looks at the clock while RTP flows in order, and while
+/// it does not.
 const TICK_FLOWING: Duration = Duration::from_millis(200);
 const TICK_SILENT: Duration = Duration::from_millis(20);
 /// The caller counts as silent when nothing came for three frames.
@@ -197,7 +198,12 @@ impl Driver {
             Happening::Worker(event) => self.handle_worker(now, event),
             Happening::Pending(done) => self.handle_done(now, done),
             Happening::Woken => self.handle_woken(now),
-            Happening::Messages => self.forward(),
+            Happening::Messages => {
+                self.forward();
+                if self.port.lock().uplink.is_holding() {
+                    self.tick_at = self.tick_at.min(now + TICK_SILENT);
+                }
+            }
             Happening::Alarm => self.handle_alarm(now),
             Happening::Shutdown => {
                 self.ending = true;
@@ -295,7 +301,7 @@ impl Driver {
         let Some(last) = state.uplink.last_rtp() else {
             return TICK_SILENT;
         };
-        if now.into_std() < last + SILENT_AFTER {
+        if now.into_std() < last + SILENT_AFTER && !state.uplink.is_holding() {
             TICK_FLOWING
         } else {
             TICK_SILENT

@@ -223,6 +223,8 @@ impl Driver {
     pub(super) fn send_echoes(&mut self) {
         self.stream.downlink().drain_echoes(&mut self.echoes);
         let mut state = self.port.lock();
+        // What is ready takes its numbers before the echoes do.
+        state.send();
         for echo in self.echoes.drain(..) {
             let mut message = Vec::with_capacity(192);
             if let Some(writer) = state.uplink.writer() {

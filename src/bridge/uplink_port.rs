@@ -55,7 +55,7 @@ impl UplinkPort {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when messages wait for the driver.
+    /// Returns when messages wait for the driver, or held packets for a tick.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -66,9 +66,10 @@ impl RtpTap for UplinkPort {
         let mut state = self.lock();
         state.uplink.handle_rtp(arrived, packet);
         state.send();
-        let waiting = !state.waiting.is_empty();
+        // Held packets need the driver's ticks, closer than while RTP flows.
+        let needs_driver = !state.waiting.is_empty() || state.uplink.is_holding();
         drop(state);
-        if waiting {
+        if needs_driver {
             self.wake.notify_one();
         }
     }
@@ -107,5 +108,35 @@ impl UplinkState {
             self.dropped += 1;
             self.scratch.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::context::provisional_format;
+    use crate::core::g711::Gain;
+    use crate::core::rtp::RtpHeader;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_held_packet_wakes_the_driver_whose_ticks_release_it() {
+        let uplink = Uplink::new(&provisional_format(), Gain::from_factor(1.0)).unwrap();
+        let port = UplinkPort::new(uplink);
+        let woken_by = |sequence: u16| {
+            let header = RtpHeader {
+                marker: false,
+                payload_type: 0,
+                sequence,
+                timestamp: u32::from(sequence) * 160,
+                ssrc: 7,
+            };
+            let packet = [&header.to_bytes()[..], &[0xff; 160]].concat();
+            port.handle_rtp(Instant::now(), &packet);
+            port.woken().now_or_never().is_some()
+        };
+        assert!(!woken_by(1) && !woken_by(2), "no worker, nothing held");
+        assert!(woken_by(4), "3 is missing");
+        assert!(!woken_by(3), "all in order again");
     }
 }

@@ -223,6 +223,12 @@ impl Uplink {
         true
     }
 
+    /// Whether packets wait for a missing one, which only ticks will give up.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.reorder.is_holding()
+    }
+
     /// When the last RTP packet of any kind came in.
     #[must_use]
     pub fn last_rtp(&self) -> Option<Instant> {

@@ -16,7 +16,7 @@
 //! ours. So the order is always gate, then member; no cycle.
 
 use std::ffi::{c_uint, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
@@ -31,7 +31,16 @@ const PJ_ENOTSUP: pj_status_t = 70_012;
 /// The RTP sink of one leg: open while a transport is attached.
 #[derive(Default)]
 pub struct Gate {
-    member: Mutex<Option<Member>>,
+    state: Mutex<State>,
+}
+
+/// What the gate's lock guards.
+#[derive(Default)]
+struct State {
+    member: Option<Member>,
+    /// The leg is over. An attach under way must not open the gate any more:
+    /// detach and destroy find no leg then, and could not close it.
+    over: bool,
 }
 
 /// A transport that is attached and not destroyed, as long as the gate that
@@ -44,20 +53,30 @@ struct Member(*mut pjmedia_transport);
 unsafe impl Send for Member {}
 
 impl Gate {
-    fn open(&self, member: *mut pjmedia_transport) {
-        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = Some(Member(member));
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the gate; on return no send is under way.
+    fn open(&self, member: *mut pjmedia_transport) {
+        let mut state = self.state();
+        if !state.over {
+            state.member = Some(Member(member));
+        }
+    }
+
+    /// Closes the gate for good; on return no send is under way.
     pub fn close(&self) {
-        *self.member.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.state() = State {
+            member: None,
+            over: true,
+        };
     }
 
     /// Closes the gate if it leads to this transport.
     fn close_to(&self, member: *mut pjmedia_transport) {
-        let mut open = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        if *open == Some(Member(member)) {
-            *open = None;
+        let mut state = self.state();
+        if state.member == Some(Member(member)) {
+            state.member = None;
         }
     }
 }
@@ -65,8 +84,8 @@ impl Gate {
 impl RtpSink for Gate {
     fn send(&self, packet: &[u8]) -> Result<(), SinkError> {
         threads::register("rtp-sink");
-        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Member(member)) = *member else {
+        let state = self.state();
+        let Some(Member(member)) = state.member else {
             return Err(SinkError::Closed);
         };
         // SAFETY: while the gate is open its member is attached and alive, and
@@ -260,6 +279,15 @@ fn close_gate(leg: u64, member: *mut pjmedia_transport) {
 
 /// RTP from the network, decrypted: to the leg's driver.
 unsafe extern "C" fn on_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
+    shared().counters.rtp_passage.pass(|| {
+        // SAFETY: the block is valid for the call, as `take_rtp` asks.
+        unsafe { take_rtp(parameters) }
+    });
+}
+
+/// # Safety
+/// As for [`on_rtp`]: `parameters` must be the transport's block.
+unsafe fn take_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
     guarded("rtp", None, (), |_| {
         // SAFETY: the transport passes a block valid for the call, with our
         // adapter as user data (null once detached), `size` readable bytes or
@@ -320,4 +348,29 @@ pass_on! {
     media_start(pool: *mut pj_pool_t, local: *const ffi::pjmedia_sdp_session, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
     media_stop();
     simulate_lost(direction: ffi::pjmedia_dir, percent: c_uint);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_of_a_leg_that_is_over_stays_closed() {
+        let transport = std::ptr::dangling_mut::<pjmedia_transport>();
+        let is_open = |gate: &Gate| gate.state().member.is_some();
+        let gate = Gate::default();
+        gate.open(transport);
+        assert!(is_open(&gate));
+        gate.close_to(transport.wrapping_add(1));
+        assert!(is_open(&gate), "another transport");
+        gate.close_to(transport);
+        assert!(!is_open(&gate));
+        gate.open(transport);
+        assert!(is_open(&gate), "after a re-INVITE");
+        gate.close();
+        // An attach that found the leg before it ended comes now.
+        gate.open(transport);
+        assert!(!is_open(&gate));
+        assert_eq!(gate.send(&[0; 12]), Err(SinkError::Closed));
+    }
 }

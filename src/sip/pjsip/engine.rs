@@ -70,6 +70,8 @@ pub struct PjsipBeats {
     pub worker: u64,
     /// Our control thread: commands.
     pub control: u64,
+    /// pjsip's media threads, as far as they run through us.
+    pub media: u64,
 }
 
 /// The engine on pjproject. One per process at a time.
@@ -147,6 +149,7 @@ impl PjsipEngine {
         PjsipBeats {
             worker: counters.worker_beats.load(Ordering::Relaxed),
             control: counters.control_beats.load(Ordering::Relaxed),
+            media: counters.rtp_passage.beat(),
         }
     }
 }

@@ -58,6 +58,35 @@ pub struct Counters {
     pub panics: AtomicU64,
     pub worker_beats: AtomicU64,
     pub control_beats: AtomicU64,
+    pub rtp_passage: Passage,
+}
+
+/// RTP on its way through us, on pjsip's media threads. They have no timer to
+/// beat by; what can be seen is that one went in and does not come out.
+#[derive(Default)]
+pub struct Passage {
+    begun: AtomicU64,
+    done: AtomicU64,
+    looks: AtomicU64,
+}
+
+impl Passage {
+    /// Counts `work` in and out; it must not unwind.
+    pub fn pass(&self, work: impl FnOnce()) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        work();
+        self.done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Another number at each look, unless a packet is stuck inside and no
+    /// other comes out. With several media threads all of them must be stuck.
+    pub fn beat(&self) -> u64 {
+        let done = self.done.load(Ordering::Relaxed);
+        if self.begun.load(Ordering::Relaxed) == done {
+            return self.looks.fetch_add(1, Ordering::Relaxed);
+        }
+        done
+    }
 }
 
 /// See the module.
@@ -163,4 +192,24 @@ pub fn guarded<T>(
         }
         default
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passage_beats_until_a_packet_is_stuck_in_it() {
+        let passage = Passage::default();
+        let idle = [passage.beat(), passage.beat(), passage.beat()];
+        assert!(idle[0] != idle[1] && idle[1] != idle[2]);
+        passage.pass(|| {
+            let stuck = passage.beat();
+            assert!((0..50).all(|_| passage.beat() == stuck));
+            // Another thread still brings packets out.
+            passage.pass(|| {});
+            assert_ne!(passage.beat(), stuck);
+        });
+        assert_ne!(passage.beat(), passage.beat());
+    }
 }
