@@ -49,7 +49,7 @@ fn the_defaults_are_what_help_says() {
     assert_eq!((config.audio.rx_gain, config.audio.tx_gain), (1.0, 1.0));
     assert_eq!(config.calls.max_calls, 1_000);
     assert_eq!(config.calls.max_duration, Some(Duration::from_secs(14_400)));
-    assert_eq!(config.calls.rtp_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(config.calls.rtp_timeout, Some(Duration::from_secs(120)));
     assert_eq!(config.calls.answer, AnswerMode::Immediate);
     assert_eq!(config.worker.timeout, Duration::from_secs(30));
     assert_eq!(config.shutdown_timeout, Duration::from_secs(10));

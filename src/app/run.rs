@@ -25,7 +25,7 @@ use crate::sip::pjsip::hard_exit;
 use crate::watchdog::Stage;
 
 /// What follows the calls' end may take this long before it counts as hung.
-const TEARDOWN_LIMIT: Duration = Duration::from_secs(5);
+const TEARDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// Kept back from the calls' time, for their BYEs to be answered.
 const BYE_TIME: Duration = Duration::from_secs(1);
 /// Exit code after a second signal: 128 + SIGTERM.

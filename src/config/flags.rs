@@ -131,8 +131,8 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLS, "Most calls at once, 1 to 1024; fewer when --rtp-ports has no room for them"),
     value("max-call-duration", "MAX_CALL_DURATION", "SECONDS").or("14400")
         .help(CALLS, "Longest call; 0 for no limit"),
-    value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("30")
-        .help(CALLS, "End a call whose caller sends no RTP for so long, unless on hold; 0 for never"),
+    value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("120")
+        .help(CALLS, "End a call whose caller sends no RTP for so long, unless on hold; 0 for never. Phones that suppress silence send none while they listen"),
     value("answer", "ANSWER_MODE", "immediate|on-worker").or("immediate")
         .help(CALLS, "Answer at once, or let it ring until a worker is there"),
     value("redis-url", "REDIS_URL", "URL")
@@ -146,7 +146,7 @@ pub const FLAGS: &[Flag] = &[
     value("stream-url", "STREAM_URL", "URL")
         .help(WORKER, "How workers reach that port, for example wss://bridge.example.com [default: ws://, our address towards Redis, --stream-port]"),
     value("worker-timeout", "WORKER_TIMEOUT", "SECONDS").or("30")
-        .help(WORKER, "How long a caller waits for a worker before the line's fallback"),
+        .help(WORKER, "How long a caller waits for a worker before the line's fallback; the last 35 s of what he says are kept for it"),
     value("claim-timeout", "CLAIM_TIMEOUT", "SECONDS")
         .help(WORKER, "How long a taken job may go undialled before it is pushed again (not built yet)"),
     Flag { kind: Kind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }

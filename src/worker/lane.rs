@@ -118,8 +118,8 @@ impl Road {
     /// The socket is gone; its second handle must not keep it open.
     pub(super) fn end(&mut self) {
         self.open = false;
+        // What is left of a frame still goes before a close frame.
         self.direct = None;
-        self.rest = Vec::new();
     }
 
     /// What must be written before anything else.

@@ -171,6 +171,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
             return;
         }
         poll_fn(|cx| self.poll_send(cx)).await;
+        // Nothing may follow the close frame.
+        self.stream.get_ref().lane().road().end();
         self.hand_over(Message::Close(Some(reason.frame())), Instant::now());
         while !self.over {
             let _ = self.recv().await;

@@ -173,6 +173,36 @@ fn hold_and_resume_change_the_direction_and_the_stream_goes_on() {
 }
 
 #[test]
+fn a_reinvite_without_audio_is_refused_and_the_call_goes_on() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let (mut dialog, mut call, _, _) = up(&mut stage, &peer, &peer.usual_sdp());
+    let port = peer.rtp.local_addr().expect("bound").port();
+    let without = peer
+        .usual_sdp()
+        .replace(&format!("m=audio {port} "), "m=audio 0 ");
+    let ok = dialog.ask("INVITE", &without, "");
+    dialog.ack();
+    // RFC 3261, 14.2: the session stays as it was.
+    assert_eq!(ok.status(), 488);
+    let ok = dialog.ask("INVITE", &peer.usual_sdp(), "");
+    assert_eq!(ok.status(), 200, "audio comes back");
+    dialog.ack();
+    let link = loop {
+        let link = media(&mut call);
+        if link.format.direction == Direction::SendRecv {
+            break link;
+        }
+    };
+    let bridge = ok.rtp_address().expect("an address for RTP");
+    let sent = Peer::rtp_packet(0, 9, 3);
+    peer.rtp.send_to(&sent, bridge).expect("loopback");
+    assert_eq!(*packet(&mut call).bytes, *sent);
+    link.sink.send(&sent).expect("the sink is open again");
+    bye(&mut dialog, &mut call);
+}
+
+#[test]
 fn session_timers_are_agreed_on() {
     let mut stage = stage();
     let peer = stage.peer();

@@ -173,20 +173,25 @@ pub fn tell_media(shared: &Shared, leg: LegId, call: i32) {
     let audio = info.media.iter().take(count).find(|media| {
         media.type_ == ffi::PJMEDIA_TYPE_AUDIO && media.status != ffi::PJSUA_CALL_MEDIA_NONE
     });
-    let Some(audio) = audio.filter(|media| media.status != ffi::PJSUA_CALL_MEDIA_ERROR) else {
-        return shared.abort(leg, "its audio could not be set up");
+    let known = shared.slots.format(leg, None);
+    let held = |direction| {
+        known.map(|format| MediaFormat {
+            direction,
+            ..format
+        })
     };
-    let direction = direction(audio.dir);
-    let format = match stream_format(call, audio.index, direction) {
-        Some(format) => format,
-        // A stream on hold may have no socket behind it: what was stays.
-        None => match shared.slots.format(leg, None) {
-            Some(format) => MediaFormat {
-                direction,
-                ..format
-            },
-            None => return shared.abort(leg, "its codec is none of ours"),
-        },
+    let format = match audio {
+        Some(audio) if audio.status == ffi::PJSUA_CALL_MEDIA_ERROR => None,
+        Some(audio) => {
+            let direction = direction(audio.dir);
+            // A stream on hold may have no socket behind it: what was stays.
+            stream_format(call, audio.index, direction).or_else(|| held(direction))
+        }
+        // Audio taken out by a re-INVITE (port 0) is a hold: it may come back.
+        None => held(Direction::Inactive),
+    };
+    let Some(format) = format else {
+        return shared.abort(leg, "its audio could not be set up");
     };
     shared.slots.format(leg, Some(format));
     if let Some(gate) = shared.slots.gate(leg) {
