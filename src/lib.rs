@@ -17,6 +17,17 @@
 //! | [`api`] | HTTP: health |
 //! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
 //!
+//! # Threads
+//!
+//! pjsip's media thread brings a caller's packet and, while the worker's lane
+//! is open, writes the message to the worker itself ([`worker::lane`]): it
+//! never blocks, and what the kernel does not take is the driver's business.
+//! The pacer thread sends RTP every 20 ms. One control thread issues every
+//! pjsip command. tokio runs one driver task per call, WebSockets, Redis and
+//! HTTP, and never calls pjlib. The watchdog shares no lock with any of them.
+//!
+//! # Imports
+//!
 //! `core` imports nothing of ours. `sip`, `media`, `worker`, `queue` and
 //! `lines` import `core` and never each other; `bridge` joins them; `api` and
 //! `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
