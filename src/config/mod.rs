@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`flags`] | every flag in one table: name, variable, default, help |
 //! | [`given`] | what was given, as texts: command line first, then environment |
-//! | [`validate`] | from texts to settings, with every mistake |
+//! | [`mod@validate`] | from texts to settings, with every mistake |
 //! | [`settings`] | the settings, typed |
 //! | [`mistake`] | what can be wrong, and how it is said |
 //! | [`url`] | URLs that are shown without their passwords |

@@ -2,12 +2,12 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`line`] | a phone line, and what can be wrong with one |
+//! | [`mod@line`] | a phone line, and what can be wrong with one |
 //! | [`entry`] | a phone line as JSON, read field by field |
-//! | [`file`] | `--lines FILE` |
+//! | [`mod@file`] | `--lines FILE` |
 //! | [`resolve`] | which SIP server a line uses |
 //! | [`credentials`] | encryption and decryption of passwords |
-//! | [`load`] | lines made ready, their credentials derived in parallel |
+//! | [`mod@load`] | lines made ready, their credentials derived in parallel |
 //! | [`registration`] | when each line registers, and its state |
 //!
 //! The way of a line: [`file::read`] -> [`load::load`] -> [`ReadyLine`], which the

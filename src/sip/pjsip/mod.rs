@@ -3,7 +3,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`engine`] | [`PjsipEngine`]: start, the [`SipEngine`](super::engine::SipEngine) methods, shutdown |
+//! | `engine` | [`PjsipEngine`]: start, the [`SipEngine`](super::engine::SipEngine) methods, shutdown |
 //! | `control` | the control thread: every pjsip command is issued there |
 //! | `stack` | configuration and start of pjsua, teardown in order |
 //! | `shared` | what callbacks reach: slots, lines, counters |
