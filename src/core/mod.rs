@@ -4,6 +4,7 @@
 pub mod address;
 pub mod backlog;
 pub mod call;
+pub mod call_terms;
 pub mod catch_up;
 pub mod digits;
 pub mod downlink;
