@@ -1,7 +1,7 @@
 //! The real `sipbridge` as a process: how a test sets it up, waits for it,
 //! signals it, and looks at what it said and left behind.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -267,22 +267,40 @@ impl Bridge {
     /// After its end: every port can be bound again, no child lives on.
     pub fn assert_nothing_left(&self) {
         for port in [self.sip_port, self.api_port, self.stream_port] {
-            // A TIME_WAIT of a finished connection is no open port.
-            let socket =
-                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-            socket.set_reuse_address(true).unwrap();
-            socket
-                .bind(&local(port).into())
-                .unwrap_or_else(|error| panic!("TCP port {port} is still held: {error}"));
-            drop(TcpListener::from(socket));
+            assert!(
+                becomes_free(|| bind_tcp(port)),
+                "TCP port {port} is still held"
+            );
         }
         for port in std::iter::once(self.sip_port).chain(self.rtp_ports.0..=self.rtp_ports.1) {
-            UdpSocket::bind(local(port))
-                .unwrap_or_else(|error| panic!("UDP port {port} is still held: {error}"));
+            assert!(
+                becomes_free(|| UdpSocket::bind(local(port)).is_ok()),
+                "UDP port {port} is still held"
+            );
         }
         let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()));
         assert!(children.is_err(), "the process is still there");
     }
+}
+
+/// The system may have lent the port to a peer of another test for a while;
+/// one that the bridge left behind would stay held.
+fn becomes_free(can_bind: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !can_bind() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    true
+}
+
+/// A TIME_WAIT of a finished connection is no open port.
+fn bind_tcp(port: u16) -> bool {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&local(port).into()).is_ok()
 }
 
 impl Drop for Bridge {
