@@ -140,16 +140,12 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
         sounds,
         shutdown: Shutdown::default(),
     });
-    let line_ids: Vec<LineId> = accounts
+    let registering: Vec<LineId> = accounts
         .iter()
+        .filter(|account| account.register)
         .map(|account| account.line.clone())
         .collect();
     add_lines(&engine, accounts).await?;
-    let registering = if config.sip.register {
-        line_ids.clone()
-    } else {
-        Vec::new()
-    };
     let registrar = RegistrarHandle::new(registering.iter().cloned(), queue.clone());
     let health = HealthReporter::new(&config, unusable, context.clone(), registrar.clone());
     let api = api.serve(health.source());
