@@ -9,6 +9,10 @@
 # .env is read as data: NAME=value lines, nothing in it is run. Only settings of
 # sipbridge are taken from it; what the environment already holds wins.
 #
+# The bridge takes this script's place, so a signal reaches it at once. After
+# SIGTERM calls go on for DRAIN_TIMEOUT and SHUTDOWN_TIMEOUT (310 s): whoever
+# kills what is left must wait for that and 8 s more.
+#
 #   SIPBRIDGE_ENV_FILE  another file than .env
 #   SIPBRIDGE_BINARY    a finished binary to run; nothing is built then
 set -euo pipefail

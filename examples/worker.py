@@ -81,7 +81,9 @@ async def serve(socket, args, greeting):
             if event == "start":
                 stream_sid, call_sid = message["start"]["streamSid"], message["start"]["callSid"]
                 print(f"{call_sid}: start", flush=True)
-                await send("media", media={"payload": base64.b64encode(greeting).decode()})
+                # Taken over from a worker that is gone: the caller was greeted.
+                if "resumed" not in message["start"]["customParameters"]:
+                    await send("media", media={"payload": base64.b64encode(greeting).decode()})
                 await send("mark", mark={"name": "greeted"})
             elif event == "media":
                 payload = message["media"]["payload"]

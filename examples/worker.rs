@@ -8,8 +8,8 @@
 //! cargo run --example worker -- --listen 9000 --greeting hello.wav
 //! ```
 //!
-//! Digits: `*` clears what is being played, `#` hangs up. Ctrl+C lets the
-//! calls in progress go and exits. `worker.py` is the same in Python.
+//! Digits: `*` clears what is being played, `#` hangs up. Ctrl+C hands the
+//! calls in progress over to other workers and exits. `worker.py` is the same in Python.
 
 #[expect(dead_code, reason = "shared with programs that use other parts of it")]
 mod common;
@@ -104,7 +104,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             signal = tokio::signal::ctrl_c() => signal?,
         }
     }
-    println!("closing {} calls", calls.len());
+    println!("handing over {} calls", calls.len());
     behaviour.stop.send_replace(true);
     // A bridge that does not answer the close is left behind.
     let _ = timeout(CLOSE_TIMEOUT, all_over(&mut calls)).await;
@@ -189,7 +189,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             message = stream.next() => message?,
             _ = stop.wait_for(|stop| *stop) => None,
         };
-        let Some(message) = message else { break };
+        let Some(message) = message else {
+            // Ctrl+C: another worker takes the call over. A closed socket does
+            // not mind.
+            let _ = stream.hand_over().await;
+            break;
+        };
         match message {
             FromBridge::Start(start) => {
                 println!(
@@ -198,7 +203,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                     start.custom_parameters.len()
                 );
                 call_sid = start.call_sid;
-                stream.media(&behaviour.greeting).await?;
+                // Taken over from a worker that is gone: the caller was greeted.
+                if !start.custom_parameters.contains_key("resumed") {
+                    stream.media(&behaviour.greeting).await?;
+                }
                 stream.mark(GREETED).await?;
             }
             FromBridge::Media { audio, .. } => {

@@ -12,6 +12,7 @@
 //! | [`sip`] | the SIP engine: trait, commands, events; `sim` for scenarios; `pjsip`, the only unsafe room |
 //! | [`media`] | the pacer threads that send RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
+//! | [`store`] | the database: lines, SIP servers, a record per call; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`bridge`] | the driver that joins them, one task per call; registry, admission, drain |
 //! | [`api`] | HTTP: health |
@@ -23,14 +24,14 @@
 //! is open, writes the message to the worker itself ([`worker::lane`]): it
 //! never blocks, and what the kernel does not take is the driver's business.
 //! The pacer thread sends RTP every 20 ms. One control thread issues every
-//! pjsip command. tokio runs one driver task per call, WebSockets, Redis and
-//! HTTP, and never calls pjlib. The watchdog shares no lock with any of them.
+//! pjsip command. tokio runs one driver task per call, WebSockets, Redis,
+//! the database and HTTP, and never calls pjlib. The watchdog shares no lock with any of them.
 //!
 //! # Imports
 //!
 //! `core` imports nothing of ours. `sip`, `media`, `worker`, `queue` and
-//! `lines` import `core` and never each other; `bridge` joins them; `api` and
-//! `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
+//! `lines` import `core` and never each other; `store` imports `core` and `lines`;
+//! `bridge` joins them; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
 
 pub mod api;
 pub mod app;
@@ -41,5 +42,6 @@ pub mod lines;
 pub mod media;
 pub mod queue;
 pub mod sip;
+pub mod store;
 pub mod watchdog;
 pub mod worker;

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sipbridge::api::{ApiListener, ApiServer, Health, LineCounts};
+use sipbridge::api::{ApiListener, ApiServer, CallTotals, Health, LineCounts};
+use sipbridge::bridge::overload::Readings;
+use sipbridge::sip::engine::EngineStats;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -24,6 +26,10 @@ fn health(draining: bool) -> Health {
         },
         calls_active: 0,
         calls_max: 10,
+        totals: CallTotals::default(),
+        overloaded: false,
+        readings: Readings::default(),
+        engine: EngineStats::default(),
         redis: None,
         has_ws_target: true,
     }

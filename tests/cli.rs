@@ -136,7 +136,7 @@ fn every_mistake_is_named_at_once_and_nothing_starts() {
         ("SIP_PASSWORD", PASSWORD),
     ];
     let output = run_with(
-        &["--vad", "--claim-timeout", "5", "--rtp-ports", "9"],
+        &["--vad", "--callback-timeout", "5", "--rtp-ports", "9"],
         &environment,
         b"",
     );
@@ -144,7 +144,7 @@ fn every_mistake_is_named_at_once_and_nothing_starts() {
     let shown = err(&output);
     for part in [
         "--vad (VAD) is not built yet",
-        "--claim-timeout (CLAIM_TIMEOUT) is not built yet",
+        "--callback-timeout (CALLBACK_TIMEOUT) is not built yet",
         "--rtp-ports (RTP_PORTS) must be two ports",
         "--api-port (API_PORT) must be a whole number from 0 to 65535",
         "--redis-url (REDIS_URL) must be a URL such as redis://127.0.0.1:6379/0",
@@ -247,6 +247,26 @@ fn check_reports_each_line_and_shows_no_password() {
         assert!(shown.contains(part), "{part} is missing from:\n{shown}");
     }
     assert!(!shown.contains("hunter2") && !shown.contains(&stored) && !shown.contains(KEY));
+}
+
+#[test]
+fn check_reports_sounds_that_cannot_be_read() {
+    let file = LinesDir::new(
+        r#"[{"id":"a","sipDomain":"a.example","sipUsername":"1","greeting":"/no/hello.wav",
+             "announcement":"/no/sorry.wav"},
+            {"id":"b","sipDomain":"a.example","sipUsername":"2","announcement":7}]"#,
+    );
+    let output = check(&["--lines", text(&file.path())]);
+    let shown = out(&output);
+    assert_eq!(code(&output), 1, "{shown}");
+    for part in [
+        "error    line \"a\": field \"greeting\": /no/hello.wav: ",
+        "error    line \"a\": field \"announcement\": /no/sorry.wav: ",
+        "line \"b\" (entry 2): field \"announcement\" must be a string, is a number",
+        "not usable: 3 error(s)",
+    ] {
+        assert!(shown.contains(part), "{part} is missing from:\n{shown}");
+    }
 }
 
 #[test]

@@ -48,10 +48,13 @@ fn the_defaults_are_what_help_says() {
     );
     assert_eq!((config.audio.rx_gain, config.audio.tx_gain), (1.0, 1.0));
     assert_eq!(config.calls.max_calls, 1_000);
+    assert_eq!(config.calls.max_per_second, 100);
+    assert_eq!(config.calls.max_late, Some(Duration::from_millis(40)));
     assert_eq!(config.calls.max_duration, Some(Duration::from_secs(14_400)));
     assert_eq!(config.calls.rtp_timeout, Some(Duration::from_secs(120)));
     assert_eq!(config.calls.answer, AnswerMode::Immediate);
     assert_eq!(config.worker.timeout, Duration::from_secs(30));
+    assert_eq!(config.drain_timeout, Duration::from_secs(300));
     assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
     let queue = config.queue.expect("Redis is given");
     assert_eq!(
@@ -110,7 +113,6 @@ fn what_is_not_built_is_refused_and_never_ignored() {
         ("callback-method", "POST"),
         ("callback-timeout", "5"),
         ("no-auto-answer", "yes"),
-        ("claim-timeout", "5"),
         ("vad", "yes"),
     ] {
         let found = mistakes(&[(name, value)]);
@@ -132,6 +134,21 @@ fn echo_cancelling_is_accepted_with_a_warning() {
         .map(|warning| warning.flag)
         .collect();
     assert_eq!(warned, ["no-ec", "ec-tail-ms"]);
+}
+
+#[test]
+fn roots_for_a_redis_without_tls_have_no_effect() {
+    let ca = ("redis-ca", "/proc/version");
+    let warned = |url| {
+        let line = [("sip-domain", "d.example"), ("sip-username", "u")];
+        let given = [&line[..], &[("redis-url", url), ca]].concat();
+        let checked = validate(Given::from_pairs(&given));
+        assert_eq!(checked.mistakes, []);
+        assert!(checked.config.queue.unwrap().redis_ca.is_some());
+        checked.warnings.iter().any(|w| w.flag == "redis-ca")
+    };
+    assert!(warned("redis://127.0.0.1"));
+    assert!(!warned("rediss://127.0.0.1"));
 }
 
 #[test]

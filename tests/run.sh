@@ -5,6 +5,9 @@
 #   tests/run.sh             all of it, about 15 minutes on 2 cores from nothing
 #   tests/run.sh --quick     formatting, lints, unit and scenario tests
 #   tests/run.sh NAME        only the tests whose name holds NAME, such as sipp:: or pacing::
+#   tests/run.sh --chaos [N] N rounds of chaos (20, half an hour), each from another seed, up
+#                            to the first failure; SEED=n tests/run.sh --chaos 1 repeats one
+#   tests/run.sh --soak M    M minutes of short calls on a release build; 10 make 10,000 calls
 #   tests/run.sh --no-install …   install no packages, only say what is missing
 #
 # Each step prints its name, its result and its time; its full output is in
@@ -18,10 +21,21 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
-quick='' install=yes filter=''
-for argument in "$@"; do
+quick='' install=yes filter='' rounds='' minutes=''
+while [ $# -gt 0 ]; do
+    argument=$1
+    shift
     case $argument in
         --quick) quick=yes ;;
+        --chaos)
+            rounds=20
+            [[ ${1-} =~ ^[0-9]+$ ]] && { rounds=$1; shift; }
+            ;;
+        --soak)
+            [[ ${1-} =~ ^[0-9.]+$ ]] || { echo "tests/run.sh: --soak needs minutes" >&2; exit 2; }
+            minutes=$1
+            shift
+            ;;
         --no-install) install='' ;;
         -h | --help) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
         -*) echo "tests/run.sh: unknown option $argument (see --help)" >&2; exit 2 ;;
@@ -86,8 +100,8 @@ step() {
     fi
     passed=$((passed + ok)) failed=$((failed + bad))
     printf '%4d passed %3d failed %5d s\n' "$ok" "$bad" $((SECONDS - seconds))
-    # What this machine does not allow is said, not hidden.
-    grep -a '^not run: ' "$log" | sed 's/^/   /'
+    # What this machine does not allow is said, not hidden; so are chaos's books.
+    grep -aE '^(not run|chaos): ' "$log" | sed 's/^/   /'
     [ "$bad" -eq 0 ] && return
     failures+=("$name")
     explain "$log" | sed 's/^/   | /'
@@ -120,7 +134,7 @@ check_scripts() {
     return "$code"
 }
 
-# Test targets beside the end-to-end one, as --test flags.
+# Test targets beside the end-to-end one and chaos, as --test flags.
 other_targets() {
     local file
     for file in tests/*.rs; do
@@ -128,7 +142,7 @@ other_targets() {
     done
     for file in tests/*/main.rs; do
         file=$(basename "$(dirname "$file")")
-        [ "$file" = e2e ] || printf -- '--test\n%s\n' "$file"
+        [[ $file =~ ^(e2e|chaos)$ ]] || printf -- '--test\n%s\n' "$file"
     done
 }
 
@@ -170,12 +184,34 @@ finish() {
     exit
 }
 
+# chaos ARGUMENT…: worker processes killed, Redis killed, the bridge killed.
+chaos() {
+    cargo test --test chaos -- "$@"
+}
+
+soak() {
+    cargo test --release --test chaos -- --soak "$minutes"
+}
+
 packages=(build)
 [ -n "$quick" ] || packages+=(test)
-[ -n "$quick$filter" ] || packages+=(demo)
+[ -n "$quick$filter$rounds$minutes" ] || packages+=(demo)
 [ -n "$install" ] || packages=(--check "${packages[@]}")
 step "packages: ${packages[*]}" vendor/packages.sh "${packages[@]}" || finish
 step "pjproject" vendor/pjproject.sh || finish
+
+if [ -n "$rounds$minutes" ]; then
+    if [ -n "$rounds" ]; then
+        step "build of chaos" cargo test --no-run --test chaos || finish
+        step "chaos: $rounds rounds" chaos --rounds "$rounds"
+    fi
+    if [ -n "$minutes" ]; then
+        step "build of chaos, release" cargo test --release --no-run --test chaos || finish
+        step "soak: $minutes minutes" soak
+    fi
+    step "nothing is left running or behind" nothing_is_left
+    finish
+fi
 
 if [ -z "$filter" ]; then
     step "shell scripts" check_scripts
@@ -187,12 +223,14 @@ step "unit, scenario and layout tests" unit_tests
 if [ -z "$quick" ]; then
     if [ -n "$filter" ]; then
         step "end to end: $filter" e2e 2 "$filter"
+        step "chaos: $filter" chaos "$filter"
     else
         step "end to end: SIPp" e2e 2 sipp::
         step "end to end: Kamailio" e2e 2 trunk::
         step "end to end: calls, audio, failures" e2e 2 --skip sipp:: --skip trunk:: --skip pacing:: --skip delayed::
         # These look at milliseconds: one at a time.
         step "end to end: pacing" e2e 1 pacing:: delayed::
+        step "chaos: one round" chaos
         step "the demo" examples/demo.sh
     fi
 fi

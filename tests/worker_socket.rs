@@ -322,7 +322,7 @@ async fn pings_are_answered_and_ours_keep_the_worker_heard() {
     let (mut socket, mut worker, _ticket) = bridge.attached().await;
     worker.send(Message::Ping("hi".into())).await.unwrap();
     let serving = tokio::spawn(async move {
-        socket.ping();
+        assert!(socket.ping());
         let received = next(&mut socket).await;
         (socket, received)
     });

@@ -9,8 +9,9 @@
 #   vendor/packages.sh --check …      only says what is missing; exit 1 if so
 #
 # Nothing is done when everything is there: no network, no root. The package
-# lists are refreshed once, only when something must be installed. Redis and
-# Kamailio are wanted as programs, not as services: they are kept from starting.
+# lists are refreshed once, only when something must be installed. Redis,
+# Kamailio and PostgreSQL are wanted as programs, not as services: they are kept
+# from starting.
 # Elsewhere than Debian it names what is missing and installs nothing.
 set -euo pipefail
 
@@ -23,14 +24,14 @@ build_packages=(build-essential pkg-config xz-utils libssl-dev libopus-dev libsr
 # iproute2 for ss, procps for ps.
 peer_packages=(redis-server kamailio iproute2 procps)
 test_packages=("${peer_packages[@]}" sip-tester kamailio-tls-modules openssl
-    python3 python3-redis python3-websockets)
+    python3 python3-redis python3-websockets postgresql sqlite3)
 demo_packages=("${peer_packages[@]}" espeak-ng sox)
 
 # What each group must offer on a system without dpkg.
 build_commands=(gcc g++ make pkg-config xz)
 build_libraries=(openssl opus libsrtp2 samplerate uuid)
 peer_commands=(redis-server redis-cli kamailio ss ps)
-test_commands=("${peer_commands[@]}" sipp openssl python3)
+test_commands=("${peer_commands[@]}" sipp openssl python3 psql setpriv sqlite3)
 demo_commands=("${peer_commands[@]}" espeak-ng sox)
 
 say() { printf 'packages: %s\n' "$*" >&2; }
@@ -108,7 +109,7 @@ install_packages() {
     # Allowed to start now, and at the next boot too: the units are switched off.
     if [ -d /run/systemd/system ]; then
         local unit
-        for unit in redis-server kamailio; do
+        for unit in redis-server kamailio postgresql; do
             case " $* " in *" $unit "*) as_root systemctl disable --now "$unit" >&2 || true ;; esac
         done
     fi

@@ -136,8 +136,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerStream<S> {
     /// # Errors
     /// When the connection broke before.
     pub async fn close(&mut self) -> Result<(), Error> {
+        self.close_with(CloseCode::Normal).await
+    }
+
+    /// Leaves the call to another worker: the bridge gives it to the next.
+    ///
+    /// # Errors
+    /// When the connection broke before.
+    pub async fn hand_over(&mut self) -> Result<(), Error> {
+        self.close_with(CloseCode::Away).await
+    }
+
+    async fn close_with(&mut self, code: CloseCode) -> Result<(), Error> {
         let frame = CloseFrame {
-            code: CloseCode::Normal,
+            code,
             reason: Utf8Bytes::default(),
         };
         self.socket.close(Some(frame)).await?;

@@ -1,9 +1,26 @@
 //! What `GET /health` says. Plain facts, filled in by `app`.
+//!
+//! The HTTP status answers one question, for load balancers: would a new call
+//! be taken? `status` says how the bridge is, for people. They differ in an
+//! overload: the bridge is `degraded`, since its calls go on, and the answer
+//! is 503, since it takes no new ones (`takesCalls` is false).
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `calls` | in progress, most, taken and refused since the start, by reason |
+//! | `overload` | whether new calls are refused for it; the latest tick of pacer and runtime in five seconds; rounds of 20 ms skipped |
+//! | `audio` | waiting for workers and callers now; lost since the start |
+//! | `panics` | caught in callbacks of the SIP stack |
 
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+
+use crate::bridge::overload::Readings;
+use crate::bridge::registry::Refused;
+use crate::queue::QueueStats;
+use crate::sip::engine::EngineStats;
 
 /// Whether calls can be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -11,20 +28,12 @@ use serde_json::{Value, json};
 pub enum HealthStatus {
     /// Everything works.
     Ok,
-    /// Calls are taken, though something is wrong.
+    /// Calls in progress go on, though something is wrong.
     Degraded,
     /// Shutting down: no new calls.
     Draining,
     /// No call can be taken.
     Unavailable,
-}
-
-impl HealthStatus {
-    /// Whether a new call would be taken: 200, else 503.
-    #[must_use]
-    pub const fn takes_calls(self) -> bool {
-        matches!(self, Self::Ok | Self::Degraded)
-    }
 }
 
 /// Lines by state.
@@ -59,6 +68,17 @@ pub struct RedisHealth {
     pub since: Duration,
     /// Class of the last failure while not connected.
     pub failure: Option<&'static str>,
+    /// What was lost on the way to it.
+    pub lost: QueueStats,
+}
+
+/// Calls refused and taken since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallTotals {
+    /// Taken.
+    pub taken: u64,
+    /// Refused, by reason.
+    pub refused: Refused,
 }
 
 /// The facts.
@@ -76,6 +96,14 @@ pub struct Health {
     pub calls_active: usize,
     /// Most calls at once.
     pub calls_max: usize,
+    /// Calls since the start.
+    pub totals: CallTotals,
+    /// New calls are refused because audio is late.
+    pub overloaded: bool,
+    /// What the overload monitor saw last.
+    pub readings: Readings,
+    /// Counters of the SIP engine.
+    pub engine: EngineStats,
     /// Redis; `None` when no `--redis-url` was given.
     pub redis: Option<RedisHealth>,
     /// Whether there is a `--ws-target` to fall back to, or to use instead.
@@ -94,7 +122,8 @@ impl Health {
             || !(redis_up || self.has_ws_target)
         {
             HealthStatus::Unavailable
-        } else if self.lines.failed > 0
+        } else if self.overloaded
+            || self.lines.failed > 0
             || self.lines.unusable > 0
             || self.redis.as_ref().is_some_and(|redis| !redis.connected)
         {
@@ -104,17 +133,64 @@ impl Health {
         }
     }
 
+    /// Whether a new call would be taken: 200, else 503.
+    #[must_use]
+    pub fn takes_calls(&self) -> bool {
+        let takes = matches!(self.status(), HealthStatus::Ok | HealthStatus::Degraded);
+        takes && !self.overloaded
+    }
+
     /// The JSON body. `lastError` is absent while Redis is connected.
     #[must_use]
     pub fn body(&self) -> Value {
         json!({
             "status": self.status(),
+            "takesCalls": self.takes_calls(),
             "version": env!("CARGO_PKG_VERSION"),
             "nodeId": self.node_id,
             "uptimeS": self.uptime.as_secs(),
             "lines": self.lines,
-            "calls": { "active": self.calls_active, "max": self.calls_max },
+            "calls": self.calls_body(),
+            "overload": self.overload_body(),
+            "audio": self.audio_body(),
+            "panics": self.engine.panics,
             "redis": self.redis_body(),
+        })
+    }
+
+    fn calls_body(&self) -> Value {
+        let mut refused = json!(self.totals.refused);
+        refused["unknownLine"] = self.engine.unknown_line.into();
+        json!({
+            "active": self.calls_active,
+            "max": self.calls_max,
+            "taken": self.totals.taken,
+            "refused": refused,
+        })
+    }
+
+    fn overload_body(&self) -> Value {
+        let lateness = self.readings.lateness;
+        json!({
+            "active": self.overloaded,
+            "pacerLateMaxMs": ms(lateness.pacer),
+            "runtimeLateMaxMs": ms(lateness.runtime),
+            "roundsSkipped": self.readings.rounds_skipped,
+        })
+    }
+
+    fn audio_body(&self) -> Value {
+        let audio = self.readings.audio;
+        json!({
+            "toWorkersMaxMs": ms(audio.to_workers_max),
+            "toCallersMaxMs": ms(audio.to_callers_max),
+            "toCallersSumMs": ms(audio.to_callers_sum),
+            "messagesDropped": audio.messages_dropped,
+            "framesTrimmed": audio.frames_trimmed,
+            "marksRefused": audio.marks_refused,
+            "rtpUnsent": audio.rtp_unsent,
+            "rtpOverflow": self.engine.rtp_overflow,
+            "rtpForeign": self.engine.rtp_foreign,
         })
     }
 
@@ -126,12 +202,19 @@ impl Health {
             "configured": true,
             "connected": redis.connected,
             "sinceS": redis.since.as_secs(),
+            "eventsDropped": redis.lost.dropped_events,
+            "removalsForgotten": redis.lost.forgotten_removals,
+            "jobsForgotten": redis.lost.forgotten_jobs,
         });
         if let (Some(failure), false) = (redis.failure, redis.connected) {
             body["lastError"] = failure.into();
         }
         body
     }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -149,10 +232,15 @@ mod tests {
             },
             calls_active: 1,
             calls_max: 100,
+            totals: CallTotals::default(),
+            overloaded: false,
+            readings: Readings::default(),
+            engine: EngineStats::default(),
             redis: Some(RedisHealth {
                 connected: true,
                 since: Duration::from_secs(4),
                 failure: None,
+                lost: QueueStats::default(),
             }),
             has_ws_target: false,
         }
@@ -169,6 +257,11 @@ mod tests {
             connected: false,
             since: Duration::from_secs(1),
             failure: Some("unreachable"),
+            lost: QueueStats {
+                dropped_events: 4,
+                forgotten_removals: 5,
+                forgotten_jobs: 6,
+            },
         });
     }
 
@@ -176,6 +269,7 @@ mod tests {
     fn the_status_follows_from_the_facts() {
         assert_eq!(changed(|_| {}), HealthStatus::Ok);
         assert_eq!(changed(|h| h.draining = true), HealthStatus::Draining);
+        assert_eq!(changed(|h| h.overloaded = true), HealthStatus::Degraded);
         assert_eq!(changed(|h| h.lines.failed = 1), HealthStatus::Degraded);
         assert_eq!(changed(|h| h.lines.unusable = 1), HealthStatus::Degraded);
         assert_eq!(
@@ -209,13 +303,33 @@ mod tests {
     }
 
     #[test]
+    fn an_overloaded_bridge_is_degraded_and_takes_no_calls() {
+        let mut health = health();
+        assert!(health.takes_calls());
+        health.lines.failed = 1;
+        assert!(health.takes_calls());
+        health.overloaded = true;
+        assert!(!health.takes_calls());
+        assert_eq!(health.body()["status"], "degraded");
+        assert_eq!(health.body()["takesCalls"], false);
+    }
+
+    #[test]
     fn the_body_names_every_fact() {
         let mut health = health();
         redis_down(&mut health);
+        health.totals.taken = 9;
+        health.totals.refused.line_share = 2;
+        health.engine.unknown_line = 3;
+        health.engine.rtp_foreign = 6;
+        health.engine.panics = 1;
+        health.readings.lateness.pacer = Duration::from_micros(2_900);
+        health.readings.audio.to_callers_sum = Duration::from_millis(70);
         assert_eq!(
             health.body(),
             json!({
                 "status": "unavailable",
+                "takesCalls": false,
                 "version": env!("CARGO_PKG_VERSION"),
                 "nodeId": "n",
                 "uptimeS": 5,
@@ -223,10 +337,27 @@ mod tests {
                     "registered": 2, "registering": 0, "failed": 0,
                     "unregistered": 0, "unusable": 0
                 },
-                "calls": { "active": 1, "max": 100 },
+                "calls": {
+                    "active": 1, "max": 100, "taken": 9,
+                    "refused": {
+                        "draining": 0, "overloaded": 0, "bridgeFull": 0, "bridgeRate": 0,
+                        "lineBusy": 0, "lineShare": 2, "lineRate": 0, "unknownLine": 3
+                    }
+                },
+                "overload": {
+                    "active": false, "pacerLateMaxMs": 2, "runtimeLateMaxMs": 0,
+                    "roundsSkipped": 0
+                },
+                "audio": {
+                    "toWorkersMaxMs": 0, "toCallersMaxMs": 0, "toCallersSumMs": 70,
+                    "messagesDropped": 0, "framesTrimmed": 0, "marksRefused": 0,
+                    "rtpUnsent": 0, "rtpOverflow": 0, "rtpForeign": 6
+                },
+                "panics": 1,
                 "redis": {
                     "configured": true, "connected": false, "sinceS": 1,
-                    "lastError": "unreachable"
+                    "lastError": "unreachable", "eventsDropped": 4,
+                    "removalsForgotten": 5, "jobsForgotten": 6
                 }
             })
         );

@@ -7,5 +7,5 @@
 pub mod health;
 pub mod server;
 
-pub use health::{Health, HealthStatus, LineCounts, RedisHealth};
+pub use health::{CallTotals, Health, HealthStatus, LineCounts, RedisHealth};
 pub use server::{ApiError, ApiListener, ApiServer, HealthSource};

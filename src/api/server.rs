@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::Router;
@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::health::Health;
+use crate::core::seldom::Seldom;
 
 /// How long a client may take to send its request head; also how long an idle
 /// connection is kept.
@@ -35,8 +36,10 @@ const CONNECTION_MAX: Duration = Duration::from_secs(300);
 const CONNECTIONS_MAX: usize = 128;
 /// How long a graceful stop waits for answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause after `accept` fails.
+/// Pause after `accept` fails, as it does when file descriptors run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// At most one warning about it in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
 
@@ -132,7 +135,7 @@ fn router(health: HealthSource) -> Router {
 
 async fn answer_health(State(source): State<HealthSource>) -> Response {
     let health = source();
-    let status = if health.status().takes_calls() {
+    let status = if health.takes_calls() {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
@@ -147,6 +150,7 @@ fn problem(status: StatusCode, error: &str) -> Response {
 
 async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
+    let mut failed = Seldom::new(WARN_INTERVAL);
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let accepted = async {
@@ -165,7 +169,9 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Recei
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "cannot accept an HTTP connection");
+                    if let Some(count) = failed.count(Instant::now()) {
+                        warn!(%error, count, "cannot accept an HTTP connection; the count is since the last warning");
+                    }
                     sleep(ACCEPT_RETRY).await;
                 }
             }

@@ -10,10 +10,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::EXIT_FAILURE;
-use super::start_lines::{StartLines, start_lines};
-use crate::config::{self, Checked, Config, Given, ServiceUrl};
+use super::database::{self, Stored};
+use super::line_sounds::SoundLoader;
+use super::start_lines::{LeftOut, StartLines, start_lines};
+use crate::config::{self, Checked, Config, Database, Given, QueueConfig};
 use crate::core::address::Transport;
+use crate::core::private::Secret;
 use crate::lines::ReadyLine;
+use crate::media::sounds::Sounds;
+use crate::queue::open;
+use crate::store::{Store, StoreError};
 
 /// How long Redis may take to answer.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,7 +81,7 @@ impl Display for Report {
 
 /// Runs the subcommand with a way to ask Redis for a sign of life; returns
 /// the exit code of the process.
-pub fn main(given: Given, redis: impl FnOnce(&ServiceUrl) -> Result<(), String>) -> ExitCode {
+pub fn main(given: Given, redis: impl FnOnce(&QueueConfig) -> Result<(), String>) -> ExitCode {
     let mut report = Report::default();
     let Checked {
         config,
@@ -98,24 +104,35 @@ pub fn main(given: Given, redis: impl FnOnce(&ServiceUrl) -> Result<(), String>)
 }
 
 fn check_lines(config: &Config, report: &mut Report) {
+    let file = match database::lines_file(config) {
+        Ok(file) => file,
+        Err(error) => return report.error(error),
+    };
+    let stored = config
+        .database
+        .as_ref()
+        .and_then(|database| check_database(database, report));
     let StartLines {
         loaded,
         file_mistakes,
         file_warnings,
-        inactive,
-        twilio,
-    } = match start_lines(config) {
-        Ok(lines) => lines,
-        Err(error) => return report.error(error),
-    };
-    let is_any_configured = config.lines_file.is_some() || config.flags_line.is_some();
+        stored_mistakes,
+        left_out,
+        ..
+    } = start_lines(config, file, stored);
+    let count = |why| left_out.iter().filter(|(_, found)| *found == why).count();
+    let (inactive, twilio) = (count(LeftOut::Inactive), count(LeftOut::Twilio));
+    let is_any_configured =
+        config.database.is_none() && (config.lines_file.is_some() || config.flags_line.is_some());
     if loaded.ready.is_empty() && is_any_configured {
         report.error("no phone line is left to start");
     }
-    loaded
-        .ready
-        .iter()
-        .for_each(|line| report_ready(line, report));
+    let mut sounds = SoundLoader::new(Sounds::built_in());
+    for ready in &loaded.ready {
+        report_ready(ready, report);
+        let problems = sounds.load(&ready.line).problems;
+        problems.iter().for_each(|problem| report.error(problem));
+    }
     if inactive + twilio > 0 {
         report.ok(format_args!(
             "lines left out: {inactive} inactive, {twilio} of provider twilio"
@@ -131,7 +148,79 @@ fn check_lines(config: &Config, report: &mut Report) {
     file_mistakes
         .iter()
         .for_each(|mistake| report.error(mistake));
+    stored_mistakes
+        .iter()
+        .for_each(|mistake| report.error(mistake));
     loaded.unusable.iter().for_each(|line| report.error(line));
+}
+
+/// Changes nothing: what the start would do is only said.
+fn check_database(database: &Database, report: &mut Report) -> Option<Stored> {
+    let shown = database::location(database).shown();
+    match look_into(database) {
+        Err(error) => report.error(error),
+        Ok((None, _)) => match can_be_created(database) {
+            Ok(()) => report.ok(format_args!("database {shown}: will be created")),
+            Err(error) => report.error(format_args!("database {shown}: {error}")),
+        },
+        Ok((stored, 0)) => {
+            report.ok(format_args!("database {shown}: opens"));
+            return stored;
+        }
+        Ok((stored, pending)) => {
+            report.ok(format_args!(
+                "database {shown}: opens; the start will run {pending} migration(s) on it"
+            ));
+            return stored;
+        }
+    }
+    None
+}
+
+/// What the database holds, and how many migrations it has not had; nothing
+/// where there is no file yet.
+///
+/// # Errors
+/// When it cannot be opened or read.
+pub(super) fn look_into(database: &Database) -> Result<(Option<Stored>, usize), StoreError> {
+    let location = database::location(database);
+    let looking = async {
+        let Some(store) = Store::look(&location).await? else {
+            return Ok((None, 0));
+        };
+        let pending = store.pending().await?;
+        let stored = database::read(&store).await?;
+        store.close().await;
+        Ok((Some(stored), pending))
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StoreError::Open {
+            shown: location.shown(),
+            reason: error.to_string(),
+        })?
+        .block_on(looking)
+}
+
+/// Whether the folder of an SQLite file is there.
+fn can_be_created(database: &Database) -> Result<(), String> {
+    let folder = match database {
+        Database::Sqlite(path) => path.parent(),
+        // It is created, in a folder that is there.
+        Database::DataDir(folder) if folder.is_dir() => Some(folder.as_path()),
+        Database::DataDir(folder) => folder.parent(),
+        Database::Postgres(_) => return Ok(()),
+    };
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(std::path::Path::new("."));
+    let found = std::fs::metadata(folder)
+        .map_err(|error| format!("its folder {}: {error}", folder.display()))?;
+    if !found.is_dir() {
+        return Err(format!("{} is not a folder", folder.display()));
+    }
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK)
+        .map_err(|error| format!("its folder {} cannot be written: {error}", folder.display()))
 }
 
 fn report_ready(ready: &ReadyLine, report: &mut Report) {
@@ -198,12 +287,12 @@ fn bind_problem(error: &io::Error) -> String {
 
 fn check_workers(
     config: &Config,
-    redis: impl FnOnce(&ServiceUrl) -> Result<(), String>,
+    redis: impl FnOnce(&QueueConfig) -> Result<(), String>,
     report: &mut Report,
 ) {
     if let Some(queue) = &config.queue {
         let url = &queue.redis_url;
-        match redis(url) {
+        match redis(queue) {
             Ok(()) => report.ok(format_args!("--redis-url: {url} answers")),
             Err(error) => report.error(format_args!("--redis-url: {url}: {error}")),
         }
@@ -219,11 +308,12 @@ fn check_workers(
 ///
 /// # Errors
 /// What went wrong, without the password.
-pub fn ping_redis(url: &ServiceUrl) -> Result<(), String> {
+pub fn ping_redis(queue: &QueueConfig) -> Result<(), String> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let url = Secret::new(queue.redis_url.expose().to_owned());
+    let client = open(&url, queue.redis_ca.as_deref()).map_err(|error| error.to_string())?;
     let ping = || {
-        let client = redis::Client::open(url.expose())?;
         let mut connection = client.get_connection_with_timeout(REDIS_TIMEOUT)?;
         connection.set_read_timeout(Some(REDIS_TIMEOUT))?;
         redis::cmd("PING").query::<String>(&mut connection)

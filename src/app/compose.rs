@@ -16,23 +16,29 @@ use super::stream_url::stream_base_url;
 use crate::api::{ApiError, ApiListener, ApiServer};
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::intake;
+use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
 use crate::bridge::registry::{Limits, Registry};
 use crate::bridge::shutdown::Shutdown;
 use crate::config::Config;
+use crate::core::address::Transport;
 use crate::core::g711::Gain;
 use crate::core::ids::{AccountSid, LineId};
 use crate::core::private::Secret;
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
-use crate::queue::{Queue, QueueConfig, QueueError, RedisState};
+use crate::queue::{DEAD_AFTER, Queue, QueueConfig, QueueError, RedisState};
 use crate::sip::engine::{
     Account, Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError,
 };
 use crate::sip::pjsip::{PjsipEngine, PjsipError, hard_exit};
+use crate::store::call_log::CallLogTask;
+use crate::store::{CallLog, Store, StoreError};
 use crate::watchdog::{Pulse, Watchdog};
 use crate::worker::{Dialer, Registry as Workers, StreamServer, WorkerError};
 
+/// Most legs of the SIP engine.
+const MAX_LEGS: u32 = 1_024;
 /// How long the first registrations wait for Redis.
 const REDIS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -42,9 +48,20 @@ pub enum StartError {
     /// The lines file as a whole cannot be used.
     #[error(transparent)]
     LinesFile(#[from] FileError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder of the database cannot be made.
+    #[error("--data-dir {}: cannot be created: {source}", folder.display())]
+    DataDir {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Nothing to hold.
     #[error(
-        "no phone line can be used ({unusable} have mistakes, listed above); see --lines and --sip-domain"
+        "no phone line can be used ({unusable} have mistakes, listed above); see --lines, --database-url and --sip-domain"
     )]
     NoLine {
         /// How many lines were left out.
@@ -80,6 +97,8 @@ pub struct Running {
     pub registrar: RegistrarHandle,
     /// Keeps the lines registered.
     pub registering: JoinHandle<()>,
+    /// Notices an overload.
+    pub monitoring: JoinHandle<()>,
     /// Takes INVITEs.
     pub intake: JoinHandle<()>,
     /// `GET /health`.
@@ -88,6 +107,8 @@ pub struct Running {
     pub stream_server: Option<StreamServer>,
     /// The SIP engine.
     pub engine: SharedEngine,
+    /// The database, and what writes records of calls into it.
+    pub store: Option<(Store, CallLogTask)>,
     /// All lines that register.
     pub line_ids: Vec<LineId>,
 }
@@ -96,7 +117,11 @@ pub struct Running {
 ///
 /// # Errors
 /// When a port is in use, or something that was asked for cannot be had.
-pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError> {
+pub async fn compose(
+    config: Config,
+    lines: Lines,
+    store: Option<Store>,
+) -> Result<Running, StartError> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Lines {
@@ -108,7 +133,9 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
     } = lines;
     let limits = Limits {
         calls: config.calls.max_calls,
+        calls_per_second: config.calls.max_per_second,
         per_line: call_limits,
+        lines: profiles.len(),
     };
     let registry = Registry::new(limits);
 
@@ -122,8 +149,9 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
     let api = ApiListener::bind(api_address).await?;
 
+    let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
-    let pjsip = PjsipEngine::start(engine_config(&config), registry.clone(), events)?;
+    let pjsip = PjsipEngine::start(engine_config(&config, &accounts), registry.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
     let watchdog = start_watchdog(&pjsip, &pacer)?;
@@ -133,9 +161,11 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
         engine: engine.clone(),
         pacer,
         queue: queue.clone(),
+        call_log,
         dialer,
         workers,
         registry,
+        gauges: Arc::default(),
         lines: profiles,
         sounds,
         shutdown: Shutdown::default(),
@@ -147,7 +177,14 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
         .collect();
     add_lines(&engine, accounts).await?;
     let registrar = RegistrarHandle::new(registering.iter().cloned(), queue.clone());
-    let health = HealthReporter::new(&config, unusable, context.clone(), registrar.clone());
+    let monitor = Arc::new(Monitor::default());
+    let health = HealthReporter::new(
+        &config,
+        unusable,
+        context.clone(),
+        registrar.clone(),
+        monitor.clone(),
+    );
     let api = api.serve(health.source());
     let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
     let registering_task = tokio::spawn({
@@ -162,16 +199,20 @@ pub async fn compose(config: Config, lines: Lines) -> Result<Running, StartError
     if let Some(queue) = queue {
         tokio::spawn(publish_active(context.clone(), queue));
     }
+    let max_late = config.calls.max_late;
+    let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
     tell(&config, &engine, &stream_server, &api);
     Ok(Running {
         context,
         watchdog,
         registrar,
         registering: registering_task,
+        monitoring,
         intake,
         api,
         stream_server,
         engine,
+        store,
         line_ids: registering,
     })
 }
@@ -185,9 +226,21 @@ fn start_queue(config: &Config, stream_url: &str) -> Result<Option<Queue>, Start
         queue: queue.queue.clone(),
         node_id: config.node_id.clone(),
         stream_url_base: Some(stream_url.to_owned()),
-        ca_file: None,
+        ca_file: queue.redis_ca.clone(),
+        dead_after: DEAD_AFTER,
     };
     Ok(Some(Queue::start(&queue)?))
+}
+
+fn start_call_log(
+    store: Option<Store>,
+    node: &str,
+) -> (Option<CallLog>, Option<(Store, CallLogTask)>) {
+    let Some(store) = store else {
+        return (None, None);
+    };
+    let (log, task) = CallLog::start(store.clone(), node);
+    (Some(log), Some((store, task)))
 }
 
 /// Opens the port that workers of the queue dial; the answer is its server,
@@ -241,12 +294,24 @@ fn pulse(name: &'static str, beat: impl Fn() -> u64 + Send + 'static) -> Pulse {
     }
 }
 
-fn engine_config(config: &Config) -> EngineConfig {
+/// The transport of the flags on its port, and whatever else the lines'
+/// servers want on ports that the system chooses.
+fn listen(config: &Config, accounts: &[Account]) -> Vec<(Transport, u16)> {
+    let mut listen = vec![(config.sip.transport, config.sip.port)];
+    for account in accounts {
+        if !listen.iter().any(|(open, _)| *open == account.transport) {
+            listen.push((account.transport, 0));
+        }
+    }
+    listen
+}
+
+fn engine_config(config: &Config, accounts: &[Account]) -> EngineConfig {
     let path = |path: &std::path::PathBuf| path.display().to_string();
     let turn = config.network.turn_server.as_ref();
     EngineConfig {
         bind: config.network.bind,
-        listen: vec![(config.sip.transport, config.sip.port)],
+        listen: listen(config, accounts),
         public_address: config.network.public_address,
         rtp_ports: config.network.rtp_ports,
         stun_server: config
@@ -262,7 +327,8 @@ fn engine_config(config: &Config) -> EngineConfig {
             )
         }),
         ice: config.network.ice,
-        max_calls: config.calls.max_calls,
+        // The fallback may need a second leg for each call.
+        max_calls: (2 * config.calls.max_calls).min(MAX_LEGS),
         tls_identity: config
             .sip
             .tls_identity
@@ -277,6 +343,8 @@ fn settings(config: &Config, stream_url: String) -> Settings {
     Settings {
         answer: config.calls.answer,
         worker_timeout: config.worker.timeout,
+        claim_timeout: config.worker.claim_timeout,
+        max_attempts: config.worker.max_attempts,
         max_duration: config.calls.max_duration,
         media_timeout: config.calls.rtp_timeout,
         ringback: config.audio.ringback,

@@ -9,32 +9,46 @@ const PER_CALL: u64 = 4;
 /// Listeners, Redis, epoll, connections that come and go.
 const SPARE: u64 = 128;
 
-/// Raises the limit as far as the system lets us, and says when that is too
-/// little for so many calls.
-pub fn raise_limit(max_calls: u32) {
+/// Raises the limit as far as the system lets us. The answer is how many calls
+/// fit into it, `max_calls` at most: one more would not only fail itself, it
+/// would take the descriptors that calls in progress need for another worker.
+#[must_use]
+pub fn raise_limit(max_calls: u32) -> u32 {
     let wanted = u64::from(max_calls) * PER_CALL + SPARE;
     let limit = getrlimit(Resource::Nofile);
     let Some(reachable) = reachable(&limit, wanted) else {
-        return;
+        return max_calls;
     };
-    let current = limit.current;
     let raised = Rlimit {
         current: Some(reachable),
         maximum: limit.maximum,
     };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) if reachable >= wanted => {
-            debug!(from = ?current, to = wanted, "descriptor limit raised")
-        }
-        Ok(()) => warn!(
-            limit = reachable,
-            wanted,
-            "too few file descriptors for --max-concurrent-calls: raise the hard limit (LimitNOFILE, ulimit -Hn)"
-        ),
+    let from = limit.current;
+    let reached = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => reachable,
         Err(error) => {
-            warn!(%error, current, wanted, "the limit of file descriptors cannot be raised")
+            warn!(%error, ?from, wanted, "the limit of file descriptors cannot be raised");
+            from.unwrap_or(wanted)
         }
+    };
+    let fit = room(reached).min(max_calls);
+    if fit < max_calls {
+        warn!(
+            limit = reached,
+            wanted,
+            calls = fit,
+            "too few file descriptors for --max-concurrent-calls, so many calls are taken: raise the hard limit (LimitNOFILE, ulimit -Hn)"
+        );
+    } else {
+        debug!(?from, to = reached, "descriptor limit raised");
     }
+    fit
+}
+
+/// How many calls fit into so many descriptors; one is always tried.
+fn room(limit: u64) -> u32 {
+    let calls = limit.saturating_sub(SPARE) / PER_CALL;
+    u32::try_from(calls).unwrap_or(u32::MAX).max(1)
 }
 
 /// What to raise the limit to; `None` when it suffices.
@@ -61,5 +75,13 @@ mod tests {
         assert_eq!(reachable(&limit(Some(1_024), None), 4_128), Some(4_128));
         assert_eq!(reachable(&limit(Some(8_192), Some(8_192)), 4_128), None);
         assert_eq!(reachable(&limit(None, None), 4_128), None);
+    }
+
+    #[test]
+    fn as_many_calls_are_taken_as_there_are_descriptors_for() {
+        assert_eq!(room(4_128), 1_000);
+        assert_eq!(room(1_024), 224);
+        assert_eq!(room(135), 1);
+        assert_eq!(room(20), 1);
     }
 }

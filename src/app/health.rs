@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::api::{Health, HealthSource, LineCounts, RedisHealth};
+use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
 use crate::bridge::context::Context;
+use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
 use crate::config::Config;
-use crate::queue::RedisState;
+use crate::queue::{QueueStats, RedisState};
+use crate::sip::engine::EngineStats;
 
 /// Where the facts are.
 pub struct HealthReporter {
@@ -19,6 +21,7 @@ pub struct HealthReporter {
     started: Instant,
     context: Arc<Context>,
     registrar: RegistrarHandle,
+    monitor: Arc<Monitor>,
 }
 
 impl HealthReporter {
@@ -29,6 +32,7 @@ impl HealthReporter {
         unusable_lines: usize,
         context: Arc<Context>,
         registrar: RegistrarHandle,
+        monitor: Arc<Monitor>,
     ) -> Self {
         Self {
             node_id: config.node_id.clone(),
@@ -39,6 +43,7 @@ impl HealthReporter {
             started: Instant::now(),
             context,
             registrar,
+            monitor,
         }
     }
 
@@ -49,6 +54,7 @@ impl HealthReporter {
     }
 
     fn health(&self) -> Health {
+        let engine = self.context.engine.stats();
         Health {
             node_id: self.node_id.clone(),
             uptime: self.started.elapsed(),
@@ -56,12 +62,29 @@ impl HealthReporter {
             lines: self.lines(),
             calls_active: usize::try_from(self.context.registry.active()).unwrap_or(usize::MAX),
             calls_max: self.calls_max,
+            totals: self.totals(&engine),
+            overloaded: self.context.registry.is_overloaded(),
+            readings: self.monitor.readings(),
+            engine,
             redis: self
                 .context
                 .queue
                 .as_ref()
-                .map(|queue| redis(&queue.status())),
+                .map(|queue| redis(&queue.status(), queue.stats())),
             has_ws_target: self.has_ws_target,
+        }
+    }
+
+    /// What the engine refused without asking us, because all its places or
+    /// queues were full, is a full bridge as well.
+    fn totals(&self, engine: &EngineStats) -> CallTotals {
+        let registry = &self.context.registry;
+        let by_engine = engine.refused.saturating_sub(registry.refused_by_admit());
+        let mut refused = registry.refused();
+        refused.bridge_full += by_engine;
+        CallTotals {
+            taken: registry.taken(),
+            refused,
         }
     }
 
@@ -87,7 +110,7 @@ impl HealthReporter {
     }
 }
 
-fn redis(state: &RedisState) -> RedisHealth {
+fn redis(state: &RedisState, lost: QueueStats) -> RedisHealth {
     let (connected, since, failure) = match state {
         RedisState::Connected { since } => (true, *since, None),
         RedisState::Disconnected { since, failure } => (false, *since, Some(failure.as_str())),
@@ -97,5 +120,6 @@ fn redis(state: &RedisState) -> RedisHealth {
         connected,
         since,
         failure,
+        lost,
     }
 }

@@ -4,20 +4,28 @@
 //! |---|---|
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
 //! | [`compose`] | builds the rooms and joins them |
+//! | [`drain`] | what going down does while calls go on |
 //! | [`profiles`] | lines as the SIP engine and the calls need them |
+//! | [`line_sounds`] | the WAV files that lines name |
 //! | [`health`] | what `GET /health` tells |
 //! | [`logging`] | the log |
 //! | [`descriptors`] | room for the sockets of all calls |
 //! | [`check`] | `sipbridge check` |
 //! | [`encrypt`] | `sipbridge encrypt` |
-//! | [`start_lines`] | the lines of flags and file, made ready |
+//! | [`database`] | the database opened, the lines file imported |
+//! | [`start_lines`] | the lines of flags, file and database, made ready |
+//! | [`lines`] | `sipbridge lines` |
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
 pub mod check;
 pub mod compose;
+pub mod database;
 pub mod descriptors;
+pub mod drain;
 pub mod encrypt;
 pub mod health;
+pub mod line_sounds;
+pub mod lines;
 pub mod logging;
 pub mod profiles;
 pub mod run;
@@ -39,6 +47,7 @@ pub fn main() -> ExitCode {
     match config::read(std::env::args_os(), environment) {
         Ok(Invocation::Run(given)) => configure_and_run(given),
         Ok(Invocation::Check(given)) => check::main(given, check::ping_redis),
+        Ok(Invocation::Lines(given)) => lines::main(given),
         Ok(Invocation::Encrypt { line_id, given }) => encrypt::main(&line_id, given),
         Err(error) => {
             // Help and version go to standard output with 0, mistakes to standard error with 2.

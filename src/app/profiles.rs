@@ -1,20 +1,22 @@
-//! From flags and lines file to accounts for the SIP engine and profiles for
+//! From flags, lines file and database to accounts for the SIP engine and profiles for
 //! the calls. Mistakes in single lines are logged; the good lines start.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
 
 use super::compose::StartError;
-use super::start_lines::{StartLines, start_lines};
+use super::line_sounds::SoundLoader;
+use super::start_lines::StartLines;
 use crate::bridge::context::LineProfile;
 use crate::config::Config;
+use crate::core::address::Transport;
 use crate::core::ids::LineId;
-use crate::lines::ReadyLine;
+use crate::lines::server::ContactOverride;
+use crate::lines::{ReadyLine, Route};
 use crate::media::sounds::Sounds;
-use crate::media::wav;
 use crate::sip::engine::Account;
 
 /// The lines that start, in the forms that others need.
@@ -31,17 +33,19 @@ pub struct Lines {
     pub sounds: Sounds,
 }
 
-/// Loads everything that was given. Blocks for the key derivations.
+/// Tells what is to be told, and loads the sounds.
 ///
 /// # Errors
-/// When the lines file as a whole cannot be used, or no line is left.
-pub fn lines(config: &Config) -> Result<Lines, StartError> {
-    let start = start_lines(config)?;
-    tell(config, &start);
-    let unusable = start.file_mistakes.len() + start.loaded.unusable.len();
+/// When no line is left, unless a database may get one later.
+pub fn lines(config: &Config, start: StartLines) -> Result<Lines, StartError> {
+    tell(&start);
+    let unusable = start.unusable();
     let ready = start.loaded.ready;
-    if ready.is_empty() {
+    if ready.is_empty() && config.database.is_none() {
         return Err(StartError::NoLine { unusable });
+    }
+    if ready.is_empty() {
+        warn!("the database holds no phone line that can be used: no call can come");
     }
     info!(lines = ready.len(), unusable, "lines loaded");
     let mut lines = Lines {
@@ -51,17 +55,19 @@ pub fn lines(config: &Config) -> Result<Lines, StartError> {
         unusable,
         sounds: Sounds::built_in(),
     };
+    let mut loader = SoundLoader::new(lines.sounds.clone());
     for line in ready {
-        lines.add(config, line);
+        lines.add(config, &mut loader, line);
     }
     Ok(lines)
 }
 
-fn tell(config: &Config, start: &StartLines) {
-    let file = config.lines_file.as_ref();
-    let file = file.map_or_else(String::new, |path| {
-        format!("lines file {}: ", path.display())
-    });
+fn tell(start: &StartLines) {
+    let source = &start.source;
+    start
+        .stored_mistakes
+        .iter()
+        .for_each(|mistake| error!("{source}{mistake}"));
     start
         .file_mistakes
         .iter()
@@ -70,7 +76,7 @@ fn tell(config: &Config, start: &StartLines) {
         .loaded
         .unusable
         .iter()
-        .for_each(|line| error!("{file}{line}"));
+        .for_each(|line| error!("{source}{line}"));
     start
         .file_warnings
         .iter()
@@ -83,8 +89,13 @@ fn tell(config: &Config, start: &StartLines) {
 }
 
 impl Lines {
-    fn add(&mut self, config: &Config, ready: ReadyLine) {
+    fn add(&mut self, config: &Config, loader: &mut SoundLoader, ready: ReadyLine) {
         let id = ready.line.id.clone();
+        let sounds = loader.load(&ready.line);
+        sounds
+            .problems
+            .iter()
+            .for_each(|problem| error!("{problem}"));
         if let Some(most) = ready.line.max_concurrent_calls {
             self.call_limits.insert(id.clone(), most);
         }
@@ -93,23 +104,12 @@ impl Lines {
             restaurant_id: ready.line.restaurant_id.clone(),
             phone_number: ready.line.phone_number.clone(),
             fallback_number: ready.line.fallback_number.clone(),
-            greeting: self.greeting(&ready),
+            greeting: sounds.greeting,
+            announcement: sounds.announcement,
             custom_parameters: ready.line.custom_parameters.clone(),
         };
         self.profiles.insert(id, Arc::new(profile));
         self.accounts.push(account(config, ready));
-    }
-
-    /// A greeting that cannot be read is reported; the line starts without.
-    fn greeting(&self, ready: &ReadyLine) -> Option<Arc<[u8]>> {
-        let path = ready.line.greeting.as_ref()?;
-        match wav::load(Path::new(path)) {
-            Ok(greeting) => Some(self.sounds.greeting(&greeting)),
-            Err(error) => {
-                error!(line = %ready.line.id, "the line starts without its greeting: {error}");
-                None
-            }
-        }
     }
 }
 
@@ -119,15 +119,48 @@ fn account(config: &Config, ready: ReadyLine) -> Account {
         .phone_number
         .iter()
         .map(|number| number.expose().to_owned());
+    let contact = contact(config, &ready.route);
     Account {
         line: ready.line.id.clone(),
         domain: ready.route.domain,
         server: ready.route.server,
         transport: ready.route.transport,
+        contact,
         username: ready.route.username.expose().to_owned(),
         password: ready.password,
         aliases: aliases.collect(),
         register: config.sip.register,
         expires: config.sip.expires,
     }
+}
+
+/// What the server of a line wants Contact to announce. Where it names no
+/// host, ours is taken as far as it is known beforehand; where no port, ours,
+/// if the line goes over the transport that it belongs to.
+fn contact(config: &Config, route: &Route) -> Option<String> {
+    let wanted = &route.contact;
+    if *wanted == ContactOverride::default() {
+        return None;
+    }
+    let bound = Some(config.network.bind).filter(|bind| !bind.is_unspecified());
+    let ours = config.network.public_address.or(bound);
+    let ours = ours.map(|address| match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    });
+    let Some(host) = wanted.host.clone().or(ours) else {
+        warn!(
+            "a SIP server has a contact_port or contact_transport and no contact_host: it has no \
+             effect without --public-address or --bind"
+        );
+        return None;
+    };
+    let is_ours = route.transport == config.sip.transport && config.sip.port > 0;
+    let port = wanted.port.or(is_ours.then_some(config.sip.port));
+    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+    let transport = match wanted.transport.unwrap_or(route.transport) {
+        Transport::Udp => String::new(),
+        other => format!(";transport={other}"),
+    };
+    Some(format!("{host}{port}{transport}"))
 }

@@ -1,40 +1,54 @@
 //! Runs the bridge: the start order, and the order in which it goes down.
 //!
-//! Up: lines and credentials, Redis, the workers' port, the API, then SIP,
+//! Up: the database, lines and credentials, Redis, the workers' port, the API, then SIP,
 //! the pacer, the watchdog, and last the registrations, so that no call comes
 //! in before everything behind it stands.
 //!
-//! Down, on the first SIGTERM or Ctrl+C: no new calls, lines unregister,
-//! calls get `--shutdown-timeout`, then they are hung up; Redis gets the last
-//! state; the pacer stops before pjsip is destroyed, because it sends through
-//! it. The watchdog ends the process at the deadline whatever hangs, and a
-//! second signal ends it at once.
+//! Down, on the first SIGTERM or Ctrl+C: no new calls, lines unregister, and
+//! calls go on for `--drain-timeout`, with everything that they need: workers
+//! dial in, jobs are pushed again. What is left then gets
+//! `--shutdown-timeout`, and is hung up. Whenever no call is left, the rest
+//! follows at once: Redis gets the last state, the database the last records; the pacer stops before pjsip
+//! is destroyed, because it sends through it.
+//!
+//! While draining, the watchdog watches the threads as ever; from then on it
+//! ends the process at the deadline whatever hangs. A second signal ends it
+//! at once, and so does one while the bridge still starts: nothing is
+//! registered then, and no call is in.
 
+use std::pin::pin;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::compose::{Running, StartError, compose};
-use super::{EXIT_FAILURE, descriptors, logging, profiles};
+use super::{EXIT_FAILURE, database, descriptors, drain, logging, profiles};
+use crate::bridge::context::Context;
 use crate::config::Config;
-use crate::sip::engine::Command;
 use crate::sip::pjsip::hard_exit;
-use crate::watchdog::Stage;
+use crate::watchdog::{Stage, Watchdog};
 
 /// What follows the calls' end may take this long before it counts as hung.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// Kept back from the calls' time, for their BYEs to be answered.
 const BYE_TIME: Duration = Duration::from_secs(1);
+/// How long the last records of calls may take.
+const RECORDS_LIMIT: Duration = Duration::from_secs(2);
+/// Exit code after a signal before the bridge is up: there was nothing to end.
+const EXIT_WHILE_STARTING: i32 = 0;
 /// Exit code after a second signal: 128 + SIGTERM.
 const EXIT_SECOND_SIGNAL: i32 = 143;
 
 /// Runs the bridge until it is told to stop.
-pub fn run(config: Config) -> ExitCode {
+pub fn run(mut config: Config) -> ExitCode {
     logging::start(config.log_format, &config.log_filter);
-    descriptors::raise_limit(config.calls.max_calls);
+    config.calls.max_calls = descriptors::raise_limit(config.calls.max_calls);
     match start_and_serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,77 +59,117 @@ pub fn run(config: Config) -> ExitCode {
 }
 
 fn start_and_serve(config: Config) -> Result<(), StartError> {
-    let lines = profiles::lines(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("tokio")
         .enable_all()
         .build()
         .map_err(StartError::Thread)?;
     runtime.block_on(async {
-        let mut signals = Signals::new().map_err(StartError::Thread)?;
-        let shutdown_timeout = config.shutdown_timeout;
-        let running = compose(config, lines).await?;
-        signals.next().await;
-        tokio::spawn(async move {
-            signals.next().await;
-            warn!("second signal: ending at once");
-            hard_exit(EXIT_SECOND_SIGNAL);
-        });
-        go_down(running, shutdown_timeout).await;
+        let signals = Signals::watch().map_err(StartError::Thread)?;
+        let limits = Limits {
+            drain: config.drain_timeout,
+            shutdown: config.shutdown_timeout,
+        };
+        let (store, start) = database::prepare(&config).await?;
+        let lines = profiles::lines(&config, start)?;
+        let running = compose(config, lines, store).await?;
+        signals.first().await;
+        go_down(running, limits).await;
         Ok(())
     })
 }
 
-/// SIGTERM and Ctrl+C.
+/// SIGTERM and Ctrl+C, watched by a task of their own: the start blocks now
+/// and then, and a second signal waits for nothing.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    /// True once the bridge is up.
+    is_up: Arc<AtomicBool>,
+    first: oneshot::Receiver<()>,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+    fn watch() -> std::io::Result<Self> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut next = async move || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let (told, first) = oneshot::channel();
+        let is_up = Arc::new(AtomicBool::new(false));
+        tokio::spawn({
+            let is_up = is_up.clone();
+            async move {
+                next().await;
+                if !is_up.load(Ordering::Acquire) {
+                    info!("told to stop while starting: down");
+                    hard_exit(EXIT_WHILE_STARTING);
+                }
+                // Nobody listens only when the start has failed.
+                let _ = told.send(());
+                next().await;
+                warn!("second signal: ending at once");
+                hard_exit(EXIT_SECOND_SIGNAL);
+            }
+        });
+        Ok(Self { is_up, first })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+    /// The bridge is up; returns at the first signal.
+    async fn first(self) {
+        self.is_up.store(true, Ordering::Release);
+        // The task lives as long as the runtime.
+        let _ = self.first.await;
     }
 }
 
-async fn go_down(running: Running, limit: Duration) {
+/// How long calls may go on once the bridge is told to stop.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Undisturbed.
+    drain: Duration,
+    /// After that, until they are hung up.
+    shutdown: Duration,
+}
+
+async fn go_down(running: Running, limits: Limits) {
     let Running {
         context,
         watchdog,
         registrar,
         registering,
+        monitoring,
         intake,
         api,
         stream_server,
         engine,
+        store,
         line_ids,
     } = running;
-    watchdog.shutdown_within(limit + TEARDOWN_LIMIT);
-    watchdog.stage(Stage::Calls);
-    let calls = context.registry.active();
     info!(
-        calls,
-        timeout_s = limit.as_secs(),
+        calls = context.registry.active(),
+        drain_timeout_s = limits.drain.as_secs(),
+        shutdown_timeout_s = limits.shutdown.as_secs(),
         "shutting down: no new calls, lines unregister"
     );
     context.registry.drain();
+    if let Some(queue) = &context.queue {
+        queue.set_draining();
+    }
     registrar.stop();
     registering.abort();
-    for line in line_ids {
-        // A full command queue only means that the registrar forgets us later.
-        let _ = engine.submit(Command::Unregister(line));
+    let mut lines = line_ids.into_iter();
+    {
+        let mut calls = pin!(calls_end(&context, &watchdog, limits));
+        tokio::select! {
+            biased;
+            () = &mut calls => {}
+            () = drain::unregister_in_turn(&engine, &mut lines) => calls.await,
+        }
     }
-    end_calls(&context, limit).await;
+    lines.for_each(|line| drain::unregister(&engine, line));
 
     watchdog.stage(Stage::Queue);
     if let Some(stream_server) = stream_server {
@@ -124,8 +178,13 @@ async fn go_down(running: Running, limit: Duration) {
     if let Some(queue) = context.queue.clone() {
         queue.stop().await;
     }
+    if let Some((store, call_log)) = store {
+        call_log.stop(RECORDS_LIMIT).await;
+        store.close().await;
+    }
 
     watchdog.stage(Stage::Media);
+    monitoring.abort();
     intake.abort();
     let _ = intake.await;
     let stopped = tokio::task::spawn_blocking(move || {
@@ -141,8 +200,16 @@ async fn go_down(running: Running, limit: Duration) {
     info!("down");
 }
 
+/// Returns when the calls are over, by themselves or hung up.
+async fn calls_end(context: &Context, watchdog: &Watchdog, limits: Limits) {
+    drain::wait_for_calls(&context.registry, limits.drain).await;
+    watchdog.shutdown_within(limits.shutdown + TEARDOWN_LIMIT);
+    watchdog.stage(Stage::Calls);
+    end_calls(context, limits.shutdown).await;
+}
+
 /// Waits for the calls to end by themselves, then ends them.
-async fn end_calls(context: &crate::bridge::context::Context, limit: Duration) {
+async fn end_calls(context: &Context, limit: Duration) {
     if timeout(limit.saturating_sub(BYE_TIME), context.registry.empty())
         .await
         .is_ok()

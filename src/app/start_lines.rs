@@ -1,9 +1,18 @@
-//! The lines to start: that of the flags and those of the lines file, their
-//! credentials opened. Shared by `check` and the start of the bridge.
+//! The lines to start: that of the flags, and those of the database or the
+//! lines file, their credentials opened. Shared by `check`, `lines` and the
+//! start of the bridge.
 
+use std::collections::HashMap;
+use std::fmt;
+
+use super::database::Stored;
 use crate::config::Config;
+use crate::core::ids::LineId;
+use crate::core::private::Private;
+use crate::lines::entry::{Entry, read_row};
+use crate::lines::line::FieldIssue;
 use crate::lines::{
-    self, FLAGS_LINE_ID, FileError, FileIssue, LinesFile, LoadedLines, ReadyLine, SipServers,
+    self, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine, Row, SipServers,
     UnusableLine, UnusableReason,
 };
 
@@ -16,32 +25,142 @@ pub struct StartLines {
     pub file_mistakes: Vec<FileIssue>,
     /// What is ignored in the file.
     pub file_warnings: Vec<FileIssue>,
-    /// Lines of the file with `isActive` false.
-    pub inactive: usize,
-    /// Lines of the file that belong to provider "twilio".
-    pub twilio: usize,
+    /// Lines of the database that are left out.
+    pub stored_mistakes: Vec<StoredIssue>,
+    /// Lines that are not to register, and why: not active, or another provider's.
+    pub left_out: Vec<(LineId, LeftOut)>,
+    /// The lines' numbers, as far as they are known.
+    pub numbers: HashMap<LineId, Private>,
+    /// Where the lines come from, with a colon, for messages.
+    pub source: String,
 }
 
-/// Reads and opens all lines. Takes about 20 ms of CPU for each encrypted
-/// password, on all cores; blocks, so call it off the async threads.
-///
-/// # Errors
-/// When the lines file as a whole cannot be used.
-pub fn start_lines(config: &Config) -> Result<StartLines, FileError> {
-    let file = match &config.lines_file {
-        Some(path) => lines::file::read(path)?,
-        None => LinesFile::default(),
-    };
-    let servers = SipServers::from_flags(config.sip.domain.clone(), config.sip.transport);
-    let mut loaded = lines::load(file.lines, config.encryption_key.as_ref(), &servers);
-    add_flags_line(config, &mut loaded);
-    Ok(StartLines {
-        loaded,
+/// Why a line is not to register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// `isActive` is false.
+    Inactive,
+    /// `provider` is "twilio".
+    Twilio,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inactive => "not active",
+            Self::Twilio => "of provider twilio",
+        })
+    }
+}
+
+/// What is wrong with a line of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredIssue {
+    /// The line.
+    pub id: LineId,
+    /// The field by its JSON name, and what is wrong with it.
+    pub issue: FieldIssue,
+}
+
+impl fmt::Display for StoredIssue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {:?}: {}", self.id.as_str(), self.issue)
+    }
+}
+
+/// Opens all lines. With a database they are its lines, those of the file laid
+/// over them; without one those of the file. Takes about 20 ms of CPU for each
+/// encrypted password, on all cores; blocks, so call it off the async threads.
+#[must_use]
+pub fn start_lines(config: &Config, file: LinesFile, stored: Option<Stored>) -> StartLines {
+    let mut start = StartLines {
         file_mistakes: file.mistakes,
         file_warnings: file.warnings,
-        inactive: file.inactive,
-        twilio: file.twilio,
-    })
+        ..StartLines::default()
+    };
+    let servers = SipServers::from_flags(config.sip.domain.clone(), config.sip.transport);
+    let (lines, servers) = match stored {
+        None => {
+            if let Some(path) = &config.lines_file {
+                start.source = format!("lines file {}: ", path.display());
+            }
+            start.left_out = file.rows.iter().filter_map(left_out).collect();
+            (file.lines, servers)
+        }
+        Some(stored) => {
+            start.source = format!("database {}: ", stored.shown);
+            let rows = laid_over(stored.lines, file.rows);
+            let lines = rows.iter().filter_map(|row| start.take(row)).collect();
+            let key = config.encryption_key.as_ref();
+            let (table, warnings) = lines::open_servers(&stored.servers, key, config.sip.transport);
+            start.loaded.warnings = warnings;
+            (lines, servers.with_table(table, stored.fallback))
+        }
+    };
+    for line in &lines {
+        if let Some(number) = &line.phone_number {
+            start.numbers.insert(line.id.clone(), number.clone());
+        }
+    }
+    let loaded = lines::load(lines, config.encryption_key.as_ref(), &servers);
+    start.loaded.ready = loaded.ready;
+    start.loaded.unusable = loaded.unusable;
+    start.loaded.warnings.extend(loaded.warnings);
+    add_flags_line(config, &mut start.loaded);
+    start
+}
+
+/// After an import nothing changes; `check` and `lines` import nothing.
+fn laid_over(mut stored: Vec<Row>, file: Vec<Row>) -> Vec<Row> {
+    let places: HashMap<String, usize> = stored
+        .iter()
+        .enumerate()
+        .filter_map(|(place, row)| Some((row.id()?.to_owned(), place)))
+        .collect();
+    for row in file {
+        match row.id().and_then(|id| places.get(id)) {
+            Some(&place) => drop(stored[place].overlay(&row)),
+            None => stored.push(row),
+        }
+    }
+    stored
+}
+
+fn left_out(row: &Row) -> Option<(LineId, LeftOut)> {
+    let id = LineId::new(row.id()?);
+    match (row.get("provider"), row.get("is_active")) {
+        (Some("twilio"), _) => Some((id, LeftOut::Twilio)),
+        (_, Some("false")) => Some((id, LeftOut::Inactive)),
+        _ => None,
+    }
+}
+
+impl StartLines {
+    /// Sorts a row of the database.
+    fn take(&mut self, row: &Row) -> Option<PhoneLine> {
+        match read_row(row) {
+            Entry::Line(line) => return Some(*line),
+            Entry::Inactive(id) => self.left_out.push((id, LeftOut::Inactive)),
+            Entry::Twilio(id) => self.left_out.push((id, LeftOut::Twilio)),
+            Entry::Mistaken(id, issues) => {
+                let id = id.unwrap_or_else(|| LineId::new(row.id().unwrap_or_default()));
+                let issues = issues.into_iter().map(|issue| StoredIssue {
+                    id: id.clone(),
+                    issue,
+                });
+                self.stored_mistakes.extend(issues);
+            }
+        }
+        None
+    }
+
+    /// How many lines cannot be used.
+    #[must_use]
+    pub fn unusable(&self) -> usize {
+        let stored: std::collections::BTreeSet<_> =
+            self.stored_mistakes.iter().map(|issue| &issue.id).collect();
+        self.file_mistakes.len() + stored.len() + self.loaded.unusable.len()
+    }
 }
 
 /// Puts the line of the flags first. A line of the file with the same id is

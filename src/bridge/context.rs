@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gauges::Gauges;
 use super::registry::Registry;
 use super::shutdown::Shutdown;
-use crate::core::call::{AnswerMode, CallPolicy, Comfort, Route};
+use crate::core::call::{AnswerMode, CallPolicy, Comfort, Route, SearchPolicy};
 use crate::core::downlink::{self, Downlink};
 use crate::core::g711::Gain;
 use crate::core::ids::{AccountSid, LineId};
@@ -18,6 +19,7 @@ use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
 use crate::queue::Queue;
 use crate::sip::engine::SharedEngine;
+use crate::store::CallLog;
 use crate::worker::{Dialer, Registry as Workers};
 
 /// What every call goes by.
@@ -27,6 +29,10 @@ pub struct Settings {
     pub answer: AnswerMode,
     /// How long a caller waits for a worker.
     pub worker_timeout: Duration,
+    /// How long a taken job may go undialled.
+    pub claim_timeout: Duration,
+    /// Most jobs for a caller who has no steady worker.
+    pub max_attempts: u32,
     /// Longest call.
     pub max_duration: Option<Duration>,
     /// How long the caller's RTP may stop; `None`: for ever.
@@ -58,6 +64,8 @@ pub struct LineProfile {
     pub fallback_number: Option<Private>,
     /// Played while the caller waits: mu-law, ringback included.
     pub greeting: Option<Arc<[u8]>>,
+    /// Played when no worker takes the call, instead of the built-in one: mu-law.
+    pub announcement: Option<Arc<[u8]>>,
     /// For `customParameters`.
     pub custom_parameters: BTreeMap<String, String>,
 }
@@ -72,12 +80,16 @@ pub struct Context {
     pub pacer: Pacer,
     /// Redis, in queue mode.
     pub queue: Option<Queue>,
+    /// Takes the records of calls, where there is a database.
+    pub call_log: Option<CallLog>,
     /// Dials `--ws-target`, where given.
     pub dialer: Option<Dialer>,
     /// Calls that wait for a worker to dial in.
     pub workers: Workers,
     /// Calls in progress.
     pub registry: Arc<Registry>,
+    /// Audio in the calls.
+    pub gauges: Arc<Gauges>,
     /// Line profiles by id.
     pub lines: HashMap<LineId, Arc<LineProfile>>,
     /// Ringback and announcement.
@@ -91,8 +103,12 @@ impl Context {
     pub(super) fn policy(&self, line: &LineProfile) -> CallPolicy {
         CallPolicy {
             answer: self.settings.answer,
-            route: self.route(),
-            worker_timeout: self.settings.worker_timeout,
+            search: SearchPolicy {
+                route: self.route(),
+                worker_timeout: self.settings.worker_timeout,
+                claim_timeout: self.settings.claim_timeout,
+                max_attempts: self.settings.max_attempts,
+            },
             max_duration: self.settings.max_duration,
             media_timeout: self.settings.media_timeout,
             fallback_number: line.fallback_number.clone(),
@@ -120,7 +136,11 @@ impl Context {
         }
         match comfort {
             Comfort::Silence => downlink::Comfort::Silence,
-            Comfort::Announcement => downlink::Comfort::Once(self.sounds.unavailable.clone()),
+            Comfort::Hold => downlink::Comfort::Loop(self.sounds.hold.clone()),
+            Comfort::Announcement => {
+                let own = line.announcement.as_ref();
+                downlink::Comfort::Once(own.unwrap_or(&self.sounds.unavailable).clone())
+            }
             Comfort::Waiting | Comfort::Ringback if self.settings.ringback => {
                 downlink::Comfort::Loop(self.sounds.ringback.clone())
             }

@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use super::callee::{self, Callee};
 use super::context::Context;
-use super::perform::Pending;
+use super::reach::{Done, Pending};
 use super::record::Record;
 use super::registry::Place;
 use super::stream::CallStream;
@@ -50,6 +51,8 @@ pub(super) struct Driver {
     pub(super) port: Arc<UplinkPort>,
     pub(super) worker: WorkerSide,
     pub(super) pending: Pending,
+    /// The leg to the fallback number, where the call has got so far.
+    pub(super) callee: Option<Callee>,
     /// Media is up.
     pub(super) linked: bool,
     pub(super) finished: Option<Outcome>,
@@ -67,7 +70,8 @@ enum Happening {
     Leg(Option<LegEvent>),
     Rtp(RtpPacket),
     Worker(WorkerEvent),
-    Pending(super::perform::Done),
+    Pending(Done),
+    Callee(Option<LegEvent>),
     Woken,
     Messages,
     Alarm,
@@ -90,7 +94,10 @@ pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, plac
     async {
         let leg = incoming.leg;
         match Driver::new(context.clone(), *incoming, record) {
-            Ok(driver) => driver.drive().await,
+            Ok(driver) => {
+                let _watched = context.gauges.watch(&driver.stream, &driver.port);
+                driver.drive().await;
+            }
             Err(error) => {
                 warn!(%error, "the call cannot be set up and is refused");
                 refuse(&context, leg);
@@ -138,6 +145,7 @@ impl Driver {
             call: Call::new(context.policy(&record.line)),
             worker: WorkerSide::new(),
             pending: Pending::default(),
+            callee: None,
             linked: false,
             finished: None,
             events: incoming.events,
@@ -159,6 +167,7 @@ impl Driver {
 
     async fn drive(mut self) {
         info!(from = %self.record.from, "incoming call");
+        self.record.begun(&self.context);
         self.call.handle_start(Instant::now().into_std());
         loop {
             while let Some(output) = self.call.poll_output() {
@@ -184,6 +193,7 @@ impl Driver {
             () = &mut self.alarm => Happening::Alarm,
             () = self.stream.woken() => Happening::Woken,
             done = self.pending.next() => Happening::Pending(done),
+            event = callee::next_event(&mut self.callee) => Happening::Callee(event),
             Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
             happening = caller_or_worker(&self.port, &mut self.worker) => happening,
         }
@@ -197,6 +207,7 @@ impl Driver {
             Happening::Rtp(packet) => self.port.handle_rtp(packet.arrived, &packet.bytes),
             Happening::Worker(event) => self.handle_worker(now, event),
             Happening::Pending(done) => self.handle_done(now, done),
+            Happening::Callee(event) => self.handle_callee(now, event),
             Happening::Woken => self.handle_woken(now),
             Happening::Messages => {
                 self.forward();
@@ -218,6 +229,8 @@ impl Driver {
                 self.record.answered(now);
                 self.call.handle_established(now.into_std());
             }
+            // Only legs that we called make progress.
+            LegEvent::Progress(_) => {}
             LegEvent::Media(link) => self.handle_media(now, &link),
             LegEvent::Digit(digit) => {
                 self.port.lock().uplink.handle_digit(now.into_std(), digit);
@@ -296,12 +309,16 @@ impl Driver {
 
     /// Lets the uplink see that time passes; the answer is when to do so again.
     fn tick(&mut self, now: Instant) -> Duration {
+        if let Some(callee) = &self.callee {
+            callee.tick(now);
+        }
         let mut state = self.port.lock();
         state.uplink.handle_tick(now.into_std());
         let Some(last) = state.uplink.last_rtp() else {
             return TICK_SILENT;
         };
-        if now.into_std() < last + SILENT_AFTER && !state.uplink.is_holding() {
+        let flowing = now.into_std() < last + SILENT_AFTER && !state.uplink.is_holding();
+        if flowing && self.callee.is_none() {
             TICK_FLOWING
         } else {
             TICK_SILENT
@@ -327,6 +344,15 @@ impl Driver {
         self.stream.finish();
         self.record
             .ended(&self.context, outcome, &self.port, &self.stream);
-        self.worker.close(CloseReason::CallOver);
+        self.worker.close(self.close_reason());
+    }
+
+    /// Why the worker's socket is closed with its call.
+    pub(super) fn close_reason(&self) -> CloseReason {
+        if self.ending {
+            CloseReason::Shutdown
+        } else {
+            CloseReason::CallOver
+        }
     }
 }

@@ -9,7 +9,8 @@ use tracing::{debug, error, info, warn};
 use super::context::Context;
 use super::driver;
 use super::registrar::RegistrarHandle;
-use crate::sip::engine::{Command, EngineEvent, IncomingCall};
+use crate::core::ids::LineId;
+use crate::sip::engine::{Command, EngineEvent, IncomingCall, Registration, SharedEngine};
 
 /// Runs until the engine is gone.
 pub async fn run(
@@ -20,7 +21,9 @@ pub async fn run(
     while let Some(event) = events.recv().await {
         match event {
             EngineEvent::Incoming(incoming) => take(&context, incoming),
-            EngineEvent::Registration { line, state } => registrar.handle_result(line, state),
+            EngineEvent::Registration { line, state } => {
+                handle_registration(&context.engine, &registrar, line, state);
+            }
             EngineEvent::LineRefused { line, reason } => {
                 error!(%line, reason, "the line cannot be added and takes no calls");
                 registrar.handle_refused(line, reason);
@@ -28,6 +31,22 @@ pub async fn run(
         }
     }
     debug!("the SIP engine is gone");
+}
+
+/// A line that was registering when the bridge began to go down could not
+/// unregister then: pjsip takes one request at a time.
+fn handle_registration(
+    engine: &SharedEngine,
+    registrar: &RegistrarHandle,
+    line: LineId,
+    state: Registration,
+) {
+    if registrar.is_stopping() && matches!(state, Registration::Registered { .. }) {
+        if let Err(error) = engine.submit(Command::Unregister(line.clone())) {
+            warn!(%line, %error, "the line stays registered until its registration expires");
+        }
+    }
+    registrar.handle_result(line, state);
 }
 
 fn take(context: &Arc<Context>, incoming: Box<IncomingCall>) {
@@ -47,5 +66,34 @@ fn take(context: &Arc<Context>, incoming: Box<IncomingCall>) {
                 warn!(%error, "the refusal was not sent");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::sim::{AdmitAll, SimEngine};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_line_that_registers_too_late_is_unregistered() {
+        let (sim, mut events) = SimEngine::new(Arc::new(AdmitAll));
+        let engine: SharedEngine = sim;
+        let line = LineId::new("late");
+        let registrar = RegistrarHandle::new([line.clone()], None);
+        let registered = Registration::Registered {
+            expires: Duration::from_secs(300),
+        };
+        handle_registration(&engine, &registrar, line.clone(), registered.clone());
+        assert!(events.try_recv().is_err(), "it may stay");
+        registrar.stop();
+        handle_registration(&engine, &registrar, line, registered);
+        assert!(matches!(
+            events.try_recv(),
+            Ok(EngineEvent::Registration {
+                state: Registration::Unregistered,
+                ..
+            })
+        ));
     }
 }

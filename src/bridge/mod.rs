@@ -5,19 +5,29 @@
 //! | `intake` | takes INVITEs from the engine and starts their drivers |
 //! | `driver` | the task of one call: waits for what happens next |
 //! | `perform` | does what the call's state machine asks for |
+//! | `reach` | reaching a worker: jobs, tickets, dialling |
+//! | `callee` | the second leg: the fallback number, joined with the caller |
 //! | `worker_side` | the attached worker: its socket, its messages |
 //! | `stream` | outgoing audio, shared with the pacer thread |
 //! | `uplink_port` | incoming audio, shared with the engine's media thread |
 //! | `record` | what is known and told about one call: job, events, log |
-//! | [`registry`] | calls in progress, admission |
+//! | [`registry`] | calls in progress |
+//! | [`admission`] | the rules by which one more call may come in |
 //! | [`registrar`] | when which line registers, and its state |
+//! | [`gauges`] | audio that waits in the calls, and audio that was lost |
+//! | [`overload`] | notices that audio is late, and shuts the door |
 //! | [`context`] | what all calls share |
 //! | [`shutdown`] | the signal that calls must end |
 
+pub mod admission;
+mod callee;
 pub mod context;
 mod driver;
+pub mod gauges;
 pub mod intake;
+pub mod overload;
 mod perform;
+mod reach;
 mod record;
 pub mod registrar;
 pub mod registry;

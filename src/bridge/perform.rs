@@ -1,78 +1,15 @@
-//! Does what the call's state machine asks for, and brings back the results
-//! of what takes time: the job's push, the dialling, the attachment.
-
-use std::future::Future;
-use std::pin::Pin;
-use std::time::Duration;
+//! Does what the call's state machine asks for. Reaching a worker has a file
+//! of its own, `reach`; the fallback's second leg too, `callee`.
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::driver::Driver;
 use super::worker_side::WorkerEvent;
+use crate::core::backlog::HISTORY_MS;
 use crate::core::call::{Comfort, Output, Report, WorkerInput};
-use crate::core::ids::Token;
 use crate::core::media_streams::{MessageWriter, WorkerMessage};
-use crate::queue::{Job, QueueError};
 use crate::sip::engine::Command;
-use crate::worker::{CloseReason, Ticket, WorkerError, WorkerSocket};
-
-/// How long one attempt to dial a worker may take.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
-
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// What a call waits for besides SIP, RTP and its worker.
-#[derive(Default)]
-pub(super) struct Pending {
-    push: Option<Boxed<Result<(), QueueError>>>,
-    /// Whether Redis may have heard of the push.
-    push_begun: bool,
-    dial: Option<Boxed<Result<WorkerSocket, WorkerError>>>,
-    ticket: Option<Ticket>,
-    job: Option<Job>,
-    pub(super) waits_for_play_out: bool,
-}
-
-/// What came of it.
-pub(super) enum Done {
-    Pushed(Result<(), QueueError>),
-    Dialled(Result<Box<WorkerSocket>, WorkerError>),
-    Attached(Box<WorkerSocket>),
-}
-
-impl Pending {
-    /// The next result; never, while nothing is pending. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Done {
-        self.push_begun |= self.push.is_some();
-        let done = tokio::select! {
-            biased;
-            result = or_never(&mut self.push) => Done::Pushed(result),
-            result = or_never(&mut self.dial) => Done::Dialled(result.map(Box::new)),
-            socket = attached(&mut self.ticket) => Done::Attached(Box::new(socket)),
-        };
-        match &done {
-            Done::Pushed(_) => self.push = None,
-            Done::Dialled(_) => self.dial = None,
-            Done::Attached(_) => {}
-        }
-        done
-    }
-}
-
-async fn or_never<T>(future: &mut Option<Boxed<T>>) -> T {
-    match future {
-        Some(future) => future.as_mut().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn attached(ticket: &mut Option<Ticket>) -> WorkerSocket {
-    match ticket {
-        Some(ticket) => ticket.attached().await,
-        None => std::future::pending().await,
-    }
-}
 
 impl Driver {
     /// Does one thing. Nothing here waits.
@@ -92,11 +29,15 @@ impl Driver {
                     destination,
                 });
             }
-            Output::PushJob => self.push_job(),
-            Output::WithdrawJob => self.withdraw_job(),
-            Output::Dial => self.dial(),
+            Output::PushJob(attempt) => self.push_job(attempt),
+            Output::StopSearch => self.stop_search(),
+            Output::Dial(attempt) => self.dial(attempt),
             Output::StartStream => self.start_stream(),
             Output::StopStream => self.stop_stream(),
+            Output::DropStream => self.drop_stream(),
+            Output::CallOut(number) => self.call_out(number),
+            Output::Join => self.join(),
+            Output::DropCallee => self.drop_callee(),
             Output::Comfort(comfort) => self.set_comfort(comfort),
             Output::PlayOut => self.play_out(),
             Output::Report(report) => self.report(report),
@@ -108,80 +49,6 @@ impl Driver {
         if let Err(error) = self.context.engine.submit(command) {
             warn!(%error, "SIP command not taken, the call is given up");
             self.call.handle_leg_ended(false);
-        }
-    }
-
-    // ---- reaching a worker ----
-
-    fn push_job(&mut self) {
-        let Some(queue) = self.context.queue.clone() else {
-            return self.call.handle_job_refused(std::time::Instant::now());
-        };
-        let token = Token::random();
-        self.pending.ticket = Some(
-            self.context
-                .workers
-                .expect(self.record.call_id.clone(), token.clone()),
-        );
-        let job = self.record.job(&self.context, &token);
-        self.pending.job = Some(job.clone());
-        self.pending.push_begun = false;
-        self.pending.push = Some(Box::pin(async move { queue.push(&job).await }));
-    }
-
-    /// No worker may take or attach any more. A push under way is waited for
-    /// first: a removal that overtakes it would leave a dead job behind.
-    fn withdraw_job(&mut self) {
-        self.pending.ticket = None;
-        self.pending.dial = None;
-        let push = self.pending.push.take();
-        let (Some(queue), Some(job)) = (self.context.queue.clone(), self.pending.job.take()) else {
-            return;
-        };
-        match push {
-            None => queue.remove(&job),
-            // Dropped, so that no worker ever sees the dead call.
-            Some(_) if !self.pending.push_begun => {}
-            Some(push) => drop(tokio::spawn(async move {
-                // Whether it was pushed or not: afterwards it is not there.
-                let _ = push.await;
-                queue.remove(&job);
-            })),
-        }
-    }
-
-    fn dial(&mut self) {
-        let context = self.context.clone();
-        self.pending.dial = Some(Box::pin(async move {
-            match &context.dialer {
-                Some(dialer) => dialer.dial(DIAL_LIMIT).await,
-                None => Err(WorkerError::BadTarget("none is given")),
-            }
-        }));
-    }
-
-    pub(super) fn handle_done(&mut self, now: Instant, done: Done) {
-        match done {
-            Done::Pushed(Ok(())) => self.call.handle_job_pushed(),
-            Done::Pushed(Err(error)) => {
-                warn!(%error, "the job was not queued");
-                self.pending.ticket = None;
-                self.pending.job = None;
-                self.call.handle_job_refused(now.into_std());
-            }
-            Done::Dialled(Ok(socket)) | Done::Attached(socket) => self.attach(*socket),
-            Done::Dialled(Err(error)) => {
-                warn!(%error, "the worker cannot be dialled");
-                self.call.handle_dial_failed(now.into_std());
-            }
-        }
-    }
-
-    fn attach(&mut self, socket: WorkerSocket) {
-        if self.call.handle_attached() {
-            self.worker.attach(socket, self.record.stream_id.clone());
-        } else {
-            tokio::spawn(socket.close(CloseReason::CallOver));
         }
     }
 
@@ -198,7 +65,11 @@ impl Driver {
             let mut state = self.port.lock();
             state.post(connected);
             state.post(start);
-            state.uplink.attach(writer);
+            if record.attempt.resumed {
+                state.uplink.resume(writer, HISTORY_MS);
+            } else {
+                state.uplink.attach(writer);
+            }
             state.lane = self.worker.lane();
         }
         self.forward();
@@ -206,7 +77,15 @@ impl Driver {
 
     fn stop_stream(&mut self) {
         self.end_stream();
-        self.worker.close(CloseReason::CallOver);
+        self.worker.close(self.close_reason());
+    }
+
+    /// Nothing of the lost worker is heard or echoed any more.
+    fn drop_stream(&mut self) {
+        // Freed here, after the pacer's lock is released.
+        let abandoned = self.stream.downlink().abandon();
+        debug!(bytes = abandoned.bytes, "audio of the lost worker dropped");
+        self.echoes.clear();
     }
 
     fn set_comfort(&mut self, comfort: Comfort) {

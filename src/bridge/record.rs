@@ -1,5 +1,5 @@
 //! What is known about one call, and how others are told: the job, the
-//! events in Redis, the last line in the log.
+//! events in Redis, the record in the database, the last line in the log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use tracing::{debug, info};
 use super::context::{Context, LineProfile};
 use super::stream::CallStream;
 use super::uplink_port::UplinkPort;
-use crate::core::call::Report;
+use crate::core::call::{Attempt, Reason, Report};
 use crate::core::ids::{CallId, StreamId, Token};
+use crate::core::mos;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
 use crate::queue::{CallEvent, CallEventKind, Job, JobDirection};
 use crate::sip::engine::IncomingCall;
+use crate::store::{AudioStats, CallRecord};
 use crate::worker::attach_url;
 
 /// Facts about one call.
@@ -33,10 +35,15 @@ pub(super) struct Record {
     pub(super) custom_parameters: BTreeMap<String, String>,
     /// The SIP status that ended the leg.
     pub(super) sip_status: u16,
+    /// The present attempt.
+    pub(super) attempt: Attempt,
+    sip_call_id: String,
     to: Private,
-    attempt: u32,
     came: Instant,
-    answered: Option<Instant>,
+    started: SystemTime,
+    answered: Option<(Instant, SystemTime)>,
+    /// The last worker: how it came, and its stream.
+    worker: Option<(String, StreamId)>,
 }
 
 impl Record {
@@ -56,20 +63,51 @@ impl Record {
             from,
             to,
             sip_status: 0,
-            attempt: 1,
+            attempt: Attempt {
+                number: 1,
+                resumed: false,
+                until: None,
+            },
+            sip_call_id: incoming.sip_call_id.clone(),
             came: Instant::now(),
+            started: SystemTime::now(),
             answered: None,
+            worker: None,
         }
+    }
+
+    /// Another attempt to find a worker begins: its stream is another one.
+    pub(super) fn begin(&mut self, attempt: Attempt) {
+        if attempt.number != self.attempt.number {
+            self.stream_id = StreamId::random();
+        }
+        if attempt.resumed {
+            let parameters = &mut self.custom_parameters;
+            parameters.insert("resumed".into(), "true".into());
+        }
+        self.attempt = attempt;
     }
 
     /// The caller acknowledged the answer.
     pub(super) fn answered(&mut self, now: Instant) {
-        self.answered.get_or_insert(now);
+        self.answered.get_or_insert((now, SystemTime::now()));
+    }
+
+    /// A worker is attached: how it came.
+    pub(super) fn attached(&mut self, worker: String) {
+        self.worker = Some((worker, self.stream_id.clone()));
+    }
+
+    /// Leaves the record of a call in progress.
+    pub(super) fn begun(&self, context: &Context) {
+        self.keep(context, None);
     }
 
     /// The job of the present attempt.
     pub(super) fn job(&self, context: &Context, token: &Token) -> Job {
         let created = SystemTime::now();
+        let until = self.attempt.until.map(Instant::from_std);
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
         Job {
             call: self.call_id.clone(),
             stream: self.stream_id.clone(),
@@ -80,9 +118,9 @@ impl Record {
             direction: JobDirection::Inbound,
             stream_url: attach_url(&context.settings.stream_url, &self.call_id, token),
             created,
-            expires: created + context.settings.worker_timeout,
-            attempt: self.attempt,
-            resumed: false,
+            expires: created + left.unwrap_or(context.settings.worker_timeout),
+            attempt: self.attempt.number,
+            resumed: self.attempt.resumed,
             custom_parameters: self.custom_parameters.clone(),
         }
     }
@@ -91,20 +129,28 @@ impl Record {
     pub(super) fn report(&self, context: &Context, report: Report) {
         let kind = match report {
             Report::Ringing => CallEventKind::Ringing,
-            Report::Queued => CallEventKind::Queued,
+            Report::Queued(reason) => CallEventKind::Queued {
+                reason: reason.map(Reason::as_str),
+            },
             Report::Answered => CallEventKind::Answered,
             Report::WorkerLost => CallEventKind::WorkerLost,
             Report::WorkerAttached => CallEventKind::WorkerAttached {
                 stream: self.stream_id.clone(),
             },
-            Report::Fallback => {
-                info!("no worker: the caller gets the fallback");
-                return;
+            Report::Fallback(rung, reason) => {
+                let (rung, reason) = (rung.as_str(), reason.as_str());
+                info!(rung, reason, "no worker: the caller gets the fallback");
+                CallEventKind::Fallback { rung, reason }
             }
         };
         debug!(event = kind.name(), "event");
         if report == Report::WorkerAttached {
-            info!(stream = %self.stream_id, after_ms = self.came.elapsed().as_millis() as u64, "worker attached");
+            info!(
+                stream = %self.stream_id,
+                attempt = self.attempt.number,
+                after_ms = self.came.elapsed().as_millis() as u64,
+                "worker attached"
+            );
         }
         self.publish(context, kind);
     }
@@ -117,7 +163,8 @@ impl Record {
         port: &UplinkPort,
         stream: &CallStream,
     ) {
-        let duration = self.answered.map(|at| at.elapsed()).unwrap_or_default();
+        let duration = self.answered.map(|(at, _)| at.elapsed());
+        let duration = duration.unwrap_or_default();
         let (up, dropped) = {
             let state = port.lock();
             (state.uplink.stats(), state.dropped)
@@ -137,7 +184,40 @@ impl Record {
             trimmed = down.trimmed_frames,
             "call ended"
         );
+        let audio = AudioStats {
+            packets_received: up.packets,
+            packets_lost: up.lost,
+            packets_sent: down.packets,
+            jitter: up.jitter,
+            mos: mos::estimate(up.packets, up.lost, up.jitter),
+        };
+        self.keep(context, Some((outcome, audio)));
         self.publish(context, CallEventKind::Ended { outcome, duration });
+    }
+
+    /// Leaves the record for the database, where there is one. Never waits.
+    fn keep(&self, context: &Context, end: Option<(Outcome, AudioStats)>) {
+        let Some(log) = &context.call_log else { return };
+        log.record(CallRecord {
+            call: self.call_id.clone(),
+            sip_call_id: Some(self.sip_call_id.clone()),
+            node: log.node().to_owned(),
+            line: self.line.id.clone(),
+            restaurant: self.line.restaurant_id.clone(),
+            direction: JobDirection::Inbound.as_str().to_owned(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            started: self.started,
+            answered: self.answered.map(|(_, at)| at),
+            ended: end.map(|_| SystemTime::now()),
+            outcome: end.map(|(outcome, _)| outcome.as_str().to_owned()),
+            attempts: self.attempt.number,
+            stream: self.worker.as_ref().map(|(_, stream)| stream.clone()),
+            worker: self.worker.as_ref().map(|(worker, _)| worker.clone()),
+            // 0 until the leg has ended.
+            sip_status: Some(self.sip_status).filter(|&status| status > 0),
+            audio: end.map(|(_, audio)| audio),
+        });
     }
 
     fn publish(&self, context: &Context, kind: CallEventKind) {
@@ -146,7 +226,7 @@ impl Record {
             call: self.call_id.clone(),
             line: self.line.id.clone(),
             restaurant: self.line.restaurant_id.clone(),
-            attempt: self.attempt,
+            attempt: self.attempt.number,
             at: SystemTime::now(),
             kind,
         });

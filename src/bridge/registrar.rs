@@ -86,6 +86,12 @@ impl RegistrarHandle {
         self.shared.stopping.store(true, Ordering::Release);
     }
 
+    /// Whether [`RegistrarHandle::stop`] was called.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
     /// Takes in what a REGISTER came to.
     pub fn handle_result(&self, line: LineId, state: Registration) {
         let (result, answer) = match state {
@@ -133,7 +139,7 @@ impl RegistrarHandle {
     }
 
     fn tell(&self, line: &LineId, change: Change, answer: &str) {
-        let stopping = self.shared.stopping.load(Ordering::Acquire);
+        let stopping = self.is_stopping();
         match change {
             Change::Failed { .. } | Change::Lost { .. } if stopping => {
                 debug!(%line, "unregistered")

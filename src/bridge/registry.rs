@@ -2,41 +2,28 @@
 //!
 //! The engine asks [`Registry::admit`] in a callback, before anything is
 //! allocated; [`Registry::enter`] decides again when the call is really
-//! taken, so two INVITEs at once cannot pass the same last place.
+//! taken, so two INVITEs at once cannot pass the same last place. The rules
+//! are in [`super::admission`].
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::admission::Gate;
+pub use super::admission::{Limits, Refused};
 use crate::core::ids::LineId;
 use crate::sip::engine::{Admission, Refusal};
-
-/// Busy bridge: when to try again (RFC 3261, 20.33).
-const RETRY_BUSY: Duration = Duration::from_secs(5);
-/// Draining bridge: another one should have taken over by then.
-const RETRY_DRAINING: Duration = Duration::from_secs(30);
-
-/// Most calls, per bridge and per line.
-#[derive(Clone, Debug, Default)]
-pub struct Limits {
-    /// `--max-concurrent-calls`.
-    pub calls: u32,
-    /// `maxConcurrentCalls` of the lines that have one.
-    pub per_line: HashMap<LineId, u32>,
-}
 
 /// The calls in progress.
 #[derive(Debug)]
 pub struct Registry {
-    limits: Limits,
-    calls: Mutex<HashMap<LineId, u32>>,
+    /// Held for nanoseconds: a few look-ups and additions.
+    gate: Mutex<Gate>,
     active: watch::Sender<u32>,
-    draining: AtomicBool,
-    refused: AtomicU64,
-    taken: AtomicU64,
+    /// Refused in [`Registry::admit`], where the engine counts them too.
+    refused_by_admit: AtomicU64,
 }
 
 impl Registry {
@@ -44,12 +31,9 @@ impl Registry {
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
-            limits,
-            calls: Mutex::default(),
+            gate: Mutex::new(Gate::new(limits)),
             active: watch::Sender::new(0),
-            draining: AtomicBool::new(false),
-            refused: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
+            refused_by_admit: AtomicU64::new(0),
         })
     }
 
@@ -58,11 +42,8 @@ impl Registry {
     /// # Errors
     /// 486 when the line is full, 503 when the bridge is.
     pub fn enter(self: &Arc<Self>, line: &LineId) -> Result<Place, Refusal> {
-        let mut calls = self.lock();
-        self.check(&calls, line)?;
-        *calls.entry(line.clone()).or_default() += 1;
+        self.gate().enter(line)?;
         self.active.send_modify(|active| *active += 1);
-        self.taken.fetch_add(1, Ordering::Relaxed);
         Ok(Place {
             registry: self.clone(),
             line: line.clone(),
@@ -81,24 +62,44 @@ impl Registry {
         self.active.subscribe()
     }
 
-    /// Calls taken and refused since the start.
+    /// Calls taken since the start.
     #[must_use]
-    pub fn totals(&self) -> (u64, u64) {
-        (
-            self.taken.load(Ordering::Relaxed),
-            self.refused.load(Ordering::Relaxed),
-        )
+    pub fn taken(&self) -> u64 {
+        self.gate().taken()
+    }
+
+    /// Calls refused since the start, by reason.
+    #[must_use]
+    pub fn refused(&self) -> Refused {
+        self.gate().refused()
+    }
+
+    /// Those among them that the engine was told to refuse, and counted.
+    #[must_use]
+    pub fn refused_by_admit(&self) -> u64 {
+        self.refused_by_admit.load(Ordering::Relaxed)
     }
 
     /// No new calls from now on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.gate().draining = true;
     }
 
     /// Whether new calls are refused for good.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.gate().draining
+    }
+
+    /// No new calls while this is set; calls in progress go on.
+    pub fn set_overloaded(&self, overloaded: bool) {
+        self.gate().overloaded = overloaded;
+    }
+
+    /// Whether new calls are refused because audio is late.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.gate().overloaded
     }
 
     /// Returns when no call is left.
@@ -111,42 +112,18 @@ impl Registry {
             .await;
     }
 
-    fn check(&self, calls: &HashMap<LineId, u32>, line: &LineId) -> Result<(), Refusal> {
-        let refusal = if self.is_draining() {
-            Refusal {
-                status: 503,
-                retry_after: Some(RETRY_DRAINING),
-            }
-        } else if self.active() >= self.limits.calls {
-            Refusal {
-                status: 503,
-                retry_after: Some(RETRY_BUSY),
-            }
-        } else if self
-            .limits
-            .per_line
-            .get(line)
-            .is_some_and(|most| calls.get(line) >= Some(most))
-        {
-            Refusal {
-                status: 486,
-                retry_after: None,
-            }
-        } else {
-            return Ok(());
-        };
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        Err(refusal)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<LineId, u32>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Admission for Registry {
     fn admit(&self, line: &LineId) -> Result<(), Refusal> {
-        self.check(&self.lock(), line)
+        let verdict = self.gate().admit(Instant::now(), line);
+        if verdict.is_err() {
+            self.refused_by_admit.fetch_add(1, Ordering::Relaxed);
+        }
+        verdict
     }
 }
 
@@ -159,13 +136,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut calls = self.registry.lock();
-        if let Some(count) = calls.get_mut(&self.line) {
-            *count -= 1;
-            if *count == 0 {
-                calls.remove(&self.line);
-            }
-        }
+        self.registry.gate().leave(&self.line);
         self.registry.active.send_modify(|active| *active -= 1);
     }
 }
@@ -173,18 +144,15 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn registry(calls: u32, per_line: &[(&str, u32)]) -> Arc<Registry> {
-        let per_line = per_line
-            .iter()
-            .map(|(line, most)| (LineId::new(*line), *most))
-            .collect();
-        Registry::new(Limits { calls, per_line })
-    }
+    use std::collections::HashMap;
 
     #[test]
     fn a_full_line_is_busy_and_a_full_bridge_says_when_to_retry() {
-        let registry = registry(2, &[("a", 1)]);
+        let registry = Registry::new(Limits {
+            calls: 2,
+            per_line: HashMap::from([(LineId::new("a"), 1)]),
+            ..Limits::default()
+        });
         let (a, b) = (LineId::new("a"), LineId::new("b"));
         let place = registry.enter(&a).expect("first call");
         assert_eq!(
@@ -193,29 +161,22 @@ mod tests {
         );
         let other = registry.enter(&b).expect("other line");
         let refusal = registry.enter(&b).expect_err("bridge full");
-        assert_eq!(
-            refusal,
-            Refusal {
-                status: 503,
-                retry_after: Some(RETRY_BUSY)
-            }
-        );
+        assert_eq!((refusal.status, refusal.retry_after.is_some()), (503, true));
         drop((place, other));
         assert_eq!(registry.active(), 0);
         assert!(registry.admit(&a).is_ok());
-        assert_eq!(registry.totals(), (2, 2));
+        assert_eq!((registry.taken(), registry.refused().sum()), (2, 2));
+        assert_eq!(registry.refused_by_admit(), 1);
     }
 
     #[test]
     fn a_draining_bridge_takes_nothing() {
-        let registry = registry(2, &[]);
+        let registry = Registry::new(Limits {
+            calls: 2,
+            ..Limits::default()
+        });
         registry.drain();
-        assert_eq!(
-            registry
-                .enter(&LineId::new("a"))
-                .map_err(|r| r.status)
-                .err(),
-            Some(503)
-        );
+        let refusal = registry.enter(&LineId::new("a")).expect_err("draining");
+        assert_eq!(refusal.status, 503);
     }
 }

@@ -6,17 +6,26 @@
 //! driver, in order, and go through the worker's socket.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
+use super::stream::CallStream;
+use crate::core::g711::MULAW_SILENCE;
 use crate::core::link::RtpTap;
+use crate::core::playout::FRAME_BYTES;
 use crate::core::uplink::Uplink;
+use crate::media::pacer::FRAME;
 use crate::worker::Lane;
 
 /// Messages that wait for the driver; more means that it is stuck, and the
 /// newest are dropped. Holds the longest backlog that an attach can bring.
 const WAITING_MAX: usize = 8_192;
+
+/// Put before the audio from one leg to another: its packets come when the
+/// network wants, and the other leg's leave every 20 ms.
+static JITTER_BUFFER: [u8; 3 * FRAME_BYTES] = [MULAW_SILENCE; 3 * FRAME_BYTES];
 
 /// See the module.
 pub(super) struct UplinkPort {
@@ -28,6 +37,8 @@ pub(super) struct UplinkPort {
 pub(super) struct UplinkState {
     pub(super) uplink: Uplink,
     pub(super) lane: Option<Lane>,
+    /// The leg that this one is joined with: it gets the audio.
+    pub(super) relay: Option<Arc<CallStream>>,
     waiting: Vec<Vec<u8>>,
     /// Message under construction.
     scratch: Vec<u8>,
@@ -40,6 +51,7 @@ impl UplinkPort {
         let state = UplinkState {
             uplink,
             lane: None,
+            relay: None,
             waiting: Vec::new(),
             scratch: Vec::new(),
             dropped: 0,
@@ -79,9 +91,20 @@ impl UplinkState {
     /// Sends what the uplink has ready: by the lane, or to the driver behind
     /// what waits for it already.
     pub(super) fn send(&mut self) {
+        if let Some(relay) = &self.relay {
+            return send_to(relay, &mut self.uplink);
+        }
         while self.uplink.poll_message(&mut self.scratch) {
             self.dispatch();
         }
+    }
+
+    /// From now on this leg's audio and digits go to another leg, beginning
+    /// with what comes now.
+    pub(super) fn join(&mut self, other: &Arc<CallStream>) {
+        self.uplink.go_live();
+        let _ = other.downlink().push(Bytes::from_static(&JITTER_BUFFER));
+        self.relay = Some(other.clone());
     }
 
     /// Sends or keeps a message that is not the uplink's own, in its turn.
@@ -98,6 +121,14 @@ impl UplinkState {
         self.waiting.drain(..)
     }
 
+    /// How long audio has been waiting for its worker: in the socket, or here
+    /// for the driver, where a message is a frame.
+    pub(super) fn waits_for(&self) -> Duration {
+        let here = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let in_socket = self.lane.as_ref().map(Lane::busy_for).unwrap_or_default();
+        in_socket.max(FRAME.saturating_mul(here))
+    }
+
     fn dispatch(&mut self) {
         let lane = self.lane.as_ref().filter(|_| self.waiting.is_empty());
         if lane.is_some_and(|lane| lane.try_send(&self.scratch)) {
@@ -108,6 +139,16 @@ impl UplinkState {
             self.dropped += 1;
             self.scratch.clear();
         }
+    }
+}
+
+/// Another leg's pacer sends it; a leg that negotiated no digits gets none.
+fn send_to(relay: &CallStream, uplink: &mut Uplink) {
+    while let Some(digit) = uplink.poll_digit() {
+        let _ = relay.downlink().send_digits(digit.encode_utf8(&mut [0; 4]));
+    }
+    while let Some(frame) = uplink.poll_frame() {
+        let _ = relay.downlink().push(Bytes::copy_from_slice(frame));
     }
 }
 

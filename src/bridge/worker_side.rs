@@ -12,8 +12,13 @@ use crate::worker::{CloseReason, Ignored, Lane, Received, WorkerSocket};
 
 /// How often the worker is pinged.
 const PING_EVERY: Duration = Duration::from_secs(10);
-/// A worker that has not been heard of for this long is dead on TCP.
-const DEAD_AFTER: Duration = Duration::from_secs(20);
+/// A worker that has not been heard of for this long is dead on TCP: at least
+/// one ping of ours has gone unanswered for 8 s. Noticed within 20 s.
+const DEAD_AFTER: Duration = Duration::from_secs(18);
+/// When a ping that found no room is tried again.
+const PING_AGAIN: Duration = Duration::from_secs(1);
+/// Shortest pause between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What comes from the worker.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ struct Attached {
     socket: WorkerSocket,
     stream: StreamId,
     ping_at: Instant,
+    /// When to look again whether anything was heard.
+    look_at: Instant,
     /// Why the socket must be given up, found while writing to it.
     failed: Option<String>,
 }
@@ -55,6 +62,7 @@ impl WorkerSide {
             socket,
             stream,
             ping_at,
+            look_at: ping_at,
             failed: None,
         });
     }
@@ -117,23 +125,26 @@ impl WorkerSide {
         let Some(attached) = &mut self.attached else {
             return;
         };
-        if attached.ping_at > now {
+        if attached.look_at > now {
             return;
         }
         // While this process was stalled nobody listened: no silence of the worker.
-        let stalled = now.saturating_duration_since(attached.ping_at);
-        attached.ping_at = now + PING_EVERY;
+        let stalled = now.saturating_duration_since(attached.look_at);
         let silent = attached.socket.silent_for().saturating_sub(stalled);
         if silent >= DEAD_AFTER {
             attached.failed = Some(format!("nothing heard for {} s", silent.as_secs()));
-        } else {
-            attached.socket.ping();
         }
+        if attached.ping_at <= now {
+            let sent = attached.socket.ping();
+            attached.ping_at = now + if sent { PING_EVERY } else { PING_AGAIN };
+        }
+        let dead_at = now + DEAD_AFTER.saturating_sub(silent).max(LOOK_AGAIN);
+        attached.look_at = attached.ping_at.min(dead_at);
     }
 
     /// When [`WorkerSide::handle_time`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.attached.as_ref().map(|attached| attached.ping_at)
+        self.attached.as_ref().map(|attached| attached.look_at)
     }
 
     /// Counts an ignored message; the log sees the 1st, 10th, 100th …
@@ -178,8 +189,12 @@ mod tests {
         worker.handle_time(Instant::now());
         assert!(!failed(&worker), "we were stalled");
         // It was pinged now; a live worker would answer.
-        tokio::time::advance(PING_EVERY).await;
-        worker.handle_time(Instant::now());
-        assert!(failed(&worker), "nothing came");
+        let pinged = Instant::now();
+        while !failed(&worker) {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            worker.handle_time(Instant::now());
+            assert!(pinged.elapsed() < Duration::from_secs(20), "nothing came");
+        }
+        assert!(pinged.elapsed() >= Duration::from_secs(8));
     }
 }

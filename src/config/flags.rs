@@ -102,7 +102,11 @@ pub const FLAGS: &[Flag] = &[
     value("tls-ca", "TLS_CA", "FILE")
         .help(SIP, "PEM roots that SIP servers' certificates must come from"),
     value("lines", "LINES_FILE", "FILE")
-        .help(LINES, "JSON array of phone lines"),
+        .help(LINES, "JSON array of phone lines. With a database: imported into it at every start"),
+    value("database-url", "DATABASE_URL", "URL")
+        .help(LINES, "Database of lines, SIP servers and call records: sqlite:///path/file.db or postgres://user:password@host/name; created and migrated at the start. Prefer the variable [default: with --data-dir the file sipbridge.db in it, else none]"),
+    value("data-dir", "DATA_DIR", "FOLDER")
+        .help(LINES, "Where the database is kept when no --database-url is given; created when absent"),
     value("encryption-key", "ENCRYPTION_KEY", "HEX")
         .help(LINES, "Master key of encrypted passwords, 64 hex digits. Prefer the variable"),
     value("bind", "BIND_ADDRESS", "IP").or("0.0.0.0")
@@ -128,7 +132,11 @@ pub const FLAGS: &[Flag] = &[
     value("ringback", "RINGBACK", "on|off").or("on")
         .help(AUDIO, "Play ringback to an answered caller until a worker is there"),
     value("max-concurrent-calls", "MAX_CONCURRENT_CALLS", "N").or("1000")
-        .help(CALLS, "Most calls at once, 1 to 1024; fewer when --rtp-ports has no room for them"),
+        .help(CALLS, "Most calls at once, 1 to 1024; fewer when --rtp-ports has no room for them. Of several lines, one without maxConcurrentCalls gets at most two thirds, so that others have room"),
+    value("max-calls-per-second", "MAX_CALLS_PER_SECOND", "N").or("100")
+        .help(CALLS, "Most new calls in a second; 0 for any number. Of several lines, one gets at most half"),
+    value("max-late-ms", "MAX_LATE_MS", "MS").or("40")
+        .help(CALLS, "Refuse new calls (503) while audio is later than this in 3 of 5 seconds, until 5 calm ones; 0 for never"),
     value("max-call-duration", "MAX_CALL_DURATION", "SECONDS").or("14400")
         .help(CALLS, "Longest call; 0 for no limit"),
     value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("120")
@@ -137,6 +145,8 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLS, "Answer at once, or let it ring until a worker is there"),
     value("redis-url", "REDIS_URL", "URL")
         .help(WORKER, "Redis that gets a job for each call: redis:// or rediss://. Prefer the variable when it holds a password"),
+    value("redis-ca", "REDIS_CA", "FILE")
+        .help(WORKER, "PEM roots that the certificate of a rediss:// server must come from [default: the public ones]"),
     value("queue", "QUEUE_NAME", "KEY").or("queue:incoming_calls")
         .help(WORKER, "Redis list of jobs"),
     value("ws-target", "WS_TARGET", "URL")
@@ -147,8 +157,10 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "How workers reach that port, for example wss://bridge.example.com [default: ws://, our address towards Redis, --stream-port]"),
     value("worker-timeout", "WORKER_TIMEOUT", "SECONDS").or("30")
         .help(WORKER, "How long a caller waits for a worker before the line's fallback; the last 35 s of what he says are kept for it"),
-    value("claim-timeout", "CLAIM_TIMEOUT", "SECONDS")
-        .help(WORKER, "How long a taken job may go undialled before it is pushed again (not built yet)"),
+    value("claim-timeout", "CLAIM_TIMEOUT", "SECONDS").or("5")
+        .help(WORKER, "How long a taken job may go undialled before it is pushed again"),
+    value("max-attempts", "MAX_ATTEMPTS", "N").or("3")
+        .help(WORKER, "Most jobs for a call, 1 to 100, before the line's fallback; counted anew when a worker has stayed with the call for 10 s"),
     Flag { kind: Kind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
         .help(WORKER, "Put into customParameters of every call; may be repeated"),
     value("node-id", "NODE_ID", "NAME")
@@ -157,8 +169,10 @@ pub const FLAGS: &[Flag] = &[
         .help(RUN, "Port of GET /health"),
     value("api-bind", "API_BIND", "IP").or("127.0.0.1")
         .help(RUN, "Local address of that port; it has no authentication"),
+    value("drain-timeout", "DRAIN_TIMEOUT", "SECONDS").or("300")
+        .help(RUN, "How long calls go on undisturbed after SIGTERM, while no new ones are taken; 0 for not at all"),
     value("shutdown-timeout", "SHUTDOWN_TIMEOUT", "SECONDS").or("10")
-        .help(RUN, "How long calls may go on after SIGTERM"),
+        .help(RUN, "How long calls may still go on once --drain-timeout is over, before they are hung up"),
     value("log-format", "LOG_FORMAT", "text|json").or("text")
         .help(RUN, "Form of the log on standard error"),
     value("log-level", "RUST_LOG", "FILTER").or("info")
@@ -182,7 +196,8 @@ pub const FLAGS: &[Flag] = &[
 ];
 
 /// Flags whose values are shown nowhere, not even in part.
-pub const SECRET_FLAGS: [&str; 5] = [
+pub const SECRET_FLAGS: [&str; 6] = [
+    "database-url",
     "sip-password",
     "turn-password",
     "encryption-key",
@@ -196,15 +211,15 @@ pub fn flag(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
-/// The command line as clap sees it: the flags, `check` with the same flags,
-/// and `encrypt`.
+/// The command line as clap sees it: the flags, `check` and `lines` with the
+/// same flags, and `encrypt`.
 #[must_use]
 pub fn command() -> Command {
     let check = Command::new("check")
         .about("Validates everything it was given, and says what is wrong, without starting")
         .long_about(
             "Validates everything it was given without starting: the flags and variables, the key, \
-             each line's credential, the ports, and Redis where one is given. Exits with 0 when all \
+             each line's credential and sounds, the database, the ports, and Redis where they are given. Exits with 0 when all \
              of it is usable, 1 when not.",
         )
         .args(FLAGS.iter().map(arg));
@@ -218,6 +233,14 @@ pub fn command() -> Command {
                 .help("Id of the line (or SIP server) that the password belongs to"),
         )
         .args(flag("encryption-key").map(arg));
+    let lines = Command::new("lines")
+        .about("Prints each phone line: its server, by which rule, and whether it is usable")
+        .long_about(
+            "Prints each phone line of the database, the lines file and the flags: its number (masked), \
+             the server it uses, by which rule, and why not where it is unusable. Changes nothing: a \
+             lines file is shown as it would be imported. Exits with 1 when a line is unusable.",
+        )
+        .args(FLAGS.iter().map(arg));
     Command::new("sipbridge")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Turns SIP phone lines into Twilio Media Streams calls for AI workers")
@@ -229,6 +252,7 @@ pub fn command() -> Command {
         .args(FLAGS.iter().map(arg))
         .subcommand(check)
         .subcommand(encrypt)
+        .subcommand(lines)
 }
 
 fn arg(flag: &Flag) -> Arg {

@@ -18,6 +18,8 @@ pub enum Invocation {
     Run(Given),
     /// Validate everything without starting.
     Check(Given),
+    /// Print the lines without starting.
+    Lines(Given),
     /// Encrypt the password on standard input for a line.
     Encrypt {
         /// The line's id.
@@ -51,6 +53,7 @@ pub fn read(
                 .unwrap_or_default(),
             given,
         },
+        Some(("lines", _)) => Invocation::Lines(given),
         Some(_) => Invocation::Check(given),
         None => Invocation::Run(given),
     })

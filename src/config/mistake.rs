@@ -50,6 +50,11 @@ pub enum Problem {
     /// No URL, or one of another scheme.
     #[error("must be a URL such as {0}, with @ / ? # in a password written as %40 %2F %3F %23")]
     Url(&'static str),
+    /// The path of an SQLite file.
+    #[error(
+        "must hold the absolute path of a file after sqlite://, such as sqlite:///var/lib/sipbridge/sipbridge.db, without ? or #"
+    )]
+    SqliteUrl,
     /// Two ports with a dash between.
     #[error("must be two ports with a dash between, lowest first, such as 10000-20000")]
     PortRange,

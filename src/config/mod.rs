@@ -22,8 +22,8 @@ pub mod validate;
 pub use given::{Given, Invocation, read};
 pub use mistake::{Mistake, Problem, Warning};
 pub use settings::{
-    AnswerMode, AudioConfig, CallsConfig, Config, FlagsLine, LogFormat, NetworkConfig, QueueConfig,
-    SipConfig, TurnServer, WorkerConfig,
+    AnswerMode, AudioConfig, CallsConfig, Config, Database, FlagsLine, LogFormat, NetworkConfig,
+    QueueConfig, SipConfig, TurnServer, WorkerConfig,
 };
 pub use url::ServiceUrl;
 pub use validate::{Checked, encryption_key, validate};

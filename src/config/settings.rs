@@ -20,6 +20,8 @@ pub struct Config {
     pub flags_line: Option<FlagsLine>,
     /// `--lines`.
     pub lines_file: Option<PathBuf>,
+    /// `--database-url`, or the file of `--data-dir`; none without either.
+    pub database: Option<Database>,
     /// `--encryption-key`.
     pub encryption_key: Option<MasterKey>,
     /// Sockets and NAT.
@@ -38,12 +40,25 @@ pub struct Config {
     pub api_bind: IpAddr,
     /// `--api-port`.
     pub api_port: u16,
-    /// `--shutdown-timeout`.
+    /// `--drain-timeout`.
+    pub drain_timeout: Duration,
+    /// `--shutdown-timeout`; begins when draining is over.
     pub shutdown_timeout: Duration,
     /// `--log-format`.
     pub log_format: LogFormat,
     /// `--log-level`: a filter of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
+}
+
+/// Where lines, servers and call records are kept.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// A file.
+    Sqlite(PathBuf),
+    /// The file that `--data-dir` implies; the folder is created when absent.
+    DataDir(PathBuf),
+    /// A PostgreSQL server.
+    Postgres(ServiceUrl),
 }
 
 /// SIP signalling.
@@ -122,6 +137,10 @@ pub struct AudioConfig {
 pub struct CallsConfig {
     /// `--max-concurrent-calls`, or what `--rtp-ports` has room for.
     pub max_calls: u32,
+    /// `--max-calls-per-second`; 0 for any number.
+    pub max_per_second: u32,
+    /// `--max-late-ms`: later audio is an overload; `None` for never.
+    pub max_late: Option<Duration>,
     /// `--max-call-duration`.
     pub max_duration: Option<Duration>,
     /// `--rtp-timeout`: how long a caller may send no RTP, unless on hold.
@@ -137,6 +156,10 @@ pub struct WorkerConfig {
     pub ws_target: Option<ServiceUrl>,
     /// `--worker-timeout`.
     pub timeout: Duration,
+    /// `--claim-timeout`.
+    pub claim_timeout: Duration,
+    /// `--max-attempts`.
+    pub max_attempts: u32,
     /// `--param`.
     pub params: BTreeMap<String, String>,
 }
@@ -146,6 +169,8 @@ pub struct WorkerConfig {
 pub struct QueueConfig {
     /// `--redis-url`.
     pub redis_url: ServiceUrl,
+    /// `--redis-ca`: trusted for `rediss://` instead of the public roots.
+    pub redis_ca: Option<PathBuf>,
     /// `--queue`.
     pub queue: String,
     /// `--stream-port`, on `NetworkConfig::bind`.

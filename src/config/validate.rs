@@ -11,20 +11,16 @@ use super::given::Given;
 use super::mistake::{Mistake, Problem, Warning};
 use super::reader::Reader;
 use super::settings::{
-    AnswerMode, AudioConfig, CallsConfig, Config, FlagsLine, LogFormat, NetworkConfig, QueueConfig,
-    SipConfig, TurnServer, WorkerConfig,
+    AnswerMode, AudioConfig, CallsConfig, Config, Database, FlagsLine, LogFormat, NetworkConfig,
+    QueueConfig, SipConfig, TurnServer, WorkerConfig,
 };
 use crate::core::address::Transport;
 use crate::core::key::MasterKey;
-use crate::core::private::Private;
+use crate::core::private::{Private, Secret};
 
 /// Flags that are listed and not built: refused when given.
-const NOT_BUILT: [(&str, &str); 6] = [
+const NOT_BUILT: [(&str, &str); 5] = [
     ("no-auto-answer", "Calls are answered as --answer says"),
-    (
-        "claim-timeout",
-        "A job whose worker does not dial ends at --worker-timeout",
-    ),
     (
         "incoming-callback-url",
         "Events are in the Redis stream stream:call_events",
@@ -38,8 +34,13 @@ const NOT_BUILT: [(&str, &str); 6] = [
 ];
 const VAD: &str = "RTP flows without pause, as NATs and trunks want it";
 const NO_EC: &str = "has no effect: a bridge without a sound device has no echo to cancel";
+const DATABASE_EXAMPLE: &str =
+    "sqlite:///var/lib/sipbridge/sipbridge.db or postgres://user:password@host/name";
 /// Most calls of the SIP engine.
 const CALLS_MAX: u64 = 1_024;
+/// Nobody means more than this.
+const CALLS_PER_SECOND_MAX: u64 = 10_000;
+const LATE_MS_MAX: u64 = 10_000;
 
 /// Settings with everything that is wrong with them.
 #[derive(Debug)]
@@ -114,6 +115,7 @@ fn config(reader: &mut Reader) -> Config {
         sip: sip(reader),
         flags_line: flags_line(reader),
         lines_file: reader.file("lines"),
+        database: database(reader),
         encryption_key: key(reader),
         calls: calls(reader, network.rtp_ports),
         network,
@@ -125,6 +127,8 @@ fn config(reader: &mut Reader) -> Config {
         worker: WorkerConfig {
             ws_target: reader.url("ws-target", &["ws", "wss"], "ws://127.0.0.1:9000/media"),
             timeout: reader.seconds("worker-timeout", 0.1),
+            claim_timeout: reader.seconds("claim-timeout", 0.1),
+            max_attempts: max_attempts(reader),
             params: params(reader),
         },
         queue: queue(reader),
@@ -133,6 +137,7 @@ fn config(reader: &mut Reader) -> Config {
             .address("api-bind")
             .unwrap_or(Ipv4Addr::LOCALHOST.into()),
         api_port: reader.port("api-port").unwrap_or_default(),
+        drain_timeout: reader.seconds("drain-timeout", 0.0),
         shutdown_timeout: reader.seconds("shutdown-timeout", 0.0),
         log_format: reader.choice(
             "log-format",
@@ -218,6 +223,32 @@ fn key(reader: &mut Reader) -> Option<MasterKey> {
     }
 }
 
+/// `sqlite:///path` or `postgres://…`, else the file of `--data-dir`.
+fn database(reader: &mut Reader) -> Option<Database> {
+    let folder = reader.text("data-dir");
+    let text = reader.given.explicit("database-url").map(str::to_owned);
+    let Some(text) = text.map(Secret::new) else {
+        return folder.map(|folder| Database::DataDir(folder.into()));
+    };
+    if folder.is_some() {
+        reader.warn("data-dir", "has no effect beside --database-url");
+    }
+    if let Some(path) = text.expose().strip_prefix("sqlite://") {
+        if !path.starts_with('/') || path.ends_with('/') || path.contains(['?', '#', '\0']) {
+            reader.mistake("database-url", Problem::SqliteUrl);
+            return None;
+        }
+        return Some(Database::Sqlite(path.into()));
+    }
+    reader
+        .url(
+            "database-url",
+            &["postgres", "postgresql"],
+            DATABASE_EXAMPLE,
+        )
+        .map(Database::Postgres)
+}
+
 fn network(reader: &mut Reader) -> NetworkConfig {
     let stun_server = reader.host("stun-server");
     let turn_server = turn_server(reader);
@@ -285,6 +316,14 @@ fn calls(reader: &mut Reader, rtp_ports: (u16, u16)) -> CallsConfig {
     let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
     CallsConfig {
         max_calls: max_calls(reader, rtp_ports),
+        max_per_second: reader
+            .whole("max-calls-per-second", 0, CALLS_PER_SECOND_MAX)
+            .and_then(|calls| u32::try_from(calls).ok())
+            .unwrap_or_default(),
+        max_late: reader
+            .whole("max-late-ms", 0, LATE_MS_MAX)
+            .map(Duration::from_millis)
+            .and_then(limit),
         max_duration: limit(reader.seconds("max-call-duration", 0.0)),
         rtp_timeout: limit(reader.seconds("rtp-timeout", 0.0)),
         answer: reader.choice(
@@ -304,6 +343,11 @@ fn max_calls(reader: &mut Reader, (first, last): (u16, u16)) -> u32 {
         reader.mistake("max-concurrent-calls", Problem::NoRoom { calls, room });
     }
     calls.min(room)
+}
+
+fn max_attempts(reader: &mut Reader) -> u32 {
+    let attempts = reader.whole("max-attempts", 1, 100);
+    attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
 }
 
 fn params(reader: &mut Reader) -> BTreeMap<String, String> {
@@ -337,8 +381,14 @@ fn queue(reader: &mut Reader) -> Option<QueueConfig> {
         reader.mistake("queue", Problem::QueueName);
     }
     let stream_port = reader.port("stream-port").unwrap_or_default();
+    let redis_ca = reader.file("redis-ca");
+    let redis_url = redis_url?;
+    if redis_ca.is_some() && !redis_url.to_string().starts_with("rediss://") {
+        reader.warn("redis-ca", "has no effect without TLS: use rediss://");
+    }
     Some(QueueConfig {
-        redis_url: redis_url?,
+        redis_url,
+        redis_ca,
         queue,
         stream_port,
         stream_url: stream_url.map(|url| url.expose().trim_end_matches('/').to_owned()),
@@ -391,7 +441,8 @@ fn log_filter(reader: &mut Reader) -> String {
 fn check_together(config: &Config, reader: &mut Reader) {
     let is_given = |name: &str| reader.given.explicit(name).is_some();
     let no_worker = !is_given("redis-url") && !is_given("ws-target");
-    let no_line = !is_given("sip-username") && !is_given("lines");
+    let no_line = !is_given("sip-username") && !is_given("lines") && config.database.is_none();
+    let no_line = no_line && !is_given("database-url");
     let no_redis = !is_given("redis-url");
     if no_worker {
         let why = "no call could ever reach a worker. Give --redis-url (REDIS_URL) for workers \
@@ -400,10 +451,10 @@ fn check_together(config: &Config, reader: &mut Reader) {
     }
     if no_line {
         let why = "there is no phone line. Give --sip-domain and --sip-username (SIP_DOMAIN, \
-                   SIP_USERNAME) for one, or --lines (LINES_FILE) for many";
+                   SIP_USERNAME) for one, or --lines (LINES_FILE) or --database-url (DATABASE_URL) for many";
         reader.mistake("sip-username", Problem::Missing(why));
     }
-    for name in ["stream-url", "stream-port", "queue"] {
+    for name in ["stream-url", "stream-port", "queue", "redis-ca"] {
         if no_redis && !no_worker && reader.given.explicit(name).is_some() {
             reader.warn(name, "has no effect without --redis-url");
         }

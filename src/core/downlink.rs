@@ -172,6 +172,13 @@ impl Downlink {
         self.playout.clear(&mut self.echoes)
     }
 
+    /// The worker is lost: forgets its audio and its marks. Digits go on.
+    pub fn abandon(&mut self) -> Cleared {
+        self.catch_up.handle_clear();
+        self.echoes.clear();
+        self.playout.abandon()
+    }
+
     /// Moves the ready echoes, in order, to the end of `echoes`.
     pub fn drain_echoes(&mut self, echoes: &mut Vec<MarkEcho>) {
         echoes.append(&mut self.echoes);

@@ -26,6 +26,8 @@ pub enum Outcome {
     Failed,
     /// The bridge was shut down.
     Shutdown,
+    /// The bridge process died during the call.
+    BridgeLost,
 }
 
 impl Outcome {
@@ -44,6 +46,7 @@ impl Outcome {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",
+            Self::BridgeLost => "bridge-lost",
         }
     }
 }

@@ -186,6 +186,13 @@ impl Playout {
         }
     }
 
+    /// Empties the queue and forgets all marks: who set them is gone.
+    pub fn abandon(&mut self) -> Cleared {
+        let cleared = self.clear(&mut Vec::new());
+        self.heard = 0;
+        cleared
+    }
+
     /// A tick begins: the frame before has sounded, and its marks are due.
     pub fn begin_tick(&mut self, echoes: &mut Vec<MarkEcho>) {
         self.sounding = false;
@@ -323,6 +330,20 @@ mod tests {
         assert!(!playout.is_idle());
         assert_eq!(tick(&mut playout).1, 0);
         assert!(playout.is_idle());
+    }
+
+    #[test]
+    fn what_is_abandoned_leaves_nothing_to_the_next_worker() {
+        let mut playout = Playout::default();
+        playout.push(audio(480, 1));
+        playout.mark("old".into());
+        tick(&mut playout);
+        assert_eq!(playout.abandon().bytes, 320);
+        playout.push(audio(160, 2));
+        playout.mark("new".into());
+        let frame = tick(&mut playout);
+        assert_eq!((frame.0.len(), frame.2[0]), (0, 2));
+        assert_eq!(tick(&mut playout).0, [echo("new", 20, false)]);
     }
 
     #[test]

@@ -223,6 +223,25 @@ impl Uplink {
         true
     }
 
+    /// What the caller said so far is for nobody: goes on with live audio. For a
+    /// leg that is joined with another one, and polled by `poll_frame` and
+    /// `poll_digit`.
+    pub fn go_live(&mut self) {
+        self.worker = None;
+        self.digits.clear();
+        while self.backlog.next_frame().is_some() {}
+    }
+
+    /// The next 20 ms of audio, for another leg.
+    pub fn poll_frame(&mut self) -> Option<&[u8; FRAME_BYTES]> {
+        self.backlog.next_frame().map(|(_, frame)| frame)
+    }
+
+    /// The next digit, for another leg.
+    pub fn poll_digit(&mut self) -> Option<char> {
+        self.digits.pop_front().map(|(_, digit)| digit)
+    }
+
     /// Whether packets wait for a missing one, which only ticks will give up.
     #[must_use]
     pub fn is_holding(&self) -> bool {

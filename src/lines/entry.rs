@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
 use super::line::{FieldIssue, FieldProblem, PhoneLine};
+use super::row::{LINE_COLUMNS, Row};
 use crate::core::address::HostPort;
 use crate::core::ids::LineId;
 use crate::core::private::{Private, Secret};
 
-/// Longest value taken for any text field, in bytes; a greeting is the longest.
+/// Longest value taken for any text field, in bytes; a path is the longest.
 pub const FIELD_MAX_BYTES: usize = 4_096;
 
 /// What an entry turned out to be.
@@ -39,24 +40,8 @@ impl Entry {
     }
 }
 
-/// JSON names with the SQL column each has.
-const FIELDS: [(&str, &str); 13] = [
-    ("id", "id"),
-    ("restaurantId", "restaurant_id"),
-    ("phoneNumber", "phone_number"),
-    ("provider", "provider"),
-    ("sipDomain", "sip_domain"),
-    ("sipUsername", "sip_username"),
-    ("sipPassword", "sip_password"),
-    ("isActive", "is_active"),
-    ("sipServerId", "sip_server_id"),
-    ("maxConcurrentCalls", "max_concurrent_calls"),
-    ("greeting", "greeting"),
-    ("fallbackNumber", "fallback_number"),
-    ("customParameters", "custom_parameters"),
-];
-/// Fields of the database's lines that mean nothing here.
-const OTHERS: [&str; 3] = ["twilioTrunkSid", "createdAt", "updatedAt"];
+/// A field of the database's lines that has no column here.
+const OTHERS: [&str; 1] = ["updatedAt"];
 
 /// Reads one JSON object. Also returns warnings, which do not keep the line
 /// from starting. Wipes the password that the object holds.
@@ -85,14 +70,20 @@ pub(super) fn wipe_value(value: &mut Value) {
     }
 }
 
+/// Reads a row of `phone_lines`.
+#[must_use]
+pub fn read_row(row: &Row) -> Entry {
+    read_entry(row.to_object(LINE_COLUMNS)).0
+}
+
 fn unknown_fields(object: &Map<String, Value>) -> Vec<FieldIssue> {
     let issue = |name: &String| {
-        let known = FIELDS.iter().any(|(json, _)| json == name);
+        let known = LINE_COLUMNS.iter().any(|column| column.json == name);
         if known || OTHERS.contains(&name.as_str()) {
             return None;
         }
-        let problem = match FIELDS.iter().find(|(_, column)| column == name) {
-            Some((json, _)) => FieldProblem::SnakeCase(json),
+        let problem = match LINE_COLUMNS.iter().find(|column| column.name == name) {
+            Some(column) => FieldProblem::SnakeCase(column.json),
             None => FieldProblem::Unknown,
         };
         let field = name.chars().take(64).collect();
@@ -141,6 +132,7 @@ impl Reader<'_> {
             stored_password: self.password(),
             max_concurrent_calls: self.count("maxConcurrentCalls"),
             greeting: self.text("greeting"),
+            announcement: self.text("announcement"),
             fallback_number: self.user_part("fallbackNumber"),
             custom_parameters: self.parameters(),
         }
@@ -343,6 +335,7 @@ mod tests {
             "id": "l1", "restaurantId": 7, "phoneNumber": "+33 972 36 06 82", "provider": "sip",
             "sipDomain": "Sip.Example.com:5080", "sipUsername": "00339", "sipPassword": "pw",
             "isActive": true, "sipServerId": 3, "maxConcurrentCalls": 2, "greeting": "hello.wav",
+            "announcement": "sorry.wav",
             "fallbackNumber": "+331", "customParameters": {"lang": "fr", "tables": 12, "vip": true},
         }));
         assert_eq!(line.id.as_str(), "l1");
@@ -359,6 +352,8 @@ mod tests {
         assert_eq!(line.stored_password.expect("there").expose(), "pw");
         assert_eq!(line.sip_server_id.as_deref(), Some("3"));
         assert_eq!(line.max_concurrent_calls, Some(2));
+        assert_eq!(line.greeting.as_deref(), Some("hello.wav"));
+        assert_eq!(line.announcement.as_deref(), Some("sorry.wav"));
         assert_eq!(line.custom_parameters["tables"], "12");
         assert_eq!(line.custom_parameters["vip"], "true");
     }
@@ -434,7 +429,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_object_is_a_line_or_mistaken(
-            keys in proptest::collection::vec(0..FIELDS.len(), 0..8),
+            keys in proptest::collection::vec(0..LINE_COLUMNS.len(), 0..8),
             texts in proptest::collection::vec("\\PC{0,12}", 8),
             kinds in proptest::collection::vec(0..5_u8, 8),
         ) {
@@ -447,7 +442,7 @@ mod tests {
                     3 => json!({ "k": texts[index] }),
                     _ => json!(texts[index]),
                 };
-                object.insert(FIELDS[key].0.into(), value);
+                object.insert(LINE_COLUMNS[key].json.into(), value);
             }
             let has_id = object.get("id").is_some_and(|id| match id {
                 Value::String(text) => !text.is_empty(),

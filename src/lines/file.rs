@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::entry::{Entry, read_entry, type_name, wipe_value};
 use super::line::{FieldIssue, FieldProblem, PhoneLine};
+use super::row::{LINE_COLUMNS, Row};
 use crate::core::ids::LineId;
 
 /// Largest lines file: 5,000 lines of 3 kB each.
@@ -101,6 +102,9 @@ impl fmt::Display for FileIssue {
 pub struct LinesFile {
     /// The lines to register, in the file's order.
     pub lines: Vec<PhoneLine>,
+    /// Every entry without mistakes as a row, also of lines that do not
+    /// register: what an import writes.
+    pub rows: Vec<Row>,
     /// Why the other entries are left out.
     pub mistakes: Vec<FileIssue>,
     /// What is ignored without harm.
@@ -194,6 +198,7 @@ fn read_entries(path: &Path, entries: Vec<Value>) -> LinesFile {
                 continue;
             }
         };
+        let row = Row::from_object(LINE_COLUMNS, &object);
         let (entry, warnings) = read_entry(object);
         let id = entry.id().cloned();
         let warn = |warning| issue(id.as_ref(), Some(warning));
@@ -208,6 +213,9 @@ fn read_entries(path: &Path, entries: Vec<Value>) -> LinesFile {
                     .push(issue(Some(id), Some(FieldIssue { field, problem })));
                 continue;
             }
+        }
+        if !matches!(entry, Entry::Mistaken(..)) {
+            found.rows.push(row);
         }
         match entry {
             Entry::Line(line) => found.lines.push(*line),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::server::TrunkUriError;
 use crate::core::address::{HostPort, HostPortError};
 use crate::core::ids::LineId;
 use crate::core::private::{Private, Secret};
@@ -31,8 +32,10 @@ pub struct PhoneLine {
     pub stored_password: Option<Secret>,
     /// `maxConcurrentCalls`.
     pub max_concurrent_calls: Option<u32>,
-    /// `greeting`: path of an announcement.
+    /// `greeting`: path of a WAV file, for callers who wait.
     pub greeting: Option<String>,
+    /// `announcement`: path of a WAV file, for callers whom no worker takes.
+    pub announcement: Option<String>,
     /// `fallbackNumber`: where callers go when no worker comes.
     pub fallback_number: Option<Private>,
     /// `customParameters`, handed to the worker.
@@ -53,6 +56,7 @@ impl PhoneLine {
             stored_password: None,
             max_concurrent_calls: None,
             greeting: None,
+            announcement: None,
             fallback_number: None,
             custom_parameters: BTreeMap::new(),
         }
@@ -79,6 +83,15 @@ pub enum FieldProblem {
     /// Not a host.
     #[error("{0}")]
     Host(#[from] HostPortError),
+    /// Not the address of a trunk.
+    #[error("{0}")]
+    Trunk(#[from] TrunkUriError),
+    /// Not a SIP transport.
+    #[error("must be udp, tcp or tls")]
+    Transport,
+    /// Not a port.
+    #[error("must be a port from 1 to 65535")]
+    Port,
     /// A text that is too long.
     #[error("is longer than 4096 bytes")]
     TooLong,

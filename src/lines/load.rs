@@ -11,7 +11,9 @@ use std::thread;
 
 use super::credentials::{Credential, CredentialError};
 use super::line::PhoneLine;
-use super::resolve::{Route, ServerError, SipServers};
+use super::resolve::{Route, ServerError, ServerProblem, ServerTable, SipServer, SipServers};
+use super::row::Row;
+use super::server::read_server;
 use crate::core::address::{HostPort, Transport};
 use crate::core::ids::LineId;
 use crate::core::key::MasterKey;
@@ -83,6 +85,8 @@ impl fmt::Display for UnusableLine {
 pub enum LineWarning {
     /// Its password is stored in clear.
     PlainPassword(LineId),
+    /// The password of a SIP server is stored in clear.
+    PlainServerPassword(String),
     /// It registers the same user at the same domain as an earlier line.
     SameAddress {
         /// The later line.
@@ -99,6 +103,10 @@ impl fmt::Display for LineWarning {
                 f,
                 "line {:?}: its password is stored in clear: encrypt it with `sipbridge encrypt --line-id ID`",
                 id.as_str()
+            ),
+            Self::PlainServerPassword(id) => write!(
+                f,
+                "SIP server {id:?}: its password is stored in clear: encrypt it with `sipbridge encrypt --line-id ID`"
             ),
             Self::SameAddress { line, first } => write!(
                 f,
@@ -126,7 +134,7 @@ pub struct LoadedLines {
 /// spread over all cores; blocks until done, so call it off the async threads.
 #[must_use]
 pub fn load(lines: Vec<PhoneLine>, key: Option<&MasterKey>, servers: &SipServers) -> LoadedLines {
-    let results = open_all(&lines, key, servers);
+    let results = in_parallel(&lines, |line| open(line, key, servers));
     let mut loaded = LoadedLines::default();
     let mut addresses: HashMap<(String, String), LineId> = HashMap::new();
     for (mut line, result) in lines.into_iter().zip(results) {
@@ -154,23 +162,65 @@ pub fn load(lines: Vec<PhoneLine>, key: Option<&MasterKey>, servers: &SipServers
 
 type Opened = Result<(Route, Credential), UnusableReason>;
 
-/// Opens every line's credential; the results are in the order of the lines.
-fn open_all(lines: &[PhoneLine], key: Option<&MasterKey>, servers: &SipServers) -> Vec<Opened> {
+/// Reads the rows of `sip_servers` and opens their credentials, in parallel.
+/// A server that says no transport gets `transport`.
+#[must_use]
+pub fn open_servers(
+    rows: &[Row],
+    key: Option<&MasterKey>,
+    transport: Transport,
+) -> (ServerTable, Vec<LineWarning>) {
+    let opened = in_parallel(rows, |row| open_server(row, key, transport));
+    let mut table = ServerTable::new();
+    let mut warnings = Vec::new();
+    for (row, result) in rows.iter().zip(opened) {
+        let id = row.id().unwrap_or_default().to_owned();
+        if let Ok((_, true)) = result {
+            warnings.push(LineWarning::PlainServerPassword(id.clone()));
+        }
+        table.insert(id, result.map(|(server, _)| server));
+    }
+    (table, warnings)
+}
+
+/// The server, and whether its password is stored in clear.
+fn open_server(
+    row: &Row,
+    key: Option<&MasterKey>,
+    transport: Transport,
+) -> Result<(SipServer, bool), ServerProblem> {
+    let server = read_server(row).map_err(ServerProblem::Fields)?;
+    let credential = Credential::open(key, &server.id, server.stored_password.as_ref())
+        .map_err(ServerProblem::Credential)?;
+    let is_plain = matches!(credential, Credential::Plain(_));
+    let server = SipServer {
+        address: server.trunk.address,
+        transport: server.trunk.transport.unwrap_or(transport),
+        username: server.username,
+        password: credential.into_password(),
+        contact: server.contact,
+    };
+    Ok((server, is_plain))
+}
+
+/// Does the same with every item, on all cores; the results are in the order
+/// of the items.
+fn in_parallel<T: Sync, R: Send>(items: &[T], of_one: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = thread::available_parallelism()
         .map_or(1, NonZero::get)
-        .min(lines.len().max(1));
+        .min(items.len().max(1));
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(line) = lines.get(index) else {
+            let Some(item) = items.get(index) else {
                 return done;
             };
-            done.push((index, open(line, key, servers)));
+            done.push((index, of_one(item)));
         }
     };
-    let mut results: Vec<(usize, Opened)> = thread::scope(|scope| {
+    let mut results: Vec<(usize, R)> = thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut results = work();
         for other in others {
@@ -182,7 +232,7 @@ fn open_all(lines: &[PhoneLine], key: Option<&MasterKey>, servers: &SipServers) 
         results
     });
     results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, opened)| opened).collect()
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
 fn open(line: &PhoneLine, key: Option<&MasterKey>, servers: &SipServers) -> Opened {
@@ -311,5 +361,53 @@ mod tests {
             .map(|ready| ready.line.id.as_str().parse());
         assert!(ids.eq((0..500).map(Ok::<i32, std::num::ParseIntError>)));
         assert!(load(Vec::new(), None, &servers()).ready.is_empty());
+    }
+
+    #[test]
+    fn servers_are_opened_by_their_own_id_and_their_mistakes_are_kept_apart() {
+        let stored = key().encrypt("s1", &Secret::new("hunter2".into()));
+        let row = |value: serde_json::Value| {
+            Row::from_object(
+                crate::lines::row::SERVER_COLUMNS,
+                value.as_object().expect("object"),
+            )
+        };
+        let rows = [
+            row(
+                serde_json::json!({"id": "s1", "trunk_uri": "sip:a.example;transport=tls",
+                "username": "shared", "password": stored}),
+            ),
+            row(serde_json::json!({"id": "s2", "trunk_uri": "sip:a.example", "password": stored})),
+            row(serde_json::json!({"id": "s3", "trunk_uri": "sip:u@a.example"})),
+            row(
+                serde_json::json!({"id": "s4", "trunk_uri": "sip:a.example", "password": "letmein"}),
+            ),
+        ];
+        let (table, warnings) = open_servers(&rows, Some(&key()), Transport::Tcp);
+        let password = |id: &str| {
+            let server = table[id].as_ref().expect(id);
+            (
+                server.transport,
+                server.password.as_ref().map(|pw| pw.expose().to_owned()),
+            )
+        };
+        assert_eq!(password("s1"), (Transport::Tls, Some("hunter2".into())));
+        assert_eq!(password("s4"), (Transport::Tcp, Some("letmein".into())));
+        let other_salt = ServerProblem::Credential(CredentialError::Authentication);
+        assert_eq!(table["s2"].as_ref().err(), Some(&other_salt));
+        assert!(
+            table["s3"]
+                .as_ref()
+                .expect_err("user")
+                .to_string()
+                .starts_with("field \"trunk_uri\" must be like")
+        );
+        assert_eq!(warnings, [LineWarning::PlainServerPassword("s4".into())]);
+        let servers = servers().with_table(table, Some("s1".into()));
+        let loaded = load(lines(r#"[{"id":"x"}]"#), Some(&key()), &servers);
+        assert_eq!(
+            loaded.ready[0].password.as_ref().map(Secret::expose),
+            Some("hunter2")
+        );
     }
 }

@@ -5,6 +5,8 @@
 //! | [`mod@line`] | a phone line, and what can be wrong with one |
 //! | [`entry`] | a phone line as JSON, read field by field |
 //! | [`mod@file`] | `--lines FILE` |
+//! | [`row`] | a line or a server as a database row: each column as text |
+//! | [`server`] | a SIP server, and what can be wrong with one |
 //! | [`resolve`] | which SIP server a line uses |
 //! | [`credentials`] | encryption and decryption of passwords |
 //! | [`mod@load`] | lines made ready, their credentials derived in parallel |
@@ -20,14 +22,18 @@ pub mod line;
 pub mod load;
 pub mod registration;
 pub mod resolve;
+pub mod row;
+pub mod server;
 
 pub use credentials::CredentialError;
 pub use file::{FileError, FileIssue, LinesFile};
 pub use line::PhoneLine;
 pub use load::{
     FLAGS_LINE_ID, LineWarning, LoadedLines, ReadyLine, UnusableLine, UnusableReason, load,
+    open_servers,
 };
 pub use registration::{Change, LineCounts, LineState, LineStatus, RegisterResult, Scheduler};
-pub use resolve::{Route, ServerError, SipServer, SipServers};
+pub use resolve::{Route, ServerError, ServerProblem, ServerRule, SipServer, SipServers};
+pub use row::Row;
 
 pub use crate::core::key::{KeyError, MasterKey};

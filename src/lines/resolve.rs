@@ -2,12 +2,15 @@
 //! global fallback, else the `--sip-*` flags. A line whose server is not
 //! there is reported, never registered somewhere else.
 //!
-//! Leaves out where servers come from: whoever reads a table of them fills
-//! [`SipServers::by_id`].
+//! Leaves out where servers come from: whoever reads a table of them gives it
+//! to [`SipServers::with_table`], opened by `load`.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use super::line::PhoneLine;
+use super::credentials::CredentialError;
+use super::line::{FieldIssue, PhoneLine};
+use super::server::ContactOverride;
 use crate::core::address::{HostPort, Transport};
 use crate::core::private::{Private, Secret};
 
@@ -22,13 +25,39 @@ pub struct SipServer {
     pub username: Option<Private>,
     /// Password that belongs to that user name, in clear.
     pub password: Option<Secret>,
+    /// What REGISTER announces instead of our own address.
+    pub contact: ContactOverride,
 }
+
+/// Why a server of the table cannot be used. Never holds a value of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerProblem {
+    /// What is wrong with its columns.
+    Fields(Vec<FieldIssue>),
+    /// Its password does not decrypt.
+    Credential(CredentialError),
+}
+
+impl fmt::Display for ServerProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fields(issues) => {
+                let issues: Vec<String> = issues.iter().map(ToString::to_string).collect();
+                f.write_str(&issues.join("; "))
+            }
+            Self::Credential(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+/// The servers of the table by id; one that cannot be used with the reason.
+pub type ServerTable = HashMap<String, Result<SipServer, ServerProblem>>;
 
 /// The servers that lines may use.
 #[derive(Clone, Debug)]
 pub struct SipServers {
     /// By id, as `sipServerId` names them.
-    pub by_id: HashMap<String, SipServer>,
+    pub by_id: ServerTable,
     /// Id of the global fallback server, where the settings name one.
     pub fallback_id: Option<String>,
     /// `--sip-domain`.
@@ -48,6 +77,16 @@ impl SipServers {
             flags_transport: transport,
         }
     }
+
+    /// With a table of servers, and the id of the global fallback among them.
+    #[must_use]
+    pub fn with_table(self, by_id: ServerTable, fallback_id: Option<String>) -> Self {
+        Self {
+            by_id,
+            fallback_id,
+            ..self
+        }
+    }
 }
 
 /// Why a line has no server.
@@ -59,6 +98,14 @@ pub enum ServerError {
     /// The global fallback server is not known.
     #[error("the global fallback SIP server {0:?} is not known")]
     UnknownFallback(String),
+    /// The server it would use cannot be used.
+    #[error("SIP server {id:?} cannot be used: {problem}")]
+    Unusable {
+        /// The server.
+        id: String,
+        /// Why.
+        problem: ServerProblem,
+    },
     /// It names no server, and there is none to fall back to.
     #[error(
         "has no sipDomain or sipServerId, and there is no --sip-domain (SIP_DOMAIN) to use instead"
@@ -67,6 +114,30 @@ pub enum ServerError {
     /// Neither the line nor its server has a user name.
     #[error("has no sipUsername")]
     NoUsername,
+}
+
+/// By which rule a line has its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerRule {
+    /// Its `sipServerId` names the server.
+    OwnServer(String),
+    /// The settings name it for all lines without one.
+    Fallback(String),
+    /// Its own `sipDomain`.
+    OwnDomain,
+    /// `--sip-domain`.
+    Flags,
+}
+
+impl fmt::Display for ServerRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnServer(id) => write!(f, "its sipServerId {id:?}"),
+            Self::Fallback(id) => write!(f, "the fallback server {id:?}"),
+            Self::OwnDomain => f.write_str("its sipDomain"),
+            Self::Flags => f.write_str("--sip-domain"),
+        }
+    }
 }
 
 /// Where and as whom a line registers.
@@ -82,6 +153,10 @@ pub struct Route {
     pub username: Private,
     /// The server's own password, where the user name is the server's.
     pub server_password: Option<Secret>,
+    /// What REGISTER announces instead of our own address.
+    pub contact: ContactOverride,
+    /// Why it is this server.
+    pub rule: ServerRule,
 }
 
 impl SipServers {
@@ -91,39 +166,50 @@ impl SipServers {
     /// When the server it names is unknown, or nothing names one.
     pub fn resolve(&self, line: &PhoneLine) -> Result<Route, ServerError> {
         match self.table_server(line)? {
-            Some(server) => via_server(line, server),
+            Some((server, rule)) => via_server(line, server, rule),
             None => self.via_domain(line),
         }
     }
 
-    fn table_server(&self, line: &PhoneLine) -> Result<Option<&SipServer>, ServerError> {
-        if let Some(id) = &line.sip_server_id {
-            let server = self.by_id.get(id);
-            return server
-                .map(Some)
-                .ok_or_else(|| ServerError::Unknown(id.clone()));
+    fn table_server(
+        &self,
+        line: &PhoneLine,
+    ) -> Result<Option<(&SipServer, ServerRule)>, ServerError> {
+        let (id, rule, unknown): (_, _, fn(String) -> ServerError) =
+            match (&line.sip_server_id, &self.fallback_id) {
+                (Some(id), _) => (id, ServerRule::OwnServer(id.clone()), ServerError::Unknown),
+                (None, Some(id)) => {
+                    let rule = ServerRule::Fallback(id.clone());
+                    (id, rule, ServerError::UnknownFallback)
+                }
+                (None, None) => return Ok(None),
+            };
+        match self.by_id.get(id) {
+            Some(Ok(server)) => Ok(Some((server, rule))),
+            Some(Err(problem)) => Err(ServerError::Unusable {
+                id: id.clone(),
+                problem: problem.clone(),
+            }),
+            None => Err(unknown(id.clone())),
         }
-        let Some(id) = &self.fallback_id else {
-            return Ok(None);
-        };
-        let server = self.by_id.get(id);
-        server
-            .map(Some)
-            .ok_or_else(|| ServerError::UnknownFallback(id.clone()))
     }
 
     /// The line's own domain wins over the flags'. The flags' user name is
     /// that of the flags' own line, so it is not lent to others.
     fn via_domain(&self, line: &PhoneLine) -> Result<Route, ServerError> {
-        let domain = line.sip_domain.as_ref().or(self.flags_domain.as_ref());
-        let domain = domain.ok_or(ServerError::None)?;
+        let (domain, rule) = match (&line.sip_domain, &self.flags_domain) {
+            (Some(own), _) => (own, ServerRule::OwnDomain),
+            (None, Some(flags)) => (flags, ServerRule::Flags),
+            (None, None) => return Err(ServerError::None),
+        };
         let username = line.sip_username.clone().ok_or(ServerError::NoUsername)?;
-        Ok(Route::to_domain(domain, self.flags_transport, username))
+        let route = Route::to_domain(domain, self.flags_transport, username);
+        Ok(Route { rule, ..route })
     }
 }
 
 impl Route {
-    /// Straight to the server that the domain names.
+    /// Straight to the server that `--sip-domain` names.
     #[must_use]
     pub fn to_domain(domain: &HostPort, transport: Transport, username: Private) -> Self {
         Self {
@@ -132,11 +218,17 @@ impl Route {
             transport,
             username,
             server_password: None,
+            contact: ContactOverride::default(),
+            rule: ServerRule::Flags,
         }
     }
 }
 
-fn via_server(line: &PhoneLine, server: &SipServer) -> Result<Route, ServerError> {
+fn via_server(
+    line: &PhoneLine,
+    server: &SipServer,
+    rule: ServerRule,
+) -> Result<Route, ServerError> {
     let (username, server_password) = match (&line.sip_username, &server.username) {
         (Some(own), _) => (own.clone(), None),
         (None, Some(shared)) => (shared.clone(), server.password.clone()),
@@ -149,6 +241,8 @@ fn via_server(line: &PhoneLine, server: &SipServer) -> Result<Route, ServerError
         transport: server.transport,
         username,
         server_password,
+        contact: server.contact.clone(),
+        rule,
     })
 }
 
@@ -177,12 +271,13 @@ mod tests {
         let mut servers = SipServers::from_flags(Some(host("flags.example")), Transport::Udp);
         servers.by_id.insert(
             "t".into(),
-            SipServer {
+            Ok(SipServer {
                 address: host("trunk.example:5090"),
                 transport: Transport::Tcp,
                 username: Some(Private::new("shared-user")),
                 password: Some(Secret::new("shared".into())),
-            },
+                contact: ContactOverride::default(),
+            }),
         );
         servers
     }
@@ -197,6 +292,7 @@ mod tests {
             .expect("own");
         assert_eq!(own.domain, "own.example");
         assert_eq!(own.server.as_deref(), Some("own.example:5080"));
+        assert_eq!(own.rule, ServerRule::OwnDomain);
         let flags = servers
             .resolve(&line(json!({"id":1,"sipUsername":"u"})))
             .expect("flags");
@@ -205,6 +301,7 @@ mod tests {
             ("flags.example", None)
         );
         assert_eq!(flags.transport, Transport::Tls);
+        assert_eq!(flags.rule, ServerRule::Flags);
     }
 
     #[test]
@@ -214,6 +311,7 @@ mod tests {
             line(json!({"id":1,"sipUsername":"u","sipServerId":"t","sipDomain":"own.example"}));
         let route = servers.resolve(&named).expect("named");
         assert_eq!(route.server.as_deref(), Some("trunk.example:5090"));
+        assert_eq!(route.rule, ServerRule::OwnServer("t".into()));
         assert_eq!(
             (route.domain.as_str(), route.transport),
             ("own.example", Transport::Tcp)
@@ -224,6 +322,7 @@ mod tests {
         );
         servers.fallback_id = Some("t".into());
         let route = servers.resolve(&line(json!({"id":1}))).expect("fallback");
+        assert_eq!(route.rule, ServerRule::Fallback("t".into()));
         assert_eq!(route.domain, "trunk.example");
         assert_eq!(route.username.expose(), "shared-user");
         assert_eq!(
@@ -255,5 +354,23 @@ mod tests {
             none.resolve(&anonymous).err(),
             Some(ServerError::NoUsername)
         );
+    }
+
+    #[test]
+    fn a_line_whose_server_is_unusable_is_registered_nowhere() {
+        let mut servers = with_server();
+        let problem = ServerProblem::Credential(CredentialError::Authentication);
+        servers.by_id.insert("bad".into(), Err(problem.clone()));
+        let named =
+            line(json!({"id":1,"sipUsername":"u","sipServerId":"bad","sipDomain":"own.example"}));
+        let id = "bad".to_owned();
+        let expected = Some(ServerError::Unusable { id, problem });
+        assert_eq!(servers.resolve(&named).err(), expected);
+        servers.fallback_id = Some("bad".into());
+        let bare = line(json!({"id":1,"sipUsername":"u","sipDomain":"own.example"}));
+        assert_eq!(servers.resolve(&bare).err(), expected);
+        // One that names a good server is not touched by it.
+        let good = line(json!({"id":1,"sipUsername":"u","sipServerId":"t"}));
+        assert!(servers.resolve(&good).is_ok());
     }
 }

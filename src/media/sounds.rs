@@ -19,6 +19,8 @@ const BYTES_PER_S: usize = 8_000;
 pub struct Sounds {
     /// A loop.
     pub ringback: Arc<[u8]>,
+    /// Hold music, a loop.
+    pub hold: Arc<[u8]>,
     /// Once.
     pub unavailable: Arc<[u8]>,
 }
@@ -29,6 +31,7 @@ impl Sounds {
     pub fn built_in() -> Self {
         Self {
             ringback: tones::ringback(),
+            hold: tones::hold(),
             unavailable: UNAVAILABLE.concat().into(),
         }
     }

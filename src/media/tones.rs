@@ -1,5 +1,5 @@
-//! Call progress tones (ITU-T E.180, France: 440 Hz) as mu-law, each one full
-//! period long, so that it can be looped without a click.
+//! Call progress tones (ITU-T E.180, France: 440 Hz) and hold music as mu-law,
+//! each one full period long, so that it can be looped without a click.
 
 use std::f32::consts::TAU;
 use std::sync::{Arc, LazyLock};
@@ -13,6 +13,13 @@ const SAMPLES_PER_MS: usize = 8;
 /// Faded in and out, lest the edges click.
 const EDGE_SAMPLES: usize = 40;
 
+/// Quieter than ringback: it may last.
+const HOLD_AMPLITUDE: f32 = 5_000.0;
+const NOTE_SAMPLES: usize = 4_000;
+/// C major, up and down.
+const HOLD_NOTES_HZ: [f32; 8] = [523.3, 659.3, 784.0, 1_046.5, 784.0, 659.3, 587.3, 493.9];
+
+static HOLD: LazyLock<Arc<[u8]>> = LazyLock::new(|| melody(&HOLD_NOTES_HZ));
 static RINGBACK: LazyLock<Arc<[u8]>> = LazyLock::new(|| cadence(1_500, 3_500));
 static BUSY: LazyLock<Arc<[u8]>> = LazyLock::new(|| cadence(500, 500));
 static CONGESTION: LazyLock<Arc<[u8]>> = LazyLock::new(|| cadence(250, 250));
@@ -33,6 +40,27 @@ pub fn busy() -> Arc<[u8]> {
 #[must_use]
 pub fn congestion() -> Arc<[u8]> {
     CONGESTION.clone()
+}
+
+/// Hold music: soft notes of half a second, the first at once. To be looped.
+#[must_use]
+pub fn hold() -> Arc<[u8]> {
+    HOLD.clone()
+}
+
+/// Notes that begin at full strength and fade, as those of a music box.
+fn melody(notes_hz: &[f32]) -> Arc<[u8]> {
+    let note = |hz: &f32| {
+        let hz = *hz;
+        (0..NOTE_SAMPLES).map(move |index| {
+            let attack = index.min(EDGE_SAMPLES) as f32 / EDGE_SAMPLES as f32;
+            let left = (NOTE_SAMPLES - 1 - index) as f32 / NOTE_SAMPLES as f32;
+            let phase = index as f32 * hz / 8_000.0 % 1.0;
+            let wave = (phase * TAU).sin() + 0.3 * (2.0 * phase * TAU).sin();
+            linear_to_mulaw((wave * HOLD_AMPLITUDE * attack * left * left) as i16)
+        })
+    };
+    notes_hz.iter().flat_map(note).collect()
 }
 
 fn cadence(on_ms: usize, off_ms: usize) -> Arc<[u8]> {
@@ -62,6 +90,16 @@ mod tests {
             power += sample * sample;
         }
         2.0 * (re * re + im * im) / (codes.len() as f32 * power)
+    }
+
+    #[test]
+    fn hold_music_sounds_at_once_and_all_the_time() {
+        let hold = hold();
+        assert_eq!(hold.len(), HOLD_NOTES_HZ.len() * NOTE_SAMPLES);
+        for (note, hz) in hold.chunks(NOTE_SAMPLES).zip(HOLD_NOTES_HZ) {
+            assert!(share_at(&note[..800], hz) > 0.8, "{hz}");
+            assert!(!crate::core::g711::is_quiet(&note[..160]));
+        }
     }
 
     #[test]

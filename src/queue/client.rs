@@ -3,22 +3,25 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, TlsCertificates};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::connection::connect;
 use super::error::{QueueError, RedisFailure};
-use super::event::CallEvent;
+use super::event::{CallEvent, CallEventKind};
 use super::job::Job;
-use super::link::{self, Link};
+use super::jobs::Taken;
+use super::link::Link;
 use super::shared::{RedisState, Shared};
-use super::state::Keys;
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
 
@@ -26,9 +29,22 @@ use crate::core::private::Secret;
 pub const PUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a graceful stop may take.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a silent node is waited for: longer than anybody needs to
+/// reconnect, twice a heartbeat's expiry.
+pub const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// Events that wait for Redis; more are dropped and counted. Some minutes at
-/// 10 calls a second, about 2 MB.
+/// 5 calls a second, about 2 MB.
 const EVENTS_MAX: usize = 4_096;
+/// Room kept for `call.ended`, without which a call would stay open for others.
+const EVENTS_KEPT_FOR_ENDS: usize = 1_024;
+
+/// Takes the old job out and puts the new one in. A script, because a
+/// transaction would hide why it is refused.
+///
+/// KEYS: the queue. ARGV: old job, new job.
+const REPLACE: &str = r"
+redis.call('LREM', KEYS[1], 0, ARGV[1])
+return redis.call('RPUSH', KEYS[1], ARGV[2])";
 
 /// What a [`Queue`] is started with.
 #[derive(Clone, Debug)]
@@ -44,6 +60,9 @@ pub struct QueueConfig {
     pub stream_url_base: Option<String>,
     /// PEM certificates trusted for `rediss://` instead of the public roots.
     pub ca_file: Option<PathBuf>,
+    /// How long another node must be silent, and Redis connected to us, before
+    /// its calls count as lost; [`DEAD_AFTER`] but in tests.
+    pub dead_after: Duration,
 }
 
 /// Counters of a [`Queue`], each only rising.
@@ -53,6 +72,8 @@ pub struct QueueStats {
     pub dropped_events: u64,
     /// Jobs that may have stayed in the queue though their calls were over.
     pub forgotten_removals: u64,
+    /// Jobs that were no longer told apart from leftovers, for want of room.
+    pub forgotten_jobs: u64,
 }
 
 /// The handle. Cheap to clone; when the last one is dropped the task stops.
@@ -82,15 +103,8 @@ impl Queue {
         let (events, waiting_events) = mpsc::channel(EVENTS_MAX);
         let (finished, done) = watch::channel(false);
         let shared = Arc::new(Shared::new(
-            open(config)?,
-            Keys {
-                node: config.node_id.clone(),
-                queue: config.queue.clone(),
-            },
-            config
-                .stream_url_base
-                .as_ref()
-                .map(|base| base.trim_end_matches('/').to_owned()),
+            open(&config.url, config.ca_file.as_deref())?,
+            config,
         ));
         let link = Link::new(Arc::clone(&shared), waiting_events);
         tokio::spawn(async move {
@@ -109,8 +123,8 @@ impl Queue {
     /// # Errors
     /// When it cannot, with the reason.
     pub async fn probe(config: &QueueConfig) -> Result<(), QueueError> {
-        let client = open(config)?;
-        let mut connection = link::connect(&client)
+        let client = open(&config.url, config.ca_file.as_deref())?;
+        let mut connection = connect(&client)
             .await
             .map_err(|(failure, text)| QueueError::Failed { failure, text })?;
         let mut command = redis::cmd("TYPE");
@@ -132,53 +146,86 @@ impl Queue {
     /// # Errors
     /// When the job is not in the queue.
     pub async fn push(&self, job: &Job) -> Result<(), QueueError> {
-        self.insert("LPUSH", job).await
+        let payload = job.payload(&self.shared.keys.node);
+        let mut command = redis::cmd("LPUSH");
+        command.arg(&self.shared.keys.queue).arg(&payload);
+        self.insert(command, payload, job.expires).await
     }
 
-    /// Pushes a job before those that wait: the next `BRPOP` takes it.
+    /// Puts a job in the place of an older one of the same call, before those
+    /// that wait: the next `BRPOP` takes it. The older one leaves the queue in
+    /// the same step, if it is there, so that a call never has two. Times and
+    /// failures as with [`Self::push`]; the older job is removed in any case,
+    /// if need be in the background.
     ///
     /// # Errors
-    /// As [`Self::push`].
-    pub async fn push_head(&self, job: &Job) -> Result<(), QueueError> {
-        self.insert("RPUSH", job).await
-    }
-
-    async fn insert(&self, verb: &str, job: &Job) -> Result<(), QueueError> {
+    /// When the new job is not in the queue.
+    pub async fn replace(&self, old: &Job, job: &Job) -> Result<(), QueueError> {
+        let old_payload = old.payload(&self.shared.keys.node);
         let payload = job.payload(&self.shared.keys.node);
-        let mut command = redis::cmd(verb);
-        command.arg(&self.shared.keys.queue).arg(&payload);
-        let result = self.query::<()>(&command).await;
-        self.shared.queue_changed();
-        if let Err(QueueError::TimedOut { .. } | QueueError::Failed { .. }) = result {
-            self.shared.remove(payload, job.expires, true);
+        let was_pushed = self.shared.jobs().forget(&old_payload);
+        let mut command = redis::cmd("EVAL");
+        command.arg(REPLACE).arg(1).arg(&self.shared.keys.queue);
+        command.arg(&old_payload).arg(&payload);
+        let result = self.insert(command, payload, job.expires).await;
+        if result.is_err() || !was_pushed {
+            self.shared.remove(old_payload, old.expires, !was_pushed);
         }
         result
     }
 
-    /// Removes a job, now or when Redis is back.
+    /// Sends the command that puts `payload` into the queue.
+    async fn insert(
+        &self,
+        command: redis::Cmd,
+        payload: String,
+        expires: SystemTime,
+    ) -> Result<(), QueueError> {
+        self.shared
+            .jobs()
+            .insert(&payload, expires, SystemTime::now());
+        let result = self.query::<()>(&command).await;
+        self.shared.queue_changed();
+        match &result {
+            Ok(()) => self.shared.jobs().acknowledge(&payload),
+            Err(QueueError::TimedOut { .. } | QueueError::Failed { .. }) => {
+                self.shared.remove(payload, expires, true);
+            }
+            Err(_) => drop(self.shared.jobs().forget(&payload)),
+        }
+        result
+    }
+
+    /// Removes a job, now or when Redis is back. To be called once the job is
+    /// of no more use, also when a worker took it: Redis may be brought back
+    /// from a state in which it still waits.
     pub fn remove(&self, job: &Job) {
         let payload = job.payload(&self.shared.keys.node);
         self.shared.remove(payload, job.expires, false);
     }
 
-    /// Whether the job still waits in the queue: no worker has taken it.
+    /// Resolves when the job is seen to be out of the queue though this bridge
+    /// did not take it out: a worker has it, or Redis lost it (restarted empty,
+    /// or failed over to a replica that never got it). Seen within half a
+    /// second, a few seconds with hundreds of watched jobs.
     ///
-    /// # Errors
-    /// When Redis cannot say.
-    pub async fn is_pending(&self, job: &Job) -> Result<bool, QueueError> {
-        let mut command = redis::cmd("LPOS");
-        command
-            .arg(&self.shared.keys.queue)
-            .arg(job.payload(&self.shared.keys.node));
-        let position: Option<u64> = self.query(&command).await?;
-        Ok(position.is_some())
+    /// Never resolves while Redis cannot say, before the push of the job is
+    /// acknowledged, after it failed, and after [`Self::remove`] or
+    /// [`Self::replace`] of the job. One watch for each job: a newer one ends
+    /// the older. Dropping it ends the watch.
+    pub fn taken(&self, job: &Job) -> Taken {
+        Taken::new(&self.shared, &job.payload(&self.shared.keys.node))
     }
 
     /// Records what happened to a call, some time soon. Dropped and counted
-    /// when too much waits.
+    /// when too much waits; the end of a call comes last to that.
     pub fn record(&self, event: CallEvent) {
+        if event.kind == CallEventKind::Ringing {
+            self.shared.today().count(event.at);
+        }
         let number = self.shared.next_event_number();
-        if self.events.try_send((number, event)).is_err() {
+        let has_room = event.is_last() || self.events.capacity() > EVENTS_KEPT_FOR_ENDS;
+        if !has_room || self.events.try_send((number, event)).is_err() {
             self.shared.event_dropped(1);
         }
     }
@@ -213,6 +260,14 @@ impl Queue {
             let before = std::mem::replace(&mut state.active_calls, calls);
             before != calls
         });
+    }
+
+    /// Lets others see that this node takes no new calls:
+    /// `bridge:{nodeId}:state` holds `draining` from now on.
+    pub fn set_draining(&self) {
+        self.shared
+            .state
+            .send_if_modified(|state| !std::mem::replace(&mut state.draining, true));
     }
 
     /// Whether Redis can be used now.
@@ -264,25 +319,45 @@ async fn query<T: FromRedisValue>(
     }
 }
 
-fn open(config: &QueueConfig) -> Result<Client, QueueError> {
-    let info = config.url.expose().into_connection_info();
+/// A client for `--redis-url`, which connects nothing yet.
+///
+/// # Errors
+/// When the URL or the CA file is unusable.
+pub fn open(url: &Secret, ca_file: Option<&Path>) -> Result<Client, QueueError> {
+    let info = url.expose().into_connection_info();
     // The library leaves Nagle's algorithm on.
     let info = info.map(|info| info.set_tcp_settings(TcpSettings::default().set_nodelay(true)));
     let info = info.map_err(|_| QueueError::BadUrl)?;
     let tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-    let Some(path) = config.ca_file.as_ref().filter(|_| tls) else {
+    let Some(path) = ca_file.filter(|_| tls) else {
         return Client::open(info).map_err(|_| QueueError::BadUrl);
     };
     let unusable = |reason: String| QueueError::CaFile {
-        path: path.clone(),
+        path: path.to_owned(),
         reason,
     };
-    let root_cert = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let root_cert = roots(path).map_err(unusable)?;
     let certificates = TlsCertificates {
         client_tls: None,
         root_cert: Some(root_cert),
     };
     Client::build_with_tls(info, certificates).map_err(|error| unusable(error.to_string()))
+}
+
+/// The PEM certificates of a file. The library takes any file for one, and
+/// then trusts nobody.
+fn roots(path: &Path) -> Result<Vec<u8>, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    let mut certificates = CertificateDer::pem_slice_iter(&text);
+    match certificates.next() {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => return Err(error.to_string()),
+        None => return Err("it holds no certificate".into()),
+    }
+    match certificates.find_map(Result::err) {
+        Some(error) => Err(error.to_string()),
+        None => Ok(text),
+    }
 }
 
 #[cfg(test)]
@@ -292,14 +367,7 @@ mod tests {
     #[test]
     fn an_unusable_url_is_refused_without_being_shown() {
         for url in ["", "http://h/", "redis://:s3cret@h:port/"] {
-            let config = QueueConfig {
-                url: Secret::new(url.into()),
-                queue: "q".into(),
-                node_id: "n".into(),
-                stream_url_base: None,
-                ca_file: None,
-            };
-            let error = open(&config).unwrap_err();
+            let error = open(&Secret::new(url.into()), None).unwrap_err();
             assert_eq!(error, QueueError::BadUrl, "{url}");
             assert!(!error.to_string().contains("s3cret"));
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use time::OffsetDateTime;
+use time::{Date, Month, OffsetDateTime, Time};
 
 /// `2026-01-15T14:30:00.123Z`.
 pub(super) fn rfc3339_ms(at: SystemTime) -> String {
@@ -15,6 +15,20 @@ pub(super) fn rfc3339_ms(at: SystemTime) -> String {
         at.second(),
         at.millisecond()
     )
+}
+
+/// What [`rfc3339_ms`] wrote; `None` for any other form.
+pub(super) fn parse_rfc3339_ms(text: &str) -> Option<SystemTime> {
+    // 2026-01-15T14:30:00.123Z
+    if text.len() != 24 || !text.is_ascii() || !text.ends_with('Z') {
+        return None;
+    }
+    let number = |from: usize, to: usize| text[from..to].parse::<u16>().ok();
+    let small = |from: usize| u8::try_from(number(from, from + 2)?).ok();
+    let month = Month::try_from(small(5)?).ok()?;
+    let date = Date::from_calendar_date(number(0, 4)?.into(), month, small(8)?).ok()?;
+    let time = Time::from_hms_milli(small(11)?, small(14)?, small(17)?, number(20, 23)?).ok()?;
+    Some(date.with_time(time).assume_utc().into())
 }
 
 /// The UTC day, `2026-01-15`.
@@ -48,7 +62,20 @@ mod tests {
     fn times_are_written_as_in_the_contract() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
         assert_eq!(rfc3339_ms(at), "2026-01-15T14:30:00.123Z");
+        assert_eq!(parse_rfc3339_ms("2026-01-15T14:30:00.123Z"), Some(at));
         assert_eq!(utc_day(at), "2026-01-15");
         assert_eq!(rest_of_day(at), Duration::from_secs(9 * 3600 + 1800));
+    }
+
+    #[test]
+    fn what_is_no_time_of_ours_is_not_read() {
+        for text in [
+            "",
+            "2026-01-15T14:30:00Z",
+            "2026-13-15T14:30:00.123Z",
+            "2026-01-15T14:30:0\u{e9}.12Z",
+        ] {
+            assert_eq!(parse_rfc3339_ms(text), None, "{text}");
+        }
     }
 }

@@ -76,7 +76,10 @@ pub enum RedisFailure {
     ReadOnly,
     /// It is loading its data, or its master is down.
     NotReady,
-    /// It refused the command: out of memory, no permission, wrong type.
+    /// It takes no writes for now: memory or disk is full, a script hogs it,
+    /// or too few replicas follow.
+    NoWrites,
+    /// It refused the command: no permission, wrong type.
     Refused,
     /// The bridge is shutting down.
     Stopped,
@@ -93,6 +96,7 @@ impl RedisFailure {
             Self::Denied => "denied",
             Self::ReadOnly => "read-only",
             Self::NotReady => "not-ready",
+            Self::NoWrites => "no-writes",
             Self::Refused => "refused",
             Self::Stopped => "stopped",
         }
@@ -114,6 +118,7 @@ impl RedisFailure {
             ErrorKind::Server(_) | ErrorKind::UnexpectedReturnType => Self::Refused,
             ErrorKind::Extension => match error.code() {
                 Some("NOAUTH" | "WRONGPASS") => Self::Denied,
+                Some("OOM" | "MISCONF" | "NOREPLICAS" | "BUSY") => Self::NoWrites,
                 _ => Self::Refused,
             },
             _ => Self::Unreachable,

@@ -3,18 +3,19 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::clock::{rfc3339_ms, utc_day};
+use super::clock::rfc3339_ms;
+use super::state::{Keys, OPEN_CALLS_KEPT};
 use crate::core::ids::{CallId, LineId, StreamId};
 use crate::core::outcome::Outcome;
 
 /// How long a call's hash is kept after its end.
-const KEPT_AFTER_END: Duration = Duration::from_secs(3_600);
+pub(super) const KEPT_AFTER_END: Duration = Duration::from_secs(3_600);
 /// How long it is kept without any event: a bridge that died leaves no litter.
-const KEPT_WHILE_OPEN: Duration = Duration::from_secs(24 * 3_600);
-/// How long a day's counter is kept.
-const DAY_COUNTER_KEPT: Duration = Duration::from_secs(48 * 3_600);
+pub(super) const KEPT_WHILE_OPEN: Duration = Duration::from_secs(24 * 3_600);
 /// About how many events the stream keeps.
-const STREAM_MAX: usize = 10_000;
+pub(super) const STREAM_MAX: usize = 10_000;
+/// The stream of all events.
+pub(super) const STREAM: &str = "stream:call_events";
 
 /// One thing that happened to a call.
 #[derive(Clone, Debug)]
@@ -38,14 +39,19 @@ pub struct CallEvent {
 pub enum CallEventKind {
     /// The INVITE was taken. The first event of a call; counts it for today.
     Ringing,
-    /// The job was pushed.
-    Queued,
+    /// The job was pushed; why again, where it was not the first time.
+    Queued { reason: Option<&'static str> },
     /// A worker's socket is up.
     WorkerAttached { stream: StreamId },
     /// A worker's socket dropped.
     WorkerLost,
     /// The call was answered with 200.
     Answered,
+    /// No worker: the caller gets this rung of the fallback, and why.
+    Fallback {
+        rung: &'static str,
+        reason: &'static str,
+    },
     /// The call is over.
     Ended {
         outcome: Outcome,
@@ -59,10 +65,11 @@ impl CallEventKind {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Ringing => "call.ringing",
-            Self::Queued => "call.queued",
+            Self::Queued { .. } => "call.queued",
             Self::WorkerAttached { .. } => "worker.attached",
             Self::WorkerLost => "worker.lost",
             Self::Answered => "call.answered",
+            Self::Fallback { .. } => "call.fallback",
             Self::Ended { .. } => "call.ended",
         }
     }
@@ -71,45 +78,48 @@ impl CallEventKind {
     const fn state(&self) -> (&'static str, &'static str) {
         match self {
             Self::Ringing => ("ringing", "ringingAt"),
-            Self::Queued => ("queued", "queuedAt"),
+            Self::Queued { .. } => ("queued", "queuedAt"),
             Self::WorkerAttached { .. } => ("attached", "workerAttachedAt"),
             Self::WorkerLost => ("worker-lost", "workerLostAt"),
             Self::Answered => ("answered", "answeredAt"),
+            Self::Fallback { .. } => ("fallback", "fallbackAt"),
             Self::Ended { .. } => ("ended", "endedAt"),
         }
     }
 }
 
+/// The hash of a call.
+pub(super) fn hash_key(call: &str) -> String {
+    format!("call:{call}")
+}
+
 /// Writes one event once: `number` rises with every event of this process, and
-/// a retry after a lost answer finds it in the hash already.
+/// a retry after a lost answer finds it in the hash already. The call stands
+/// among the node's open calls from its first event to its last.
 ///
-/// KEYS: call hash, event stream, counter of the day. ARGV: number, seconds to
-/// keep the hash, stream length, seconds to keep the counter, 1 to count the
-/// call, count of hash fields, hash fields, stream fields.
+/// KEYS: call hash, event stream, the node's open calls. ARGV: number, seconds
+/// to keep the hash, stream length, call, 1 when it is over, seconds to keep
+/// the open calls, count of hash fields, hash fields, stream fields.
 const SCRIPT: &str = r"
 local last = tonumber(redis.call('HGET', KEYS[1], 'event') or '0')
 if last >= tonumber(ARGV[1]) then return 0 end
-local fields = tonumber(ARGV[6])
-redis.call('HSET', KEYS[1], 'event', ARGV[1], unpack(ARGV, 7, 6 + fields))
+local fields = tonumber(ARGV[7])
+redis.call('HSET', KEYS[1], 'event', ARGV[1], unpack(ARGV, 8, 7 + fields))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 7 + fields))
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 8 + fields))
 if ARGV[5] == '1' then
-  redis.call('INCR', KEYS[3])
-  redis.call('EXPIRE', KEYS[3], ARGV[4])
+  redis.call('SREM', KEYS[3], ARGV[4])
+else
+  redis.call('SADD', KEYS[3], ARGV[4])
+  redis.call('EXPIRE', KEYS[3], ARGV[6])
 end
 return 1";
 
-/// The counter of calls taken on one UTC day.
-pub(super) fn day_counter(at: SystemTime) -> String {
-    format!("stats:calls:{}", utc_day(at))
-}
-
 impl CallEvent {
-    /// The command that writes the event for `node`.
-    pub(super) fn command(&self, node: &str, number: u64) -> redis::Cmd {
-        let (hash, stream) = (self.hash_fields(node), self.stream_fields(node));
-        let over = matches!(self.kind, CallEventKind::Ended { .. });
-        let kept = if over {
+    /// The command that writes the event for a node.
+    pub(super) fn command(&self, keys: &Keys, number: u64) -> redis::Cmd {
+        let (hash, stream) = (self.hash_fields(&keys.node), self.stream_fields(&keys.node));
+        let kept = if self.is_last() {
             KEPT_AFTER_END
         } else {
             KEPT_WHILE_OPEN
@@ -118,14 +128,15 @@ impl CallEvent {
         command
             .arg(SCRIPT)
             .arg(3)
-            .arg(format!("call:{}", self.call))
-            .arg("stream:call_events")
-            .arg(day_counter(self.at))
+            .arg(hash_key(self.call.as_str()))
+            .arg(STREAM)
+            .arg(keys.open_calls())
             .arg(number)
             .arg(kept.as_secs())
             .arg(STREAM_MAX)
-            .arg(DAY_COUNTER_KEPT.as_secs())
-            .arg(u8::from(self.kind == CallEventKind::Ringing))
+            .arg(self.call.as_str())
+            .arg(u8::from(self.is_last()))
+            .arg(OPEN_CALLS_KEPT.as_secs())
             .arg(hash.len() * 2);
         for (name, value) in hash.iter().chain(&stream) {
             command.arg(*name).arg(value);
@@ -133,7 +144,13 @@ impl CallEvent {
         command
     }
 
-    fn hash_fields(&self, node: &str) -> Vec<(&'static str, String)> {
+    /// Whether the call is over with it.
+    pub(super) const fn is_last(&self) -> bool {
+        matches!(self.kind, CallEventKind::Ended { .. })
+    }
+
+    /// What the event puts into the call's hash.
+    pub(super) fn hash_fields(&self, node: &str) -> Vec<(&'static str, String)> {
         let (state, time_field) = self.kind.state();
         let mut fields = vec![("state", state.to_owned())];
         fields.extend(self.common_fields(node));
@@ -161,6 +178,13 @@ impl CallEvent {
         match &self.kind {
             CallEventKind::WorkerAttached { stream } => {
                 fields.push(("streamSid", stream.to_string()));
+            }
+            CallEventKind::Queued {
+                reason: Some(reason),
+            } => fields.push(("reason", (*reason).to_owned())),
+            CallEventKind::Fallback { rung, reason } => {
+                fields.push(("rung", (*rung).to_owned()));
+                fields.push(("reason", (*reason).to_owned()));
             }
             CallEventKind::Ended { outcome, duration } => {
                 fields.push(("outcome", outcome.as_str().to_owned()));

@@ -2,8 +2,9 @@
 //! events, removes jobs, and starts over when the connection breaks. It ends
 //! only when it is stopped.
 //!
-//! Connected means that writing works: the state is written before the
-//! connection is given out.
+//! Connected means that writing works, and soon enough for a waiting caller:
+//! the state is written before the connection is given out. By then Redis has
+//! been brought up to date too, whatever it has lost or kept too long.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -11,52 +12,37 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use rand::RngExt;
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisResult};
-use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
+use super::calls::{Closing, OpenCalls};
+use super::client::PUSH_TIMEOUT;
+use super::connection::{COMMAND_TIMEOUT, bounded, connect, run, run_all};
 use super::error::RedisFailure;
 use super::event::CallEvent;
+use super::leftovers;
+use super::removals::Removal;
 use super::shared::{Failed, Shared};
 use super::state::{HEARTBEAT_INTERVAL, NodeState};
+use crate::core::outcome::Outcome;
+use crate::core::seldom::Seldom;
 
 /// First and longest pause between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one command of this task may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
-/// How soon a change of state is written.
+/// How soon a change of state is written, and a taken job noticed.
 const TICK: Duration = Duration::from_millis(250);
 /// How often statistics are recomputed, which also proves the connection.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Events written at once.
 const EVENT_BATCH: usize = 64;
-/// How many jobs are looked at for those of an earlier life.
-const SWEEP_MAX: isize = 10_000;
-
-/// Connects, bounded in time.
-pub(super) async fn connect(client: &Client) -> Result<MultiplexedConnection, Failed> {
-    // Time limits are ours, per command.
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None);
-    let connecting = client.get_multiplexed_async_connection_with_config(&config);
-    bounded(CONNECT_TIMEOUT, connecting).await
-}
-
-async fn bounded<T>(
-    limit: Duration,
-    command: impl Future<Output = RedisResult<T>>,
-) -> Result<T, Failed> {
-    match timeout(limit, command).await {
-        Ok(result) => result.map_err(|error| (RedisFailure::of(&error), error.to_string())),
-        Err(_) => Err((RedisFailure::TimedOut, "no answer".into())),
-    }
-}
+/// At most one warning about a Redis that lacks a command in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(600);
+/// How long a Redis that answers may take. Slower than this is away: each new
+/// call would wait and then be refused.
+const PROOF_TIMEOUT: Duration = PUSH_TIMEOUT;
 
 /// The background task.
 pub(super) struct Link {
@@ -67,7 +53,13 @@ pub(super) struct Link {
     /// What this connection has written of the node's state, and when.
     written: Option<(NodeState, Instant)>,
     statistics_at: Instant,
-    swept: bool,
+    /// What Redis knows of the calls in progress.
+    open_calls: OpenCalls,
+    /// When leftovers were last looked for.
+    tidied_at: Instant,
+    connected_at: Instant,
+    /// Redis refuses to say which jobs are taken.
+    cannot_say: Seldom,
 }
 
 impl Link {
@@ -78,7 +70,10 @@ impl Link {
             batch: Vec::with_capacity(EVENT_BATCH),
             written: None,
             statistics_at: Instant::now(),
-            swept: false,
+            open_calls: OpenCalls::default(),
+            tidied_at: Instant::now(),
+            connected_at: Instant::now(),
+            cannot_say: Seldom::new(WARN_INTERVAL),
         }
     }
 
@@ -108,25 +103,75 @@ impl Link {
         self.shared.set_stopped();
     }
 
-    /// Connects, proves that writing works, and puts the connection into use.
+    /// Connects, proves that writing works, brings Redis up to date, and puts
+    /// the connection into use.
     async fn open(&mut self) -> Result<MultiplexedConnection, Failed> {
-        let mut connection = connect(&self.shared.client).await?;
+        let shared = Arc::clone(&self.shared);
+        let mut connection = connect(&shared.client).await?;
         self.written = None;
+        // First, because it works even where there is no room for anything new.
+        self.remove_jobs(&mut connection).await?;
         // Alone, because a transaction would hide why it is refused.
-        bounded(
-            COMMAND_TIMEOUT,
-            self.shared.keys.announce().exec_async(&mut connection),
-        )
-        .await?;
-        if !self.swept {
-            self.sweep(&mut connection).await?;
-            self.swept = true;
-        }
+        let proof = shared.keys.announce();
+        bounded(PROOF_TIMEOUT, proof.exec_async(&mut connection)).await?;
+        self.sweep(&mut connection).await?;
+        self.settle_calls(&mut connection).await?;
+        self.read_today(&mut connection).await?;
         self.write_state(&mut connection).await?;
-        self.shared.set_connected(connection.clone());
+        (self.connected_at, self.tidied_at) = (Instant::now(), Instant::now());
+        shared.set_connected(connection.clone());
         // Removals of the time without a connection.
-        self.shared.wake.notify_one();
+        shared.wake.notify_one();
         Ok(connection)
+    }
+
+    /// Removes jobs with our name that are none of ours.
+    async fn sweep(&self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
+        let Some(base) = &self.shared.stream_url_base else {
+            return Ok(());
+        };
+        let knows = |job: &str| self.shared.jobs().knows(job);
+        leftovers::sweep(&self.shared.keys, base, knows, connection).await
+    }
+
+    /// Closes the calls that Redis has as ours and that are not: those of an
+    /// earlier life, and those whose end Redis has lost. Writes again what it
+    /// has lost of those in progress. Before the state is written, because the
+    /// age of the old state tells when the earlier life ended.
+    async fn settle_calls(&self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
+        let closing = Closing {
+            node: &self.shared.keys.node,
+            unless_alive: false,
+            outcome: Outcome::BridgeLost,
+        };
+        // The batch may have been written without our hearing of it.
+        let waits = |id: &str| {
+            let mut batch = self.batch.iter();
+            batch.any(|(_, event)| event.call.as_str() == id)
+        };
+        let is_gone = |id: &str| !self.open_calls.contains(id) && !waits(id);
+        let closed = closing.run(is_gone, connection).await?;
+        let restored = self.open_calls.restore(&self.shared.keys, connection);
+        let restored = restored.await?;
+        if closed + restored > 0 {
+            info!(
+                closed,
+                restored, "brought the calls in Redis up to date after a crash"
+            );
+        }
+        Ok(())
+    }
+
+    async fn read_today(&self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
+        let unread = self
+            .shared
+            .today()
+            .unread(&self.shared.keys, SystemTime::now());
+        if let Some(command) = unread {
+            let before: Option<u64> = run(&command, connection).await?;
+            self.shared.today().set_before(before.unwrap_or_default());
+        }
+        Ok(())
     }
 
     /// Works until the connection breaks (`Continue`) or the task is stopped.
@@ -174,13 +219,64 @@ impl Link {
             None => true,
         };
         if due {
-            return self.write_state(connection).await;
+            self.write_state(connection).await?;
         }
+        self.look_for_watched(connection).await?;
         let changed = self.shared.queue_changed.swap(false, Ordering::Relaxed);
         if changed || self.statistics_at.elapsed() >= STATISTICS_INTERVAL {
             self.shared.removals().look_again();
             self.remove_jobs(connection).await?;
             self.write_statistics(connection).await?;
+        }
+        self.tidy(connection).await
+    }
+
+    /// Looks for leftovers now and then.
+    async fn tidy(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
+        let dead_after = self.shared.dead_after;
+        if self.tidied_at.elapsed() < HEARTBEAT_INTERVAL.min(dead_after) {
+            return Ok(());
+        }
+        self.tidied_at = Instant::now();
+        self.sweep(connection).await?;
+        if self.connected_at.elapsed() >= dead_after {
+            leftovers::bury(&self.shared.keys, dead_after, connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for the watched jobs; see `jobs` for what the answer means.
+    async fn look_for_watched(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<(), Failed> {
+        let round = self.shared.jobs().round();
+        if round.is_empty() {
+            return Ok(());
+        }
+        let mut pipeline = redis::pipe();
+        for (_, job) in &round {
+            // From the end that workers take from.
+            let command = pipeline.cmd("LPOS").arg(&self.shared.keys.queue);
+            command.arg(&**job).arg("RANK").arg(-1);
+        }
+        let positions: Vec<Option<u64>> = match run_all(&pipeline, connection).await {
+            Err((RedisFailure::Refused, reason)) => {
+                if self.cannot_say.count(Instant::now().into_std()).is_some() {
+                    warn!(
+                        reason,
+                        "Redis does not say which jobs are taken (LPOS, Redis 6.0.6): one whose worker never dials is not pushed again"
+                    );
+                }
+                return Ok(());
+            }
+            positions => positions?,
+        };
+        let mut jobs = self.shared.jobs();
+        for ((watch, _), position) in round.iter().zip(positions) {
+            if position.is_none() {
+                jobs.taken(*watch);
+            }
         }
         Ok(())
     }
@@ -198,44 +294,88 @@ impl Link {
         &mut self,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Failed> {
-        let command = self.shared.keys.statistics(SystemTime::now());
+        let now = SystemTime::now();
+        let (shared, mut pipeline) = (&self.shared, redis::pipe());
+        shared.today().write(&shared.keys, now, &mut pipeline);
+        pipeline.add_command(shared.keys.statistics(now));
         self.statistics_at = Instant::now();
-        bounded(COMMAND_TIMEOUT, command.exec_async(connection)).await
+        bounded(PROOF_TIMEOUT, pipeline.exec_async(connection)).await
     }
 
-    /// Writes the batch. Kept for the next connection when this one breaks;
-    /// dropped when Redis refuses it.
+    /// Writes the batch. What Redis refuses for good is dropped; the rest is
+    /// kept for the next connection when this one fails.
     async fn write_events(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
         if self.batch.is_empty() {
             return Ok(());
         }
         let mut pipeline = redis::pipe();
         for (number, event) in &self.batch {
-            pipeline.add_command(event.command(&self.shared.keys.node, *number));
+            pipeline.add_command(event.command(&self.shared.keys, *number));
         }
-        match bounded(COMMAND_TIMEOUT, pipeline.exec_async(connection)).await {
-            Err((RedisFailure::Refused, text)) => {
-                warn!(
-                    reason = text,
-                    count = self.batch.len(),
-                    "Redis refused call events; dropped"
-                );
-                self.shared.event_dropped(self.batch.len());
+        // With the events, so that a crash loses no call of the day.
+        let (now, keys) = (SystemTime::now(), &self.shared.keys);
+        self.shared.today().write(keys, now, &mut pipeline);
+        pipeline.ignore_errors();
+        let results: Vec<RedisResult<u64>> = run_all(&pipeline, connection).await?;
+        let mut failed = None;
+        let mut results = results.into_iter();
+        let (shared, open_calls) = (&self.shared, &mut self.open_calls);
+        self.batch.retain(|(number, event)| match results.next() {
+            Some(Ok(_)) => {
+                open_calls.written(&shared.keys.node, *number, event);
+                false
             }
-            Err(failed) => return Err(failed),
-            Ok(()) => {}
-        }
-        self.batch.clear();
-        Ok(())
+            Some(Err(error)) => match RedisFailure::of(&error) {
+                RedisFailure::Refused => {
+                    warn!(reason = %error, "Redis refused a call event; dropped");
+                    shared.event_dropped(1);
+                    false
+                }
+                failure => {
+                    failed = Some((failure, error.to_string()));
+                    true
+                }
+            },
+            None => true,
+        });
+        failed.map_or(Ok(()), Err)
     }
 
     async fn remove_jobs(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
         loop {
-            let Some(removal) = self.shared.removals().next(SystemTime::now()) else {
+            let batch = self.shared.removals().batch(SystemTime::now());
+            if batch.is_empty() {
                 return Ok(());
+            }
+            let mut pipeline = redis::pipe();
+            for removal in &batch {
+                let command = pipeline.cmd("LREM").arg(&self.shared.keys.queue);
+                command.arg(0).arg(&removal.payload);
+            }
+            pipeline.ignore_errors();
+            let results = run_all::<Vec<RedisResult<u64>>>(&pipeline, connection).await;
+            let results = match results {
+                Ok(results) => results,
+                Err(failed) => {
+                    self.shared.removals().failed(batch);
+                    return Err(failed);
+                }
             };
-            match self.remove_job(connection, &removal.payload).await {
-                Ok(0) => self.shared.removals().not_found(removal),
+            self.note_removals(batch, results)?;
+        }
+    }
+
+    fn note_removals(
+        &self,
+        batch: Vec<Removal>,
+        results: Vec<RedisResult<u64>>,
+    ) -> Result<(), Failed> {
+        let mut failed = None;
+        let mut unanswered = Vec::new();
+        let mut removals = self.shared.removals();
+        for (removal, result) in batch.into_iter().zip(results) {
+            match result.map_err(|error| (RedisFailure::of(&error), error.to_string())) {
+                Ok(0) => removals.not_found(removal),
                 Ok(_) => {}
                 Err((RedisFailure::Refused, text)) => {
                     warn!(
@@ -243,55 +383,14 @@ impl Link {
                         "Redis refused to remove a job; it will expire"
                     );
                 }
-                Err(failed) => {
-                    self.shared.removals().failed(removal);
-                    return Err(failed);
+                Err(failure) => {
+                    failed = Some(failure);
+                    unanswered.push(removal);
                 }
             }
         }
-    }
-
-    async fn remove_job(
-        &self,
-        connection: &mut MultiplexedConnection,
-        payload: &str,
-    ) -> Result<u64, Failed> {
-        let mut command = redis::cmd("LREM");
-        command.arg(&self.shared.keys.queue).arg(0).arg(payload);
-        run(&command, connection).await
-    }
-
-    /// Removes the jobs that an earlier life of this node left behind: their
-    /// calls died with it. They carry our name and our address, which nobody
-    /// else can have while we listen on it.
-    async fn sweep(&self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Leftover {
-            bridge_node_id: String,
-            audio_stream_url: String,
-        }
-        let Some(base) = &self.shared.stream_url_base else {
-            return Ok(());
-        };
-        let mut command = redis::cmd("LRANGE");
-        command.arg(&self.shared.keys.queue).arg(-SWEEP_MAX).arg(-1);
-        let jobs: Vec<Vec<u8>> = run(&command, connection).await?;
-        let mut removed = 0;
-        for job in jobs.iter().filter_map(|job| std::str::from_utf8(job).ok()) {
-            let ours = serde_json::from_str::<Leftover>(job).is_ok_and(|leftover| {
-                let path = leftover.audio_stream_url.strip_prefix(base.as_str());
-                leftover.bridge_node_id == self.shared.keys.node
-                    && path.is_some_and(|path| path.starts_with('/'))
-            });
-            if ours {
-                removed += self.remove_job(connection, job).await?;
-            }
-        }
-        if removed > 0 {
-            info!(removed, "removed the jobs of calls that a crash had ended");
-        }
-        Ok(())
+        removals.failed(unanswered);
+        failed.map_or(Ok(()), Err)
     }
 
     /// Writes all that waits and takes the node out of Redis.
@@ -310,17 +409,17 @@ impl Link {
             self.write_events(connection).await?;
         }
         self.remove_jobs(connection).await?;
+        // Calls that were given up, or whose end found no room.
+        let closing = Closing {
+            node: &self.shared.keys.node,
+            unless_alive: false,
+            outcome: Outcome::Shutdown,
+        };
+        closing.run(|_| true, connection).await?;
         let erase = self.shared.keys.erase();
         bounded(COMMAND_TIMEOUT, erase.exec_async(connection)).await?;
         self.write_statistics(connection).await
     }
-}
-
-async fn run<T: FromRedisValue>(
-    command: &redis::Cmd,
-    connection: &mut MultiplexedConnection,
-) -> Result<T, Failed> {
-    bounded(COMMAND_TIMEOUT, command.query_async(connection)).await
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {

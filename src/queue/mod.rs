@@ -5,27 +5,36 @@
 //! | [`client`] | [`Queue`]: the handle that the rest of the program uses |
 //! | [`job`] | [`Job`]: one attempt to find a worker for a call, as JSON |
 //! | [`event`] | [`CallEvent`]: what goes to `stream:call_events` and `call:{id}` |
+//! | `jobs` | our jobs in the queue, and [`Taken`]: who waits for one to be taken |
 //! | `link` | the background task: connects, reconnects, writes state, never gives up |
 //! | `shared` | what the handle and the task share |
 //! | `state` | the state keys and the scripts that keep the statistics true |
+//! | `calls` | the open calls: restored after Redis forgot them, closed after a crash |
+//! | `leftovers` | jobs and calls of dead bridges |
+//! | `connection` | one connection, commands bounded in time |
 //! | `removals` | jobs that must leave the queue, kept while Redis is away |
 //! | [`error`] | [`QueueError`], [`RedisFailure`] |
 //! | `clock` | times as the contract writes them |
 //!
 //! Leaves out: Redis Cluster and Sentinel; client certificates.
 
+mod calls;
 pub mod client;
 mod clock;
+mod connection;
 pub mod error;
 pub mod event;
 pub mod job;
+mod jobs;
+mod leftovers;
 mod link;
 mod removals;
 mod shared;
 mod state;
 
-pub use client::{Queue, QueueConfig, QueueStats};
+pub use client::{DEAD_AFTER, Queue, QueueConfig, QueueStats, open};
 pub use error::{QueueError, RedisFailure};
 pub use event::{CallEvent, CallEventKind};
 pub use job::{Job, JobDirection};
+pub use jobs::Taken;
 pub use shared::RedisState;

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 /// Most jobs remembered; past that the oldest is forgotten and counted.
 const MAX: usize = 10_000;
+/// Jobs removed at once.
+const BATCH: usize = 64;
 /// How long after its expiry a job is still looked for. Workers leave expired
 /// jobs alone; this keeps the queue tidy.
 const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
@@ -50,19 +52,25 @@ impl Removals {
         self.waiting.push_back(removal);
     }
 
-    /// The next job to remove, those given up left out.
-    pub(super) fn next(&mut self, now: SystemTime) -> Option<Removal> {
-        while let Some(removal) = self.waiting.pop_front() {
+    /// The next jobs to remove, those given up left out.
+    pub(super) fn batch(&mut self, now: SystemTime) -> Vec<Removal> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH {
+            let Some(removal) = self.waiting.pop_front() else {
+                break;
+            };
             if now < removal.expires + KEPT_AFTER_EXPIRY {
-                return Some(removal);
+                batch.push(removal);
             }
         }
-        None
+        batch
     }
 
-    /// Redis failed on it: the same again, first.
-    pub(super) fn failed(&mut self, removal: Removal) {
-        self.waiting.push_front(removal);
+    /// Redis failed on them: the same again, first.
+    pub(super) fn failed(&mut self, batch: Vec<Removal>) {
+        for removal in batch.into_iter().rev() {
+            self.waiting.push_front(removal);
+        }
     }
 
     /// It was not in the queue: taken by a worker, or still on its way.
@@ -96,9 +104,14 @@ mod tests {
     fn a_removal_is_kept_until_done_or_long_expired() {
         let mut removals = Removals::default();
         removals.add("a".into(), NOW, false);
-        let first = removals.next(NOW).unwrap();
-        removals.failed(first);
-        assert!(removals.next(NOW + KEPT_AFTER_EXPIRY).is_none());
+        removals.add("b".into(), NOW, false);
+        let batch = removals.batch(NOW);
+        assert!(removals.batch(NOW).is_empty());
+        removals.failed(batch);
+        let again = removals.batch(NOW);
+        assert_eq!((&*again[0].payload, &*again[1].payload), ("a", "b"));
+        removals.failed(again);
+        assert!(removals.batch(NOW + KEPT_AFTER_EXPIRY).is_empty());
     }
 
     #[test]
@@ -108,7 +121,7 @@ mod tests {
         removals.add("maybe".into(), NOW, true);
         let mut looked = Vec::new();
         for _ in 0..10 {
-            while let Some(removal) = removals.next(NOW) {
+            for removal in removals.batch(NOW) {
                 looked.push(removal.payload.clone());
                 removals.not_found(removal);
             }
@@ -125,6 +138,6 @@ mod tests {
             removals.add(number.to_string(), NOW, false);
         }
         assert_eq!(removals.forgotten(), 1);
-        assert_eq!(removals.next(NOW).unwrap().payload, "1");
+        assert_eq!(removals.batch(NOW)[0].payload, "1");
     }
 }

@@ -3,17 +3,18 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use redis::Client;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
-use super::client::QueueStats;
+use super::client::{QueueConfig, QueueStats};
 use super::error::{QueueError, RedisFailure};
+use super::jobs::Jobs;
 use super::removals::Removals;
-use super::state::{Keys, NodeState};
+use super::state::{Keys, NodeState, Today};
 
 /// Whether Redis can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +42,12 @@ pub(super) struct Shared {
     pub(super) keys: Keys,
     /// Without a slash at its end.
     pub(super) stream_url_base: Option<String>,
+    /// How long a node must be silent before it counts as dead.
+    pub(super) dead_after: Duration,
     slot: Mutex<Slot>,
     removals: Mutex<Removals>,
+    jobs: Mutex<Jobs>,
+    today: Mutex<Today>,
     /// A removal waits, or the connection was found broken.
     pub(super) wake: Notify,
     pub(super) queue_changed: AtomicBool,
@@ -60,17 +65,24 @@ struct Slot {
 }
 
 impl Shared {
-    pub(super) fn new(client: Client, keys: Keys, stream_url_base: Option<String>) -> Self {
+    pub(super) fn new(client: Client, config: &QueueConfig) -> Self {
+        let base = config.stream_url_base.as_deref();
         let failure = RedisFailure::Connecting;
         Self {
             client,
-            keys,
-            stream_url_base,
+            keys: Keys {
+                node: config.node_id.clone(),
+                queue: config.queue.clone(),
+            },
+            stream_url_base: base.map(|base| base.trim_end_matches('/').to_owned()),
+            dead_after: config.dead_after,
             slot: Mutex::new(Slot {
                 generation: 0,
                 connection: Err(failure),
             }),
             removals: Mutex::default(),
+            jobs: Mutex::default(),
+            today: Mutex::default(),
             wake: Notify::new(),
             queue_changed: AtomicBool::new(false),
             event_number: AtomicU64::new(1),
@@ -102,7 +114,11 @@ impl Shared {
         }
     }
 
+    /// Removes a job in the background, which nobody watches from here on.
+    /// `uncertain`: its push failed in a way that may still bring it.
     pub(super) fn remove(&self, payload: String, expires: SystemTime, uncertain: bool) {
+        let acknowledged = self.jobs().forget(&payload);
+        let uncertain = uncertain || !acknowledged;
         self.removals().add(payload, expires, uncertain);
         self.queue_changed();
         self.wake.notify_one();
@@ -125,6 +141,7 @@ impl Shared {
         QueueStats {
             dropped_events: self.dropped_events.load(Ordering::Relaxed),
             forgotten_removals: self.removals().forgotten(),
+            forgotten_jobs: self.jobs().forgotten(),
         }
     }
 
@@ -139,6 +156,14 @@ impl Shared {
 
     pub(super) fn removals(&self) -> MutexGuard<'_, Removals> {
         self.removals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn today(&self) -> MutexGuard<'_, Today> {
+        self.today.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_connected(&self, connection: MultiplexedConnection) {

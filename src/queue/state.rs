@@ -9,8 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use redis::Pipeline;
 
-use super::clock::{rest_of_day, rfc3339_ms};
-use super::event::day_counter;
+use super::clock::{rest_of_day, rfc3339_ms, utc_day};
 use crate::core::ids::LineId;
 
 /// Time between two heartbeats.
@@ -20,30 +19,112 @@ const HEARTBEAT_KEPT_S: u64 = 30;
 /// How long a dead node's registrations stay readable for who takes over.
 const REGISTRATIONS_KEPT_S: u64 = 24 * 3_600;
 /// The set of nodes that have ever beaten and are not known to be dead.
-const NODES: &str = "bridge:nodes";
+pub(super) const NODES: &str = "bridge:nodes";
+/// The end of the key that holds a node's open calls.
+pub(super) const OPEN_CALLS: &str = "calls";
 
-/// KEYS: the nodes, the three statistics, the queue, the counter of the day.
+/// How long the set of a node's open calls is kept after its last heartbeat.
+/// Its remaining time tells when that was.
+pub(super) const OPEN_CALLS_KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// How long a day's counts are kept.
+const DAY_KEPT_S: u64 = 48 * 3_600;
+
+/// KEYS: the nodes, the three statistics, the queue, the counts of the day.
 /// ARGV: seconds that a statistic is good for, seconds left of the day.
 const STATISTICS: &str = r"
 local active = 0
 for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  local calls = redis.call('GET', 'bridge:' .. node .. ':active_calls')
-  if calls then
-    active = active + (tonumber(calls) or 0)
-  elseif redis.call('EXISTS', 'bridge:' .. node .. ':heartbeat') == 0 then
-    redis.call('SREM', KEYS[1], node)
-  end
+  active = active + (tonumber(redis.call('GET', 'bridge:' .. node .. ':active_calls')) or 0)
 end
 redis.call('SET', KEYS[2], active, 'EX', ARGV[1])
 redis.call('SET', KEYS[3], redis.call('LLEN', KEYS[5]), 'EX', ARGV[1])
-redis.call('SET', KEYS[4], redis.call('GET', KEYS[6]) or 0, 'EX', ARGV[2])
+local today = 0
+for _, calls in ipairs(redis.call('HVALS', KEYS[6])) do
+  today = today + (tonumber(calls) or 0)
+end
+redis.call('SET', KEYS[4], today, 'EX', ARGV[2])
 return 1";
+
+/// How many calls this node has taken on the present UTC day. Kept here and
+/// written as a whole, so that it is right again after Redis forgot it. Each
+/// node has its own field in the hash `stats:calls_by_node:{day}`.
+#[derive(Debug, Default)]
+pub(super) struct Today {
+    day: String,
+    calls: u64,
+    /// What an earlier life of the node had counted; unknown before the first
+    /// connection.
+    before: Option<u64>,
+}
+
+impl Today {
+    /// A call was taken.
+    pub(super) fn count(&mut self, at: SystemTime) {
+        self.turn_to(at);
+        self.calls += 1;
+    }
+
+    /// Where to read what an earlier life had counted, while unknown.
+    pub(super) fn unread(&mut self, keys: &Keys, now: SystemTime) -> Option<redis::Cmd> {
+        self.turn_to(now);
+        if self.before.is_some() {
+            return None;
+        }
+        let mut command = redis::cmd("HGET");
+        command.arg(day_counts(now)).arg(&keys.node);
+        Some(command)
+    }
+
+    /// What an earlier life had counted.
+    pub(super) fn set_before(&mut self, calls: u64) {
+        self.before = Some(calls);
+    }
+
+    /// Adds the commands that write the count, where it is known.
+    pub(super) fn write(&mut self, keys: &Keys, now: SystemTime, pipeline: &mut Pipeline) {
+        if let Some(calls) = self.total(now) {
+            let key = day_counts(now);
+            pipeline.cmd("HSET").arg(&key).arg(&keys.node).arg(calls);
+            pipeline.cmd("EXPIRE").arg(&key).arg(DAY_KEPT_S);
+        }
+    }
+
+    /// The count of the day of `now`, where this life may write it.
+    fn total(&mut self, now: SystemTime) -> Option<u64> {
+        self.turn_to(now);
+        self.before.map(|before| before + self.calls)
+    }
+
+    fn turn_to(&mut self, at: SystemTime) {
+        let day = utc_day(at);
+        // A clock that goes back does not bring back the day before.
+        if day > self.day {
+            *self = Self {
+                // Nobody but this life counts on a day that begins in it.
+                before: self.before.map(|_| 0),
+                day,
+                calls: 0,
+            };
+        }
+    }
+}
+
+/// The counts of all nodes on one UTC day.
+fn day_counts(at: SystemTime) -> String {
+    format!("stats:calls_by_node:{}", utc_day(at))
+}
 
 /// What this node says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct NodeState {
     pub(super) registered: BTreeSet<LineId>,
     pub(super) active_calls: usize,
+    pub(super) draining: bool,
+}
+
+/// A key of any node.
+pub(super) fn node_key(node: &str, what: &str) -> String {
+    format!("bridge:{node}:{what}")
 }
 
 /// The names of this node's keys.
@@ -55,7 +136,12 @@ pub(super) struct Keys {
 
 impl Keys {
     fn own(&self, what: &str) -> String {
-        format!("bridge:{}:{what}", self.node)
+        node_key(&self.node, what)
+    }
+
+    /// The set of this node's open calls.
+    pub(super) fn open_calls(&self) -> String {
+        self.own(OPEN_CALLS)
     }
 
     /// Adds the node to the set of nodes.
@@ -79,10 +165,16 @@ impl Keys {
         for (what, value) in [
             ("heartbeat", rfc3339_ms(now)),
             ("active_calls", state.active_calls.to_string()),
+            (
+                "state",
+                if state.draining { "draining" } else { "up" }.into(),
+            ),
         ] {
             let command = pipeline.cmd("SET").arg(self.own(what)).arg(value);
             command.arg("EX").arg(HEARTBEAT_KEPT_S);
         }
+        let command = pipeline.cmd("EXPIRE").arg(self.open_calls());
+        command.arg(OPEN_CALLS_KEPT.as_secs());
         let command = pipeline.cmd("SET").arg(self.own("count"));
         let command = command.arg(state.registered.len()).arg("EX");
         command.arg(REGISTRATIONS_KEPT_S);
@@ -123,7 +215,13 @@ impl Keys {
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         let command = pipeline.cmd("DEL");
-        for what in ["heartbeat", "active_calls", "count", "registrations"] {
+        for what in [
+            "heartbeat",
+            "active_calls",
+            "state",
+            "count",
+            "registrations",
+        ] {
             command.arg(self.own(what));
         }
         pipeline.cmd("SREM").arg(NODES).arg(&self.node);
@@ -141,9 +239,35 @@ impl Keys {
             .arg("stats:queued_calls")
             .arg("stats:calls_today")
             .arg(&self.queue)
-            .arg(day_counter(now))
+            .arg(day_counts(now))
             .arg(HEARTBEAT_KEPT_S)
             .arg(rest_of_day(now).as_secs());
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    const NOON: SystemTime = SystemTime::UNIX_EPOCH;
+
+    #[test]
+    fn calls_of_a_day_add_to_what_an_earlier_life_counted() {
+        let mut today = Today::default();
+        today.count(NOON);
+        assert_eq!(today.total(NOON), None, "not before the rest is known");
+        let keys = Keys {
+            node: "n".into(),
+            queue: "q".into(),
+        };
+        assert!(today.unread(&keys, NOON).is_some());
+        today.set_before(5);
+        assert!(today.unread(&keys, NOON).is_none());
+        assert_eq!(today.total(NOON), Some(6));
+        today.count(NOON + DAY);
+        assert_eq!(today.total(NOON + DAY), Some(1));
+        assert_eq!(today.total(NOON + 2 * DAY), Some(0));
     }
 }

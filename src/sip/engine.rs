@@ -40,6 +40,9 @@ pub struct Account {
     pub server: Option<String>,
     /// Transport towards the server.
     pub transport: Transport,
+    /// `host[:port]` and parameters that Contact announces instead of what the
+    /// engine finds out: `sip.example.com:5070;transport=tcp`.
+    pub contact: Option<String>,
     /// User part of the address of record, and user name for digest.
     pub username: String,
     /// Digest password; `None` when the trunk needs none.
@@ -98,12 +101,56 @@ pub enum Command {
         status: u16,
         retry_after: Option<Duration>,
     },
-    /// Ends the leg: BYE when it is established, else `status` (487, 480, 603 …).
+    /// Ends the leg: BYE when it is established, else `status` (487, 480, 603 …),
+    /// or CANCEL where we are the caller.
     Hangup { leg: LegId, status: u16 },
     /// Answered when every command before it has been carried out.
     Flush(oneshot::Sender<()>),
     /// Blind transfer by REFER. The destination is a number or a SIP URI.
     Transfer { leg: LegId, destination: Private },
+    /// Places a call.
+    Call(Box<OutgoingCall>),
+}
+
+/// A call from a line to somebody else, through the line's account.
+#[derive(Debug)]
+pub struct OutgoingCall {
+    /// Whose account, server and credentials are used.
+    pub line: LineId,
+    /// A number or a SIP URI.
+    pub destination: Private,
+    /// Answered when the INVITE has been handed to the stack, or why not. A
+    /// leg whose receiver is gone is ended at once.
+    pub reply: oneshot::Sender<Result<OutgoingLeg, CallRefused>>,
+}
+
+/// The leg of an outgoing call. Its media transport exists; nothing is
+/// answered yet. Events: `Progress`, `Media` and `Established`, `Ended` with
+/// the callee's final status where it refuses.
+#[derive(Debug)]
+pub struct OutgoingLeg {
+    /// The leg, for commands.
+    pub leg: LegId,
+    /// SIP Call-ID, for the logs.
+    pub sip_call_id: String,
+    /// Events of this leg.
+    pub events: mpsc::Receiver<LegEvent>,
+    /// RTP of this leg, as it comes in.
+    pub rtp: RtpReceiver,
+}
+
+/// Why an outgoing call was not placed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallRefused {
+    /// The engine has no such line.
+    #[error("the line is not known to the SIP engine")]
+    UnknownLine,
+    /// No leg, port or descriptor is left.
+    #[error("no room for one more call leg")]
+    Full,
+    /// The stack refused, for example because the destination is no URI.
+    #[error("the call cannot be placed: {0}")]
+    Failed(String),
 }
 
 /// An INVITE of a known line, admitted, and its media transport created. The
@@ -133,6 +180,8 @@ pub struct IncomingCall {
 /// What happened to one leg.
 #[derive(Clone, Debug)]
 pub enum LegEvent {
+    /// A provisional response of the callee (180, 183); outgoing legs only.
+    Progress(u16),
     /// The 200 was acknowledged: the dialog stands.
     Established,
     /// Media is up, or an offer/answer exchange changed it (hold, resume, new
@@ -140,7 +189,10 @@ pub enum LegEvent {
     Media(MediaLink),
     /// A DTMF digit by SIP INFO.
     Digit(char),
-    /// Progress of a transfer: the status of its NOTIFY; `last` on the final one.
+    /// Progress of a transfer: the status of its NOTIFY, or of the answer to
+    /// REFER where that is a refusal or a timeout. Each transfer has one `last`,
+    /// while the leg lives and the other side says anything at all: 500 where
+    /// it ends the subscription without an outcome.
     Transfer { status: u16, last: bool },
     /// The leg is over. The last event.
     Ended(LegEnd),
@@ -149,7 +201,7 @@ pub enum LegEvent {
 /// Who ended a leg.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EndedBy {
-    /// The caller: BYE or CANCEL.
+    /// The other side: BYE, CANCEL, or as callee its refusal of our INVITE.
     Remote,
     /// A command of ours.
     Local,
@@ -162,7 +214,8 @@ pub enum EndedBy {
 pub struct LegEnd {
     /// Who ended it.
     pub by: EndedBy,
-    /// The SIP status that stands for it (200 for BYE, 487 for CANCEL, …).
+    /// The SIP status that stands for it (200 for BYE, 487 for CANCEL, the
+    /// callee's own for a refusal, 408 when it never answered).
     pub status: u16,
     /// Reason text, for the logs.
     pub reason: String,
@@ -227,7 +280,8 @@ pub struct EngineStats {
     pub legs: u64,
     /// INVITEs refused with 404 because no line matched.
     pub unknown_line: u64,
-    /// INVITEs refused by `Admission`, or because a queue was full.
+    /// INVITEs refused by `Admission`, or for want of room: a full queue, no
+    /// leg, RTP port, file descriptor or memory left.
     pub refused: u64,
     /// RTP packets dropped because the driver's queue was full.
     pub rtp_overflow: u64,

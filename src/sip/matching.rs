@@ -199,6 +199,7 @@ mod tests {
             line: LineId::new(line),
             domain: domain.into(),
             server: None,
+            contact: None,
             transport: Transport::Udp,
             username: username.into(),
             password: None,

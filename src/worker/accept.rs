@@ -26,6 +26,7 @@ use super::socket::WorkerSocket;
 use super::tcp;
 use crate::core::ids::{CallId, Token};
 use crate::core::private::Secret;
+use crate::core::seldom::Seldom;
 
 /// How long a worker may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,7 +40,7 @@ const LINGER: Duration = Duration::from_millis(500);
 const HANDSHAKES_MAX: usize = 256;
 /// Pause after `accept` fails, as it does when file descriptors run out.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// At most one warning about refused workers in this time.
+/// At most one warning about refused or failed connections in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The address of one attempt, for the job. `base` is `ws://host:port`, or
@@ -101,7 +102,8 @@ async fn accept_until(
 ) {
     let mut handshakes = JoinSet::new();
     let mut young = Young::default();
-    let mut refused = Refused::default();
+    let mut refused = Seldom::new(WARN_INTERVAL);
+    let mut failed = Seldom::new(WARN_INTERVAL);
     loop {
         tokio::select! {
             _ = &mut stopped => return,
@@ -111,13 +113,16 @@ async fn accept_until(
                     handshakes.spawn(handshake(stream, peer, registry.clone(), evicted));
                 }
                 Err(error) => {
-                    warn!(%error, "cannot accept a worker's connection");
+                    // The worker waits in the system's backlog meanwhile.
+                    if let Some(count) = failed.count(Instant::now().into_std()) {
+                        warn!(%error, count, "cannot accept a worker's connection; the count is since the last warning");
+                    }
                     sleep(ACCEPT_RETRY).await;
                 }
             },
             Some(ended) = handshakes.join_next() => {
                 if let Ok(Some(refusal)) = ended {
-                    refused.count(refusal);
+                    note_refusal(&mut refused, refusal);
                 }
             }
         }
@@ -146,27 +151,14 @@ impl Young {
     }
 }
 
-/// Counts refusals between two warnings, so that a scan cannot flood the log.
-#[derive(Default)]
-struct Refused {
-    warned: Option<Instant>,
-    since: u64,
-}
-
-impl Refused {
-    fn count(&mut self, refusal: Refusal) {
-        self.since += 1;
-        let quiet = |at: Instant| at.elapsed() < WARN_INTERVAL;
-        if self.warned.is_some_and(quiet) {
-            return;
-        }
+/// A scan cannot flood the log.
+fn note_refusal(refused: &mut Seldom, refusal: Refusal) {
+    if let Some(count) = refused.count(Instant::now().into_std()) {
         warn!(
             status = refusal.status(),
-            count = self.since,
+            count,
             "refused a worker's connection; the last status is shown, and how many since the last warning"
         );
-        self.warned = Some(Instant::now());
-        self.since = 0;
     }
 }
 

@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use rand::RngExt;
@@ -47,6 +48,8 @@ pub(super) struct Road {
     /// The socket has written part of a frame; the lane must not cut in.
     partial: bool,
     frame: Vec<u8>,
+    /// Since when something has been under way without a break.
+    busy_since: Option<Instant>,
 }
 
 impl Lane {
@@ -61,6 +64,7 @@ impl Lane {
             rest: Vec::new(),
             partial: false,
             frame: Vec::new(),
+            busy_since: None,
         };
         Self {
             shared: Arc::new(Shared {
@@ -80,6 +84,15 @@ impl Lane {
             self.shared.waker.wake();
         }
         sent
+    }
+
+    /// How long something has been waiting for the worker without a break: no
+    /// message waits longer.
+    #[must_use]
+    pub fn busy_for(&self) -> Duration {
+        self.road()
+            .busy_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     pub(super) fn road(&self) -> MutexGuard<'_, Road> {
@@ -102,11 +115,16 @@ impl Road {
     /// The socket has something under way.
     pub(super) fn shut(&mut self) {
         self.open = false;
+        self.busy_since.get_or_insert_with(Instant::now);
     }
 
     /// The socket has nothing under way.
     pub(super) fn reopen(&mut self) {
-        self.open = self.direct.is_some() && self.rest.is_empty() && !self.partial;
+        let idle = self.rest.is_empty() && !self.partial;
+        self.open = idle && self.direct.is_some();
+        if idle {
+            self.busy_since = None;
+        }
     }
 
     /// The socket wrote frames of its own, the last one whole or not.
@@ -118,6 +136,7 @@ impl Road {
     /// The socket is gone; its second handle must not keep it open.
     pub(super) fn end(&mut self) {
         self.open = false;
+        self.busy_since = None;
         // What is left of a frame still goes before a close frame.
         self.direct = None;
     }
@@ -140,7 +159,7 @@ impl Road {
             Err(_) => 0,
         };
         if written < self.frame.len() {
-            self.open = false;
+            self.shut();
         }
         if written == 0 {
             return false;

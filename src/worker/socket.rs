@@ -128,12 +128,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         Ok(())
     }
 
-    /// Queues a ping. Once in 10 s keeps NATs open and proves the worker alive.
-    pub fn ping(&mut self) {
-        // A batch still under way makes the kernel's timers watch already.
-        if self.batch_since.is_none() && self.write_error.is_none() && !self.over {
+    /// Queues a ping; false when it cannot now, because a batch is under way.
+    /// Once in 10 s keeps NATs open and proves the worker alive.
+    pub fn ping(&mut self) -> bool {
+        let free = self.batch_since.is_none() && self.write_error.is_none() && !self.over;
+        if free {
             self.hand_over(Message::Ping(Bytes::new()), Instant::now());
         }
+        free
     }
 
     /// Sends what is queued as far as the socket takes it now, without waiting
@@ -463,6 +465,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_lane_tells_for_how_long_something_has_waited() {
+        let (mut socket, mut worker) = socket(1_024).await;
+        let lane = socket.lane();
+        assert_eq!(lane.busy_for(), Duration::ZERO);
+        socket.queue_text("x".repeat(5_000)).unwrap();
+        assert!(poll_once(&mut socket).await.is_none());
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(poll_once(&mut socket).await.is_none());
+        assert!(lane.busy_for() >= Duration::from_millis(5));
+        let mut read = [0; 5_004];
+        let reading = worker.read_exact(&mut read);
+        tokio::pin!(reading);
+        while futures_util::poll!(&mut reading).is_pending() {
+            assert!(poll_once(&mut socket).await.is_none());
+        }
+        assert!(poll_once(&mut socket).await.is_none());
+        assert_eq!(lane.busy_for(), Duration::ZERO);
+    }
+
+    #[tokio::test]
     async fn a_ping_is_answered_though_we_send_nothing() {
         let (mut socket, mut worker) = socket(4 * 1024).await;
         worker
@@ -497,7 +519,7 @@ mod tests {
         let (mut socket, mut worker) = socket(4 * 1024).await;
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(socket.silent_for(), Duration::from_secs(10));
-        socket.ping();
+        assert!(socket.ping());
         assert!(poll_once(&mut socket).await.is_none());
         let mut ping = [0; 2];
         worker.read_exact(&mut ping).await.unwrap();

@@ -50,8 +50,10 @@ async fn the_job_has_every_field_of_the_contract() {
     assert_eq!(job["direction"], "inbound");
     assert_eq!(job["attempt"], 1);
     assert_eq!(job["resumed"], false);
-    let lifetime = iso_ms(&job["expiresAt"]) - iso_ms(&job["timestamp"]);
-    assert_eq!(lifetime.rem_euclid(86_400_000), 30_000, "worker timeout");
+    let lifetime_ms = iso_ms(&job["expiresAt"]) - iso_ms(&job["timestamp"]);
+    let lifetime_ms = lifetime_ms.rem_euclid(86_400_000);
+    // The worker timeout runs from the answer; the job is written a moment later.
+    assert!((29_000..=30_000).contains(&lifetime_ms), "{lifetime_ms} ms");
 
     let url = job["audioStreamUrl"].as_str().unwrap();
     assert_eq!(job["audioStreamWsUrl"], url);

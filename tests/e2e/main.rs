@@ -9,12 +9,18 @@
 //! | `delayed` | a worker 20 ms away, below TCP |
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
 //! | `leaks` | calls leave no descriptor and no thread behind |
-//! | `life` | on-worker, fallback, LREM, push mode, Redis away |
+//! | `limits` | busy lines, a full bridge, calls a second, fair shares, a flood of INVITEs |
+//! | `overload` | late audio shuts the door; file descriptors run out |
+//! | `fallback` | announcement, REFER, a joined call, BYE |
+//! | `life` | on-worker, LREM, push mode, Redis away |
 //! | `sipp` | SIPp as a foreign caller, scenario by scenario |
+//! | `drain` | SIGTERM takes no call away |
 //! | `trunk` | Kamailio as a foreign registrar and proxy |
 //! | `bad_input` | malformed SIP, RTP, WebSocket and files |
 //! | `examples` | the example workers in Python |
+//! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `secrets` | no secret in any output, at the highest log level |
+//! | `store` | lines from a database, a record per call |
 //! | `shutdown` | signals, exit codes, real hangs, nothing left |
 
 #![expect(
@@ -28,13 +34,19 @@ mod audio;
 mod bad_input;
 mod contract;
 mod delayed;
+mod drain;
 mod examples;
+mod fallback;
 mod harness;
 mod leaks;
 mod life;
+mod limits;
 mod media;
+mod overload;
 mod pacing;
+mod redis_tls;
 mod secrets;
 mod shutdown;
 mod sipp;
+mod store;
 mod trunk;

@@ -38,8 +38,14 @@ async fn run(format: &str) {
         }],
         &[],
     );
+    let data = tempfile::TempDir::new().unwrap();
     let mut setup = Setup::queue(&redis)
-        .args(&["--log-format", format])
+        .args(&[
+            "--log-format",
+            format,
+            "--data-dir",
+            data.path().to_str().unwrap(),
+        ])
         .env("RUST_LOG", "trace")
         .line_field("sipPassword", json!(encrypt(LINE, PASSWORD)))
         .trunk(trunk.port);

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use tokio::net::UdpSocket;
+
 use crate::harness::bridge::{LINE, NUMBER, PASSWORD, Setup, USERNAME, encrypt, tail};
 use crate::harness::peers::TrunkLine;
 use crate::harness::sdp::Offer;
-use crate::harness::{Bridge, Caller, Exit, Kamailio, Redis, SOON, Worker, sound, until};
+use crate::harness::{Bridge, Caller, Exit, Kamailio, Redis, SOON, Worker, soon, sound, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn term_ends_it_with_0_and_leaves_nothing() {
@@ -61,7 +63,7 @@ async fn lines_are_unregistered() {
 async fn calls_are_ended_with_bye_and_new_ones_refused() {
     let redis = Redis::start();
     let mut bridge = Setup::queue(&redis)
-        .args(&["--shutdown-timeout", "4"])
+        .args(&["--drain-timeout", "0", "--shutdown-timeout", "4"])
         .start()
         .await;
     let call = Caller::connect(bridge.sip(), NUMBER).await;
@@ -79,6 +81,7 @@ async fn calls_are_ended_with_bye_and_new_ones_refused() {
     call.ended_by_bridge(SOON).await;
     worker.listen_to_end().await;
     assert_eq!(worker.all("stop").len(), 1);
+    assert_eq!(worker.close_code(), Some(1001), "going away");
     assert_eq!(bridge.exit(SOON).await, Exit { code: Some(0) });
     assert!(asked.elapsed() < Duration::from_secs(8));
     bridge.assert_nothing_left();
@@ -115,6 +118,25 @@ async fn a_second_signal_ends_it_at_once() {
     let exit = bridge.exit(Duration::from_secs(2)).await;
     assert!(second.elapsed() < Duration::from_secs(1));
     assert_ne!(exit, Exit { code: Some(0) }, "no clean end");
+    bridge.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_while_it_starts_is_not_kept_waiting() {
+    // The start asks a STUN server that never answers, for 8 s.
+    let mute = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = mute.local_addr().unwrap().to_string();
+    let mut bridge = Setup::new()
+        .args(&["--ws-target", "ws://127.0.0.1:1/", "--stun-server", &server])
+        .spawn();
+    soon("a STUN request", mute.recv(&mut [0; 64]))
+        .await
+        .unwrap();
+    let told = Instant::now();
+    bridge.process.signal("TERM");
+    assert_eq!(bridge.exit(SOON).await, Exit { code: Some(0) });
+    assert!(told.elapsed() < Duration::from_secs(3));
+    assert!(!bridge.output().contains("sipbridge is up"));
     bridge.assert_nothing_left();
 }
 
@@ -226,6 +248,22 @@ async fn a_hung_media_thread_ends_it_with_71() {
     let _call = Caller::connect(doomed.bridge.sip(), NUMBER).await;
     let names = threads(doomed.bridge.pid());
     assert!(has_one_of(&names, PACER_THREADS), "{names:?}");
+    doomed.hang();
+    doomed
+        .ends_with(71, Duration::from_secs(40), &["media", "pacer"])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_hangs_while_it_drains_ends_it_with_71() {
+    let redis = Redis::start();
+    let doomed = Doomed::start(&redis, PACER_THREADS, "clock_nanosleep,nanosleep").await;
+    let _call = Caller::connect(doomed.bridge.sip(), NUMBER).await;
+    doomed.bridge.process.signal("TERM");
+    until(SOON, "draining", async || {
+        doomed.bridge.health().await.json()["status"] == "draining"
+    })
+    .await;
     doomed.hang();
     doomed
         .ends_with(71, Duration::from_secs(40), &["media", "pacer"])

@@ -294,6 +294,18 @@ fn digits_by_info_and_other_info_are_answered() {
             200,
             Some('#'),
         ),
+        (
+            "application/dtmf-relay",
+            "Signal=10\r\nDuration=160\r\n",
+            200,
+            Some('*'),
+        ),
+        (
+            "application/dtmf-relay",
+            "Signal=11\r\nDuration=160\r\n",
+            200,
+            Some('#'),
+        ),
         ("application/dtmf", "7", 200, Some('7')),
         ("application/dtmf", "*", 200, Some('*')),
         ("application/dtmf", "hello", 400, None),

@@ -101,7 +101,10 @@ fn options_is_answered_and_other_requests_are_not_allowed() {
         ("REFER", 405),
     ] {
         let mut dialog = peer.invite_nothing(&stage.uri("alice"));
-        assert_eq!(dialog.ask(method, "", "").status(), status, "{method}");
+        let answered = dialog.ask(method, "", "");
+        assert_eq!(answered.status(), status, "{method}");
+        let allow = answered.header("allow").expect("Allow");
+        assert!(allow.contains("INVITE, ACK"), "{allow}");
     }
 }
 

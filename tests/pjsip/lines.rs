@@ -157,6 +157,45 @@ fn a_line_registers_is_refreshed_on_demand_and_unregisters() {
     stage.submit(Command::RemoveLine(line));
 }
 
+/// Not even the address that the registrar saw replaces what was given.
+#[test]
+fn a_contact_that_is_given_is_announced_with_user_and_line() {
+    let mut stage = stage();
+    let registrar = Peer::new(SocketAddr::from(([127, 0, 0, 1], 9)));
+    let line = LineId::new("announced");
+    let mut given = account("announced", "dave x", Some(registrar.address()));
+    given.contact = Some("bridge.example:5077;transport=tcp".into());
+    stage.add_line(given);
+    let is_register = |message: &Message| message.method() == "REGISTER";
+    let expected = format!(
+        "<sip:dave%20x@bridge.example:5077;transport=tcp;line={}>",
+        line_token(&line)
+    );
+    for _ in 0..2 {
+        stage.submit(Command::Register(line.clone()));
+        let mut request = registrar.wait("REGISTER", is_register);
+        let contact = request.header("contact").expect("Contact").to_owned();
+        assert!(contact.starts_with(&expected), "{contact}");
+        let via = request.header("via").expect("Via");
+        let via = via.replace(";rport", ";received=198.51.100.7;rport=7777");
+        let headers = request.headers.iter_mut();
+        headers
+            .filter(|(name, _)| name == "via")
+            .for_each(|(_, value)| value.clone_from(&via));
+        let contact = format!("Contact: {expected};expires=120\r\n");
+        answer(&registrar.sip, &request, 200, &contact);
+        let registered = Registration::Registered {
+            expires: Duration::from_secs(120),
+        };
+        assert_eq!(registration(&mut stage, &line), registered);
+    }
+    stage.submit(Command::RemoveLine(line));
+    let last = registrar.try_wait(Duration::from_secs(1), is_register);
+    if let Some(request) = last {
+        answer(&registrar.sip, &request, 200, "");
+    }
+}
+
 #[test]
 fn a_contact_rewritten_behind_nat_keeps_user_and_line() {
     let mut stage = stage();

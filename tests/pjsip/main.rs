@@ -7,10 +7,14 @@
 )]
 
 mod calls;
+mod exhausted;
 mod footprint;
 mod hostile;
+mod ice;
 mod lines;
 mod offers;
+mod outgoing;
 mod peer;
 mod shutdown;
 mod stage;
+mod transfers;

@@ -179,6 +179,23 @@ impl Peer {
         }
     }
 
+    /// The dialog of an INVITE that came here and was answered.
+    pub fn callee(&self, invite: &Message) -> Dialog<'_> {
+        let header = |name| invite.header(name).expect("it is in every INVITE");
+        let target = header("contact").split(['<', '>']).nth(1);
+        let target = target.expect("a URI in the Contact").to_owned();
+        Dialog {
+            peer: self,
+            uri: target.clone(),
+            target,
+            from: format!("{};tag=peer", header("to")),
+            to: header("from").to_owned(),
+            call_id: header("call-id").to_owned(),
+            branch: String::new(),
+            cseq: 1,
+        }
+    }
+
     /// The text of an INVITE, to be broken; `SERIAL` stands where each
     /// variant must differ.
     pub fn raw_invite(&self, uri: &str, body: &str) -> String {
@@ -339,6 +356,19 @@ impl Dialog<'_> {
 
 /// Answers a request as it came: Via, From, To, Call-ID and CSeq copied.
 pub fn answer(socket: &UdpSocket, request: &Message, status: u16, extra: &str) {
+    respond(socket, request, status, extra, "");
+}
+
+/// Answers an INVITE with SDP and a Contact.
+pub fn answer_with(peer: &Peer, request: &Message, status: u16, body: &str) {
+    let extra = format!(
+        "Contact: <sip:callee@{}>\r\nContent-Type: application/sdp\r\n",
+        peer.address()
+    );
+    respond(&peer.sip, request, status, &extra, body);
+}
+
+fn respond(socket: &UdpSocket, request: &Message, status: u16, extra: &str, body: &str) {
     let mut text = format!("SIP/2.0 {status} Test\r\n");
     for (name, value) in &request.headers {
         match name.as_str() {
@@ -348,7 +378,10 @@ pub fn answer(socket: &UdpSocket, request: &Message, status: u16, extra: &str) {
             _ => {}
         }
     }
-    text.push_str(&format!("{extra}Content-Length: 0\r\n\r\n"));
+    text.push_str(&format!(
+        "{extra}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
     socket
         .send_to(text.as_bytes(), request.from)
         .expect("loopback takes a datagram");

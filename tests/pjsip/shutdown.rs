@@ -9,6 +9,7 @@ use sipbridge::sip::engine::{
     Command, EndedBy, EngineEvent, Registration, SipEngine, SubmitError, Transport,
 };
 
+use crate::outgoing;
 use crate::peer::{Peer, answer};
 use crate::stage::{Stage, account, bye, ended, eventually, next, stage, up};
 
@@ -26,7 +27,7 @@ fn threads() -> Vec<String> {
         .collect()
 }
 
-fn sockets() -> usize {
+pub fn sockets() -> usize {
     let files = std::fs::read_dir("/proc/self/fd").expect("procfs");
     let targets = files
         .flatten()
@@ -69,6 +70,10 @@ fn a_shutdown_tells_everybody_and_leaves_nothing() {
         "",
     );
     let mut waiting = stage.incoming();
+    let callee = outgoing::trunk(&mut stage, "calling");
+    let (mut ours, invite) = outgoing::placed(&stage, &callee, "calling");
+    answer(&callee.sip, &invite, 180, "");
+    assert_eq!(outgoing::progress(&mut ours), 180);
     assert_eq!(threads().len(), THREADS.len(), "{:?}", threads());
     let port = stage
         .engine
@@ -78,7 +83,7 @@ fn a_shutdown_tells_everybody_and_leaves_nothing() {
         .engine
         .local_port(Transport::Tcp)
         .expect("TCP is open");
-    let peers_own = 2 * 2;
+    let peers_own = 3 * 2;
 
     // The peer answers while the engine shuts down.
     let began = Instant::now();
@@ -87,6 +92,11 @@ fn a_shutdown_tells_everybody_and_leaves_nothing() {
             let bye = dialog.serve("BYE", 200);
             assert!(bye.start.starts_with("BYE"));
             ringing.response(503);
+        });
+        scope.spawn(|| {
+            let cancel = callee.wait("CANCEL", |message| message.method() == "CANCEL");
+            answer(&callee.sip, &cancel, 200, "");
+            answer(&callee.sip, &invite, 487, "");
         });
         scope.spawn(|| {
             let unregister = registrar.wait("REGISTER with expiry 0", |message| {
@@ -107,6 +117,7 @@ fn a_shutdown_tells_everybody_and_leaves_nothing() {
     );
     assert_eq!(ended(&mut call).by, EndedBy::Local);
     assert_eq!(ended(&mut waiting).by, EndedBy::Local);
+    assert_eq!(outgoing::ended(&mut ours).by, EndedBy::Local);
     assert_eq!(link.sink.send(&[0x80; 172]), Err(SinkError::Closed));
     let late = Command::Hangup {
         leg: call.leg,

@@ -12,9 +12,36 @@ use sipbridge::sip::engine::{
     IncomingCall, LegEnd, LegEvent, Refusal, SipEngine, Transport,
 };
 use sipbridge::sip::pjsip::PjsipEngine;
+use sipbridge::sip::rtp_channel::RtpReceiver;
 use tokio::sync::mpsc;
 
 use crate::peer::{Dialog, PATIENCE, Peer};
+
+/// Warnings and errors of this process, one a line.
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+        log.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes what was logged since the last time.
+pub fn take_log() -> String {
+    let log = std::mem::take(&mut *LOG.lock().unwrap_or_else(PoisonError::into_inner));
+    String::from_utf8_lossy(&log).into_owned()
+}
+
+/// Most calls of the engine at once.
+pub const CALLS_MAX: usize = 32;
 
 /// RTP ports of this process: others may run tests beside.
 pub fn rtp_ports() -> (u16, u16) {
@@ -65,6 +92,7 @@ pub fn account(line: &str, username: &str, server: Option<SocketAddr>) -> Accoun
         domain: "example.test".into(),
         server: Some(server.map_or("127.0.0.1:9".into(), |server| server.to_string())),
         transport: Transport::Udp,
+        contact: None,
         username: username.into(),
         password: None,
         aliases: Vec::new(),
@@ -102,16 +130,27 @@ fn wait_for<T>(mut poll: impl FnMut() -> Result<T, mpsc::error::TryRecvError>, w
 impl Stage {
     /// Starts an engine on free ports, with the line `main`.
     pub fn start() -> Self {
+        Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), None)
+    }
+
+    /// The same on an address. ICE is used where there is one to offer.
+    pub fn start_on(bind: IpAddr, stun: Option<SocketAddr>) -> Self {
+        // Fails when it is done already.
+        let _ = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .with_writer(|| Log)
+            .try_init();
         let (sender, events) = mpsc::channel(ENGINE_QUEUE_EVENTS);
         let config = EngineConfig {
-            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            bind,
             listen: vec![(Transport::Udp, 0), (Transport::Tcp, 0)],
             public_address: None,
             rtp_ports: rtp_ports(),
-            stun_server: None,
+            stun_server: stun.map(|server| server.to_string()),
             turn_server: None,
             ice: true,
-            max_calls: 32,
+            max_calls: CALLS_MAX as u32,
             tls_identity: None,
             tls_ca_file: None,
             user_agent: "sipbridge-test".into(),
@@ -197,7 +236,11 @@ pub fn ended(call: &mut IncomingCall) -> LegEnd {
 }
 
 pub fn packet(call: &mut IncomingCall) -> RtpPacket {
-    wait_for(|| call.rtp.try_recv(), "RTP packet")
+    packet_of(&mut call.rtp)
+}
+
+pub fn packet_of(rtp: &mut RtpReceiver) -> RtpPacket {
+    wait_for(|| rtp.try_recv(), "RTP packet")
 }
 
 /// An answered call: the caller's dialog, our leg, its media, where our RTP is.

@@ -81,9 +81,9 @@ async fn a_worker_that_ends_the_call_before_media_is_up_is_played_out_all_the_sa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_drops_is_followed_by_the_announcement_and_the_transfer() {
-    let setup = Setup::queue().fallback_number("+33144556677");
-    let stage = setup.start().await;
+async fn a_worker_that_nobody_replaces_is_followed_by_the_announcement_and_the_transfer() {
+    let setup = Setup::queue().with(|settings| settings.max_attempts = 1);
+    let stage = setup.fallback_number("+33144556677").start().await;
     let (caller, worker) = talking(&stage).await;
     let words = sound::numbered(0, 10).concat();
     worker.media(&words);
@@ -92,14 +92,16 @@ async fn a_worker_that_drops_is_followed_by_the_announcement_and_the_transfer() 
     caller.hears("the announcement", &announcement()).await;
     until("REFER", async || !caller.transfers().is_empty()).await;
     assert_eq!(caller.transfers(), [Private::new("+33144556677")]);
+    caller.transfer_progress(180, false);
     caller.transfer_progress(486, true);
     assert_eq!(caller.ended_by_bridge().await.status, 200);
     assert_eq!(stage.finish().await, ["worker-lost"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_drops_without_a_fallback_number_is_followed_by_bye() {
-    let stage = Setup::queue().start().await;
+async fn a_worker_that_nobody_replaces_is_followed_by_bye_without_a_fallback_number() {
+    let setup = Setup::queue().with(|settings| settings.max_attempts = 1);
+    let stage = setup.start().await;
     let (caller, worker) = talking(&stage).await;
     let job = format!(
         "{}/media-stream/{}?token=x",

@@ -143,7 +143,8 @@ async fn packets_that_the_transport_refuses_are_not_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_never_reads_is_told_so_and_lost() {
     use futures_util::StreamExt;
-    let stage = Setup::queue().start().await;
+    let setup = Setup::queue().with(|settings| settings.max_attempts = 1);
+    let stage = setup.start().await;
     let caller = stage.call();
     let job = Job::take(stage.redis()).await;
     let mut socket = dial(job.url()).await.unwrap();

@@ -8,8 +8,10 @@
 //! | `before_worker` | cancel, races for a token, Redis away, no worker in time |
 //! | `streaming` | audio both ways, marks, clear, hold, digits, the last words |
 //! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
+//! | `failover` | workers that never dial or are lost, and who comes next |
 //! | `hostile` | garbage, floods, a full leg channel, an engine that takes nothing |
 //! | `random` | any order of events, seeded |
+//! | `second_leg` | the fallback number, joined with the caller where REFER is refused |
 //!
 //! What it leaves out: SIP itself (`tests/pjsip`) and the binary (`tests/e2e`).
 
@@ -23,8 +25,10 @@
 mod before_worker;
 mod caller;
 mod endings;
+mod failover;
 mod harness;
 mod hostile;
 mod random;
+mod second_leg;
 mod stage;
 mod streaming;

@@ -47,6 +47,8 @@ impl Setup {
             settings: Settings {
                 answer: AnswerMode::Immediate,
                 worker_timeout: Duration::from_secs(20),
+                claim_timeout: Duration::from_secs(5),
+                max_attempts: 3,
                 max_duration: None,
                 media_timeout: None,
                 ringback: true,
@@ -105,7 +107,7 @@ impl Setup {
         };
         let registry = Registry::new(Limits {
             calls: 1_000,
-            per_line: HashMap::new(),
+            ..Limits::default()
         });
         let (sim, events) = SimEngine::new(registry.clone());
         let line = LineId::new(LINE);
@@ -113,9 +115,11 @@ impl Setup {
             engine: sim.clone(),
             pacer: Pacer::start(|| ()).unwrap(),
             queue,
+            call_log: None,
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
             workers,
             registry,
+            gauges: Arc::default(),
             lines: HashMap::from([(line.clone(), profile(line, self.fallback_number))]),
             sounds: sounds(),
             shutdown: Shutdown::default(),
@@ -144,6 +148,7 @@ async fn connect(redis: &Redis, stream_url: &str) -> Queue {
         node_id: "scenarios".into(),
         stream_url_base: Some(stream_url.into()),
         ca_file: None,
+        dead_after: sipbridge::queue::DEAD_AFTER,
     };
     let queue = Queue::start(&config).unwrap();
     if is_up(redis) {
@@ -161,6 +166,7 @@ fn profile(id: LineId, fallback_number: Option<&str>) -> Arc<LineProfile> {
         phone_number: Some(Private::new("+33972360682")),
         fallback_number: fallback_number.map(Private::new),
         greeting: None,
+        announcement: None,
         custom_parameters: BTreeMap::new(),
     })
 }
@@ -170,9 +176,15 @@ pub fn announcement() -> Vec<u8> {
     sound::numbered(900_000, 10).concat()
 }
 
+/// The hold audio: a second that is like nothing else.
+pub fn hold() -> Vec<u8> {
+    sound::numbered(700_000, 50).concat()
+}
+
 fn sounds() -> Sounds {
     Sounds {
         ringback: sound::numbered(800_000, 50).concat().into(),
+        hold: hold().into(),
         unavailable: announcement().into(),
     }
 }
@@ -193,6 +205,14 @@ pub struct Event {
     pub name: String,
     pub call: String,
     pub outcome: Option<String>,
+    fields: HashMap<String, String>,
+}
+
+impl Event {
+    /// Any other field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(String::as_str)
+    }
 }
 
 impl Stage {
@@ -228,7 +248,7 @@ impl Stage {
     pub async fn finish(self) -> Vec<String> {
         let invited = self.invited.load(Ordering::Relaxed);
         until("every INVITE is taken", async || {
-            self.context.registry.totals().0 == invited
+            self.context.registry.taken() == invited
         })
         .await;
         until("no call in progress", async || {
@@ -280,6 +300,7 @@ impl Stage {
             name: fields.remove("event").unwrap(),
             call: fields.remove("callId").unwrap(),
             outcome: fields.remove("outcome"),
+            fields,
         });
         events.collect()
     }

@@ -45,6 +45,7 @@ pub fn add(
                 Line {
                     account: id,
                     domain,
+                    secure: account.transport == Transport::Tls,
                 },
             );
             lines.by_account.insert(id, account.line.clone());
@@ -186,6 +187,10 @@ fn identity(
     settings.proxy_cnt = 1;
     settings.proxy[0] = lent.lend(&format!("<sip:{server}{transport};lr;hide>"));
     settings.reg_use_proxy = 2;
+    if let Some(contact) = &account.contact {
+        let line = line_token(&account.line);
+        settings.force_contact = lent.lend(&format!("<sip:{user}@{contact};line={line}>"));
+    }
     settings.contact_uri_params = lent.lend(&format!(";line={}", line_token(&account.line)));
     if let Some(password) = &account.password {
         settings.cred_count = 1;
@@ -207,7 +212,8 @@ fn registration(settings: &mut ffi::pjsua_acc_config, config: &EngineConfig, acc
     settings.drop_calls_on_reg_fail = ffi::FALSE;
     settings.unreg_timeout = 2_000;
     // A public address that was given is not second-guessed.
-    settings.allow_contact_rewrite = if config.public_address.is_some() {
+    settings.allow_contact_rewrite = if config.public_address.is_some() || account.contact.is_some()
+    {
         0
     } else {
         2

@@ -22,7 +22,7 @@ use std::time::Instant;
 use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
 use super::shared::{guarded, shared};
 use super::slots::{Delivered, from_key, to_key};
-use super::{text, threads};
+use super::{outgoing, text, threads};
 use crate::core::link::{RtpSink, SinkError};
 
 /// pjlib's "not supported".
@@ -112,6 +112,8 @@ struct Adapter {
     pool: *mut pj_pool_t,
     /// The leg, see [`to_key`].
     leg: u64,
+    /// Whether our offers must not carry SRTP keys.
+    hides_keys: bool,
 }
 
 static OPERATIONS: ffi::pjmedia_transport_op = ffi::pjmedia_transport_op {
@@ -139,17 +141,27 @@ pub unsafe extern "C" fn create(
     _flags: c_uint,
 ) -> *mut pjmedia_transport {
     guarded("create_media_transport", Some(call), member, |shared| {
-        let Some(leg) = shared.slots.ensure_open(call) else {
+        let leg = if outgoing::is_ours(call) {
+            outgoing::leg_of(shared, call)
+        } else {
+            shared.slots.ensure_open(call)
+        };
+        let Some(leg) = leg else {
             return member;
         };
+        let hides_keys = outgoing::hides_keys(shared, call, leg);
         // SAFETY: pjsua hands over a live transport.
-        unsafe { wrap(member, to_key(leg)) }.unwrap_or(member)
+        unsafe { wrap(member, to_key(leg), hides_keys) }.unwrap_or(member)
     })
 }
 
 /// # Safety
 /// `member` must be a live media transport that pjsua hands over.
-unsafe fn wrap(member: *mut pjmedia_transport, leg: u64) -> Option<*mut pjmedia_transport> {
+unsafe fn wrap(
+    member: *mut pjmedia_transport,
+    leg: u64,
+    hides_keys: bool,
+) -> Option<*mut pjmedia_transport> {
     // SAFETY: the pool is pjsua's own, big enough for the struct by its
     // growth; the struct is written whole before C sees it; the reference
     // taken on the group lock is given back in `destroy`, and the handler
@@ -178,6 +190,7 @@ unsafe fn wrap(member: *mut pjmedia_transport, leg: u64) -> Option<*mut pjmedia_
             member,
             pool,
             leg,
+            hides_keys,
         });
         ffi::pj_grp_lock_add_ref(group_lock);
         ffi::pj_grp_lock_add_handler(group_lock, pool, adapter.cast(), Some(free));
@@ -313,6 +326,34 @@ unsafe fn take_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
     });
 }
 
+/// SDP of ours, with SRTP keys only where they may be.
+unsafe extern "C" fn encode_sdp(
+    transport: *mut pjmedia_transport,
+    pool: *mut pj_pool_t,
+    local: *mut ffi::pjmedia_sdp_session,
+    remote: *const ffi::pjmedia_sdp_session,
+    media: c_uint,
+) -> pj_status_t {
+    // SAFETY: C calls an operation with its own adapter, whose member lives as
+    // long; the session is C's own and has a line of that number.
+    unsafe {
+        let (member, _) = parts(transport);
+        let status = match (*(*member).op).encode_sdp {
+            Some(encode) => encode(member, pool, local, remote, media),
+            None => PJ_ENOTSUP,
+        };
+        let hides_keys = (*transport.cast::<Adapter>()).hides_keys && remote.is_null();
+        let lines = &(*local).media;
+        let line = usize::try_from(media).ok().and_then(|at| lines.get(at));
+        if let (ffi::PJ_SUCCESS, true, Some(line)) = (status, hides_keys, line)
+            && media < (*local).media_count
+        {
+            ffi::pjmedia_sdp_media_remove_all_attr(*line, c"crypto".as_ptr());
+        }
+        status
+    }
+}
+
 /// What the stream wants to send is not ours to send.
 unsafe extern "C" fn swallow_rtp(
     _: *mut pjmedia_transport,
@@ -344,7 +385,6 @@ pass_on! {
     send_rtcp(packet: *const c_void, size: usize);
     send_rtcp2(address: *const ffi::pj_sockaddr_t, length: c_uint, packet: *const c_void, size: usize);
     media_create(pool: *mut pj_pool_t, options: c_uint, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
-    encode_sdp(pool: *mut pj_pool_t, local: *mut ffi::pjmedia_sdp_session, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
     media_start(pool: *mut pj_pool_t, local: *const ffi::pjmedia_sdp_session, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
     media_stop();
     simulate_lost(direction: ffi::pjmedia_dir, percent: c_uint);

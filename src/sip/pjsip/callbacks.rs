@@ -2,11 +2,13 @@
 //! out, look up the leg, convert, hand on, never block.
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::adapter;
 use super::calls;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
+use super::info;
+use super::outgoing;
 use super::shared::{Shared, guarded};
 use super::text;
 use crate::core::ids::{LegId, LineId};
@@ -17,6 +19,7 @@ use crate::sip::engine::{EndedBy, EngineEvent, IncomingCall, LegEnd, LegEvent, R
 pub fn install(table: &mut ffi::pjsua_callback) {
     table.on_acc_find_for_incoming = Some(super::gate::on_acc_find_for_incoming);
     table.on_create_media_transport = Some(adapter::create);
+    table.on_rejected_incoming_call = Some(super::gate::on_rejected_incoming_call);
     table.on_incoming_call = Some(on_incoming_call);
     table.on_call_state = Some(on_call_state);
     table.on_stream_precreate = Some(on_stream_precreate);
@@ -94,13 +97,27 @@ unsafe fn announce(
 
 unsafe extern "C" fn on_call_state(call: pjsua_call_id, event: *mut ffi::pjsip_event) {
     guarded("call_state", Some(call), (), |shared| {
-        let Some(leg) = shared.slots.current(call) else {
+        let Some(leg) = outgoing::leg_of(shared, call) else {
             return;
         };
         let Some(info) = calls::info(call) else {
             return;
         };
+        let is_caller = info.role == ffi::PJSIP_ROLE_UAC;
         match info.state {
+            ffi::PJSIP_INV_STATE_EARLY if is_caller => {
+                let status = u16::try_from(info.last_status).unwrap_or(0);
+                shared.emit(leg, LegEvent::Progress(status));
+            }
+            // Before the INVITE was sent: media could not be set up.
+            ffi::PJSIP_INV_STATE_NULL if is_caller => {
+                let end = LegEnd {
+                    by: EndedBy::Failure,
+                    status: 500,
+                    reason: "its media could not be set up".into(),
+                };
+                shared.slots.end(leg, Some(end));
+            }
             ffi::PJSIP_INV_STATE_CONFIRMED => shared.emit(leg, LegEvent::Established),
             ffi::PJSIP_INV_STATE_DISCONNECTED => {
                 // SAFETY: pjsua passes the event that led to the state; the
@@ -117,20 +134,26 @@ unsafe extern "C" fn on_call_state(call: pjsua_call_id, event: *mut ffi::pjsip_e
 /// `event` must be null or pjsua's event for this state; `info` of the same call.
 unsafe fn how_it_ended(event: *mut ffi::pjsip_event, info: &ffi::pjsua_call_info) -> LegEnd {
     // SAFETY: the tag says which member of the union is filled; a transaction
-    // event carries its transaction.
-    let request_of_peer = unsafe {
+    // event carries its transaction and says what changed it.
+    let led_by = unsafe {
         (!event.is_null() && (*event).type_ == ffi::PJSIP_EVENT_TSX_STATE)
-            .then(|| (*event).body.tsx_state.tsx)
-            .filter(|tsx| !tsx.is_null() && (**tsx).role == ffi::PJSIP_ROLE_UAS)
-            .map(|tsx| (*tsx).method.id)
+            .then(|| (*event).body.tsx_state)
+            .filter(|state| !state.tsx.is_null())
+            .map(|state| ((*state.tsx).role, (*state.tsx).method.id, state.type_))
     };
     // SAFETY: the text points into pjsua's call or a static table.
     let reason = unsafe { text::to_string(&info.last_status_text) };
     let status = u16::try_from(info.last_status).unwrap_or(500);
-    let (by, status) = match request_of_peer {
-        Some(ffi::PJSIP_BYE_METHOD) => (EndedBy::Remote, 200),
-        Some(ffi::PJSIP_CANCEL_METHOD) => (EndedBy::Remote, 487),
-        Some(_) if status == 487 => (EndedBy::Remote, 487),
+    let (by, status) = match led_by {
+        Some((ffi::PJSIP_ROLE_UAS, ffi::PJSIP_BYE_METHOD, _)) => (EndedBy::Remote, 200),
+        Some((ffi::PJSIP_ROLE_UAS, ffi::PJSIP_CANCEL_METHOD, _)) => (EndedBy::Remote, 487),
+        Some((ffi::PJSIP_ROLE_UAS, ..)) if status == 487 => (EndedBy::Remote, 487),
+        // The callee's own word; a timeout or a broken transport is none.
+        Some((ffi::PJSIP_ROLE_UAC, ffi::PJSIP_INVITE_METHOD, ffi::PJSIP_EVENT_RX_MSG))
+            if status >= 300 =>
+        {
+            (EndedBy::Remote, status)
+        }
         _ => (EndedBy::Failure, status),
     };
     LegEnd { by, status, reason }
@@ -167,8 +190,7 @@ unsafe extern "C" fn on_call_media_state(call: pjsua_call_id) {
     });
 }
 
-/// pjsua answers INFO with `application/dtmf-relay` itself and leaves all
-/// other INFO unanswered; those are answered here.
+/// Requests inside a call: INFO, and the end of a transfer's subscription.
 unsafe extern "C" fn on_call_tsx_state(
     call: pjsua_call_id,
     tsx: *mut ffi::pjsip_transaction,
@@ -181,90 +203,42 @@ unsafe extern "C" fn on_call_tsx_state(
             if (*tsx).role != ffi::PJSIP_ROLE_UAS
                 || (*tsx).state != ffi::PJSIP_TSX_STATE_TRYING
                 || (*tsx).method.id != ffi::PJSIP_OTHER_METHOD
-                || text::to_string(&(*tsx).method.name) != "INFO"
                 || (*event).body.tsx_state.type_ != ffi::PJSIP_EVENT_RX_MSG
             {
                 return;
             }
             let rdata = (*event).body.tsx_state.src.rdata;
-            let Some(status) = info_answer(shared, shared.slots.current(call), rdata) else {
-                return;
-            };
-            let mut response = std::ptr::null_mut();
-            let created = ffi::pjsip_endpt_create_response(
-                (*tsx).endpt,
-                rdata,
-                status,
-                std::ptr::null(),
-                &raw mut response,
-            );
-            if created == ffi::PJ_SUCCESS {
-                ffi::pjsip_tsx_send_msg(tsx, response);
+            let leg = shared.slots.current(call);
+            match text::to_string(&(*tsx).method.name).as_str() {
+                "INFO" => info::take(shared, leg, tsx, rdata),
+                "NOTIFY" => take_notify(shared, leg, rdata),
+                _ => {}
             }
         }
     });
 }
 
-/// The status for an INFO, `None` where pjsua answers.
+/// pjsua says nothing of a last NOTIFY that it cannot read, or has no body;
+/// that the transfer is over is noted here, and told if pjsua stays silent.
 ///
 /// # Safety
 /// `rdata` must be a parsed request.
-unsafe fn info_answer(
-    shared: &Shared,
-    leg: Option<LegId>,
-    rdata: *mut ffi::pjsip_rx_data,
-) -> Option<c_int> {
-    // SAFETY: a body has `len` bytes at `data`, which live as long as rdata.
-    let (content_type, content) = unsafe {
-        let body = (*(*rdata).msg_info.msg).body;
-        if body.is_null() || (*body).len == 0 || (*body).data.is_null() {
-            // A keep-alive of older trunks (RFC 2976).
-            return Some(200);
-        }
-        let kind = &(*body).content_type;
-        let content_type = format!(
-            "{}/{}",
-            text::to_string(&kind.type_),
-            text::to_string(&kind.subtype)
-        );
-        let length = usize::try_from((*body).len).unwrap_or(0).min(256);
-        let bytes = std::slice::from_raw_parts((*body).data.cast::<u8>(), length);
-        (
-            content_type.to_ascii_lowercase(),
-            String::from_utf8_lossy(bytes).into_owned(),
-        )
-    };
-    match content_type.as_str() {
-        "application/dtmf-relay"
-        | "application/media_control+xml"
-        | "application/trickle-ice-sdpfrag" => None,
-        "application/dtmf" => {
-            let Some(digit) = content.trim().chars().next().and_then(as_digit) else {
-                return Some(400);
-            };
-            if let Some(leg) = leg {
-                shared.emit(leg, LegEvent::Digit(digit));
-            }
-            Some(200)
-        }
-        _ => Some(415),
+unsafe fn take_notify(shared: &Shared, leg: Option<LegId>, rdata: *mut ffi::pjsip_rx_data) {
+    // SAFETY: the caller's promise is passed on.
+    let over = unsafe { text::ends_subscription((*rdata).msg_info.msg) };
+    if let (Some(leg), true) = (leg, over) {
+        shared.slots.transfer_notified(leg, Instant::now());
     }
 }
 
 unsafe extern "C" fn on_dtmf_digit2(call: pjsua_call_id, info: *const ffi::pjsua_dtmf_info) {
     guarded("dtmf_digit", Some(call), (), |shared| {
         // SAFETY: the block is valid for the call.
-        let digit = unsafe { (*info).digit };
-        let digit = char::from_u32(digit).and_then(as_digit);
+        let digit = info::relayed(unsafe { (*info).digit });
         if let (Some(leg), Some(digit)) = (shared.slots.current(call), digit) {
             shared.emit(leg, LegEvent::Digit(digit));
         }
     });
-}
-
-fn as_digit(digit: char) -> Option<char> {
-    let digit = digit.to_ascii_uppercase();
-    (digit.is_ascii_digit() || "*#ABCD".contains(digit)).then_some(digit)
 }
 
 /// A REFER would make us call whomever a caller names, at the line's cost.
@@ -302,12 +276,20 @@ unsafe extern "C" fn on_call_transfer_status(
     go_on: *mut ffi::pj_bool_t,
 ) {
     guarded("transfer_status", Some(call), (), |shared| {
+        let status = u16::try_from(status).unwrap_or(500);
+        // A final status is the outcome, also while the subscription lives on.
+        let last = last != ffi::FALSE || status >= 200;
         // SAFETY: an out-parameter of pjsua.
-        unsafe { *go_on = ffi::TRUE };
-        if let Some(leg) = shared.slots.current(call) {
-            let status = u16::try_from(status).unwrap_or(500);
-            let last = last != ffi::FALSE;
+        unsafe { *go_on = if last { ffi::FALSE } else { ffi::TRUE } };
+        let Some(leg) = shared.slots.current(call) else {
+            return;
+        };
+        if !last && shared.slots.is_transferring(leg) {
             shared.emit(leg, LegEvent::Transfer { status, last });
+        } else if last {
+            // A subscription that ends on a provisional word has failed.
+            let status = if status < 200 { 500 } else { status };
+            calls::end_transfer(shared, leg, status);
         }
     });
 }

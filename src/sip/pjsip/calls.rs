@@ -30,13 +30,10 @@ fn call_of(leg: LegId) -> i32 {
     i32::try_from(leg.index).unwrap_or(-1)
 }
 
-/// Sends 180, 183 or 200.
-pub fn answer(shared: &Shared, leg: LegId, status: u16) {
-    if !shared.slots.is_alive(leg) {
-        return;
-    }
-    // SAFETY: plain C data that pjsua fills with its defaults and copies.
-    let sent = unsafe {
+/// One audio stream and nothing else. Its strings are empty.
+pub fn audio_only() -> ffi::pjsua_call_setting {
+    // SAFETY: plain C data, valid as zeroes, that pjsua fills with its defaults.
+    unsafe {
         let mut setting: ffi::pjsua_call_setting = std::mem::zeroed();
         ffi::pjsua_call_setting_default(&raw mut setting);
         setting.aud_cnt = 1;
@@ -45,6 +42,18 @@ pub fn answer(shared: &Shared, leg: LegId, status: u16) {
         {
             setting.txt_cnt = 0;
         }
+        setting
+    }
+}
+
+/// Sends 180, 183 or 200.
+pub fn answer(shared: &Shared, leg: LegId, status: u16) {
+    if !shared.slots.is_alive(leg) {
+        return;
+    }
+    let setting = audio_only();
+    // SAFETY: the settings live during the call, which copies them.
+    let sent = unsafe {
         ffi::pjsua_call_answer2(
             call_of(leg),
             &raw const setting,
@@ -95,7 +104,8 @@ pub fn abort(shared: &Shared, leg: LegId, why: &'static str) {
     }
 }
 
-/// BYE to an established call, else a final status to its INVITE. pjsua calls
+/// BYE to an established call, else a final status to its INVITE, or a CANCEL
+/// where the INVITE is ours. pjsua calls
 /// on_call_state from within, which ends the leg; where it does not, it is
 /// ended here, so that no driver waits for ever.
 fn finish(shared: &Shared, leg: LegId, status: u16, end: LegEnd, retry_after: Option<Duration>) {
@@ -132,26 +142,29 @@ pub fn transfer(shared: &Shared, leg: LegId, destination: &Private) {
     };
     let domain = shared.with_lines(|lines| lines.table.data(&line).map(|line| line.domain.clone()));
     let mut lent = Lent::default();
-    let uri = lent.lend(&refer_target(
+    let uri = lent.lend(&target(
         destination.expose(),
         domain.as_deref().unwrap_or_default(),
     ));
+    shared.slots.begin_transfer(leg);
     // SAFETY: the URI lives during the call and is copied by pjsua.
     let sent = unsafe { ffi::pjsua_call_xfer(call_of(leg), &raw const uri, ptr::null()) };
     if sent != ffi::PJ_SUCCESS {
         tracing::warn!(%leg, %line, reason = text::status_text(sent), "a transfer could not be sent");
-        shared.emit(
-            leg,
-            LegEvent::Transfer {
-                status: 500,
-                last: true,
-            },
-        );
+        end_transfer(shared, leg, 500);
     }
 }
 
-/// A URI for Refer-To: a URI as it is, a number at the line's domain.
-fn refer_target(destination: &str, domain: &str) -> String {
+/// Tells a transfer's last status, once.
+pub fn end_transfer(shared: &Shared, leg: LegId, status: u16) {
+    if shared.slots.end_transfer(leg) {
+        shared.emit(leg, LegEvent::Transfer { status, last: true });
+    }
+}
+
+/// The URI to transfer to or to call: a URI as it is, a number at the line's
+/// domain.
+pub fn target(destination: &str, domain: &str) -> String {
     let is_uri = ["sip:", "sips:", "tel:"].iter().any(|scheme| {
         destination
             .get(..scheme.len())
@@ -248,13 +261,10 @@ mod tests {
 
     #[test]
     fn a_transfer_goes_to_a_uri_as_it_is_and_to_a_number_at_the_domain() {
-        assert_eq!(
-            refer_target("+33 1", "d.example"),
-            "<sip:+33%201@d.example>"
-        );
-        assert_eq!(refer_target("SIP:a@b;x=1", "d"), "<SIP:a@b;x=1>");
-        assert_eq!(refer_target("tel:+331>\r\n", "d"), "<tel:+331>");
-        assert_eq!(refer_target("é", "d"), "<sip:%C3%A9@d>");
+        assert_eq!(target("+33 1", "d.example"), "<sip:+33%201@d.example>");
+        assert_eq!(target("SIP:a@b;x=1", "d"), "<SIP:a@b;x=1>");
+        assert_eq!(target("tel:+331>\r\n", "d"), "<tel:+331>");
+        assert_eq!(target("é", "d"), "<sip:%C3%A9@d>");
     }
 
     #[test]

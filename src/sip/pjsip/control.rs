@@ -10,6 +10,7 @@ use super::accounts::{self, Retired};
 use super::calls;
 use super::engine::PjsipError;
 use super::names::Names;
+use super::outgoing;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, Ports};
 use crate::sip::engine::{Command, EngineConfig};
@@ -65,12 +66,15 @@ impl Control {
     }
 
     /// What nobody asks for: deletes retired accounts, ends legs that no
-    /// driver holds any more.
+    /// driver holds any more, and transfers that ended without an outcome.
     fn tidy_up(&mut self, shared: &Shared) {
         self.retired
             .retain(|retired| !accounts::delete_unneeded(shared, retired));
         for leg in shared.slots.orphans() {
             calls::abort(shared, leg, "its driver is gone");
+        }
+        for leg in shared.slots.unknown_transfers(Instant::now()) {
+            calls::end_transfer(shared, leg, 500);
         }
     }
 
@@ -100,6 +104,7 @@ impl Control {
             // Who no longer waits for it needs no answer.
             Command::Flush(done) => drop(done.send(())),
             Command::Transfer { leg, destination } => calls::transfer(shared, leg, &destination),
+            Command::Call(call) => outgoing::place(shared, *call),
         }
     }
 }

@@ -15,6 +15,10 @@ use crate::sip::uri::UriParts;
 
 /// Asked of a caller that comes while we are full.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The status that must say what is allowed instead (RFC 3261 section 8.2.1).
+const NOT_ALLOWED: u16 = 405;
+/// What may come outside of a dialog, or in one.
+const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, NOTIFY";
 
 /// A module record that pjsip links into its list and writes to.
 struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
@@ -90,7 +94,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
                 | ffi::PJSIP_CANCEL_METHOD
                 | ffi::PJSIP_BYE_METHOD
                 | ffi::PJSIP_OPTIONS_METHOD => Verdict::Pass,
-                _ => refuse(405, None),
+                _ => refuse(NOT_ALLOWED, None),
             };
             match verdict {
                 Verdict::Pass => ffi::FALSE,
@@ -114,7 +118,8 @@ fn judge(shared: &Shared, uri: &UriParts, to: &UriParts) -> Verdict {
         return refuse(404, None);
     };
     let refusal = shared.with_run(|run| {
-        if shared.slots.live() >= run.calls_max || run.events.capacity() == 0 {
+        if shared.slots.live() >= run.calls_max || run.events.capacity() == 0 || no_call_id() {
+            shared.tell_full("the limit of calls is reached");
             return Some(Refusal {
                 status: 503,
                 retry_after: Some(FULL_RETRY_AFTER),
@@ -132,6 +137,14 @@ fn judge(shared: &Shared, uri: &UriParts, to: &UriParts) -> Verdict {
     }
 }
 
+/// Whether pjsua has no call id left: calls that are over for us keep theirs
+/// until their BYE is answered. pjsua itself would answer 486, as if the line
+/// were busy.
+fn no_call_id() -> bool {
+    // SAFETY: both read a number that is there while pjsua is.
+    unsafe { ffi::pjsua_call_get_count() >= ffi::pjsua_call_get_max_count() }
+}
+
 /// # Safety
 /// `rdata` must be the request pjsip passed to the module.
 unsafe fn respond(rdata: *mut pjsip_rx_data, refusal: Refusal) {
@@ -145,6 +158,9 @@ unsafe fn respond(rdata: *mut pjsip_rx_data, refusal: Refusal) {
         if let Some(after) = refusal.retry_after {
             text::push_retry_after(list, (*rdata).tp_info.pool, after);
         }
+        if refusal.status == NOT_ALLOWED {
+            text::push_header(list, (*rdata).tp_info.pool, "Allow", ALLOW);
+        }
         let endpoint = ffi::pjsua_get_pjsip_endpt();
         ffi::pjsip_endpt_respond_stateless(
             endpoint,
@@ -157,9 +173,10 @@ unsafe fn respond(rdata: *mut pjsip_rx_data, refusal: Refusal) {
     }
 }
 
-/// pjsua answers 500 when it finds no free RTP port or memory; to a caller's
-/// trunk that is a defect, not "try the next one". Before the message is
-/// printed its status is made 503.
+/// pjsua answers 500 when it finds no free RTP port, file descriptor or memory;
+/// to a caller's trunk that is a defect, not "try the next one". Before the
+/// message is printed its status is made 503, with Retry-After. A re-INVITE that
+/// meets another one gets 500 too, where RFC 3261 asks for Retry-After as well.
 unsafe extern "C" fn on_tx_response(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
     guarded("tx_response", None, ffi::PJ_SUCCESS, |_| {
         // SAFETY: pjsip passes the response it is about to print; CSeq is the
@@ -173,10 +190,26 @@ unsafe extern "C" fn on_tx_response(tdata: *mut pjsip_tx_data) -> ffi::pj_status
                 let line = &raw mut (*message).line.status;
                 (*line).code = 503;
                 (*line).reason = *ffi::pjsip_get_status_text(503);
+                let headers = (&raw mut (*message).hdr).cast();
+                text::push_retry_after(headers, (*tdata).pool, FULL_RETRY_AFTER);
             }
         }
         ffi::PJ_SUCCESS
     })
+}
+
+/// pjsua refused an INVITE that the gate let through. What it found no room for
+/// is counted; the rest was refused for what it is (a bad offer).
+pub unsafe extern "C" fn on_rejected_incoming_call(
+    rejected: *const ffi::pjsua_on_rejected_incoming_call_param,
+) {
+    guarded("rejected_incoming_call", None, (), |shared| {
+        // SAFETY: pjsua passes a block valid for the call.
+        if matches!(unsafe { (*rejected).st_code }, 486 | 500 | 503) {
+            shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            shared.tell_full("no RTP port, file descriptor or memory is left");
+        }
+    });
 }
 
 /// pjsua's choice of the account for an INVITE that the gate let through: the

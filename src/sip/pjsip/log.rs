@@ -12,6 +12,20 @@ use tracing::Level;
 
 use super::ffi;
 
+/// Errors that are no error here. A port that is taken is tried again with the
+/// next one; when no port or descriptor is left, `Shared::tell_full` says so, not
+/// for each call.
+const TOLD_OTHERWISE: [&str; 8] = [
+    "socket bind() at",
+    "socket() error",
+    "RTP/RTCP ports combination",
+    "Error creating media transport",
+    "Error initializing media channel",
+    "Unable to create RTP/RTCP socket",
+    "Unable to create ICE media transport",
+    "Error making call",
+];
+
 /// The pjsip level that matches what `tracing` has enabled, so that a line
 /// nobody reads is never formatted.
 pub fn enabled_level() -> u32 {
@@ -53,8 +67,9 @@ fn forward(level: c_int, bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let text = without_users(text.trim());
     match level {
-        // A port that is taken is tried again with the next one.
-        1 if text.contains("socket bind() at") => tracing::debug!(target: "pjsip", "{text}"),
+        1 if TOLD_OTHERWISE.iter().any(|told| text.contains(told)) => {
+            tracing::debug!(target: "pjsip", "{text}");
+        }
         0 | 1 => tracing::error!(target: "pjsip", "{text}"),
         2 => tracing::warn!(target: "pjsip", "{text}"),
         3 | 4 => tracing::debug!(target: "pjsip", "{text}"),

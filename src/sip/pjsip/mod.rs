@@ -12,6 +12,8 @@
 //! | `gate` | the module that judges an INVITE before a dialog exists |
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `accounts`, `calls` | commands on lines and legs |
+//! | `outgoing` | calls that we place, and when their slot is opened |
+//! | `info` | digits and other bodies of SIP INFO |
 //! | `log` | pjsip's log lines into `tracing` |
 //! | `names` | name servers, the hosts file, whether ICE has an address to offer |
 //! | `threads` | registration with pjlib, the hard exit |
@@ -36,8 +38,10 @@ mod control;
 mod engine;
 mod ffi;
 mod gate;
+mod info;
 mod log;
 mod names;
+mod outgoing;
 mod shared;
 mod slots;
 mod stack;

@@ -1,21 +1,27 @@
 //! What callbacks reach. C calls plain functions without a pointer of ours,
 //! and pjsua is one per process, so this is the one static of the room.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::outgoing::Placing;
 use super::slots::{Delivered, Emitted, Slots};
 use crate::core::ids::{LegId, LineId};
+use crate::core::seldom::Seldom;
 use crate::sip::engine::{Admission, Command, EngineEvent, LegEvent};
 use crate::sip::matching::LineTable;
 
 /// Most legs of an engine, whatever the library allows.
 pub const LEGS_MAX: usize = 1_024;
+
+/// How often at most one word is said about calls for which there is no room.
+const FULL_SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What the control thread is asked to do.
 pub enum Order {
@@ -37,8 +43,10 @@ pub struct Run {
 pub struct Line {
     /// pjsua's account.
     pub account: i32,
-    /// For the destination of a transfer.
+    /// For the destination of a transfer or call.
     pub domain: String,
+    /// Whether its signalling is encrypted.
+    pub secure: bool,
 }
 
 /// The lines, by what names them.
@@ -95,6 +103,9 @@ pub struct Shared {
     pub counters: Counters,
     pub draining: AtomicBool,
     pub lines: RwLock<Lines>,
+    pub placing: Placing,
+    /// By the reason.
+    full: Mutex<BTreeMap<&'static str, Seldom>>,
     run: RwLock<Option<Run>>,
 }
 
@@ -106,6 +117,8 @@ pub fn shared() -> &'static Shared {
         counters: Counters::default(),
         draining: AtomicBool::new(false),
         lines: RwLock::default(),
+        placing: Placing::default(),
+        full: Mutex::default(),
         run: RwLock::new(None),
     })
 }
@@ -158,6 +171,21 @@ impl Shared {
     pub fn announce(&self, event: EngineEvent) -> bool {
         let sent = self.with_run(|run| run.events.try_send(event).is_ok());
         sent.unwrap_or(false)
+    }
+
+    /// Says in the log that there is no room for calls, but not for each of
+    /// them: they come by the hundred when there is none.
+    pub fn tell_full(&self, why: &'static str) {
+        let due = self
+            .full
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(why)
+            .or_insert(Seldom::new(FULL_SAID_EVERY))
+            .count(Instant::now());
+        if let Some(calls) = due {
+            tracing::warn!(calls, why, "calls are refused");
+        }
     }
 
     /// Counts what became of an RTP packet.

@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -22,6 +22,10 @@ use crate::sip::source::{SourceRule, Verdict};
 
 /// Size of an RTP header without extras (RFC 3550 section 5.1).
 const RTP_HEADER_BYTES: usize = 12;
+
+/// How long pjsua has to tell the outcome of a transfer whose last NOTIFY has
+/// come. It tells it on the same thread, from the same message, or never.
+const OUTCOME_GRACE: Duration = Duration::from_millis(250);
 
 /// The receivers of one leg, for its driver.
 pub type Receivers = (mpsc::Receiver<LegEvent>, RtpReceiver);
@@ -82,6 +86,19 @@ struct Leg {
     format: Option<MediaFormat>,
     /// Set when we end the leg, before pjsip is told.
     ending: Option<LegEnd>,
+    transfer: Transfer,
+}
+
+/// Where the transfer of a leg stands.
+#[derive(Default)]
+enum Transfer {
+    /// There is none, or its outcome was told.
+    #[default]
+    None,
+    /// REFER was sent.
+    Pending,
+    /// The other side ended the subscription then; nothing else will come.
+    Ended(Instant),
 }
 
 #[derive(Default)]
@@ -137,6 +154,7 @@ impl Slots {
             line: None,
             format: None,
             ending: None,
+            transfer: Transfer::None,
         });
         let generation = call.generation;
         drop(call);
@@ -255,6 +273,44 @@ impl Slots {
             None | Some(Ok(())) => Emitted::Done,
             Some(Err(_)) => Emitted::DriverLost,
         }
+    }
+
+    /// Notes that a transfer began.
+    pub fn begin_transfer(&self, leg: LegId) {
+        self.with(leg, |leg| leg.transfer = Transfer::Pending);
+    }
+
+    /// Notes that the other side will send no more about a transfer.
+    pub fn transfer_notified(&self, leg: LegId, now: Instant) {
+        self.with(leg, |leg| {
+            if matches!(leg.transfer, Transfer::Pending) {
+                leg.transfer = Transfer::Ended(now);
+            }
+        });
+    }
+
+    /// Ends a transfer; `false` when there is none whose outcome is unknown.
+    pub fn end_transfer(&self, leg: LegId) -> bool {
+        let was = self.with(leg, |leg| std::mem::take(&mut leg.transfer));
+        matches!(was, Some(Transfer::Pending | Transfer::Ended(_)))
+    }
+
+    /// Whether a transfer is under way.
+    pub fn is_transferring(&self, leg: LegId) -> bool {
+        self.with(leg, |leg| !matches!(leg.transfer, Transfer::None)) == Some(true)
+    }
+
+    /// Legs whose transfer ended without a word on how.
+    pub fn unknown_transfers(&self, now: Instant) -> Vec<LegId> {
+        let mut legs = self.announced();
+        legs.retain(|leg| {
+            let ended = self.with(*leg, |leg| match leg.transfer {
+                Transfer::Ended(at) => now.saturating_duration_since(at) >= OUTCOME_GRACE,
+                Transfer::None | Transfer::Pending => false,
+            });
+            ended == Some(true)
+        });
+        legs
     }
 
     /// Notes that we end the leg, and as what. The first note counts.

@@ -175,30 +175,99 @@ pub unsafe fn init_list(head: *mut ffi::pjsip_hdr) {
     }
 }
 
-/// Puts a Retry-After header into an empty header list.
+/// Puts a header at the end of a header list.
 ///
 /// # Safety
-/// `head` must be an empty list that stays where it is, `pool` alive as long
-/// as the list is used.
+/// `head` must be the head of a list that stays where it is, `pool` alive as
+/// long as the list is used.
+pub unsafe fn push_header(
+    head: *mut ffi::pjsip_hdr,
+    pool: *mut ffi::pj_pool_t,
+    name: &str,
+    value: &str,
+) {
+    let mut lent = Lent::default();
+    let name = lent.lend(name);
+    let value = lent.lend(value);
+    // SAFETY: the header is made in the pool, with copies of name and value;
+    // the list is a ring, so its last entry is the one before the head.
+    unsafe {
+        let header = ffi::pjsip_generic_string_hdr_create(pool, &raw const name, &raw const value)
+            .cast::<ffi::pjsip_hdr>();
+        if !header.is_null() {
+            let last = (*head).prev;
+            (*header).prev = last;
+            (*header).next = head;
+            (*last).next = header;
+            (*head).prev = header;
+        }
+    }
+}
+
+/// Puts a Retry-After header at the end of a header list.
+///
+/// # Safety
+/// As for [`push_header`].
 pub unsafe fn push_retry_after(
     head: *mut ffi::pjsip_hdr,
     pool: *mut ffi::pj_pool_t,
     after: Duration,
 ) {
-    let mut lent = Lent::default();
-    let name = lent.lend("Retry-After");
-    let value = lent.lend(&after.as_secs().max(1).to_string());
-    // SAFETY: the header is made in the pool, with copies of name and value;
-    // head and header are linked into a ring of two.
+    let seconds = after.as_secs().max(1).to_string();
+    // SAFETY: the caller's promise is passed on.
+    unsafe { push_header(head, pool, "Retry-After", &seconds) };
+}
+
+/// The first header of a message that is the wanted one.
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call;
+/// `wanted` gets its headers.
+unsafe fn find_header(
+    message: *mut ffi::pjsip_msg,
+    wanted: impl Fn(&ffi::pjsip_hdr) -> bool,
+) -> Option<*mut ffi::pjsip_hdr> {
+    // SAFETY: the header list of a message is a ring that ends at its head.
     unsafe {
-        let header = ffi::pjsip_generic_string_hdr_create(pool, &raw const name, &raw const value)
-            .cast::<ffi::pjsip_hdr>();
-        if !header.is_null() {
-            (*header).prev = head;
-            (*header).next = head;
-            (*head).prev = header;
-            (*head).next = header;
+        let head = &raw mut (*message).hdr;
+        let mut at = (*head).next;
+        for _ in 0..HEADERS_SCANNED_MAX {
+            if at.cast::<c_void>() == head.cast::<c_void>() || at.is_null() {
+                return None;
+            }
+            if wanted(&*at) {
+                return Some(at);
+            }
+            at = (*at).next;
         }
+    }
+    None
+}
+
+/// Whether a NOTIFY says that its subscription is over.
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call.
+pub unsafe fn ends_subscription(message: *mut ffi::pjsip_msg) -> bool {
+    // SAFETY: the caller's promise is passed on. Every header prints itself
+    // through its own table, into at most `size` bytes.
+    unsafe {
+        let is_state = |header: &ffi::pjsip_hdr| {
+            to_string(&header.name).eq_ignore_ascii_case("Subscription-State")
+        };
+        let Some(state) = find_header(message, is_state) else {
+            return false;
+        };
+        let vptr = (*state).vptr.cast::<ffi::pjsip_hdr_vptr>();
+        let mut buffer = [0_u8; TEXT_MAX_BYTES];
+        let Some(print) = (*vptr).print_on else {
+            return false;
+        };
+        let written = print(state.cast(), buffer.as_mut_ptr().cast(), buffer.len());
+        let length = usize::try_from(written).unwrap_or(0).min(buffer.len());
+        let text = String::from_utf8_lossy(&buffer[..length]).to_ascii_lowercase();
+        let value = text.split_once(':').map_or("", |(_, value)| value.trim());
+        value.starts_with("terminated")
     }
 }
 
@@ -207,23 +276,14 @@ pub unsafe fn push_retry_after(
 /// # Safety
 /// `message` must be a response that stays as it is during the call.
 pub unsafe fn is_answer_to_invite(message: *mut ffi::pjsip_msg) -> bool {
-    // SAFETY: the header list is a ring that ends at its head; an entry of
-    // type CSEQ is a pjsip_cseq_hdr.
+    // SAFETY: the caller's promise is passed on; an entry of type CSEQ is a
+    // pjsip_cseq_hdr.
     unsafe {
-        let head = &raw mut (*message).hdr;
-        let mut at = (*head).next;
-        for _ in 0..HEADERS_SCANNED_MAX {
-            if at.cast::<c_void>() == head.cast::<c_void>() || at.is_null() {
-                return false;
-            }
-            if (*at).type_ == ffi::PJSIP_H_CSEQ {
-                let method = (*at.cast::<ffi::pjsip_cseq_hdr>()).method.id;
-                return method == ffi::PJSIP_INVITE_METHOD;
-            }
-            at = (*at).next;
-        }
+        find_header(message, |header| header.type_ == ffi::PJSIP_H_CSEQ).is_some_and(|cseq| {
+            let method = (*cseq.cast::<ffi::pjsip_cseq_hdr>()).method.id;
+            method == ffi::PJSIP_INVITE_METHOD
+        })
     }
-    false
 }
 
 /// A socket address of C; `None` for another family, an unspecified address

@@ -1,4 +1,5 @@
-//! [`SimCall`]: what a test does as the caller, and what it sees of the bridge.
+//! [`SimCall`]: what a test does as the caller, and what it sees of the bridge;
+//! the part that callers and callees have in common.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -134,7 +135,15 @@ impl SimCall {
         self.end(EndedBy::Failure, status);
     }
 
-    fn end(&self, by: EndedBy, status: u16) {
+    pub(super) fn progress(&self, status: u16) {
+        self.engine.state().progress(self.leg, status);
+    }
+
+    pub(super) fn answer(&self) {
+        self.engine.state().answer(self.leg, 200);
+    }
+
+    pub(super) fn end(&self, by: EndedBy, status: u16) {
         let end = LegEnd {
             by,
             status,

@@ -14,6 +14,8 @@
 //! ```
 
 mod call;
+mod callee;
+mod legs;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -23,16 +25,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpSink, SinkError};
+use crate::core::link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
 use crate::core::private::Private;
 use crate::sip::engine::{
-    Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineEvent, EngineStats,
-    IncomingCall, LEG_QUEUE_EVENTS, LegEnd, LegEvent, Refusal, Registration, SipEngine,
-    SubmitError, Transport,
+    Account, Admission, CallRefused, Command, ENGINE_QUEUE_EVENTS, EngineEvent, EngineStats,
+    IncomingCall, LegEvent, Refusal, Registration, SipEngine, SubmitError, Transport,
 };
-use crate::sip::rtp_channel::{RtpSender, rtp_channel};
+use crate::sip::rtp_channel::RtpSender;
 
 pub use call::SimCall;
+pub use callee::SimCallee;
 
 /// How many sent RTP packets a call keeps for the test; older ones go.
 const SENT_PACKETS_MAX: usize = 65_536;
@@ -89,7 +91,17 @@ struct State {
     answers: HashMap<LineId, Registration>,
     registers: Vec<LineId>,
     refuse_commands: Option<SubmitError>,
+    /// Calls of the bridge that the test has not taken yet.
+    outgoing: Vec<Outgoing>,
+    refuse_calls: Option<CallRefused>,
     stats: EngineStats,
+}
+
+struct Outgoing {
+    leg: LegId,
+    line: LineId,
+    destination: Private,
+    script: Arc<Script>,
 }
 
 struct Leg {
@@ -152,6 +164,8 @@ impl SimEngine {
             answers: HashMap::new(),
             registers: Vec::new(),
             refuse_commands: None,
+            outgoing: Vec::new(),
+            refuse_calls: None,
             stats: EngineStats::default(),
         };
         let engine = Self {
@@ -203,14 +217,7 @@ impl SimEngine {
             state.stats.refused += 1;
             return Err(full);
         }
-        state.next_leg += 1;
-        let leg = LegId {
-            index: state.next_leg,
-            generation: 1,
-        };
-        let (events, event_receiver) = mpsc::channel(LEG_QUEUE_EVENTS + 1);
-        let (rtp, rtp_receiver) = rtp_channel();
-        let script = Arc::new(Script::default());
+        let (leg, opened) = state.open(format);
         let incoming = IncomingCall {
             leg,
             line: line.clone(),
@@ -219,8 +226,8 @@ impl SimEngine {
             to: Private::new(to),
             headers,
             peer: SocketAddr::from(([127, 0, 0, 1], 5060)),
-            events: event_receiver,
-            rtp: rtp_receiver,
+            events: opened.events,
+            rtp: opened.rtp,
         };
         let told = state.events.as_ref().is_some_and(|events| {
             events
@@ -228,20 +235,29 @@ impl SimEngine {
                 .is_ok()
         });
         if !told {
+            state.forget(leg);
             state.stats.refused += 1;
             return Err(full);
         }
-        let entry = Leg {
-            last_place: events.clone().try_reserve_owned().ok(),
-            events,
-            rtp,
-            format,
-            script: Arc::clone(&script),
-        };
-        state.legs.insert(leg, entry);
-        state.stats.legs += 1;
         drop(state);
-        Ok(SimCall::new(Arc::clone(self), leg, script))
+        Ok(SimCall::new(Arc::clone(self), leg, opened.script))
+    }
+
+    /// Takes the calls that the bridge placed since the last time, in order.
+    /// Lines need not be added first.
+    #[must_use]
+    pub fn take_outgoing(self: &Arc<Self>) -> Vec<SimCallee> {
+        let calls = std::mem::take(&mut self.state().outgoing);
+        let callee = |call: Outgoing| {
+            let own = SimCall::new(Arc::clone(self), call.leg, call.script);
+            SimCallee::new(own, call.line, call.destination)
+        };
+        calls.into_iter().map(callee).collect()
+    }
+
+    /// Makes the engine refuse to place calls from now on, or place them again.
+    pub fn refuse_calls(&self, refused: Option<CallRefused>) {
+        self.state().refuse_calls = refused;
     }
 
     /// The lines that were added, in order of their ids.
@@ -272,138 +288,6 @@ impl SimEngine {
     /// Makes `submit` fail from now on, or work again.
     pub fn refuse_commands(&self, error: Option<SubmitError>) {
         self.state().refuse_commands = error;
-    }
-}
-
-impl State {
-    fn announce(&self, event: EngineEvent) {
-        if let Some(events) = &self.events
-            && events.try_send(event).is_err()
-        {
-            tracing::warn!("engine event queue is full, an event was dropped");
-        }
-    }
-
-    fn emit(&mut self, leg: LegId, event: LegEvent) {
-        let lost = self
-            .legs
-            .get(&leg)
-            .is_some_and(|entry| entry.events.try_send(event).is_err());
-        if lost {
-            let reason = "its driver does not read its events".to_owned();
-            self.end(
-                leg,
-                LegEnd {
-                    by: EndedBy::Failure,
-                    status: 500,
-                    reason,
-                },
-            );
-        }
-    }
-
-    fn end(&mut self, leg: LegId, end: LegEnd) {
-        if let Some(entry) = self.legs.remove(&leg) {
-            self.stats.legs -= 1;
-            entry.script.seen().sink_open = false;
-            if let Some(place) = entry.last_place {
-                place.send(LegEvent::Ended(end));
-            }
-        }
-    }
-
-    fn media(&mut self, leg: LegId, change: impl FnOnce(&mut MediaFormat)) {
-        let Some(entry) = self.legs.get_mut(&leg) else {
-            return;
-        };
-        change(&mut entry.format);
-        entry.script.seen().sink_open = true;
-        let sink: Arc<dyn RtpSink> = Arc::clone(&entry.script) as _;
-        let link = MediaLink {
-            format: entry.format,
-            sink,
-        };
-        self.emit(leg, LegEvent::Media(link));
-    }
-
-    fn execute(&mut self, command: Command) {
-        match command {
-            Command::Flush(done) => drop(done.send(())),
-            Command::AddLine(account) => {
-                self.lines.insert(account.line.clone(), *account);
-            }
-            Command::RemoveLine(line) => {
-                self.lines.remove(&line);
-            }
-            Command::Register(line) => self.register(line),
-            Command::Unregister(line) => {
-                self.announce(EngineEvent::Registration {
-                    line,
-                    state: Registration::Unregistered,
-                });
-            }
-            Command::Answer { leg, status } => self.answer(leg, status),
-            Command::Reject {
-                leg,
-                status,
-                retry_after,
-            } => self.end_locally(leg, status, retry_after),
-            Command::Hangup { leg, status } => self.end_locally(leg, status, None),
-            Command::Transfer { leg, destination } => {
-                if let Some(entry) = self.legs.get(&leg) {
-                    entry.script.seen().transfers.push(destination);
-                }
-            }
-        }
-    }
-
-    fn register(&mut self, line: LineId) {
-        let Some(account) = self.lines.get(&line) else {
-            return;
-        };
-        let success = Registration::Registered {
-            expires: account.expires,
-        };
-        let state = self.answers.get(&line).cloned().unwrap_or(success);
-        self.registers.push(line.clone());
-        self.announce(EngineEvent::Registration { line, state });
-    }
-
-    fn answer(&mut self, leg: LegId, status: u16) {
-        let Some(entry) = self.legs.get(&leg) else {
-            return;
-        };
-        let first_media = {
-            let mut seen = entry.script.seen();
-            if seen.statuses.contains(&200) {
-                return;
-            }
-            seen.statuses.push(status);
-            !seen.sink_open && matches!(status, 183 | 200)
-        };
-        if first_media {
-            self.media(leg, |_| ());
-        }
-        if status == 200 {
-            self.emit(leg, LegEvent::Established);
-        }
-    }
-
-    fn end_locally(&mut self, leg: LegId, status: u16, retry_after: Option<Duration>) {
-        if let Some(entry) = self.legs.get(&leg) {
-            entry.script.seen().local_end = Some(LocalEnd {
-                status,
-                retry_after,
-            });
-            self.end(
-                leg,
-                LegEnd {
-                    by: EndedBy::Local,
-                    status,
-                    reason: String::new(),
-                },
-            );
-        }
     }
 }
 
@@ -441,7 +325,9 @@ impl SipEngine for SimEngine {
 
 #[cfg(test)]
 mod tests {
-    use crate::sip::engine::RTP_QUEUE_PACKETS;
+    use crate::sip::engine::{
+        EndedBy, LEG_QUEUE_EVENTS, OutgoingCall, OutgoingLeg, RTP_QUEUE_PACKETS,
+    };
     use std::time::Instant;
 
     use super::*;
@@ -520,6 +406,86 @@ mod tests {
             status: 200,
         });
         assert_eq!(late, Err(SubmitError::Closed));
+    }
+
+    type Answer = tokio::sync::oneshot::Receiver<Result<OutgoingLeg, CallRefused>>;
+
+    fn call(sim: &SimEngine) -> Answer {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        place(sim, reply);
+        answer
+    }
+
+    fn place(
+        sim: &SimEngine,
+        reply: tokio::sync::oneshot::Sender<Result<OutgoingLeg, CallRefused>>,
+    ) {
+        sim.submit(Command::Call(Box::new(OutgoingCall {
+            line: LineId::new("a"),
+            destination: Private::new("+333"),
+            reply,
+        })))
+        .unwrap();
+    }
+
+    #[test]
+    fn a_placed_call_rings_is_answered_and_ends_as_the_callee_says() {
+        let (sim, _events) = SimEngine::new(Arc::new(AdmitAll));
+        let mut leg = call(&sim).try_recv().unwrap().unwrap();
+        let [callee] = &sim.take_outgoing()[..] else {
+            panic!("one call");
+        };
+        assert_eq!((callee.leg(), callee.line()), (leg.leg, &LineId::new("a")));
+        assert_eq!(callee.destination(), &Private::new("+333"));
+        callee.ring();
+        callee.progress(183);
+        callee.answer();
+        callee.ring();
+        let mut next = || leg.events.try_recv();
+        assert!(matches!(next(), Ok(LegEvent::Progress(180))));
+        assert!(matches!(next(), Ok(LegEvent::Progress(183))));
+        let Ok(LegEvent::Media(link)) = next() else {
+            panic!("no media");
+        };
+        assert!(matches!(next(), Ok(LegEvent::Established)));
+        assert!(next().is_err());
+        link.sink.send(&[3; 172]).unwrap();
+        assert_eq!(callee.take_sent(), [vec![3; 172]]);
+        assert!(callee.send_rtp(&[4; 172], Instant::now()));
+        assert_eq!(*leg.rtp.try_recv().unwrap().bytes, [4; 172]);
+        callee.hang_up();
+        assert!(
+            matches!(leg.events.try_recv(), Ok(LegEvent::Ended(end)) if end.by == EndedBy::Remote && end.status == 200)
+        );
+
+        let mut busy = call(&sim).try_recv().unwrap().unwrap();
+        sim.take_outgoing()[0].refuse(486);
+        assert!(
+            matches!(busy.events.try_recv(), Ok(LegEvent::Ended(end)) if end.by == EndedBy::Remote && end.status == 486)
+        );
+        assert_eq!(sim.stats().legs, 0);
+    }
+
+    #[test]
+    fn a_call_can_be_refused_and_ends_when_nobody_waits_for_it() {
+        let (sim, _events) = SimEngine::new(Arc::new(AdmitAll));
+        sim.refuse_calls(Some(CallRefused::Full));
+        let refused = call(&sim).try_recv().unwrap();
+        assert_eq!(refused.unwrap_err(), CallRefused::Full);
+        sim.refuse_calls(None);
+        assert!(sim.take_outgoing().is_empty());
+        let leg = call(&sim).try_recv().unwrap().unwrap();
+        sim.submit(Command::Hangup {
+            leg: leg.leg,
+            status: 487,
+        })
+        .unwrap();
+        let callee = &sim.take_outgoing()[0];
+        assert_eq!(callee.local_end().unwrap().status, 487);
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        drop(answer);
+        place(&sim, reply);
+        assert_eq!((sim.stats().legs, sim.take_outgoing().len()), (0, 0));
     }
 
     #[test]

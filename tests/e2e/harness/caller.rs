@@ -1,8 +1,9 @@
 //! A SIP caller over UDP (RFC 3261, UAC side): one call per socket, every step
 //! in the hands of the test. Requests of the bridge are accepted by themselves
-//! and remembered.
+//! (REFER, where the test wants, refused with 405) and remembered.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -49,8 +50,11 @@ impl Caller {
         let (sender, responses) = mpsc::unbounded_channel();
         let requests = Requests::default();
         let id: u64 = rand::rng().random();
+        let no_refer = Arc::new(AtomicBool::new(false));
+        let reading = read(socket.clone(), sender, requests.clone(), no_refer.clone());
         let call = Call {
-            reader: tokio::spawn(read(socket.clone(), sender, requests.clone())),
+            reader: tokio::spawn(reading),
+            no_refer,
             local: socket.local_addr().unwrap(),
             rtp: Rtp::open().await,
             socket,
@@ -85,6 +89,7 @@ pub struct Call {
     peer: SocketAddr,
     responses: mpsc::UnboundedReceiver<Message>,
     requests: Requests,
+    no_refer: Arc<AtomicBool>,
     to: String,
     /// Request URI of the INVITE.
     uri: String,
@@ -225,6 +230,11 @@ impl Call {
         self.ended_at().unwrap()
     }
 
+    /// From now on REFER is refused, as by a trunk that does not know it.
+    pub fn refuse_refer(&self) {
+        self.no_refer.store(true, Ordering::Relaxed);
+    }
+
     /// Every request of a method that came in.
     pub fn requests(&self, method: &str) -> Vec<Message> {
         let requests = self.requests.lock().unwrap();
@@ -313,6 +323,7 @@ async fn read(
     socket: Arc<UdpSocket>,
     responses: mpsc::UnboundedSender<Message>,
     requests: Requests,
+    no_refer: Arc<AtomicBool>,
 ) {
     let mut buffer = vec![0; 65_536];
     while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
@@ -324,9 +335,15 @@ async fn read(
                 let _ = responses.send(message);
             }
             Some("ACK") => {}
-            Some(_) => {
-                let accept = message.accept();
-                let _ = socket.send_to(accept.as_bytes(), from).await;
+            Some(method) => {
+                let refused = method == "REFER" && no_refer.load(Ordering::Relaxed);
+                let status = if refused {
+                    "405 Method Not Allowed"
+                } else {
+                    "200 OK"
+                };
+                let response = message.respond(status);
+                let _ = socket.send_to(response.as_bytes(), from).await;
                 requests.lock().unwrap().push((Instant::now(), message));
             }
         }

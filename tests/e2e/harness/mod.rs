@@ -6,6 +6,8 @@ pub mod caller;
 pub mod http;
 pub mod pacing;
 pub mod peers;
+#[path = "../../store/postgres.rs"]
+pub mod postgres;
 pub mod rtp;
 pub mod sdp;
 pub mod sip;

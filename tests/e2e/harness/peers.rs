@@ -125,6 +125,8 @@ pub fn wait_for_tcp(name: &str, port: u16) {
 /// A Redis of one test.
 pub struct Redis {
     pub port: u16,
+    /// More of its command line.
+    pub options: Vec<String>,
     process: Option<Process>,
     dir: TempDir,
 }
@@ -141,6 +143,7 @@ impl Redis {
     pub fn absent() -> Self {
         Self {
             port: free_port(),
+            options: Vec::new(),
             process: None,
             dir: TempDir::new().unwrap(),
         }
@@ -152,6 +155,7 @@ impl Redis {
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .args(&self.options)
             .current_dir(self.dir.path());
         let log = self.dir.path().join("redis.log");
         self.process = Some(Process::start("redis-server", command, &log));
@@ -170,7 +174,10 @@ impl Redis {
     /// A connection for the test's own commands.
     pub async fn connect(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).unwrap();
-        client.get_multiplexed_async_connection().await.unwrap()
+        // The library's limit is shorter than BRPOP may wait.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        connection.await.unwrap()
     }
 
     /// Runs one command.

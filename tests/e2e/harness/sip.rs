@@ -63,9 +63,9 @@ impl Message {
         Some(inner.to_owned())
     }
 
-    /// The response that accepts this request, with nothing in it.
-    pub fn accept(&self) -> String {
-        let mut text = String::from("SIP/2.0 200 OK\r\n");
+    /// The response to this request with this status, without a body.
+    pub fn respond(&self, status: &str) -> String {
+        let mut text = format!("SIP/2.0 {status}\r\n");
         for (name, value) in &self.headers {
             if matches!(name.as_str(), "via" | "from" | "to" | "call-id" | "cseq") {
                 text += &format!("{name}: {value}\r\n");

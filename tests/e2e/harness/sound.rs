@@ -78,3 +78,41 @@ pub fn alaw_to_linear(byte: u8) -> i32 {
 pub fn step_at(value: i32) -> i32 {
     (value.abs() / 16).max(16)
 }
+
+/// Writes a 16-bit mono WAV file: tones of so many hertz, one second each.
+pub fn write_tones(path: &std::path::Path, rate_hz: u32, tones_hz: &[f64]) {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate: rate_hz,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    for hz in tones_hz {
+        for at in 0..rate_hz {
+            let phase = f64::from(at) * hz / f64::from(rate_hz) * std::f64::consts::TAU;
+            let sample = (phase.sin() * 12_000.0).round();
+            writer
+                .write_sample(i16::try_from(sample as i32).unwrap())
+                .unwrap();
+        }
+    }
+    writer.finalize().unwrap();
+}
+
+/// How much of a mu-law sound at 8 kHz is this one tone, as a share of its
+/// power: 1.0 is all of it.
+pub fn share_of_tone(mulaw: &[u8], hz: f64) -> f64 {
+    let (mut real, mut imaginary, mut power) = (0.0, 0.0, 0.0);
+    for (at, byte) in mulaw.iter().enumerate() {
+        let sample = f64::from(ulaw_to_linear(*byte));
+        let phase = at as f64 * hz / 8_000.0 * std::f64::consts::TAU;
+        real += sample * phase.cos();
+        imaginary += sample * phase.sin();
+        power += sample * sample;
+    }
+    if power == 0.0 {
+        return 0.0;
+    }
+    2.0 * (real * real + imaginary * imaginary) / (mulaw.len() as f64 * power)
+}

@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -71,6 +71,7 @@ pub struct Worker {
     outbox: Outbox,
     inbox: mpsc::UnboundedReceiver<Heard>,
     tasks: [JoinHandle<()>; 2],
+    close_code: watch::Receiver<Option<u16>>,
     /// Every message so far, in order.
     pub heard: Vec<Heard>,
     pub stream_sid: String,
@@ -114,11 +115,13 @@ impl Worker {
         let (sink, stream) = socket.split();
         let (outbox, outgoing) = mpsc::unbounded_channel();
         let (incoming, inbox) = mpsc::unbounded_channel();
+        let (closed, close_code) = watch::channel(None);
         Self {
             tasks: [
                 tokio::spawn(write(sink, outgoing)),
-                tokio::spawn(read(stream, incoming)),
+                tokio::spawn(read(stream, incoming, closed)),
             ],
+            close_code,
             outbox,
             inbox,
             heard: Vec::new(),
@@ -186,6 +189,11 @@ impl Worker {
             }
         };
         within(SOON, "the bridge closes the socket", reading).await;
+    }
+
+    /// Close code of the bridge, once its socket is closed; 1005 for none.
+    pub fn close_code(&self) -> Option<u16> {
+        *self.close_code.borrow()
     }
 
     /// Reads until the audio heard holds `part` without a break.
@@ -312,8 +320,11 @@ async fn write<S>(
     }
 }
 
-async fn read<S>(mut stream: SplitStream<WebSocketStream<S>>, inbox: mpsc::UnboundedSender<Heard>)
-where
+async fn read<S>(
+    mut stream: SplitStream<WebSocketStream<S>>,
+    inbox: mpsc::UnboundedSender<Heard>,
+    closed: watch::Sender<Option<u16>>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(Ok(message)) = stream.next().await {
@@ -324,7 +335,10 @@ where
                 let _ = inbox.send(Heard { at, json });
             }
             Message::Binary(_) => panic!("the bridge sent a binary message"),
-            Message::Close(_) => return,
+            Message::Close(frame) => {
+                closed.send_replace(Some(frame.map_or(1005, |frame| frame.code.into())));
+                return;
+            }
             _ => {}
         }
     }

@@ -7,48 +7,49 @@
 //! | source | inputs |
 //! |---|---|
 //! | the bridge | `handle_start`, `handle_shutdown`, `handle_timeout` |
-//! | the queue | `handle_job_pushed`, `handle_job_refused` |
+//! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
 //! | SIP | `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_failed`, `handle_leg_ended` |
 //! | media | `handle_rtp`, `handle_played_out` |
+//! | SIP, the leg to the fallback number | `handle_callee` |
 //!
-//! Implements the life of a call of call-queue.md, steps 1 to 3, 6 and 7.
-//! Redelivery and mid-call failover (steps 4 and 5) are not here yet: a lost
-//! worker leads to the fallback.
+//! Implements the life of a call of call-queue.md. Two parts have files of
+//! their own: `search` decides which worker is asked next, `fallback` what the
+//! caller gets when there is none.
+
+mod fallback;
+mod search;
+mod terms;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use super::call_terms::{
-    AnswerMode, CallPolicy, Comfort, Output, Report, Route, Timer, WorkerInput,
+use self::search::{Search, Step};
+pub use self::terms::{
+    AnswerMode, Attempt, CallPolicy, CalleeInput, Comfort, Output, Reason, Report, Route, Rung,
+    SearchPolicy, Timer, WorkerInput,
 };
 use crate::core::link::Direction;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
 
-/// Pauses between attempts to dial a worker in push mode; the last repeats
-/// until the worker timeout.
-const REDIAL_PAUSES: [Duration; 4] = [
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
 /// The longest queue (10 minutes and a half) played out, with some room.
 const PLAY_OUT_LIMIT: Duration = Duration::from_secs(640);
-/// Longest fallback announcement, and longest wait for the end of a transfer.
+/// Longest silence of a trunk about a worker's transfer.
+const TRANSFER_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for the end of a transfer, and for the fallback number to answer.
 const FALLBACK_LIMIT: Duration = Duration::from_secs(30);
 /// A BYE transaction gives up after 32 s (RFC 3261 timer F); past that the
 /// leg counts as gone.
 const ENDING_LIMIT: Duration = Duration::from_secs(35);
 
 const TIMERS: [Timer; 7] = [
-    Timer::Worker,
-    Timer::Redial,
+    Timer::Search,
     Timer::Duration,
     Timer::Media,
     Timer::PlayOut,
     Timer::Fallback,
+    Timer::Transfer,
     Timer::Ending,
 ];
 
@@ -56,16 +57,20 @@ const TIMERS: [Timer; 7] = [
 enum Phase {
     /// Before `handle_start`.
     New,
-    /// No worker yet.
-    Waiting,
+    /// No worker: one is looked for.
+    Seeking,
     /// A worker is attached.
     Streaming,
     /// The worker is done; its queued audio is played, then BYE.
     PlayingOut,
     /// The announcement is played.
     Announcing,
-    /// REFER is sent as the last rung of the fallback.
-    FallbackTransfer,
+    /// REFER is sent as a rung of the fallback.
+    Referring,
+    /// The fallback number is called.
+    CallingOut,
+    /// The caller talks with the fallback number.
+    Joined,
     /// BYE or a final status is sent.
     Ending,
     /// Nothing more happens.
@@ -82,14 +87,17 @@ pub struct Call {
     established: bool,
     /// A worker's socket is attached, also while playing out.
     worker_open: bool,
-    /// A job of ours may be in the queue, or a worker may hold its token.
-    job_out: bool,
-    /// The job is known to have been in the queue.
-    queued: bool,
+    /// The search for a worker, while there is none.
+    search: Search,
+    /// When the present worker, or the last one, attached.
+    attached_at: Option<Instant>,
     /// A REFER of the worker is under way.
     transferring: bool,
+    /// The target of the fallback's REFER rings.
+    target_rings: bool,
+    /// Why the caller gets no worker, once that is so.
+    fallback_reason: Option<Reason>,
     last_rtp: Option<Instant>,
-    dials: usize,
     /// Why we ended it, once we did.
     outcome: Option<Outcome>,
     deadlines: [Option<Instant>; TIMERS.len()],
@@ -101,16 +109,17 @@ impl Call {
     #[must_use]
     pub fn new(policy: CallPolicy) -> Self {
         Self {
+            search: Search::new(policy.search),
             policy,
             phase: Phase::New,
             answered: false,
             established: false,
             worker_open: false,
-            job_out: false,
-            queued: false,
+            attached_at: None,
             transferring: false,
+            target_rings: false,
+            fallback_reason: None,
             last_rtp: None,
-            dials: 0,
             outcome: None,
             deadlines: [None; TIMERS.len()],
             outputs: VecDeque::with_capacity(8),
@@ -150,21 +159,15 @@ impl Call {
         if self.phase != Phase::New {
             return;
         }
-        self.phase = Phase::Waiting;
+        self.phase = Phase::Seeking;
         self.report(Report::Ringing);
-        self.arm(Timer::Worker, now + self.policy.worker_timeout);
         match self.policy.answer {
             AnswerMode::Immediate => self.answer(),
             AnswerMode::OnWorker => self.push(Output::Answer(180)),
         }
         self.push(Output::Comfort(Comfort::Waiting));
-        match self.policy.route {
-            Route::Queue | Route::QueueThenDial => {
-                self.job_out = true;
-                self.push(Output::PushJob);
-            }
-            Route::Dial => self.dial(),
-        }
+        let step = self.search.start(now);
+        self.take_step(now, step);
     }
 
     /// The bridge goes down and has waited long enough.
@@ -184,13 +187,17 @@ impl Call {
 
     fn fire(&mut self, now: Instant, timer: Timer) {
         match timer {
-            Timer::Worker => self.fall_back(now, Outcome::NoWorker),
-            Timer::Redial => self.dial(),
+            Timer::Search => {
+                let step = self.search.handle_timeout(now);
+                self.take_step(now, step);
+            }
             Timer::Duration => self.hang_up(now, Outcome::DurationLimit),
             Timer::Media => self.check_media(now),
             Timer::PlayOut => self.hang_up(now, Outcome::WorkerHungUp),
-            Timer::Fallback if self.phase == Phase::Announcing => self.next_rung(now),
-            Timer::Fallback => self.hang_up(now, Outcome::NoWorker),
+            Timer::Fallback => self.fallback_timeout(now),
+            // Accepted, and nothing heard since: it may be tried again.
+            Timer::Transfer if self.phase == Phase::Streaming => self.transferring = false,
+            Timer::Transfer => {}
             Timer::Ending => self.finish(self.outcome.unwrap_or(Outcome::Failed)),
         }
     }
@@ -199,40 +206,47 @@ impl Call {
 
     /// The job is in the queue.
     pub fn handle_job_pushed(&mut self) {
-        if self.phase == Phase::Waiting {
-            self.report_queued();
+        if self.search.handle_pushed() {
+            self.report(Report::Queued(self.search.reason()));
         }
+    }
+
+    /// The job is not in the queue any more: a worker has taken it.
+    pub fn handle_job_taken(&mut self, now: Instant) {
+        self.search.handle_taken(now);
+        self.arm_search();
     }
 
     /// The job could not be queued: Redis is away.
     pub fn handle_job_refused(&mut self, now: Instant) {
-        self.job_out = false;
-        if self.phase != Phase::Waiting {
-            return;
-        }
-        match self.policy.route {
-            Route::QueueThenDial => self.dial(),
-            Route::Queue | Route::Dial => self.fall_back(now, Outcome::NoWorker),
-        }
+        let step = self.search.handle_refused(now);
+        self.take_step(now, step);
+    }
+
+    /// [`Output::PushJob`] cannot be done: a worker of the attempt before it is
+    /// in the midst of its handshake.
+    pub fn handle_claim_held(&mut self, now: Instant) {
+        self.search.handle_claim_held(now);
+        self.arm_search();
     }
 
     // ---- the worker ----
 
     /// A worker's socket is up. The answer is whether it is wanted; if not,
     /// the driver closes it.
-    pub fn handle_attached(&mut self) -> bool {
-        if self.phase != Phase::Waiting {
+    pub fn handle_attached(&mut self, now: Instant) -> bool {
+        if self.phase != Phase::Seeking {
             return false;
         }
-        if self.job_out {
+        if self.search.is_pushing() {
             // The worker was faster than Redis' answer to the push.
-            self.report_queued();
+            self.report(Report::Queued(self.search.reason()));
         }
+        self.search.stop();
+        self.arm_search();
         self.phase = Phase::Streaming;
         self.worker_open = true;
-        self.job_out = false;
-        self.disarm(Timer::Worker);
-        self.disarm(Timer::Redial);
+        self.attached_at = Some(now);
         self.answer();
         self.push(Output::Comfort(Comfort::Silence));
         self.push(Output::StartStream);
@@ -240,13 +254,10 @@ impl Call {
         true
     }
 
-    /// The worker could not be dialled; tried again until the worker timeout.
+    /// The worker could not be dialled; tried again while the search lasts.
     pub fn handle_dial_failed(&mut self, now: Instant) {
-        if self.phase != Phase::Waiting {
-            return;
-        }
-        let pause = REDIAL_PAUSES[self.dials.saturating_sub(1).min(REDIAL_PAUSES.len() - 1)];
-        self.arm(Timer::Redial, now + pause);
+        let step = self.search.handle_dial_failed(now);
+        self.take_step(now, step);
     }
 
     /// Something came from the worker, or its socket went.
@@ -258,22 +269,28 @@ impl Call {
                 self.play_out(now);
             }
             WorkerInput::Lost => self.lose_worker(now),
-            WorkerInput::Transfer(destination) => self.transfer(destination),
+            WorkerInput::Transfer(destination) => self.transfer(now, destination),
         }
     }
 
     fn lose_worker(&mut self, now: Instant) {
         self.worker_open = false;
-        if self.phase == Phase::Streaming {
-            self.push(Output::StopStream);
-            self.report(Report::WorkerLost);
-            self.fall_back(now, Outcome::WorkerLost);
+        if self.phase != Phase::Streaming {
+            return;
         }
+        self.phase = Phase::Seeking;
+        self.push(Output::DropStream);
+        self.push(Output::Comfort(Comfort::Hold));
+        self.report(Report::WorkerLost);
+        let held = self.attached_at.map(|at| now.duration_since(at));
+        let step = self.search.resume(now, held.unwrap_or_default());
+        self.take_step(now, step);
     }
 
-    fn transfer(&mut self, destination: Private) {
+    fn transfer(&mut self, now: Instant, destination: Private) {
         if self.phase == Phase::Streaming && !self.transferring {
             self.transferring = true;
+            self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
             self.push(Output::Transfer(destination));
         }
     }
@@ -317,12 +334,19 @@ impl Call {
         let done = (200..300).contains(&status) && last;
         let refused = status >= 300 || (last && !done);
         match self.phase {
-            Phase::FallbackTransfer if done || refused => self.hang_up(now, Outcome::NoWorker),
-            Phase::Streaming | Phase::PlayingOut if self.transferring && done => {
+            Phase::Referring => self.fallback_transfer(now, status, done, refused),
+            Phase::Streaming | Phase::Seeking | Phase::PlayingOut | Phase::Announcing
+                if self.transferring && done =>
+            {
+                // Whatever the fallback had settled: the caller has somebody.
+                self.outcome = Some(Outcome::Transferred);
                 self.hang_up(now, Outcome::Transferred);
             }
             // The worker goes on with the caller; it may try another number.
-            Phase::Streaming if refused => self.transferring = false,
+            Phase::Streaming | Phase::Seeking if refused => self.transferring = false,
+            Phase::Streaming | Phase::Seeking if self.transferring => {
+                self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
+            }
             Phase::PlayingOut if refused => {
                 self.transferring = false;
                 self.push(Output::PlayOut);
@@ -339,7 +363,7 @@ impl Call {
             (None, Phase::PlayingOut) => Outcome::WorkerHungUp,
             (None, _) if self.transferring && remote => Outcome::Transferred,
             (None, _) if !remote => Outcome::Failed,
-            (None, Phase::Streaming) => Outcome::CallerHungUp,
+            (None, _) if self.attached_at.is_some() => Outcome::CallerHungUp,
             (None, _) => Outcome::Abandoned,
         };
         self.finish(outcome);
@@ -365,7 +389,7 @@ impl Call {
                 self.arm(Timer::PlayOut, now + FALLBACK_LIMIT);
             }
             Phase::PlayingOut => self.hang_up(now, Outcome::WorkerHungUp),
-            Phase::Announcing => self.next_rung(now),
+            Phase::Announcing => self.announced(now),
             _ => {}
         }
     }
@@ -391,37 +415,19 @@ impl Call {
         }
     }
 
-    fn dial(&mut self) {
-        if self.phase == Phase::Waiting {
-            self.dials += 1;
-            self.push(Output::Dial);
+    /// Does what the search for a worker asks for.
+    fn take_step(&mut self, now: Instant, step: Step) {
+        match step {
+            Step::Wait => {}
+            Step::Push(attempt) => self.push(Output::PushJob(attempt)),
+            Step::Dial(attempt) => self.push(Output::Dial(attempt)),
+            Step::GiveUp(reason) => self.fall_back(now, reason),
         }
+        self.arm_search();
     }
 
-    /// Nobody takes the call: announcement first.
-    fn fall_back(&mut self, now: Instant, why: Outcome) {
-        if !matches!(self.phase, Phase::Waiting | Phase::Streaming) {
-            return;
-        }
-        self.withdraw();
-        self.outcome = Some(why);
-        self.phase = Phase::Announcing;
-        self.report(Report::Fallback);
-        self.answer();
-        self.push(Output::Comfort(Comfort::Announcement));
-        self.push(Output::PlayOut);
-        self.arm(Timer::Fallback, now + FALLBACK_LIMIT);
-    }
-
-    /// The announcement has been heard: transfer, or the end.
-    fn next_rung(&mut self, now: Instant) {
-        let Some(number) = self.policy.fallback_number.clone() else {
-            return self.hang_up(now, Outcome::NoWorker);
-        };
-        self.phase = Phase::FallbackTransfer;
-        self.arm(Timer::Fallback, now + FALLBACK_LIMIT);
-        self.push(Output::Comfort(Comfort::Ringback));
-        self.push(Output::Transfer(number));
+    fn arm_search(&mut self) {
+        self.deadlines[Timer::Search as usize] = self.search.poll_timeout();
     }
 
     /// Ends the leg; an outcome that was settled before stays.
@@ -429,7 +435,8 @@ impl Call {
         if matches!(self.phase, Phase::Ending | Phase::Over) {
             return;
         }
-        self.withdraw();
+        self.stop_search();
+        self.drop_callee();
         self.outcome.get_or_insert(why);
         self.phase = Phase::Ending;
         self.deadlines = [None; TIMERS.len()];
@@ -437,20 +444,20 @@ impl Call {
         self.push(Output::Hangup(if self.answered { 200 } else { 480 }));
     }
 
-    fn withdraw(&mut self) {
-        self.disarm(Timer::Worker);
-        self.disarm(Timer::Redial);
-        if self.job_out {
-            self.job_out = false;
-            self.push(Output::WithdrawJob);
+    /// Nobody is looked for any more.
+    fn stop_search(&mut self) {
+        if self.search.stop() {
+            self.push(Output::StopSearch);
         }
+        self.arm_search();
     }
 
     fn finish(&mut self, outcome: Outcome) {
         if self.phase == Phase::Over {
             return;
         }
-        self.withdraw();
+        self.stop_search();
+        self.drop_callee();
         self.phase = Phase::Over;
         self.deadlines = [None; TIMERS.len()];
         if self.worker_open {
@@ -458,13 +465,6 @@ impl Call {
             self.push(Output::StopStream);
         }
         self.push(Output::Finished(outcome));
-    }
-
-    fn report_queued(&mut self) {
-        if !self.queued {
-            self.queued = true;
-            self.report(Report::Queued);
-        }
     }
 
     fn report(&mut self, report: Report) {

@@ -2,24 +2,48 @@
 
 use super::*;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn policy() -> CallPolicy {
+pub(super) fn policy() -> CallPolicy {
     CallPolicy {
         answer: AnswerMode::Immediate,
-        route: Route::Queue,
-        worker_timeout: 30 * SECOND,
+        search: search(Route::Queue),
         max_duration: None,
         media_timeout: Some(20 * SECOND),
         fallback_number: None,
     }
 }
 
-fn outputs(call: &mut Call) -> Vec<Output> {
+fn search(route: Route) -> SearchPolicy {
+    SearchPolicy {
+        route,
+        worker_timeout: 30 * SECOND,
+        claim_timeout: 5 * SECOND,
+        max_attempts: 3,
+    }
+}
+
+fn by(route: Route) -> CallPolicy {
+    CallPolicy {
+        search: search(route),
+        ..policy()
+    }
+}
+
+/// The attempt that began at `now`.
+fn attempt(number: u32, now: Instant) -> Attempt {
+    Attempt {
+        number,
+        resumed: number > 1,
+        until: Some(now + 30 * SECOND),
+    }
+}
+
+pub(super) fn outputs(call: &mut Call) -> Vec<Output> {
     std::iter::from_fn(|| call.poll_output()).collect()
 }
 
-fn started(policy: CallPolicy) -> (Call, Instant) {
+pub(super) fn started(policy: CallPolicy) -> (Call, Instant) {
     let now = Instant::now();
     let mut call = Call::new(policy);
     call.handle_start(now);
@@ -31,37 +55,37 @@ fn streaming(policy: CallPolicy) -> (Call, Instant) {
     call.handle_job_pushed();
     call.handle_established(now);
     call.handle_media(now, Direction::SendRecv);
-    assert!(call.handle_attached());
+    assert!(call.handle_attached(now));
     outputs(&mut call);
     (call, now)
 }
 
 #[test]
 fn an_immediate_call_is_answered_before_the_job_is_pushed() {
-    let (mut call, _) = started(policy());
+    let (mut call, now) = started(policy());
     assert_eq!(
         outputs(&mut call),
         [
             Output::Report(Report::Ringing),
             Output::Answer(200),
             Output::Comfort(Comfort::Waiting),
-            Output::PushJob,
+            Output::PushJob(attempt(1, now)),
         ]
     );
 }
 
 #[test]
 fn an_on_worker_call_rings_until_the_worker_is_there() {
-    let (mut call, _) = started(CallPolicy {
+    let (mut call, now) = started(CallPolicy {
         answer: AnswerMode::OnWorker,
         ..policy()
     });
     assert_eq!(outputs(&mut call)[1], Output::Answer(180));
-    assert!(call.handle_attached());
+    assert!(call.handle_attached(now));
     assert_eq!(
         outputs(&mut call),
         [
-            Output::Report(Report::Queued),
+            Output::Report(Report::Queued(None)),
             Output::Answer(200),
             Output::Comfort(Comfort::Silence),
             Output::StartStream,
@@ -72,25 +96,25 @@ fn an_on_worker_call_rings_until_the_worker_is_there() {
 
 #[test]
 fn a_worker_faster_than_the_push_is_still_preceded_by_queued() {
-    let (mut call, _) = started(policy());
+    let (mut call, now) = started(policy());
     outputs(&mut call);
-    assert!(call.handle_attached());
-    assert_eq!(outputs(&mut call)[0], Output::Report(Report::Queued));
+    assert!(call.handle_attached(now));
+    assert_eq!(outputs(&mut call)[0], Output::Report(Report::Queued(None)));
     call.handle_job_pushed();
     assert_eq!(outputs(&mut call), []);
 }
 
 #[test]
 fn a_caller_who_gives_up_takes_the_job_with_him() {
-    let (mut call, _) = started(policy());
+    let (mut call, now) = started(policy());
     call.handle_job_pushed();
     outputs(&mut call);
     call.handle_leg_ended(true);
     assert_eq!(
         outputs(&mut call),
-        [Output::WithdrawJob, Output::Finished(Outcome::Abandoned)]
+        [Output::StopSearch, Output::Finished(Outcome::Abandoned)]
     );
-    assert!(!call.handle_attached(), "a late worker is not wanted");
+    assert!(!call.handle_attached(now), "a late worker is not wanted");
     assert_eq!(call.poll_timeout(), None);
 }
 
@@ -105,14 +129,14 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
     outputs(&mut call);
     assert_eq!(
         call.poll_timeout(),
-        Some((now + 30 * SECOND, Timer::Worker))
+        Some((now + 30 * SECOND, Timer::Search))
     );
     call.handle_timeout(now + 30 * SECOND);
     assert_eq!(
         outputs(&mut call),
         [
-            Output::WithdrawJob,
-            Output::Report(Report::Fallback),
+            Output::StopSearch,
+            Output::Report(Report::Fallback(Rung::Announcement, Reason::WorkerTimeout)),
             Output::Comfort(Comfort::Announcement),
             Output::PlayOut,
         ]
@@ -121,7 +145,11 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
     call.handle_played_out(now);
     assert_eq!(
         outputs(&mut call),
-        [Output::Comfort(Comfort::Ringback), Output::Transfer(number)]
+        [
+            Output::Report(Report::Fallback(Rung::Transfer, Reason::WorkerTimeout)),
+            Output::Comfort(Comfort::Ringback),
+            Output::Transfer(number)
+        ]
     );
     call.handle_transfer(now, 100, false);
     assert_eq!(outputs(&mut call), []);
@@ -133,35 +161,22 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
 
 #[test]
 fn redis_away_goes_to_the_target_or_to_the_fallback_at_once() {
-    let (mut call, now) = started(CallPolicy {
-        route: Route::QueueThenDial,
-        ..policy()
-    });
+    let (mut call, now) = started(by(Route::QueueThenDial));
     outputs(&mut call);
     call.handle_job_refused(now);
-    assert_eq!(outputs(&mut call), [Output::Dial]);
+    assert_eq!(outputs(&mut call), [Output::Dial(attempt(1, now))]);
 
     let (mut call, now) = started(policy());
     outputs(&mut call);
     call.handle_job_refused(now);
-    assert_eq!(outputs(&mut call)[0], Output::Report(Report::Fallback));
-}
-
-#[test]
-fn a_worker_that_cannot_be_dialled_is_tried_again_with_growing_pauses() {
-    let (mut call, mut now) = started(CallPolicy {
-        route: Route::Dial,
-        ..policy()
-    });
-    outputs(&mut call);
-    for pause_ms in [250, 500, 1_000, 2_000, 2_000] {
-        call.handle_dial_failed(now);
-        let due = now + Duration::from_millis(pause_ms);
-        assert_eq!(call.poll_timeout(), Some((due, Timer::Redial)));
-        call.handle_timeout(due);
-        assert_eq!(outputs(&mut call), [Output::Dial]);
-        now = due;
-    }
+    assert_eq!(
+        outputs(&mut call)[..2],
+        [
+            // A push whose answer was lost may have brought it there.
+            Output::StopSearch,
+            Output::Report(Report::Fallback(Rung::Announcement, Reason::QueueAway))
+        ]
+    );
 }
 
 #[test]
@@ -193,20 +208,119 @@ fn a_caller_who_hangs_up_stops_the_stream() {
 }
 
 #[test]
-fn a_lost_worker_is_not_the_end_of_the_call() {
+fn a_taken_job_that_nobody_dials_is_pushed_again() {
+    let (mut call, now) = started(policy());
+    call.handle_job_pushed();
+    outputs(&mut call);
+    call.handle_job_taken(now + SECOND);
+    assert_eq!(call.poll_timeout(), Some((now + 6 * SECOND, Timer::Search)));
+    call.handle_timeout(now + 6 * SECOND);
+    let again = Attempt {
+        resumed: false,
+        ..attempt(2, now)
+    };
+    assert_eq!(outputs(&mut call), [Output::PushJob(again)]);
+    call.handle_job_pushed();
+    assert_eq!(
+        outputs(&mut call),
+        [Output::Report(Report::Queued(Some(Reason::NotClaimed)))]
+    );
+}
+
+#[test]
+fn a_worker_in_its_handshake_when_the_claim_is_over_was_queued_once() {
+    let (mut call, now) = started(policy());
+    call.handle_job_pushed();
+    call.handle_job_taken(now);
+    let now = now + 5 * SECOND;
+    call.handle_timeout(now);
+    outputs(&mut call);
+    call.handle_claim_held(now);
+    assert!(call.handle_attached(now));
+    assert_eq!(
+        outputs(&mut call),
+        [
+            Output::Comfort(Comfort::Silence),
+            Output::StartStream,
+            Output::Report(Report::WorkerAttached),
+        ]
+    );
+}
+
+#[test]
+fn a_transfer_that_outlives_its_worker_ends_the_fallback() {
+    let (mut call, now) = streaming(by(Route::Dial));
+    let to = Private::new("+33123456789");
+    call.handle_worker(now, WorkerInput::Transfer(to));
+    call.handle_worker(now, WorkerInput::Lost);
+    call.handle_rtp(now + 29 * SECOND);
+    call.handle_timeout(now + 30 * SECOND);
+    assert!(outputs(&mut call).contains(&Output::PlayOut));
+    call.handle_transfer(now, 200, true);
+    assert_eq!(outputs(&mut call), [Output::Hangup(200)]);
+    call.handle_leg_ended(false);
+    assert_eq!(outputs(&mut call), [Output::Finished(Outcome::Transferred)]);
+}
+
+#[test]
+fn a_lost_worker_is_replaced_while_the_caller_hears_hold_audio() {
     let (mut call, now) = streaming(policy());
     call.handle_worker(now, WorkerInput::Lost);
-    let todo = outputs(&mut call);
     assert_eq!(
-        todo[..2],
-        [Output::StopStream, Output::Report(Report::WorkerLost)]
+        outputs(&mut call),
+        [
+            Output::DropStream,
+            Output::Comfort(Comfort::Hold),
+            Output::Report(Report::WorkerLost),
+            Output::PushJob(attempt(2, now)),
+        ]
     );
+    call.handle_job_pushed();
+    assert!(call.handle_attached(now));
+    assert_eq!(
+        outputs(&mut call),
+        [
+            Output::Report(Report::Queued(Some(Reason::WorkerLost))),
+            Output::Comfort(Comfort::Silence),
+            Output::StartStream,
+            Output::Report(Report::WorkerAttached),
+        ]
+    );
+}
+
+#[test]
+fn a_lost_worker_whom_nobody_replaces_leads_to_the_fallback() {
+    let (mut call, now) = streaming(policy());
+    call.handle_worker(now, WorkerInput::Lost);
+    call.handle_job_pushed();
+    outputs(&mut call);
+    call.handle_media(now, Direction::Inactive);
+    call.handle_timeout(now + 30 * SECOND);
+    let todo = outputs(&mut call);
+    assert_eq!(todo[0], Output::StopSearch);
     assert!(todo.contains(&Output::Comfort(Comfort::Announcement)));
     call.handle_played_out(now);
     call.handle_leg_ended(false);
     assert_eq!(
         outputs(&mut call),
-        [Output::Hangup(200), Output::Finished(Outcome::WorkerLost)]
+        [
+            Output::Report(Report::Fallback(Rung::Hangup, Reason::NoFallbackNumber)),
+            Output::Hangup(200),
+            Output::Finished(Outcome::WorkerLost)
+        ]
+    );
+}
+
+#[test]
+fn a_caller_who_leaves_during_hold_audio_hung_up() {
+    let (mut call, now) = streaming(policy());
+    call.handle_worker(now, WorkerInput::Lost);
+    call.handle_job_pushed();
+    outputs(&mut call);
+    call.handle_leg_ended(true);
+    assert_eq!(
+        outputs(&mut call),
+        [Output::StopSearch, Output::Finished(Outcome::CallerHungUp)]
     );
 }
 
@@ -252,6 +366,25 @@ fn a_refused_transfer_leaves_the_worker_with_the_caller() {
 }
 
 #[test]
+fn a_transfer_of_which_nothing_is_heard_may_be_tried_again() {
+    let (mut call, now) = streaming(CallPolicy {
+        media_timeout: None,
+        ..policy()
+    });
+    let to = Private::new("+33123456789");
+    call.handle_worker(now, WorkerInput::Transfer(to.clone()));
+    call.handle_transfer(now + 50 * SECOND, 180, false);
+    outputs(&mut call);
+    let later = now + 50 * SECOND + TRANSFER_LIMIT;
+    assert_eq!(call.poll_timeout(), Some((later, Timer::Transfer)));
+    call.handle_worker(now, WorkerInput::Transfer(to.clone()));
+    assert_eq!(outputs(&mut call), [], "it is under way");
+    call.handle_timeout(later);
+    call.handle_worker(later, WorkerInput::Transfer(to.clone()));
+    assert_eq!(outputs(&mut call), [Output::Transfer(to)]);
+}
+
+#[test]
 fn a_transfer_whose_worker_leaves_is_waited_for_and_then_ended() {
     let transfer = WorkerInput::Transfer(Private::new("+33123456789"));
     for (status, outcome) in [
@@ -286,29 +419,6 @@ fn a_transfer_whose_worker_leaves_is_waited_for_and_then_ended() {
 }
 
 #[test]
-fn audio_left_by_a_lost_worker_does_not_cost_the_transfer() {
-    let number = Private::new("+33123456789");
-    let (mut call, now) = streaming(CallPolicy {
-        media_timeout: None,
-        fallback_number: Some(number.clone()),
-        ..policy()
-    });
-    call.handle_worker(now, WorkerInput::Lost);
-    outputs(&mut call);
-    // A minute is still queued before the announcement.
-    call.handle_timeout(now + FALLBACK_LIMIT);
-    assert_eq!(
-        outputs(&mut call),
-        [
-            Output::Comfort(Comfort::Ringback),
-            Output::Transfer(number.clone())
-        ]
-    );
-    call.handle_timeout(now + 2 * FALLBACK_LIMIT);
-    assert_eq!(outputs(&mut call), [Output::Hangup(200)]);
-}
-
-#[test]
 fn the_longest_call_is_bounded_and_a_stuck_leg_is_given_up() {
     let (mut call, now) = streaming(CallPolicy {
         max_duration: Some(60 * SECOND),
@@ -340,16 +450,15 @@ fn every_order_of_inputs_ends_once() {
             } else {
                 AnswerMode::OnWorker
             },
-            route: [Route::Queue, Route::Dial, Route::QueueThenDial][random.random_range(0..3)],
             max_duration: random.random::<bool>().then_some(60 * SECOND),
             fallback_number: random.random::<bool>().then(|| Private::new("1")),
-            ..policy()
+            ..by([Route::Queue, Route::Dial, Route::QueueThenDial][random.random_range(0..3)])
         });
         call.handle_start(now);
         let mut seen = outputs(&mut call);
-        for _ in 0..random.random_range(0..12) {
+        for _ in 0..random.random_range(0..20) {
             now += Duration::from_millis(random.random_range(0..20_000));
-            random_input(&mut call, now, random.random_range(0..13));
+            random_input(&mut call, now, random.random_range(0..18));
             seen.extend(outputs(&mut call));
         }
         call.handle_shutdown(now);
@@ -372,7 +481,7 @@ fn random_input(call: &mut Call, now: Instant, which: u32) {
     match which {
         0 => call.handle_job_pushed(),
         1 => call.handle_job_refused(now),
-        2 => drop(call.handle_attached()),
+        2 => drop(call.handle_attached(now)),
         3 => call.handle_dial_failed(now),
         4 => call.handle_worker(now, WorkerInput::Hangup),
         5 => call.handle_worker(now, WorkerInput::Closed),
@@ -382,6 +491,11 @@ fn random_input(call: &mut Call, now: Instant, which: u32) {
         9 => call.handle_media(now, Direction::SendRecv),
         10 => call.handle_transfer(now, 200, true),
         11 => call.handle_played_out(now),
+        12 => call.handle_job_taken(now),
+        13 => call.handle_claim_held(now),
+        14 => call.handle_transfer(now, 603, true),
+        15 => call.handle_callee(now, CalleeInput::Answered),
+        16 => call.handle_callee(now, CalleeInput::Ended),
         _ => call.handle_timeout(now),
     }
 }

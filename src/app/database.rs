@@ -1,0 +1,132 @@
+//! From the configuration to the database: opened, the lines file imported,
+//! and what it holds read. Without `--database-url` and `--data-dir` there is
+//! none, and the lines are those of the flags and the file alone.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use tracing::{info, warn};
+
+use super::compose::StartError;
+use super::start_lines::{StartLines, start_lines};
+use crate::config::{Config, Database};
+use crate::core::private::Secret;
+use crate::lines::{self, LinesFile, Row};
+use crate::store::{Imported, Location, Store, StoreError};
+
+/// The file in `--data-dir`.
+const FILE_NAME: &str = "sipbridge.db";
+
+/// What the database holds about lines.
+#[derive(Debug)]
+pub struct Stored {
+    /// What it is called in messages.
+    pub shown: String,
+    /// `phone_lines`.
+    pub lines: Vec<Row>,
+    /// `sip_servers`.
+    pub servers: Vec<Row>,
+    /// Id of the global fallback server.
+    pub fallback: Option<String>,
+}
+
+/// Where the database of a configuration is.
+#[must_use]
+pub fn location(database: &Database) -> Location {
+    match database {
+        Database::Sqlite(path) => Location::Sqlite(path.clone()),
+        Database::DataDir(folder) => Location::Sqlite(folder.join(FILE_NAME)),
+        Database::Postgres(url) => Location::Postgres {
+            url: Secret::new(url.expose().to_owned()),
+            shown: url.to_string(),
+        },
+    }
+}
+
+/// Reads what is there.
+///
+/// # Errors
+/// When the database fails.
+pub async fn read(store: &Store) -> Result<Stored, StoreError> {
+    Ok(Stored {
+        shown: store.shown().to_owned(),
+        lines: store.lines().await?,
+        servers: store.servers().await?,
+        fallback: store.fallback().await?,
+    })
+}
+
+/// The lines file, or none.
+///
+/// # Errors
+/// When the file as a whole cannot be used.
+pub fn lines_file(config: &Config) -> Result<LinesFile, lines::FileError> {
+    match &config.lines_file {
+        Some(path) => lines::file::read(path),
+        None => Ok(LinesFile::default()),
+    }
+}
+
+/// Opens the database where there is one, imports the lines file into it, and
+/// makes all lines ready. Blocks this thread for the key derivations.
+///
+/// # Errors
+/// When the lines file as a whole or the database cannot be used.
+pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), StartError> {
+    let file = lines_file(config)?;
+    let Some(database) = &config.database else {
+        return Ok((None, start_lines(config, file, None)));
+    };
+    if let Database::DataDir(folder) = database {
+        create_folder(folder)?;
+    }
+    let store = Store::open(&location(database)).await?;
+    info!(database = store.shown(), "database open");
+    let lost = store
+        .end_lost_calls(&config.node_id, SystemTime::now())
+        .await?;
+    if lost > 0 {
+        warn!(
+            calls = lost,
+            "calls that this bridge had when it died are marked bridge-lost"
+        );
+    }
+    if config.lines_file.is_some() {
+        tell(&store.import(&file.rows).await?);
+    }
+    let stored = read(&store).await?;
+    let lines = tokio::task::block_in_place(|| start_lines(config, file, Some(stored)));
+    Ok((Some(store), lines))
+}
+
+fn create_folder(folder: &PathBuf) -> Result<(), StartError> {
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StartError::DataDir {
+                folder: folder.clone(),
+                source: error,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn tell(imported: &Imported) {
+    let Imported {
+        inserted,
+        updated,
+        unchanged,
+    } = imported;
+    for id in inserted {
+        info!(line = %id, "line imported from the lines file: new");
+    }
+    for id in updated {
+        info!(line = %id, "line imported from the lines file: changed");
+    }
+    info!(
+        new = inserted.len(),
+        changed = updated.len(),
+        unchanged,
+        "lines file imported"
+    );
+}

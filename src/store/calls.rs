@@ -1,0 +1,317 @@
+//! The record of a call, and pages of records.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
+
+use super::connection::Store;
+use super::error::StoreError;
+use crate::core::ids::{CallId, LineId, StreamId};
+use crate::core::outcome::Outcome;
+use crate::core::private::Private;
+
+/// Most records of one page.
+pub const PAGE_MAX: u32 = 1_000;
+
+/// What is kept of one call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CallRecord {
+    /// `callSid`.
+    pub call: CallId,
+    /// `Call-ID` of the caller's INVITE.
+    pub sip_call_id: Option<String>,
+    /// The bridge that had it.
+    pub node: String,
+    /// The line.
+    pub line: LineId,
+    /// Its restaurant.
+    pub restaurant: Option<String>,
+    /// `inbound` or `outbound`.
+    pub direction: String,
+    /// Who called.
+    pub from: Private,
+    /// Who was called.
+    pub to: Private,
+    /// When it came.
+    pub started: SystemTime,
+    /// When it was answered.
+    pub answered: Option<SystemTime>,
+    /// When it was over; `None` while it is in progress.
+    pub ended: Option<SystemTime>,
+    /// How it ended, by [`Outcome::as_str`].
+    pub outcome: Option<String>,
+    /// How many times a worker was sought.
+    pub attempts: u32,
+    /// Stream of the last worker that was attached.
+    pub stream: Option<StreamId>,
+    /// How that worker came: `queue`, or the host that was dialled.
+    pub worker: Option<String>,
+    /// The SIP status that ended the leg.
+    pub sip_status: Option<u16>,
+    /// The audio, once the call is over.
+    pub audio: Option<AudioStats>,
+}
+
+/// Audio of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AudioStats {
+    /// RTP packets that came.
+    pub packets_received: u64,
+    /// RTP packets that never came, or too late.
+    pub packets_lost: u64,
+    /// RTP packets sent.
+    pub packets_sent: u64,
+    /// Interarrival jitter (RFC 3550) at the end.
+    pub jitter: Duration,
+    /// Estimated MOS of what came; `None` when nothing did.
+    pub mos: Option<f64>,
+}
+
+/// Which records, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct CallQuery {
+    /// Calls that came at this time or later.
+    pub since: Option<SystemTime>,
+    /// Calls of this line only.
+    pub line: Option<LineId>,
+    /// Only what comes after this record, by [`CallPage::next`].
+    pub after: Option<(SystemTime, CallId)>,
+    /// Most records, 1 to [`PAGE_MAX`].
+    pub limit: u32,
+}
+
+/// One page.
+#[derive(Clone, Debug, Default)]
+pub struct CallPage {
+    /// The records, oldest first.
+    pub calls: Vec<CallRecord>,
+    /// For the next page's [`CallQuery::after`]; `None` on the last one.
+    pub next: Option<(SystemTime, CallId)>,
+}
+
+const COLUMNS: [&str; 21] = [
+    "call_id",
+    "sip_call_id",
+    "node_id",
+    "line_id",
+    "restaurant_id",
+    "direction",
+    "from_number",
+    "to_number",
+    "started_at",
+    "answered_at",
+    "ended_at",
+    "outcome",
+    "attempts",
+    "stream_id",
+    "worker",
+    "sip_status",
+    "packets_received",
+    "packets_lost",
+    "packets_sent",
+    "jitter_ms",
+    "mos",
+];
+
+/// Inserts, or overwrites what was written when the call came: each record
+/// holds all that is known, so that a lost one is made up for by the next.
+/// One that has ended stays so.
+fn upsert() -> String {
+    // sqlx's `Any` binds a null f64 as an f32, and PostgreSQL keeps the types
+    // of a statement's first execution: decimals travel as text.
+    let place = |(index, name): (usize, &&str)| match *name {
+        "jitter_ms" | "mos" => {
+            format!("CAST(CAST(${} AS TEXT) AS DOUBLE PRECISION)", index + 1)
+        }
+        _ => format!("${}", index + 1),
+    };
+    let places: Vec<String> = COLUMNS.iter().enumerate().map(place).collect();
+    let sets: Vec<String> = COLUMNS[1..]
+        .iter()
+        .map(|name| format!("{name} = excluded.{name}"))
+        .collect();
+    format!(
+        "INSERT INTO calls ({}) VALUES ({}) ON CONFLICT (call_id) DO UPDATE SET {} \
+         WHERE excluded.ended_at IS NOT NULL OR calls.ended_at IS NULL",
+        COLUMNS.join(", "),
+        places.join(", "),
+        sets.join(", ")
+    )
+}
+
+pub(super) async fn write(
+    connection: &mut AnyConnection,
+    record: &CallRecord,
+) -> Result<(), sqlx::Error> {
+    let audio = record.audio;
+    let count = |count: Option<u64>| count.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    sqlx::query(&upsert())
+        .bind(record.call.as_str().to_owned())
+        .bind(record.sip_call_id.clone())
+        .bind(record.node.clone())
+        .bind(record.line.as_str().to_owned())
+        .bind(record.restaurant.clone())
+        .bind(record.direction.clone())
+        .bind(record.from.expose().to_owned())
+        .bind(record.to.expose().to_owned())
+        .bind(millis(record.started))
+        .bind(record.answered.map(millis))
+        .bind(record.ended.map(millis))
+        .bind(record.outcome.clone())
+        .bind(i64::from(record.attempts))
+        .bind(record.stream.as_ref().map(|id| id.as_str().to_owned()))
+        .bind(record.worker.clone())
+        .bind(record.sip_status.map(i64::from))
+        .bind(count(audio.map(|audio| audio.packets_received)))
+        .bind(count(audio.map(|audio| audio.packets_lost)))
+        .bind(count(audio.map(|audio| audio.packets_sent)))
+        .bind(audio.map(|audio| (audio.jitter.as_secs_f64() * 1_000.0).to_string()))
+        .bind(audio.and_then(|audio| audio.mos).map(|mos| mos.to_string()))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+impl Store {
+    /// One page of records, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn calls(&self, query: &CallQuery) -> Result<CallPage, StoreError> {
+        let limit = query.limit.clamp(1, PAGE_MAX);
+        let mut wheres = vec!["started_at >= $1"];
+        let since = query.since.map_or(i64::MIN, millis);
+        if query.line.is_some() {
+            wheres.push("line_id = $2");
+        }
+        if query.after.is_some() {
+            wheres.push(match query.line {
+                Some(_) => "(started_at, call_id) > ($3, $4)",
+                None => "(started_at, call_id) > ($2, $3)",
+            });
+        }
+        // One more than asked for tells whether there is a next page.
+        let sql = format!(
+            "SELECT {} FROM calls WHERE {} ORDER BY started_at, call_id LIMIT {}",
+            COLUMNS.join(", "),
+            wheres.join(" AND "),
+            limit + 1
+        );
+        let mut select = sqlx::query(&sql).bind(since);
+        if let Some(line) = &query.line {
+            select = select.bind(line.as_str().to_owned());
+        }
+        if let Some((time, call)) = &query.after {
+            select = select.bind(millis(*time)).bind(call.as_str().to_owned());
+        }
+        const WHAT: &str = "reading call records";
+        let rows = select.fetch_all(&self.pool).await;
+        let rows = rows.map_err(StoreError::query(WHAT))?;
+        let records: Result<Vec<_>, _> = rows.iter().map(read).collect();
+        let mut calls = records.map_err(StoreError::query(WHAT))?;
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+        let has_more = calls.len() > wanted;
+        calls.truncate(wanted);
+        let last = calls.last().filter(|_| has_more);
+        let next = last.map(|last| (last.started, last.call.clone()));
+        Ok(CallPage { calls, next })
+    }
+
+    /// One record.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn call(&self, id: &CallId) -> Result<Option<CallRecord>, StoreError> {
+        const WHAT: &str = "reading a call record";
+        let sql = format!(
+            "SELECT {} FROM calls WHERE call_id = $1",
+            COLUMNS.join(", ")
+        );
+        let row = sqlx::query(&sql)
+            .bind(id.as_str().to_owned())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(StoreError::query(WHAT))?;
+        let record = row.as_ref().map(read).transpose();
+        record.map_err(StoreError::query(WHAT))
+    }
+
+    /// Marks the calls that this bridge had when it died; the answer is how
+    /// many. For the start only, before there are new ones.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn end_lost_calls(&self, node: &str, now: SystemTime) -> Result<u64, StoreError> {
+        let sql =
+            "UPDATE calls SET ended_at = $1, outcome = $2 WHERE node_id = $3 AND ended_at IS NULL";
+        let done = sqlx::query(sql)
+            .bind(millis(now))
+            .bind(Outcome::BridgeLost.as_str())
+            .bind(node.to_owned())
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("marking calls of a bridge that died"))?;
+        Ok(done.rows_affected())
+    }
+}
+
+fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
+    let text = |name: &str| row.try_get::<Option<String>, _>(name);
+    let time = |name: &str| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(name)?.map(at));
+    let count = |name: &str| -> Result<Option<u64>, sqlx::Error> {
+        let count: Option<i64> = row.try_get(name)?;
+        Ok(count.and_then(|n| u64::try_from(n).ok()))
+    };
+    let private = |name: &str| Ok::<_, sqlx::Error>(Private::new(text(name)?.unwrap_or_default()));
+    let bad = |name: &str| sqlx::Error::ColumnDecode {
+        index: name.into(),
+        source: "not an id of a call".into(),
+    };
+    let jitter: Option<f64> = row.try_get("jitter_ms")?;
+    let mos: Option<f64> = row.try_get("mos")?;
+    let audio = match count("packets_received")? {
+        Some(packets_received) => Some(AudioStats {
+            packets_received,
+            packets_lost: count("packets_lost")?.unwrap_or_default(),
+            packets_sent: count("packets_sent")?.unwrap_or_default(),
+            jitter: Duration::try_from_secs_f64(jitter.unwrap_or_default() / 1_000.0)
+                .unwrap_or_default(),
+            mos,
+        }),
+        None => None,
+    };
+    let call: String = row.try_get("call_id")?;
+    let started: i64 = row.try_get("started_at")?;
+    Ok(CallRecord {
+        call: CallId::parse(&call).ok_or_else(|| bad("call_id"))?,
+        sip_call_id: text("sip_call_id")?,
+        node: row.try_get("node_id")?,
+        line: LineId::new(row.try_get::<String, _>("line_id")?),
+        restaurant: text("restaurant_id")?,
+        direction: row.try_get("direction")?,
+        from: private("from_number")?,
+        to: private("to_number")?,
+        started: at(started),
+        answered: time("answered_at")?,
+        ended: time("ended_at")?,
+        outcome: text("outcome")?,
+        attempts: count("attempts")?
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or_default(),
+        stream: text("stream_id")?.and_then(|id| StreamId::parse(&id)),
+        worker: text("worker")?,
+        sip_status: count("sip_status")?.and_then(|n| u16::try_from(n).ok()),
+        audio,
+    })
+}
+
+/// Milliseconds since 1970; the clock of no bridge is before that.
+fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn at(millis: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}

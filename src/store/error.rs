@@ -1,0 +1,107 @@
+//! What can go wrong with the database. No message holds a password or a
+//! value of a row.
+
+/// Why something failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be opened.
+    #[error("database {shown}: cannot be opened: {reason}")]
+    Open {
+        /// Which, without its password.
+        shown: String,
+        /// Why.
+        reason: String,
+    },
+    /// A migration failed; what it had changed is undone.
+    #[error("database {shown}: cannot be migrated: {reason}")]
+    Migrate {
+        /// Which, without its password.
+        shown: String,
+        /// Why.
+        reason: String,
+    },
+    /// A query failed.
+    #[error("database: {what} failed: {reason}")]
+    Query {
+        /// What was to be done.
+        what: &'static str,
+        /// Why.
+        reason: String,
+        /// Whether the same may well succeed later.
+        transient: bool,
+    },
+    /// A row with this id is there already.
+    #[error("the id {0:?} is taken already")]
+    Taken(String),
+    /// The table has no such column.
+    #[error("table {table} has no column {column}")]
+    NoColumn {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+    },
+}
+
+impl StoreError {
+    /// Wraps what the database said about a query.
+    pub(super) fn query(what: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |error| Self::Query {
+            what,
+            reason: reason(&error),
+            transient: is_transient(&error),
+        }
+    }
+
+    /// Whether the same may well succeed later: the database is away or busy.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Query {
+                transient: true,
+                ..
+            }
+        )
+    }
+}
+
+/// What an error says, without values: PostgreSQL quotes them after a colon
+/// (`invalid input syntax for type uuid: "…"`) when the data is at fault.
+pub(super) fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(database) => {
+            let message = database.message();
+            let code = database.code().unwrap_or_default();
+            match message.split_once(": \"") {
+                Some((before, _)) if code.starts_with("22") => before.to_owned(),
+                _ => message.to_owned(),
+            }
+        }
+        sqlx::Error::PoolTimedOut => "it did not answer in time".into(),
+        sqlx::Error::ColumnDecode { index, .. } => format!("column {index} has an unexpected type"),
+        sqlx::Error::Configuration(_) => "its address is not one that the client takes".into(),
+        other => other.to_string(),
+    }
+}
+
+fn is_transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            // PostgreSQL: connection, resources, operator, rollback for another's
+            // sake. SQLite: busy, locked, disk full, and their extended codes.
+            let sqlite = code.parse::<u32>().ok().filter(|_| code.len() != 5);
+            ["08", "53", "57", "40"]
+                .iter()
+                .any(|class| code.starts_with(class) && code.len() == 5)
+                || sqlite.is_some_and(|code| matches!(code & 0xff, 5 | 6 | 13))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,232 @@
+//! Phone lines, SIP servers and the fallback server: read, changed, and
+//! imported from a file.
+
+use sqlx::Connection;
+
+use super::connection::Store;
+use super::error::StoreError;
+use crate::lines::Row;
+
+/// The setting that names the global fallback server.
+const FALLBACK: &str = "fallback_sip_server_id";
+
+/// What an import did; each list holds ids of lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    /// Lines that were not there.
+    pub inserted: Vec<String>,
+    /// Lines that were there and had other values.
+    pub updated: Vec<String>,
+    /// How many were there as they are in the file.
+    pub unchanged: usize,
+}
+
+/// What became of a server that was to be removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Done,
+    /// There was none.
+    Missing,
+    /// It is in use, and stays.
+    InUse {
+        /// Ids of the lines that name it.
+        lines: Vec<String>,
+        /// Whether it is the fallback server.
+        fallback: bool,
+    },
+}
+
+impl Store {
+    /// All lines, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn lines(&self) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.acquire("reading lines").await?;
+        self.lines.select(&mut connection, None).await
+    }
+
+    /// One line.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn line(&self, id: &str) -> Result<Option<Row>, StoreError> {
+        let mut connection = self.acquire("reading a line").await?;
+        Ok(self.lines.select(&mut connection, Some(id)).await?.pop())
+    }
+
+    /// Inserts a line; the answer is its id, which is made up where the row
+    /// has none. An encrypted password needs the id beforehand: it is the salt.
+    ///
+    /// # Errors
+    /// When the id is taken, or the database fails.
+    pub async fn insert_line(&self, row: &Row) -> Result<String, StoreError> {
+        let mut connection = self.acquire("inserting a line").await?;
+        self.lines.insert(&mut connection, row).await
+    }
+
+    /// Sets the columns of a line that the row has, and no others; false when
+    /// there is no such line.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn update_line(&self, id: &str, row: &Row) -> Result<bool, StoreError> {
+        let mut connection = self.acquire("changing a line").await?;
+        self.lines.update(&mut connection, id, row).await
+    }
+
+    /// Removes a line; false when there is none.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn delete_line(&self, id: &str) -> Result<bool, StoreError> {
+        let mut connection = self.acquire("removing a line").await?;
+        self.lines.delete(&mut connection, id, "").await
+    }
+
+    /// Writes the lines of a file into the database, all or none: inserted, or
+    /// by their ids updated in the columns that the file names.
+    ///
+    /// # Errors
+    /// When the database fails; nothing is changed then.
+    pub async fn import(&self, rows: &[Row]) -> Result<Imported, StoreError> {
+        const WHAT: &str = "importing the lines file";
+        let mut stored: std::collections::HashMap<String, Row> = self
+            .lines()
+            .await?
+            .into_iter()
+            .filter_map(|row| Some((row.id()?.to_owned(), row)))
+            .collect();
+        let mut imported = Imported::default();
+        let mut connection = self.acquire(WHAT).await?;
+        let begun = connection.begin().await;
+        let mut transaction = begun.map_err(StoreError::query(WHAT))?;
+        for row in rows {
+            let Some(id) = row.id() else { continue };
+            let changed = stored.get_mut(id).map(|old| old.overlay(row));
+            match changed {
+                Some(false) => imported.unchanged += 1,
+                Some(true) => {
+                    self.lines.update(&mut transaction, id, row).await?;
+                    imported.updated.push(id.to_owned());
+                }
+                None => {
+                    self.lines.insert(&mut transaction, row).await?;
+                    imported.inserted.push(id.to_owned());
+                }
+            }
+        }
+        transaction
+            .commit()
+            .await
+            .map_err(StoreError::query(WHAT))?;
+        Ok(imported)
+    }
+
+    /// All servers, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn servers(&self) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.acquire("reading servers").await?;
+        self.servers.select(&mut connection, None).await
+    }
+
+    /// One server.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn server(&self, id: &str) -> Result<Option<Row>, StoreError> {
+        let mut connection = self.acquire("reading a server").await?;
+        Ok(self.servers.select(&mut connection, Some(id)).await?.pop())
+    }
+
+    /// Inserts a server; as [`Store::insert_line`].
+    ///
+    /// # Errors
+    /// When the id is taken, or the database fails.
+    pub async fn insert_server(&self, row: &Row) -> Result<String, StoreError> {
+        let mut connection = self.acquire("inserting a server").await?;
+        self.servers.insert(&mut connection, row).await
+    }
+
+    /// Sets columns of a server; as [`Store::update_line`].
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn update_server(&self, id: &str, row: &Row) -> Result<bool, StoreError> {
+        let mut connection = self.acquire("changing a server").await?;
+        self.servers.update(&mut connection, id, row).await
+    }
+
+    /// Removes a server that no line names and that is not the fallback.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn delete_server(&self, id: &str) -> Result<Removal, StoreError> {
+        const UNLESS: &str = "AND NOT EXISTS (SELECT 1 FROM phone_lines WHERE sip_server_id = $1) \
+             AND NOT EXISTS (SELECT 1 FROM settings \
+             WHERE name = 'fallback_sip_server_id' AND value = $1)";
+        let mut connection = self.acquire("removing a server").await?;
+        if self.servers.delete(&mut connection, id, UNLESS).await? {
+            return Ok(Removal::Done);
+        }
+        drop(connection);
+        if self.server(id).await?.is_none() {
+            return Ok(Removal::Missing);
+        }
+        Ok(Removal::InUse {
+            lines: self.lines_of_server(id).await?,
+            fallback: self.fallback().await?.as_deref() == Some(id),
+        })
+    }
+
+    /// Ids of the lines that name a server.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn lines_of_server(&self, id: &str) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT CAST(id AS TEXT) FROM phone_lines WHERE sip_server_id = $1 ORDER BY 1";
+        sqlx::query_scalar(sql)
+            .bind(id.to_owned())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(StoreError::query("reading the lines of a server"))
+    }
+
+    /// Id of the global fallback server.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn fallback(&self) -> Result<Option<String>, StoreError> {
+        if !self.has_table("settings").await? {
+            return Ok(None);
+        }
+        let found: Option<Option<String>> =
+            sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
+                .bind(FALLBACK)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(StoreError::query("reading the fallback server"))?;
+        Ok(found.flatten().filter(|id| !id.is_empty()))
+    }
+
+    /// Names the global fallback server, or none. That there is such a server
+    /// is for the caller to see to: a line that falls back to one that is not
+    /// there is reported and not registered.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn set_fallback(&self, id: Option<&str>) -> Result<(), StoreError> {
+        let sql = "INSERT INTO settings (name, value) VALUES ($1, $2) \
+                   ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        sqlx::query(sql)
+            .bind(FALLBACK)
+            .bind(id.map(str::to_owned))
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(StoreError::query("setting the fallback server"))
+    }
+}

@@ -1,0 +1,31 @@
+//! The database: phone lines, SIP servers, settings and a record per call, in
+//! SQLite (one bridge) or PostgreSQL (several).
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`connection`] | opening it: created and migrated by itself |
+//! | [`migrations`] | the SQL that is checked in, and how it is run |
+//! | [`table`] | rows whose column types are not known beforehand |
+//! | [`lines`] | lines, servers, the fallback server, the import of a file |
+//! | [`calls`] | the record of a call, and pages of them |
+//! | [`call_log`] | writes records without ever holding up a call |
+//! | [`error`] | what can go wrong, without secrets |
+//!
+//! `phone_lines` belongs to another program in production: its columns are
+//! read as text whatever their type, written by a cast to it, and never
+//! changed. Passwords stay as they are stored; opening them is the business
+//! of the room `lines`.
+
+pub mod call_log;
+pub mod calls;
+pub mod connection;
+pub mod error;
+pub mod lines;
+pub mod migrations;
+pub mod table;
+
+pub use call_log::{CallLog, CallLogStats};
+pub use calls::{AudioStats, CallPage, CallQuery, CallRecord};
+pub use connection::{Location, Store};
+pub use error::StoreError;
+pub use lines::{Imported, Removal};

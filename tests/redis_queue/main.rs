@@ -1,0 +1,16 @@
+//! The Redis contract against a real, private redis-server, in good and in
+//! every bad state.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failure here is a failed test"
+)]
+
+mod access;
+mod crash;
+mod failures;
+mod jobs;
+mod proxy;
+mod stage;
+mod state;
+mod taken;

@@ -1,0 +1,198 @@
+//! Records of calls: written, overwritten, paged through.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sipbridge::core::ids::{CallId, LineId, StreamId};
+use sipbridge::core::private::Private;
+use sipbridge::store::call_log::CallLog;
+use sipbridge::store::{AudioStats, CallQuery, CallRecord, Store};
+
+use crate::stage::Stage;
+
+pub fn at(millis: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + millis)
+}
+
+/// A call that came so many milliseconds after the others began.
+pub fn begun(line: &str, millis: u64) -> CallRecord {
+    CallRecord {
+        call: CallId::random(),
+        sip_call_id: Some("abc@peer".into()),
+        node: "node".into(),
+        line: LineId::new(line),
+        restaurant: None,
+        direction: "inbound".into(),
+        from: Private::new("+33612345678"),
+        to: Private::new("+33972360682"),
+        started: at(millis),
+        answered: None,
+        ended: None,
+        outcome: None,
+        attempts: 1,
+        stream: None,
+        worker: None,
+        sip_status: None,
+        audio: None,
+    }
+}
+
+/// The same call at its end.
+pub fn ended(record: &CallRecord) -> CallRecord {
+    CallRecord {
+        restaurant: Some("7".into()),
+        answered: Some(record.started + Duration::from_millis(20)),
+        ended: Some(record.started + Duration::from_secs(60)),
+        outcome: Some("caller-hung-up".into()),
+        attempts: 2,
+        stream: Some(StreamId::random()),
+        worker: Some("queue".into()),
+        sip_status: Some(200),
+        audio: Some(AudioStats {
+            packets_received: 3_000,
+            packets_lost: 30,
+            packets_sent: 2_999,
+            jitter: Duration::from_micros(1_500),
+            mos: Some(3.81),
+        }),
+        ..record.clone()
+    }
+}
+
+pub async fn write(store: &Store, records: impl IntoIterator<Item = CallRecord>) {
+    let (log, task) = CallLog::start(store.clone(), "node");
+    let mut count = 0;
+    for record in records {
+        log.record(record);
+        count += 1;
+    }
+    task.stop(Duration::from_secs(20)).await;
+    assert_eq!((log.stats().written, log.stats().dropped), (count, 0));
+}
+
+#[tokio::test]
+async fn a_record_is_overwritten_by_its_end_and_by_nothing_after() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let record = begun("l", 0);
+        write(&store, [record.clone()]).await;
+        assert_eq!(
+            store.call(&record.call).await.unwrap(),
+            Some(record.clone())
+        );
+        let end = ended(&record);
+        write(&store, [end.clone()]).await;
+        assert_eq!(store.call(&record.call).await.unwrap(), Some(end.clone()));
+        write(&store, [record.clone()]).await;
+        assert_eq!(store.call(&record.call).await.unwrap(), Some(end));
+        assert_eq!(store.call(&CallId::random()).await.unwrap(), None);
+    }
+}
+
+/// PostgreSQL keeps the types of the first execution of a statement.
+#[tokio::test]
+async fn records_with_and_without_audio_follow_each_other() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let records: Vec<_> = (0..30).map(|n| begun("l", n)).collect();
+        let both = records.iter().flat_map(|r| [r.clone(), ended(r)]);
+        write(&store, both).await;
+        let silent = records.iter().map(|record| {
+            let mut end = ended(record);
+            end.audio.as_mut().unwrap().mos = None;
+            end
+        });
+        let silent: Vec<_> = silent.collect();
+        write(&store, silent.clone()).await;
+        let found = store.call(&records[7].call).await.unwrap();
+        assert_eq!(found.as_ref(), Some(&silent[7]));
+    }
+}
+
+#[tokio::test]
+async fn pages_hold_every_call_once_in_order() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        // Many at the same millisecond: the page ends among them.
+        let records: Vec<_> = (0..50)
+            .map(|n| begun(if n % 5 == 0 { "five" } else { "one" }, n / 8))
+            .collect();
+        write(&store, records.iter().rev().cloned()).await;
+        let mut expected: Vec<_> = records
+            .iter()
+            .map(|r| (r.started, r.call.clone()))
+            .collect();
+        expected.sort();
+        for limit in [1, 7, 50, 2_000] {
+            let mut found = Vec::new();
+            let mut query = CallQuery {
+                limit,
+                ..CallQuery::default()
+            };
+            loop {
+                let page = store.calls(&query).await.unwrap();
+                assert!(page.calls.len() <= limit as usize);
+                found.extend(page.calls.into_iter().map(|r| (r.started, r.call)));
+                let Some(next) = page.next else { break };
+                query.after = Some(next);
+            }
+            assert_eq!(found, expected, "pages of {limit}");
+        }
+        let line = Some(LineId::new("five"));
+        let mut query = CallQuery {
+            line,
+            limit: 4,
+            since: Some(at(2)),
+            ..CallQuery::default()
+        };
+        let one = store.calls(&query).await.unwrap();
+        query.after = one.next;
+        let two = store.calls(&query).await.unwrap();
+        let all: Vec<_> = one.calls.iter().chain(&two.calls).collect();
+        // 20, 25, 30, 35, 40, 45.
+        assert_eq!((all.len(), two.calls.len(), two.next), (6, 2, None));
+        assert!(
+            all.iter()
+                .all(|r| r.line.as_str() == "five" && r.started >= at(2))
+        );
+    }
+}
+
+#[tokio::test]
+async fn calls_of_a_bridge_that_died_are_marked_and_no_others() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let (lost, done) = (begun("l", 0), ended(&begun("l", 1)));
+        let others = CallRecord {
+            node: "other".into(),
+            ..begun("l", 2)
+        };
+        write(&store, [lost.clone(), done.clone(), others.clone()]).await;
+        assert_eq!(store.end_lost_calls("node", at(99)).await.unwrap(), 1);
+        let found = store.call(&lost.call).await.unwrap().unwrap();
+        assert_eq!(
+            (found.outcome.as_deref(), found.ended),
+            (Some("bridge-lost"), Some(at(99)))
+        );
+        assert_eq!(store.call(&done.call).await.unwrap(), Some(done));
+        assert_eq!(store.call(&others.call).await.unwrap(), Some(others));
+    }
+}
+
+#[tokio::test]
+async fn pages_are_read_by_an_index() {
+    let stage = Stage::sqlite();
+    stage.open().await;
+    let plan = |sql: &str| {
+        stage.sql(&format!("EXPLAIN QUERY PLAN SELECT * FROM calls WHERE {sql} ORDER BY started_at, call_id LIMIT 9"))
+    };
+    let by_time = plan("started_at >= 5");
+    assert!(
+        by_time.contains("calls_by_time") && !by_time.contains("TEMP B-TREE"),
+        "{by_time}"
+    );
+    let by_line = plan("started_at >= 5 AND line_id = 'x'");
+    assert!(
+        by_line.contains("calls_by_line") && !by_line.contains("TEMP B-TREE"),
+        "{by_line}"
+    );
+}

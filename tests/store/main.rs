@@ -1,0 +1,14 @@
+//! The database against real SQLite files and a real, private PostgreSQL.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure here is a failed test"
+)]
+
+mod call_log;
+mod calls;
+mod migrations;
+mod postgres;
+mod rows;
+mod stage;

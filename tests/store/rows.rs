@@ -1,0 +1,208 @@
+//! Lines, servers, the fallback server and the import.
+
+use serde_json::json;
+use sipbridge::store::{Imported, Removal, StoreError};
+
+use crate::stage::{Stage, line, server, shown};
+
+#[tokio::test]
+async fn lines_are_inserted_changed_and_removed() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let whole = json!({"id": "l1", "restaurantId": "7", "phoneNumber": "+33972360682",
+            "provider": "sip", "sipDomain": "sip.example.com", "sipUsername": "0033",
+            "sipPassword": "iv:tag:text", "twilioTrunkSid": "TK1", "isActive": true,
+            "sipServerId": "s", "maxConcurrentCalls": 2, "greeting": "a.wav",
+            "announcement": "b.wav", "fallbackNumber": "+331",
+            "customParameters": {"lang": "fr", "tables": 12}});
+        assert_eq!(store.insert_line(&line(whole.clone())).await.unwrap(), "l1");
+        let stored = store.line("l1").await.unwrap().unwrap();
+        assert_eq!(shown(&stored), whole);
+        assert!(stored.get("created_at").unwrap().starts_with("20"));
+
+        let taken = store
+            .insert_line(&line(json!({"id": "l1"})))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&taken, StoreError::Taken(id) if id == "l1"),
+            "{taken}"
+        );
+
+        let changes = line(json!({"greeting": null, "isActive": false}));
+        assert!(store.update_line("l1", &changes).await.unwrap());
+        let stored = shown(&store.line("l1").await.unwrap().unwrap());
+        assert_eq!(
+            (stored.get("greeting"), &stored["isActive"]),
+            (None, &json!(false))
+        );
+        assert_eq!(stored["announcement"], "b.wav", "what is not named stays");
+        assert!(!store.update_line("l2", &changes).await.unwrap());
+        assert!(store.update_line("l1", &line(json!({}))).await.unwrap());
+        assert!(!store.update_line("l2", &line(json!({}))).await.unwrap());
+
+        let made_up = store
+            .insert_line(&line(json!({"provider": "sip"})))
+            .await
+            .unwrap();
+        assert_eq!(made_up.len(), 36);
+        assert!(store.delete_line("l1").await.unwrap());
+        assert!(!store.delete_line("l1").await.unwrap());
+        let ids: Vec<_> = store.lines().await.unwrap();
+        assert_eq!(ids.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn values_are_data_and_not_sql() {
+    let odd = "'; DROP TABLE phone_lines; -- \" $1 ? é\\";
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        store
+            .insert_line(&line(json!({"id": odd, "greeting": odd})))
+            .await
+            .unwrap();
+        assert!(
+            store
+                .update_line(odd, &line(json!({"announcement": odd})))
+                .await
+                .unwrap()
+        );
+        let stored = store.line(odd).await.unwrap().unwrap();
+        assert_eq!(
+            (stored.get("greeting"), stored.get("announcement")),
+            (Some(odd), Some(odd))
+        );
+    }
+}
+
+#[tokio::test]
+async fn servers_stay_while_they_are_in_use() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let whole = json!({"id": "s1", "label": "OVH", "trunk_uri": "sip:sip.example.com;transport=tls",
+            "username": "u", "password": "p", "contact_host": "c.example", "contact_port": 5071,
+            "contact_transport": "tls"});
+        store.insert_server(&server(whole.clone())).await.unwrap();
+        let columns = sipbridge::lines::row::SERVER_COLUMNS;
+        let stored = store.server("s1").await.unwrap().unwrap();
+        assert_eq!(serde_json::Value::Object(stored.to_object(columns)), whole);
+        assert!(
+            store
+                .update_server("s1", &server(json!({"label": "X"})))
+                .await
+                .unwrap()
+        );
+        assert_eq!(store.servers().await.unwrap()[0].get("label"), Some("X"));
+
+        store
+            .insert_line(&line(json!({"id": "b", "sipServerId": "s1"})))
+            .await
+            .unwrap();
+        store
+            .insert_line(&line(json!({"id": "a", "sipServerId": "s1"})))
+            .await
+            .unwrap();
+        store.set_fallback(Some("s1")).await.unwrap();
+        assert_eq!(store.fallback().await.unwrap().as_deref(), Some("s1"));
+        let lines = vec!["a".to_owned(), "b".to_owned()];
+        let in_use = store.delete_server("s1").await.unwrap();
+        assert_eq!(
+            in_use,
+            Removal::InUse {
+                lines,
+                fallback: true
+            }
+        );
+        store.delete_line("a").await.unwrap();
+        store.delete_line("b").await.unwrap();
+        let in_use = store.delete_server("s1").await.unwrap();
+        assert_eq!(
+            in_use,
+            Removal::InUse {
+                lines: vec![],
+                fallback: true
+            }
+        );
+        store.set_fallback(None).await.unwrap();
+        assert_eq!(store.fallback().await.unwrap(), None);
+        assert_eq!(store.delete_server("s1").await.unwrap(), Removal::Done);
+        assert_eq!(store.delete_server("s1").await.unwrap(), Removal::Missing);
+    }
+}
+
+#[tokio::test]
+async fn an_import_inserts_and_updates_by_id() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        store
+            .insert_line(&line(json!({"id": "other"})))
+            .await
+            .unwrap();
+        let rows = [
+            line(
+                json!({"id": "a", "sipUsername": "1", "isActive": true, "customParameters": {"x": 1}}),
+            ),
+            line(json!({"id": 2, "sipUsername": "2"})),
+        ];
+        let ids = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
+        let first = store.import(&rows).await.unwrap();
+        assert_eq!(
+            first,
+            Imported {
+                inserted: ids(&["a", "2"]),
+                ..Imported::default()
+            }
+        );
+        let again = store.import(&rows).await.unwrap();
+        assert_eq!(
+            again,
+            Imported {
+                unchanged: 2,
+                ..Imported::default()
+            }
+        );
+
+        store
+            .update_line("2", &line(json!({"greeting": "g.wav"})))
+            .await
+            .unwrap();
+        let changed = [
+            rows[0].clone(),
+            line(json!({"id": "2", "sipUsername": "3"})),
+        ];
+        let third = store.import(&changed).await.unwrap();
+        let expected = Imported {
+            updated: ids(&["2"]),
+            unchanged: 1,
+            ..Imported::default()
+        };
+        assert_eq!(third, expected);
+        let stored = store.line("2").await.unwrap().unwrap();
+        assert_eq!(
+            (stored.get("sip_username"), stored.get("greeting")),
+            (Some("3"), Some("g.wav"))
+        );
+        assert_eq!(store.lines().await.unwrap().len(), 3);
+    }
+}
+
+#[tokio::test]
+async fn an_import_is_all_or_nothing() {
+    let stage = Stage::postgres();
+    stage.sql("CREATE TABLE phone_lines (id text PRIMARY KEY, greeting varchar(3))");
+    let store = stage.open().await;
+    let rows = [
+        line(json!({"id": "a"})),
+        line(json!({"id": "b", "greeting": "long"})),
+    ];
+    let error = store.import(&rows).await.unwrap_err().to_string();
+    assert!(
+        error.ends_with("value too long for type character varying(3)"),
+        "{error}"
+    );
+    assert!(store.lines().await.unwrap().is_empty());
+    // The connection is as good as new.
+    store.import(&rows[..1]).await.unwrap();
+    assert_eq!(store.lines().await.unwrap().len(), 1);
+}
