@@ -47,8 +47,6 @@ pub struct Record {
 
 /// Audio of one packet.
 const FRAME: Duration = Duration::from_millis(20);
-/// Without a worker's voice for so long, something else must be heard.
-const PAUSE: Duration = Duration::from_millis(300);
 
 impl Record {
     /// An account that begins now.
@@ -163,28 +161,27 @@ impl Record {
         longest.max(self.ended_at.saturating_duration_since(last))
     }
 
-    /// For each time that the worker's voice broke off: how long until the next
-    /// sound, of whatever kind, in time of the audio: packets that come late on a
-    /// busy machine say nothing of what was sent.
-    pub fn breaks(&self) -> Vec<Duration> {
+    /// For each time that another sound followed the worker's voice: how long
+    /// the silence between was, in time of the audio: packets that come late on
+    /// a busy machine say nothing of what was sent. A worker that was killed may
+    /// have been silent before: silence counts from the kill.
+    pub fn breaks(&self, kills: &[Instant]) -> Vec<Duration> {
         let mut breaks = Vec::new();
-        let mut last_worker = None::<Instant>;
-        let (mut silent, mut sounded) = (0, false);
+        let mut kills = kills.iter().peekable();
+        let (mut silent, mut spoke) = (0, false);
         for heard in &self.heard {
-            match heard.kind {
-                Kind::Silence => silent += u32::from(!sounded),
-                Kind::Sound(_) => sounded = true,
-                Kind::Worker(_) => {
-                    if last_worker.is_some_and(|last| heard.at - last > PAUSE) {
-                        breaks.push(FRAME * silent);
-                    }
-                    last_worker = Some(heard.at);
-                    (silent, sounded) = (0, false);
-                }
+            while kills.next_if(|kill| **kill <= heard.at).is_some() {
+                silent = 0;
             }
-        }
-        if last_worker.is_some() && sounded {
-            breaks.push(FRAME * silent);
+            match heard.kind {
+                Kind::Silence => silent += 1,
+                Kind::Worker(_) => (silent, spoke) = (0, true),
+                Kind::Sound(_) if spoke => {
+                    breaks.push(FRAME * silent);
+                    (silent, spoke) = (0, false);
+                }
+                Kind::Sound(_) => {}
+            }
         }
         breaks
     }
