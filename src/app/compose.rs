@@ -14,8 +14,10 @@ use super::health::HealthReporter;
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
 use crate::api::{ApiError, ApiListener, ApiServer};
+use crate::bridge::calls::CallBook;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::intake;
+use crate::bridge::line_book::LineBook;
 use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
 use crate::bridge::registry::{Limits, Registry};
@@ -166,7 +168,8 @@ pub async fn compose(
         workers,
         registry,
         gauges: Arc::default(),
-        lines: profiles,
+        lines: LineBook::new(profiles),
+        calls: CallBook::new(None),
         sounds,
         shutdown: Shutdown::default(),
     });

@@ -1,11 +1,13 @@
 //! What all calls share: the engine, the pacer, the queue, the workers'
 //! door, the lines' profiles and the settings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::calls::CallBook;
 use super::gauges::Gauges;
+use super::line_book::LineBook;
 use super::registry::Registry;
 use super::shutdown::Shutdown;
 use crate::core::call::{AnswerMode, CallPolicy, Comfort, Route, SearchPolicy};
@@ -90,8 +92,10 @@ pub struct Context {
     pub registry: Arc<Registry>,
     /// Audio in the calls.
     pub gauges: Arc<Gauges>,
-    /// Line profiles by id.
-    pub lines: HashMap<LineId, Arc<LineProfile>>,
+    /// The lines.
+    pub lines: LineBook,
+    /// The calls as the API sees them.
+    pub calls: Arc<CallBook>,
     /// Ringback and announcement.
     pub sounds: Sounds,
     /// The signal that calls must end.

@@ -80,7 +80,7 @@ enum Happening {
 
 /// Runs one call to its end.
 pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, place: Place) {
-    let Some(line) = context.lines.get(&incoming.line).cloned() else {
+    let Some(line) = context.lines.get(&incoming.line) else {
         error!(line = %incoming.line, "the engine gave a call of a line that is not known");
         return refuse(&context, incoming.leg);
     };

@@ -11,7 +11,9 @@
 //! | `stream` | outgoing audio, shared with the pacer thread |
 //! | `uplink_port` | incoming audio, shared with the engine's media thread |
 //! | `record` | what is known and told about one call: job, events, log |
-//! | [`registry`] | calls in progress |
+//! | [`calls`] | the calls as the API sees them, and what it asks of them |
+//! | [`line_book`] | the lines that the bridge holds now |
+//! | [`registry`] | places for calls |
 //! | [`admission`] | the rules by which one more call may come in |
 //! | [`registrar`] | when which line registers, and its state |
 //! | [`gauges`] | audio that waits in the calls, and audio that was lost |
@@ -21,10 +23,12 @@
 
 pub mod admission;
 mod callee;
+pub mod calls;
 pub mod context;
 mod driver;
 pub mod gauges;
 pub mod intake;
+pub mod line_book;
 pub mod overload;
 mod perform;
 mod reach;

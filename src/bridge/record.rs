@@ -12,11 +12,12 @@ use super::context::{Context, LineProfile};
 use super::stream::CallStream;
 use super::uplink_port::UplinkPort;
 use crate::core::call::{Attempt, Reason, Report};
+use crate::core::call_object::CallDirection;
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
-use crate::queue::{CallEvent, CallEventKind, Job, JobDirection};
+use crate::queue::{CallEvent, CallEventKind, Job};
 use crate::sip::engine::IncomingCall;
 use crate::store::{AudioStats, CallRecord};
 use crate::worker::attach_url;
@@ -115,7 +116,7 @@ impl Record {
             restaurant: self.line.restaurant_id.clone(),
             from: Some(self.from.clone()),
             to: Some(self.to.clone()),
-            direction: JobDirection::Inbound,
+            direction: CallDirection::Inbound,
             stream_url: attach_url(&context.settings.stream_url, &self.call_id, token),
             created,
             expires: created + left.unwrap_or(context.settings.worker_timeout),
@@ -204,7 +205,7 @@ impl Record {
             node: log.node().to_owned(),
             line: self.line.id.clone(),
             restaurant: self.line.restaurant_id.clone(),
-            direction: JobDirection::Inbound.as_str().to_owned(),
+            direction: CallDirection::Inbound.as_str().to_owned(),
             from: self.from.clone(),
             to: self.to.clone(),
             started: self.started,
@@ -245,7 +246,7 @@ fn custom_parameters(
     let mut put = |name: &str, value: &str| parameters.insert(name.to_owned(), value.to_owned());
     put("callerPhone", from.expose());
     put("to", to.expose());
-    put("direction", JobDirection::Inbound.as_str());
+    put("direction", CallDirection::Inbound.as_str());
     put("phoneLineId", line.id.as_str());
     if let Some(restaurant) = &line.restaurant_id {
         put("restaurantId", restaurant);

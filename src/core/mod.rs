@@ -4,6 +4,7 @@
 pub mod address;
 pub mod backlog;
 pub mod call;
+pub mod call_object;
 pub mod catch_up;
 pub mod digits;
 pub mod downlink;
@@ -23,6 +24,7 @@ pub mod rtp;
 pub mod seldom;
 pub mod telephone_event;
 mod timeline;
+pub mod timestamp;
 mod transcode;
 pub mod uplink;
 pub mod worker_message;

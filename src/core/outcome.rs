@@ -8,6 +8,14 @@ pub enum Outcome {
     CallerHungUp,
     /// The worker ended the call: `hangup`, `stop`, or a normal close.
     WorkerHungUp,
+    /// Somebody ended the call through the API.
+    ApiHungUp,
+    /// The callee of a call that we placed hung up.
+    CalleeHungUp,
+    /// A call that we placed was ended before its answer.
+    Cancelled,
+    /// A call that we placed was not answered in time.
+    NoAnswer,
     /// The worker handed the call to another number by REFER.
     Transferred,
     /// The caller hung up or cancelled before any worker was there.
@@ -20,7 +28,8 @@ pub enum Outcome {
     MediaTimeout,
     /// `--max-call-duration` was reached.
     DurationLimit,
-    /// The call was refused: no capacity, or draining.
+    /// Refused: by us for want of capacity, or as the incoming callback said;
+    /// or by the callee of a call that we placed. The SIP status says more.
     Refused,
     /// SIP or media failed on the way.
     Failed,
@@ -37,6 +46,10 @@ impl Outcome {
         match self {
             Self::CallerHungUp => "caller-hung-up",
             Self::WorkerHungUp => "worker-hung-up",
+            Self::ApiHungUp => "api-hung-up",
+            Self::CalleeHungUp => "callee-hung-up",
+            Self::Cancelled => "cancelled",
+            Self::NoAnswer => "no-answer",
             Self::Transferred => "transferred",
             Self::Abandoned => "abandoned",
             Self::NoWorker => "no-worker",

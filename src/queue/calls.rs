@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use redis::aio::MultiplexedConnection;
 
-use super::clock::{parse_rfc3339_ms, rfc3339_ms};
 use super::connection::{run, run_all};
 use super::event::{CallEvent, KEPT_AFTER_END, KEPT_WHILE_OPEN, STREAM, STREAM_MAX, hash_key};
 use super::shared::Failed;
 use super::state::{Keys, OPEN_CALLS, OPEN_CALLS_KEPT, node_key};
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
+use crate::core::timestamp::{parse_rfc3339_ms, rfc3339_ms};
 
 /// Most calls remembered, more than there can be. Past that the one that was
 /// silent longest is forgotten: its end was lost.

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::clock::rfc3339_ms;
 use super::state::{Keys, OPEN_CALLS_KEPT};
 use crate::core::ids::{CallId, LineId, StreamId};
 use crate::core::outcome::Outcome;
+use crate::core::timestamp::rfc3339_ms;
 
 /// How long a call's hash is kept after its end.
 pub(super) const KEPT_AFTER_END: Duration = Duration::from_secs(3_600);

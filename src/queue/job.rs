@@ -5,29 +5,10 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::clock::rfc3339_ms;
+use crate::core::call_object::CallDirection;
 use crate::core::ids::{CallId, LineId, StreamId};
 use crate::core::private::{Private, Secret};
-
-/// Who called whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobDirection {
-    /// The caller called the line.
-    Inbound,
-    /// The bridge called out.
-    Outbound,
-}
-
-impl JobDirection {
-    /// The name in jobs and in `customParameters`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
+use crate::core::timestamp::rfc3339_ms;
 
 /// A job. Its JSON depends on nothing but its fields, so that it can be found
 /// in the queue again.
@@ -46,7 +27,7 @@ pub struct Job {
     /// The called number, where known.
     pub to: Option<Private>,
     /// Who called whom.
-    pub direction: JobDirection,
+    pub direction: CallDirection,
     /// Where the worker dials; holds the token.
     pub stream_url: Secret,
     /// When the job was made.
@@ -135,7 +116,7 @@ mod tests {
             restaurant: Some("r-7".into()),
             from: Some(Private::new("+33612345678")),
             to: Some(Private::new("+33972360682")),
-            direction: JobDirection::Inbound,
+            direction: CallDirection::Inbound,
             stream_url: Secret::new("ws://10.0.0.5:8081/media-stream/CA?token=t0k".into()),
             created,
             expires: created + Duration::from_secs(30),

@@ -24,11 +24,11 @@ use serde::Deserialize;
 use tracing::info;
 
 use super::calls::Closing;
-use super::clock::parse_rfc3339_ms;
 use super::connection::{run, run_all};
 use super::shared::Failed;
 use super::state::{Keys, NODES, OPEN_CALLS, OPEN_CALLS_KEPT, node_key};
 use crate::core::outcome::Outcome;
+use crate::core::timestamp::parse_rfc3339_ms;
 
 /// How many jobs are looked at, from the head of the queue.
 const LOOK_MAX: usize = 10_000;

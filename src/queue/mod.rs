@@ -14,13 +14,11 @@
 //! | `connection` | one connection, commands bounded in time |
 //! | `removals` | jobs that must leave the queue, kept while Redis is away |
 //! | [`error`] | [`QueueError`], [`RedisFailure`] |
-//! | `clock` | times as the contract writes them |
 //!
 //! Leaves out: Redis Cluster and Sentinel; client certificates.
 
 mod calls;
 pub mod client;
-mod clock;
 mod connection;
 pub mod error;
 pub mod event;
@@ -35,6 +33,6 @@ mod state;
 pub use client::{DEAD_AFTER, Queue, QueueConfig, QueueStats, open};
 pub use error::{QueueError, RedisFailure};
 pub use event::{CallEvent, CallEventKind};
-pub use job::{Job, JobDirection};
+pub use job::Job;
 pub use jobs::Taken;
 pub use shared::RedisState;

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use redis::Pipeline;
 
-use super::clock::{rest_of_day, rfc3339_ms, utc_day};
 use crate::core::ids::LineId;
+use crate::core::timestamp::{rest_of_day, rfc3339_ms, utc_day};
 
 /// Time between two heartbeats.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);

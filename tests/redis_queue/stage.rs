@@ -9,12 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands, Client, FromRedisValue};
 use serde_json::Value;
+use sipbridge::core::call_object::CallDirection;
 use sipbridge::core::ids::{CallId, LineId, StreamId, Token};
 use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::queue::{
-    CallEvent, CallEventKind, Job, JobDirection, Queue, QueueConfig, QueueError, RedisFailure,
-    RedisState,
+    CallEvent, CallEventKind, Job, Queue, QueueConfig, QueueError, RedisFailure, RedisState,
 };
 use sipbridge::worker::attach_url;
 use tempfile::TempDir;
@@ -209,7 +209,7 @@ pub fn job() -> Job {
         restaurant: Some("restaurant-1".into()),
         from: Some(Private::new("+33612345678")),
         to: None,
-        direction: JobDirection::Inbound,
+        direction: CallDirection::Inbound,
         created,
         expires: created + Duration::from_secs(30),
         attempt: 1,

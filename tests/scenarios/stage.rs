@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use sipbridge::bridge::calls::CallBook;
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
 use sipbridge::bridge::intake;
+use sipbridge::bridge::line_book::LineBook;
 use sipbridge::bridge::registrar::RegistrarHandle;
 use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::bridge::shutdown::Shutdown;
@@ -120,7 +122,11 @@ impl Setup {
             workers,
             registry,
             gauges: Arc::default(),
-            lines: HashMap::from([(line.clone(), profile(line, self.fallback_number))]),
+            lines: LineBook::new(HashMap::from([(
+                line.clone(),
+                profile(line, self.fallback_number),
+            )])),
+            calls: CallBook::new(None),
             sounds: sounds(),
             shutdown: Shutdown::default(),
             settings: self.settings,

@@ -1,0 +1,313 @@
+//! The calls as the API sees them: those in progress and, for half a minute,
+//! those that have ended; and the way in which the API asks something of a
+//! call's driver.
+//!
+//! The driver of a call holds its [`Desk`]: it writes the call object there
+//! whenever something changes, and takes requests from it. Dropping the desk
+//! ends the entry, however the driver ended.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::call_object::{CallObject, CallStatus};
+use crate::core::ids::CallId;
+use crate::core::outcome::Outcome;
+use crate::core::private::Private;
+
+/// How long a call that has ended is still shown.
+const SHOWN_AFTER_END: Duration = Duration::from_secs(30);
+/// Requests that may wait for one call's driver.
+const REQUESTS: usize = 8;
+
+/// What is asked of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallRequest {
+    /// End it: CANCEL before the answer, BYE after it.
+    Hangup,
+    /// Blind transfer by REFER.
+    Transfer(Private),
+    /// Send these digits: 0 to 9, *, #, A to D.
+    Dtmf(String),
+    /// Hold the other side: it hears hold audio, and nothing of it reaches the worker.
+    Hold,
+    /// Take it back.
+    Resume,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No such call, in progress or ended a moment ago.
+    #[error("there is no such call")]
+    Unknown,
+    /// It is over.
+    #[error("the call is over")]
+    Over,
+    /// The call is not at the point where this can be done.
+    #[error("{0}")]
+    NotNow(&'static str),
+    /// The request itself is at fault.
+    #[error("{0}")]
+    Invalid(String),
+    /// Too many requests wait for the call.
+    #[error("too many requests wait for this call")]
+    Busy,
+}
+
+/// A request on its way to the driver. One that is dropped without an answer
+/// counts as [`RequestError::Over`].
+#[derive(Debug)]
+pub struct Asked {
+    /// What is asked.
+    pub request: CallRequest,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<(), RequestError>>,
+}
+
+/// Hears of each change of a call's status, in the driver's task. Must not block.
+pub trait StatusListener: Send + Sync {
+    /// The call has a new status. `url` is the call's own callback address.
+    fn changed(&self, call: &CallObject, url: Option<&str>);
+}
+
+/// All calls.
+#[derive(Default)]
+pub struct CallBook {
+    entries: Mutex<HashMap<CallId, Entry>>,
+    listener: Option<Arc<dyn StatusListener>>,
+}
+
+struct Entry {
+    object: CallObject,
+    requests: mpsc::Sender<Asked>,
+    ended: Option<Instant>,
+}
+
+impl CallBook {
+    /// An empty book.
+    #[must_use]
+    pub fn new(listener: Option<Arc<dyn StatusListener>>) -> Arc<Self> {
+        Arc::new(Self {
+            entries: Mutex::default(),
+            listener,
+        })
+    }
+
+    /// Enters a call; what is asked of it comes out of the receiver.
+    #[must_use]
+    pub fn open(
+        self: &Arc<Self>,
+        object: CallObject,
+        callback_url: Option<String>,
+    ) -> (Desk, mpsc::Receiver<Asked>) {
+        let (requests, asked) = mpsc::channel(REQUESTS);
+        let sid = object.sid.clone();
+        let entry = Entry {
+            object: object.clone(),
+            requests,
+            ended: None,
+        };
+        {
+            let mut entries = self.entries();
+            entries.retain(|_, entry| !entry.is_stale());
+            entries.insert(sid.clone(), entry);
+        }
+        let desk = Desk {
+            book: self.clone(),
+            sid,
+            callback_url,
+        };
+        desk.tell(&object);
+        (desk, asked)
+    }
+
+    /// Calls in progress and those that ended within 30 s, the newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<CallObject> {
+        let mut entries = self.entries();
+        entries.retain(|_, entry| !entry.is_stale());
+        let mut calls: Vec<_> = entries.values().map(|entry| entry.object.clone()).collect();
+        drop(entries);
+        calls.sort_unstable_by(|a, b| {
+            let by_id = || a.sid.as_str().cmp(b.sid.as_str());
+            b.created.cmp(&a.created).then_with(by_id)
+        });
+        calls
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, sid: &CallId) -> Option<CallObject> {
+        let entries = self.entries();
+        let entry = entries.get(sid).filter(|entry| !entry.is_stale());
+        entry.map(|entry| entry.object.clone())
+    }
+
+    /// Asks something of a call and waits for its driver's answer, which comes
+    /// at once: what the network makes of it is told by the call's status.
+    ///
+    /// # Errors
+    /// When there is no such call, or it cannot do that now.
+    pub async fn ask(&self, sid: &CallId, request: CallRequest) -> Result<(), RequestError> {
+        let requests = {
+            let entries = self.entries();
+            let entry = entries.get(sid).filter(|entry| !entry.is_stale());
+            let entry = entry.ok_or(RequestError::Unknown)?;
+            if entry.ended.is_some() {
+                return Err(RequestError::Over);
+            }
+            entry.requests.clone()
+        };
+        let (reply, answer) = oneshot::channel();
+        let asked = Asked { request, reply };
+        requests.try_send(asked).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RequestError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RequestError::Over,
+        })?;
+        answer.await.unwrap_or(Err(RequestError::Over))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<CallId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn is_stale(&self) -> bool {
+        self.ended.is_some_and(|at| at.elapsed() > SHOWN_AFTER_END)
+    }
+}
+
+/// A driver's hold on its call's entry.
+pub struct Desk {
+    book: Arc<CallBook>,
+    sid: CallId,
+    callback_url: Option<String>,
+}
+
+impl Desk {
+    /// Changes the call object; a new status is told to the listener.
+    pub fn update(&self, change: impl FnOnce(&mut CallObject)) {
+        let mut entries = self.book.entries();
+        let Some(entry) = entries.get_mut(&self.sid) else {
+            return;
+        };
+        if entry.ended.is_some() {
+            return;
+        }
+        let before = entry.object.status;
+        change(&mut entry.object);
+        if entry.object.status.is_final() {
+            entry.ended = Some(Instant::now());
+            entry.object.ended.get_or_insert_with(SystemTime::now);
+        }
+        let object = (entry.object.status != before).then(|| entry.object.clone());
+        drop(entries);
+        if let Some(object) = object {
+            self.tell(&object);
+        }
+    }
+
+    fn tell(&self, object: &CallObject) {
+        if let Some(listener) = &self.book.listener {
+            listener.changed(object, self.callback_url.as_deref());
+        }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // Only a driver that panicked leaves it to this.
+        self.update(|call| {
+            call.status = CallStatus::Failed;
+            call.outcome = Some(Outcome::Failed);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::call_object::CallDirection;
+    use crate::core::ids::LineId;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(CallStatus, Option<String>)>>);
+
+    impl StatusListener for Heard {
+        fn changed(&self, call: &CallObject, url: Option<&str>) {
+            let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.push((call.status, url.map(str::to_owned)));
+        }
+    }
+
+    fn call() -> CallObject {
+        CallObject {
+            sid: CallId::random(),
+            direction: CallDirection::Inbound,
+            line: LineId::new("7"),
+            restaurant: None,
+            from: Private::new("1"),
+            to: Private::new("2"),
+            status: CallStatus::Initiated,
+            on_hold: false,
+            custom_params: Default::default(),
+            created: SystemTime::UNIX_EPOCH,
+            answered: None,
+            ended: None,
+            outcome: None,
+            sip_status: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_reach_the_driver_and_its_answer_comes_back() {
+        let book = CallBook::new(None);
+        let (desk, mut asked) = book.open(call(), None);
+        let sid = book.list()[0].sid.clone();
+        let driver = tokio::spawn(async move {
+            while let Some(asked) = asked.recv().await {
+                let ok = asked.request == CallRequest::Hold;
+                let answer = ok.then_some(()).ok_or(RequestError::NotNow("no"));
+                drop(asked.reply.send(answer));
+            }
+        });
+        assert_eq!(book.ask(&sid, CallRequest::Hold).await, Ok(()));
+        let refused = book.ask(&sid, CallRequest::Resume).await;
+        assert_eq!(refused, Err(RequestError::NotNow("no")));
+        let stranger = book.ask(&CallId::random(), CallRequest::Hangup).await;
+        assert_eq!(stranger, Err(RequestError::Unknown));
+        driver.abort();
+        let _ = driver.await;
+        let gone = book.ask(&sid, CallRequest::Hangup).await;
+        assert_eq!(gone, Err(RequestError::Over));
+        drop(desk);
+        let ended = book.get(&sid).expect("still shown");
+        assert_eq!(ended.status, CallStatus::Failed);
+        assert!(ended.ended.is_some());
+    }
+
+    #[test]
+    fn each_new_status_is_told_once_and_nothing_after_the_end() {
+        let heard = Arc::new(Heard::default());
+        let book = CallBook::new(Some(heard.clone()));
+        let (desk, _asked) = book.open(call(), Some("http://x".into()));
+        desk.update(|call| call.status = CallStatus::Ringing);
+        desk.update(|call| call.on_hold = true);
+        desk.update(|call| call.status = CallStatus::Cancelled);
+        desk.update(|call| call.status = CallStatus::Failed);
+        drop(desk);
+        let heard = heard.0.lock().expect("not poisoned");
+        let statuses: Vec<_> = heard.iter().map(|(status, _)| *status).collect();
+        use CallStatus as S;
+        assert_eq!(statuses, [S::Initiated, S::Ringing, S::Cancelled]);
+        assert!(
+            heard
+                .iter()
+                .all(|(_, url)| url.as_deref() == Some("http://x"))
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! The call object: one call as clients of the call API and receivers of
+//! callbacks see it.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use super::ids::{CallId, LineId};
+use super::outcome::Outcome;
+use super::private::Private;
+use super::timestamp::rfc3339_ms;
+
+/// Who called whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallDirection {
+    /// Somebody called one of our lines.
+    Inbound,
+    /// We called somebody from one of our lines.
+    Outbound,
+}
+
+impl CallDirection {
+    /// The name used in jobs, records and the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// How far a call has come. The last six are final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CallStatus {
+    /// The INVITE is out, or in.
+    Initiated,
+    /// The other side, or our caller, hears that it rings.
+    Ringing,
+    /// The dialog stands; no worker yet.
+    Answered,
+    /// A worker is attached.
+    Active,
+    /// It was answered, and has ended.
+    Completed,
+    /// SIP or media failed.
+    Failed,
+    /// The callee was busy, or declined.
+    Busy,
+    /// Nobody answered in time.
+    NoAnswer,
+    /// Who called gave up before the answer.
+    Cancelled,
+    /// It was handed to another number.
+    Transferred,
+}
+
+impl CallStatus {
+    /// The name used in the API and in callbacks.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Initiated => "initiated",
+            Self::Ringing => "ringing",
+            Self::Answered => "answered",
+            Self::Active => "active",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Busy => "busy",
+            Self::NoAnswer => "no-answer",
+            Self::Cancelled => "cancelled",
+            Self::Transferred => "transferred",
+        }
+    }
+
+    /// Whether the call is over.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(
+            self,
+            Self::Initiated | Self::Ringing | Self::Answered | Self::Active
+        )
+    }
+
+    /// What a call that has ended comes to. Declined (603) counts as busy: the
+    /// callee is there and does not want the call.
+    #[must_use]
+    pub const fn at_end(outcome: Outcome, answered: bool, sip_status: u16) -> Self {
+        match (outcome, answered) {
+            (Outcome::Transferred, _) => Self::Transferred,
+            (Outcome::Failed | Outcome::BridgeLost, true) => Self::Failed,
+            (_, true) => Self::Completed,
+            (Outcome::Abandoned | Outcome::Cancelled, false) => Self::Cancelled,
+            (Outcome::NoWorker | Outcome::NoAnswer, false) => Self::NoAnswer,
+            (_, false) => match sip_status {
+                486 | 600 | 603 => Self::Busy,
+                408 | 480 => Self::NoAnswer,
+                _ => Self::Failed,
+            },
+        }
+    }
+}
+
+/// One call. `Debug` shows no number.
+#[derive(Clone, Debug)]
+pub struct CallObject {
+    /// `callSid` of the stream and `callId` of the job.
+    pub sid: CallId,
+    /// Who called whom.
+    pub direction: CallDirection,
+    /// The line it goes over.
+    pub line: LineId,
+    /// `restaurantId` of the line.
+    pub restaurant: Option<String>,
+    /// Who called.
+    pub from: Private,
+    /// Who was called.
+    pub to: Private,
+    /// How far it has come.
+    pub status: CallStatus,
+    /// Whether we hold it.
+    pub on_hold: bool,
+    /// As in `start`.
+    pub custom_params: BTreeMap<String, String>,
+    /// When it began.
+    pub created: SystemTime,
+    /// When it was answered.
+    pub answered: Option<SystemTime>,
+    /// When it ended.
+    pub ended: Option<SystemTime>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// The SIP status that ended it; 0 while it goes on.
+    pub sip_status: u16,
+}
+
+impl CallObject {
+    /// Whole seconds from the answer to the end, or to `now`.
+    #[must_use]
+    pub fn duration_s(&self, now: SystemTime) -> u64 {
+        let Some(answered) = self.answered else {
+            return 0;
+        };
+        let until = self.ended.unwrap_or(now);
+        until.duration_since(answered).unwrap_or_default().as_secs()
+    }
+
+    /// As the API and callbacks write it; what is not known yet is null.
+    #[must_use]
+    pub fn to_json(&self, now: SystemTime) -> Value {
+        let time = |at: Option<SystemTime>| at.map(rfc3339_ms);
+        json!({
+            "sid": self.sid.as_str(),
+            "direction": self.direction.as_str(),
+            "phoneLineId": self.line.as_str(),
+            "restaurantId": self.restaurant,
+            "from": self.from.expose(),
+            "to": self.to.expose(),
+            "status": self.status.as_str(),
+            "onHold": self.on_hold,
+            "customParams": self.custom_params,
+            "createdAt": rfc3339_ms(self.created),
+            "answeredAt": time(self.answered),
+            "endedAt": time(self.ended),
+            "durationSec": self.duration_s(now),
+            "outcome": self.outcome.map(Outcome::as_str),
+            "sipStatus": Some(self.sip_status).filter(|status| *status > 0),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_call_ends_as_what_it_was() {
+        use CallStatus as S;
+        use Outcome as O;
+        for (outcome, answered, sip_status, expected) in [
+            (O::CallerHungUp, true, 200, S::Completed),
+            (O::NoWorker, true, 200, S::Completed),
+            (O::NoWorker, false, 480, S::NoAnswer),
+            (O::Failed, true, 500, S::Failed),
+            (O::Abandoned, false, 487, S::Cancelled),
+            (O::Cancelled, false, 487, S::Cancelled),
+            (O::NoAnswer, false, 487, S::NoAnswer),
+            (O::Refused, false, 486, S::Busy),
+            (O::Refused, false, 603, S::Busy),
+            (O::Refused, false, 480, S::NoAnswer),
+            (O::Refused, false, 404, S::Failed),
+            (O::Transferred, true, 200, S::Transferred),
+        ] {
+            let status = S::at_end(outcome, answered, sip_status);
+            assert_eq!(status, expected, "{outcome} {answered} {sip_status}");
+            assert!(status.is_final());
+        }
+    }
+
+    #[test]
+    fn the_object_has_every_field() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
+        let call = CallObject {
+            sid: CallId::random(),
+            direction: CallDirection::Outbound,
+            line: LineId::new("7"),
+            restaurant: None,
+            from: Private::new("+33972360682"),
+            to: Private::new("+33612345678"),
+            status: CallStatus::Active,
+            on_hold: false,
+            custom_params: BTreeMap::from([("a".into(), "b".into())]),
+            created: at,
+            answered: Some(at + Duration::from_secs(5)),
+            ended: None,
+            outcome: None,
+            sip_status: 0,
+        };
+        let json = call.to_json(at + Duration::from_millis(8_900));
+        assert_eq!(json["createdAt"], "2026-01-15T14:30:00.123Z");
+        assert_eq!(json["answeredAt"], "2026-01-15T14:30:05.123Z");
+        assert_eq!(
+            (&json["durationSec"], &json["endedAt"]),
+            (&json!(3), &Value::Null)
+        );
+        assert_eq!(json["status"], "active");
+        assert_eq!(json["customParams"], json!({"a": "b"}));
+    }
+}
