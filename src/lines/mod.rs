@@ -11,6 +11,9 @@
 //! | [`credentials`] | encryption and decryption of passwords |
 //! | [`mod@load`] | lines made ready, their credentials derived in parallel |
 //! | [`registration`] | when each line registers, and its state |
+//! | [`pace`] | how fast REGISTERs go to one registrar |
+//! | [`turns`] | whose turn it is to register |
+//! | [`words`] | a failed registration in plain words |
 //!
 //! The way of a line: [`file::read`] -> [`load::load`] -> [`ReadyLine`], which the
 //! bridge turns into an account of the SIP engine and adds to the [`Scheduler`].
@@ -20,10 +23,13 @@ pub mod entry;
 pub mod file;
 pub mod line;
 pub mod load;
+pub mod pace;
 pub mod registration;
 pub mod resolve;
 pub mod row;
 pub mod server;
+pub mod turns;
+pub mod words;
 
 pub use credentials::CredentialError;
 pub use file::{FileError, FileIssue, LinesFile};
