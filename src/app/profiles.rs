@@ -13,7 +13,10 @@ use super::start_lines::StartLines;
 use crate::bridge::context::LineProfile;
 use crate::config::Config;
 use crate::core::address::Transport;
+use crate::core::dialling::DialLine;
 use crate::core::ids::LineId;
+use crate::core::numbers::{self, Country, Number};
+use crate::core::private::Private;
 use crate::lines::server::ContactOverride;
 use crate::lines::{ReadyLine, Route};
 use crate::media::sounds::Sounds;
@@ -38,6 +41,7 @@ pub struct Lines {
 /// # Errors
 /// When no line is left, unless a database may get one later.
 pub fn lines(config: &Config, start: StartLines) -> Result<Lines, StartError> {
+    numbers::prepare();
     tell(&start);
     let unusable = start.unusable();
     let ready = start.loaded.ready;
@@ -107,13 +111,33 @@ impl Lines {
             greeting: sounds.greeting,
             announcement: sounds.announcement,
             custom_parameters: ready.line.custom_parameters.clone(),
+            dial: dial_line(config, &ready),
         };
         self.profiles.insert(id, Arc::new(profile));
         self.accounts.push(account(config, ready));
     }
 }
 
+/// The line's country, and the hosts at which a SIP URI is a number of its own trunk.
+fn dial_line(config: &Config, ready: &ReadyLine) -> DialLine {
+    let number = ready.line.phone_number.as_ref().map(Private::expose);
+    let domain = std::iter::once(&ready.route.domain);
+    DialLine {
+        country: Country::of_line(number, config.dialling.country),
+        hosts: domain.chain(&ready.route.server).cloned().collect(),
+    }
+}
+
+/// How trunks may write the line's number into To or the request URI.
+fn number_forms(config: &Config, ready: &ReadyLine) -> Vec<String> {
+    let country = dial_line(config, ready).country;
+    let number = ready.line.phone_number.as_ref();
+    let number = number.and_then(|number| Number::read(number.expose(), country));
+    number.map_or_else(Vec::new, |number| number.forms())
+}
+
 fn account(config: &Config, ready: ReadyLine) -> Account {
+    let number_forms = number_forms(config, &ready);
     let aliases = ready
         .line
         .phone_number
@@ -129,6 +153,7 @@ fn account(config: &Config, ready: ReadyLine) -> Account {
         username: ready.route.username.expose().to_owned(),
         password: ready.password,
         aliases: aliases.collect(),
+        number_forms,
         register: config.sip.register,
         expires: config.sip.expires,
     }

@@ -13,6 +13,7 @@
 //! | `record` | what is known and told about one call: job, events, log |
 //! | [`calls`] | the calls as the API sees them, and what it asks of them |
 //! | [`line_book`] | the lines that the bridge holds now |
+//! | [`dialling`] | whom the lines may call, and how often |
 //! | [`registry`] | places for calls |
 //! | [`admission`] | the rules by which one more call may come in |
 //! | [`registrar`] | when which line registers, and its state |
@@ -25,6 +26,7 @@ pub mod admission;
 mod callee;
 pub mod calls;
 pub mod context;
+pub mod dialling;
 mod driver;
 pub mod gauges;
 pub mod intake;

@@ -15,6 +15,7 @@ use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_object::CallDirection;
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
+use crate::core::numbers;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
 use crate::queue::{CallEvent, CallEventKind, Job};
@@ -51,11 +52,8 @@ impl Record {
     /// The call that this INVITE begins.
     pub(super) fn new(context: &Context, line: Arc<LineProfile>, incoming: &IncomingCall) -> Self {
         // The number the line is known by; what the trunk wrote into To may be anything.
-        let to = line
-            .phone_number
-            .clone()
-            .unwrap_or_else(|| incoming.to.clone());
-        let from = incoming.from.clone();
+        let to = in_e164(line.phone_number.as_ref().unwrap_or(&incoming.to), &line);
+        let from = in_e164(&incoming.from, &line);
         Self {
             call_id: CallId::random(),
             stream_id: StreamId::random(),
@@ -232,6 +230,12 @@ impl Record {
             kind,
         });
     }
+}
+
+/// A number as everybody is told it: in E.164 where that is certain.
+pub(super) fn in_e164(number: &Private, line: &LineProfile) -> Private {
+    let e164 = numbers::to_e164(number.expose(), line.dial.country);
+    e164.map_or_else(|| number.clone(), Private::new)
 }
 
 /// The line's own parameters and `--param`, then what the contract promises.
