@@ -29,6 +29,8 @@ impl Driver {
                     destination,
                 });
             }
+            // Nobody puts the question yet.
+            Output::AskIncoming => {}
             Output::PushJob(attempt) => self.push_job(attempt),
             Output::StopSearch => self.stop_search(),
             Output::Dial(attempt) => self.dial(attempt),

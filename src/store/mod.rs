@@ -9,6 +9,7 @@
 //! | [`lines`] | lines, servers, the fallback server, the import of a file |
 //! | [`calls`] | the record of a call, and pages of them |
 //! | [`call_log`] | writes records without ever holding up a call |
+//! | [`callbacks`] | callbacks that are not delivered yet |
 //! | [`error`] | what can go wrong, without secrets |
 //!
 //! `phone_lines` belongs to another program in production: its columns are
@@ -17,6 +18,7 @@
 //! of the room `lines`.
 
 pub mod call_log;
+pub mod callbacks;
 pub mod calls;
 pub mod connection;
 pub mod error;

@@ -6,7 +6,7 @@
 //!
 //! | source | inputs |
 //! |---|---|
-//! | the bridge | `handle_start`, `handle_shutdown`, `handle_timeout` |
+//! | the bridge | `handle_start` or `handle_question` and `handle_verdict`, `handle_shutdown`, `handle_timeout` |
 //! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
 //! | SIP | `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_failed`, `handle_leg_ended` |
@@ -17,6 +17,7 @@
 //! their own: `search` decides which worker is asked next, `fallback` what the
 //! caller gets when there is none.
 
+mod asking;
 mod fallback;
 mod search;
 mod terms;
@@ -24,6 +25,7 @@ mod terms;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use self::asking::{Accepted, Verdict};
 use self::search::{Search, Step};
 pub use self::terms::{
     AnswerMode, Attempt, CallPolicy, CalleeInput, Comfort, Output, Reason, Report, Route, Rung,
@@ -43,7 +45,8 @@ const FALLBACK_LIMIT: Duration = Duration::from_secs(30);
 /// leg counts as gone.
 const ENDING_LIMIT: Duration = Duration::from_secs(35);
 
-const TIMERS: [Timer; 7] = [
+const TIMERS: [Timer; 8] = [
+    Timer::Ring,
     Timer::Search,
     Timer::Duration,
     Timer::Media,
@@ -57,6 +60,10 @@ const TIMERS: [Timer; 7] = [
 enum Phase {
     /// Before `handle_start`.
     New,
+    /// Somebody is asked whether the call is taken.
+    Asking,
+    /// It is not taken, and not refused.
+    Ignored,
     /// No worker: one is looked for.
     Seeking,
     /// A worker is attached.
@@ -159,8 +166,12 @@ impl Call {
         if self.phase != Phase::New {
             return;
         }
-        self.phase = Phase::Seeking;
         self.report(Report::Ringing);
+        self.begin(now);
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.phase = Phase::Seeking;
         match self.policy.answer {
             AnswerMode::Immediate => self.answer(),
             AnswerMode::OnWorker => self.push(Output::Answer(180)),
@@ -198,6 +209,7 @@ impl Call {
             // Accepted, and nothing heard since: it may be tried again.
             Timer::Transfer if self.phase == Phase::Streaming => self.transferring = false,
             Timer::Transfer => {}
+            Timer::Ring => self.hang_up(now, Outcome::NoAnswer),
             Timer::Ending => self.finish(self.outcome.unwrap_or(Outcome::Failed)),
         }
     }
