@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::callbacks::{self, Listener};
 use super::health::HealthReporter;
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
@@ -22,6 +23,7 @@ use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
 use crate::bridge::registry::{Limits, Registry};
 use crate::bridge::shutdown::Shutdown;
+use crate::callbacks::{CallbackError, Courier};
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
@@ -78,6 +80,9 @@ pub enum StartError {
     /// The API port cannot be used.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// Callbacks cannot be sent.
+    #[error(transparent)]
+    Callbacks(#[from] CallbackError),
     /// SIP cannot be started.
     #[error(transparent)]
     Sip(#[from] PjsipError),
@@ -109,6 +114,8 @@ pub struct Running {
     pub stream_server: Option<StreamServer>,
     /// The SIP engine.
     pub engine: SharedEngine,
+    /// Delivers status callbacks.
+    pub courier: Courier,
     /// The database, and what writes records of calls into it.
     pub store: Option<(Store, CallLogTask)>,
     /// All lines that register.
@@ -148,9 +155,12 @@ pub async fn compose(
     let dialer = dialer
         .map(|target| Dialer::new(target.expose(), None))
         .transpose()?;
+    let signer = callbacks::signer(&config.callbacks);
+    let dialer = dialer.map(|dialer| dialer.signed(signer.clone()));
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
     let api = ApiListener::bind(api_address).await?;
 
+    let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
     let pjsip = PjsipEngine::start(engine_config(&config, &accounts), registry.clone(), events)?;
@@ -165,11 +175,13 @@ pub async fn compose(
         queue: queue.clone(),
         call_log,
         dialer,
+        ask: callbacks.ask,
+        signer,
         workers,
         registry,
         gauges: Arc::default(),
         lines: LineBook::new(profiles),
-        calls: CallBook::new(None),
+        calls: CallBook::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds,
         shutdown: Shutdown::default(),
     });
@@ -215,6 +227,7 @@ pub async fn compose(
         api,
         stream_server,
         engine,
+        courier: callbacks.courier,
         store,
         line_ids: registering,
     })

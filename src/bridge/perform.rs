@@ -33,8 +33,7 @@ impl Driver {
                     destination,
                 });
             }
-            // Nobody puts the question yet.
-            Output::AskIncoming => {}
+            Output::AskIncoming => self.ask_incoming(),
             Output::PushJob(attempt) => self.push_job(attempt),
             Output::StopSearch => self.stop_search(),
             Output::Dial(attempt) => self.dial(attempt),

@@ -83,7 +83,7 @@ impl Courier {
         }
         let is_kept = self.writing.is_some();
         if let Some(mut writing) = self.writing {
-            if timeout(limit, &mut writing).await.is_err() {
+            if timeout(limit / 2, &mut writing).await.is_err() {
                 writing.abort();
                 warn!("the database did not take the last callbacks in time");
             }
