@@ -10,12 +10,14 @@ use sipbridge::bridge::calls::CallBook;
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
 use sipbridge::bridge::intake;
 use sipbridge::bridge::line_book::LineBook;
+use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
 use sipbridge::bridge::registrar::RegistrarHandle;
 use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::bridge::shutdown::Shutdown;
 use sipbridge::core::call::AnswerMode;
+use sipbridge::core::call_object::{CallObject, CallStatus};
 use sipbridge::core::g711::Gain;
-use sipbridge::core::ids::{AccountSid, LineId};
+use sipbridge::core::ids::{AccountSid, CallId, LineId};
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
@@ -33,7 +35,7 @@ use super::harness::{Redis, SOON, sound, until, within};
 
 /// The number that callers show.
 pub const FROM: &str = "+33612345678";
-const LINE: &str = "line-1";
+pub const LINE: &str = "line-1";
 
 /// How a bridge is set up.
 pub struct Setup {
@@ -139,6 +141,7 @@ impl Setup {
             context,
             redis: self.redis,
             invited: AtomicU64::new(0),
+            in_vain: AtomicU64::new(0),
         }
     }
 }
@@ -203,6 +206,7 @@ pub struct Stage {
     server: StreamServer,
     intake: JoinHandle<()>,
     invited: AtomicU64,
+    in_vain: AtomicU64,
 }
 
 /// One event of `stream:call_events`.
@@ -227,6 +231,26 @@ impl Stage {
         let line = LineId::new(LINE);
         self.invited.fetch_add(1, Ordering::Relaxed);
         Caller::new(self.sim.invite(&line, FROM, "anything").unwrap())
+    }
+
+    /// Places a call.
+    pub async fn place(&self, call: NewCall) -> Result<CallObject, PlaceError> {
+        let placed = place_call(&self.context, call).await;
+        self.invited
+            .fetch_add(u64::from(placed.is_ok()), Ordering::Relaxed);
+        placed
+    }
+
+    /// So many calls took a place and came to nothing.
+    pub fn taken_in_vain(&self, calls: u64) {
+        self.in_vain.fetch_add(calls, Ordering::Relaxed);
+    }
+
+    /// Waits until the book of calls says so of a call.
+    pub async fn shows(&self, sid: &CallId, status: CallStatus) -> CallObject {
+        let shown = || self.context.calls.get(sid).unwrap();
+        until(status.as_str(), async || shown().status == status).await;
+        shown()
     }
 
     pub fn redis(&self) -> &Redis {
@@ -254,7 +278,7 @@ impl Stage {
     pub async fn finish(self) -> Vec<String> {
         let invited = self.invited.load(Ordering::Relaxed);
         until("every INVITE is taken", async || {
-            self.context.registry.taken() == invited
+            self.context.registry.taken() == invited + self.in_vain.load(Ordering::Relaxed)
         })
         .await;
         until("no call in progress", async || {
