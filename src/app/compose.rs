@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::health::HealthReporter;
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
-use crate::api::{ApiError, ApiListener, ApiServer};
+use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::calls::CallBook;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::intake;
@@ -149,7 +149,7 @@ pub async fn compose(
         .map(|target| Dialer::new(target.expose(), None))
         .transpose()?;
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
-    let api = ApiListener::bind(api_address).await?;
+    let listener = ApiListener::bind(api_address).await?;
 
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
@@ -188,7 +188,14 @@ pub async fn compose(
         registrar.clone(),
         monitor.clone(),
     );
-    let api = api.serve(health.source());
+    let api = listener.serve(api::routes(Arc::new(Control {
+        health: health.source(),
+        context: context.clone(),
+        store: store.as_ref().map(|(store, _)| store.clone()),
+        registrar: registrar.clone(),
+        token: config.api_token.clone(),
+        key: config.encryption_key.clone(),
+    })));
     let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
     let registering_task = tokio::spawn({
         let registrar = registrar.clone();

@@ -11,6 +11,7 @@
 //!
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
+mod access;
 pub mod flags;
 pub mod given;
 pub mod mistake;
