@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod bridge;
+pub mod callee;
 pub mod caller;
 pub mod http;
 pub mod pacing;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use api::Api;
 pub use bridge::{Bridge, Exit};
+pub use callee::Callee;
 pub use caller::{Call, Caller};
 pub use peers::{Kamailio, Redis};
 pub use worker::{Job, Worker};
