@@ -17,6 +17,7 @@ use super::stream_url::stream_base_url;
 use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::calls::CallBook;
 use crate::bridge::context::{Context, Settings};
+use crate::bridge::dialling::Dialling;
 use crate::bridge::intake;
 use crate::bridge::line_book::LineBook;
 use crate::bridge::overload::Monitor;
@@ -174,6 +175,7 @@ pub async fn compose(
         lines: LineBook::new(profiles),
         calls: CallBook::new(None),
         sounds,
+        dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour),
         shutdown: Shutdown::default(),
     });
     context.lines.judge(judged);

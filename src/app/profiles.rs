@@ -15,9 +15,12 @@ use crate::bridge::context::LineProfile;
 use crate::bridge::line_book::Usability;
 use crate::config::Config;
 use crate::core::address::Transport;
+use crate::core::dialling::DialLine;
 use crate::core::ids::LineId;
+use crate::core::numbers::{self, Country, Number};
+use crate::core::private::Private;
 use crate::lines::server::ContactOverride;
-use crate::lines::{PhoneLine, ReadyLine, Route};
+use crate::lines::{ReadyLine, Route};
 use crate::media::sounds::Sounds;
 use crate::sip::engine::Account;
 
@@ -44,6 +47,7 @@ pub struct Lines {
 /// # Errors
 /// When no line is left, unless a database may get one later.
 pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError> {
+    numbers::prepare();
     tell(&start);
     let unusable = start.unusable();
     let judged = start.judged();
@@ -65,7 +69,7 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
     for line in ready {
         let id = line.line.id.clone();
         accounts.push(account(config, &line));
-        profiles.insert(id.clone(), profile(&mut books.loader, &line.line));
+        profiles.insert(id.clone(), profile(config, &mut books.loader, &line));
         if let Some(most) = line.line.max_concurrent_calls {
             call_limits.insert(id.clone(), most);
         }
@@ -112,7 +116,8 @@ fn tell(start: &StartLines) {
 }
 
 /// What calls of a line go by. Loads its sounds, which blocks on the disk.
-pub fn profile(loader: &mut SoundLoader, line: &PhoneLine) -> Arc<LineProfile> {
+pub fn profile(config: &Config, loader: &mut SoundLoader, ready: &ReadyLine) -> Arc<LineProfile> {
+    let line = &ready.line;
     let sounds = loader.load(line);
     sounds
         .problems
@@ -126,12 +131,32 @@ pub fn profile(loader: &mut SoundLoader, line: &PhoneLine) -> Arc<LineProfile> {
         greeting: sounds.greeting,
         announcement: sounds.announcement,
         custom_parameters: line.custom_parameters.clone(),
+        dial: dial_line(config, ready),
     })
+}
+
+/// The line's country, and the hosts at which a SIP URI is a number of its own trunk.
+fn dial_line(config: &Config, ready: &ReadyLine) -> DialLine {
+    let number = ready.line.phone_number.as_ref().map(Private::expose);
+    let domain = std::iter::once(&ready.route.domain);
+    DialLine {
+        country: Country::of_line(number, config.dialling.country),
+        hosts: domain.chain(&ready.route.server).cloned().collect(),
+    }
+}
+
+/// How trunks may write the line's number into To or the request URI.
+fn number_forms(config: &Config, ready: &ReadyLine) -> Vec<String> {
+    let country = dial_line(config, ready).country;
+    let number = ready.line.phone_number.as_ref();
+    let number = number.and_then(|number| Number::read(number.expose(), country));
+    number.map_or_else(Vec::new, |number| number.forms())
 }
 
 /// A line as the SIP engine needs it.
 #[must_use]
 pub fn account(config: &Config, ready: &ReadyLine) -> Account {
+    let number_forms = number_forms(config, ready);
     let aliases = ready
         .line
         .phone_number
@@ -146,6 +171,7 @@ pub fn account(config: &Config, ready: &ReadyLine) -> Account {
         username: ready.route.username.expose().to_owned(),
         password: ready.password.clone(),
         aliases: aliases.collect(),
+        number_forms,
         register: config.sip.register,
         expires: config.sip.expires,
     }

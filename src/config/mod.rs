@@ -5,6 +5,7 @@
 //! | [`flags`] | every flag in one table: name, variable, default, help |
 //! | [`given`] | what was given, as texts: command line first, then environment |
 //! | [`mod@validate`] | from texts to settings, with every mistake |
+//! | `dialling` | whom the lines may call |
 //! | [`settings`] | the settings, typed |
 //! | [`mistake`] | what can be wrong, and how it is said |
 //! | [`url`] | URLs that are shown without their passwords |
@@ -12,6 +13,7 @@
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
 mod access;
+mod dialling;
 pub mod flags;
 pub mod given;
 pub mod mistake;
@@ -20,6 +22,7 @@ pub mod settings;
 pub mod url;
 pub mod validate;
 
+pub use dialling::DiallingConfig;
 pub use given::{Given, Invocation, read};
 pub use mistake::{Mistake, Problem, Warning};
 pub use settings::{

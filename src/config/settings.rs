@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::dialling::DiallingConfig;
 use super::url::ServiceUrl;
 use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
@@ -30,6 +31,8 @@ pub struct Config {
     pub audio: AudioConfig,
     /// Limits of calls.
     pub calls: CallsConfig,
+    /// Whom the lines may call.
+    pub dialling: DiallingConfig,
     /// How workers get their calls.
     pub worker: WorkerConfig,
     /// Redis, where `--redis-url` is given.

@@ -105,7 +105,7 @@ impl Books {
         let mut make = |lines: Vec<ReadyLine>| -> Vec<Changed> {
             let changed = |ready: ReadyLine| Changed {
                 account: account(config, &ready),
-                profile: profile(&mut self.loader, &ready.line),
+                profile: profile(config, &mut self.loader, &ready),
                 limit: ready.line.max_concurrent_calls,
                 ready,
             };
