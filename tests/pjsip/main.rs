@@ -9,6 +9,7 @@
 mod calls;
 mod exhausted;
 mod footprint;
+mod holds;
 mod hostile;
 mod ice;
 mod lines;
