@@ -5,31 +5,23 @@
 //! one's incoming frames are the other's outgoing ones. So each side keeps its
 //! codec, its clock, its hold and its losses to itself.
 
-use std::sync::Arc;
-
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::context::provisional_format;
 use super::driver::Driver;
-use super::stream::CallStream;
-use super::uplink_port::UplinkPort;
+use super::leg_media::LegMedia;
+use super::place::{Calling, hang_up};
 use crate::core::call::CalleeInput;
-use crate::core::ids::LegId;
 use crate::core::link::{MediaLink, RtpTap};
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
-use crate::core::uplink::Uplink;
-use crate::sip::engine::{CallRefused, Command, LegEvent, OutgoingCall, OutgoingLeg, SharedEngine};
+use crate::media::pacer::Pacer;
+use crate::sip::engine::{CallRefused, LegEvent, OutgoingLeg, SharedEngine};
 
 /// The leg to the fallback number. Dropping it ends the leg.
 pub(super) struct Callee {
     leg: OutgoingLeg,
-    stream: Arc<CallStream>,
-    port: Arc<UplinkPort>,
-    /// Media is up, and the pacer knows the stream.
-    linked: bool,
+    media: LegMedia,
     /// The engine has ended the leg.
     over: bool,
     engine: SharedEngine,
@@ -37,16 +29,9 @@ pub(super) struct Callee {
 
 impl Callee {
     fn new(driver: &Driver, leg: OutgoingLeg) -> Result<Self, OpusError> {
-        let format = provisional_format();
-        let stream = Arc::new(CallStream::new(driver.context.new_downlink(&format)?));
-        let gain = driver.context.settings.rx_gain.clone();
-        let port = UplinkPort::new(Uplink::new(&format, gain)?);
-        leg.rtp.tap(port.clone());
         Ok(Self {
+            media: LegMedia::new(&driver.context, &leg.rtp)?,
             leg,
-            stream,
-            port,
-            linked: false,
             over: false,
             engine: driver.context.engine.clone(),
         })
@@ -60,29 +45,23 @@ impl Callee {
                 event = self.leg.events.recv() => return event,
                 // From before the tap.
                 Some(packet) = self.leg.rtp.recv() => {
-                    self.port.handle_rtp(packet.arrived, &packet.bytes);
+                    self.media.port.handle_rtp(packet.arrived, &packet.bytes);
                 }
             }
         }
     }
 
-    fn connect(&mut self, driver_pacer: &crate::media::pacer::Pacer, link: &MediaLink) -> bool {
-        let connected = self.stream.connect(link);
-        let format = connected.and_then(|()| self.port.lock().uplink.set_format(&link.format));
-        if let Err(error) = format {
+    fn connect(&mut self, pacer: &Pacer, link: &MediaLink) -> bool {
+        let connected = self.media.connect(pacer, link);
+        if let Err(error) = &connected {
             warn!(%error, "the codec of the fallback number cannot be used");
-            return false;
         }
-        if !self.linked {
-            self.linked = true;
-            driver_pacer.add(self.stream.clone());
-        }
-        true
+        connected.is_ok()
     }
 
     /// Lets held packets go when time has passed.
     pub(super) fn tick(&self, now: Instant) {
-        let mut state = self.port.lock();
+        let mut state = self.media.port.lock();
         state.uplink.handle_tick(now.into_std());
         state.send();
     }
@@ -90,43 +69,11 @@ impl Callee {
 
 impl Drop for Callee {
     fn drop(&mut self) {
-        self.stream.finish();
-        self.port.lock().relay = None;
+        self.media.port.lock().relay = None;
         if self.over {
             return;
         }
         hang_up(&self.engine, self.leg.leg);
-    }
-}
-
-/// The leg to the fallback number while the engine places it. Dropping it ends
-/// the leg, however far it has come.
-pub(super) struct Calling {
-    placed: oneshot::Receiver<Result<OutgoingLeg, CallRefused>>,
-    engine: SharedEngine,
-}
-
-impl Calling {
-    /// The leg, or why there is none. Once; cancel-safe.
-    pub(super) async fn placed(&mut self) -> Result<OutgoingLeg, CallRefused> {
-        let placed = (&mut self.placed).await;
-        placed.unwrap_or_else(|_| Err(CallRefused::Failed("the SIP engine took no call".into())))
-    }
-}
-
-impl Drop for Calling {
-    fn drop(&mut self) {
-        // From here on the engine ends the leg itself, unless it is here already.
-        self.placed.close();
-        if let Ok(Ok(leg)) = self.placed.try_recv() {
-            hang_up(&self.engine, leg.leg);
-        }
-    }
-}
-
-fn hang_up(engine: &SharedEngine, leg: LegId) {
-    if let Err(error) = engine.submit(Command::Hangup { leg, status: 487 }) {
-        warn!(%error, "the leg to the fallback number was not ended");
     }
 }
 
@@ -140,17 +87,15 @@ pub(super) async fn next_event(callee: &mut Option<Callee>) -> Option<LegEvent> 
 
 impl Driver {
     pub(super) fn call_out(&mut self, destination: Private) {
-        let (reply, placed) = oneshot::channel();
-        let call = OutgoingCall {
-            line: self.record.line.id.clone(),
-            destination,
-            reply,
-        };
-        let engine = self.context.engine.clone();
-        if let Err(error) = engine.submit(Command::Call(Box::new(call))) {
-            warn!(%error, "SIP command not taken");
+        let line = self.record.line.id.clone();
+        match Calling::submit(&self.context.engine, line, destination) {
+            Ok(calling) => self.pending.calling = Some(calling),
+            Err(error) => {
+                warn!(%error, "the fallback number cannot be called");
+                let now = std::time::Instant::now();
+                self.call.handle_callee(now, CalleeInput::Ended);
+            }
         }
-        self.pending.calling = Some(Calling { placed, engine });
     }
 
     pub(super) fn handle_called(
@@ -183,7 +128,7 @@ impl Driver {
             }
             Some(LegEvent::Established) => Some(CalleeInput::Answered),
             Some(LegEvent::Digit(digit)) => {
-                let mut state = callee.port.lock();
+                let mut state = callee.media.port.lock();
                 state.uplink.handle_digit(now.into_std(), digit);
                 state.send();
                 None
@@ -211,13 +156,13 @@ impl Driver {
     pub(super) fn join(&mut self) {
         let Some(callee) = &self.callee else { return };
         debug!("joined with the fallback number");
-        self.port.lock().join(&callee.stream);
-        callee.port.lock().join(&self.stream);
+        self.media.port.lock().join(&callee.media.stream);
+        callee.media.port.lock().join(&self.media.stream);
     }
 
     pub(super) fn drop_callee(&mut self) {
         self.pending.calling = None;
         self.callee = None;
-        self.port.lock().relay = None;
+        self.media.port.lock().relay = None;
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::call_terms::CallTerms;
 use super::calls::CallBook;
 use super::dialling::Dialling;
 use super::gauges::Gauges;
@@ -110,11 +111,14 @@ pub struct Context {
 
 impl Context {
     /// What a call of this line may do.
-    pub(super) fn policy(&self, line: &LineProfile) -> CallPolicy {
+    pub(super) fn policy(&self, line: &LineProfile, terms: &CallTerms) -> CallPolicy {
         CallPolicy {
             answer: self.settings.answer,
             search: SearchPolicy {
-                route: self.route(),
+                route: match terms.dialer {
+                    Some(_) => Route::Dial,
+                    None => self.route(),
+                },
                 worker_timeout: self.settings.worker_timeout,
                 claim_timeout: self.settings.claim_timeout,
                 max_attempts: self.settings.max_attempts,

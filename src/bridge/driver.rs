@@ -16,23 +16,27 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use super::call_terms::CallTerms;
 use super::callee::{self, Callee};
+use super::calls::Asked;
 use super::context::Context;
+use super::leg_media::LegMedia;
 use super::reach::{Done, Pending};
 use super::record::Record;
 use super::registry::Place;
-use super::stream::CallStream;
+use super::shown::Shown;
 use super::uplink_port::UplinkPort;
 use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::Call;
+use crate::core::call_object::CallObject;
 use crate::core::ids::LegId;
 use crate::core::link::{MediaLink, RtpPacket, RtpTap};
+use crate::core::opus::OpusError;
 use crate::core::outcome::Outcome;
 use crate::core::playout::MarkEcho;
-use crate::core::uplink::Uplink;
-use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent};
+use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent, OutgoingLeg};
 use crate::sip::rtp_channel::RtpReceiver;
-use crate::worker::CloseReason;
+use crate::worker::{CloseReason, Dialer};
 
 /// How often the uplink looks at the clock while RTP flows in order, and while
 /// it does not.
@@ -47,22 +51,39 @@ pub(super) struct Driver {
     pub(super) leg: LegId,
     pub(super) call: Call,
     pub(super) record: Record,
-    pub(super) stream: Arc<CallStream>,
-    pub(super) port: Arc<UplinkPort>,
+    pub(super) media: LegMedia,
+    pub(super) shown: Shown,
+    /// Dials the worker where it is not the queue's.
+    pub(super) dialer: Option<Dialer>,
     pub(super) worker: WorkerSide,
     pub(super) pending: Pending,
     /// The leg to the fallback number, where the call has got so far.
     pub(super) callee: Option<Callee>,
-    /// Media is up.
-    pub(super) linked: bool,
     pub(super) finished: Option<Outcome>,
     events: mpsc::Receiver<LegEvent>,
     rtp: RtpReceiver,
+    asked: mpsc::Receiver<Asked>,
     tick_at: Instant,
     alarm: Pin<Box<Sleep>>,
     pub(super) echoes: Vec<MarkEcho>,
     must_end: Pin<Box<dyn Future<Output = ()> + Send>>,
     ending: bool,
+}
+
+/// The leg that a driver takes over, whoever called.
+pub(super) struct Leg {
+    id: LegId,
+    events: mpsc::Receiver<LegEvent>,
+    rtp: RtpReceiver,
+}
+
+/// How a call begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Start {
+    /// It came in.
+    Incoming,
+    /// We placed it, and its INVITE is out.
+    Placed { ring_timeout: Duration },
 }
 
 /// What a driver waits for.
@@ -72,6 +93,7 @@ enum Happening {
     Worker(WorkerEvent),
     Pending(Done),
     Callee(Option<LegEvent>),
+    Asked(Asked),
     Woken,
     Messages,
     Alarm,
@@ -84,7 +106,8 @@ pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, plac
         error!(line = %incoming.line, "the engine gave a call of a line that is not known");
         return refuse(&context, incoming.leg);
     };
-    let record = Record::new(&context, line, &incoming);
+    let terms = CallTerms::default();
+    let record = Record::new(&context, line, &incoming, &terms);
     let span = info_span!(
         "call",
         call_id = %record.call_id,
@@ -93,11 +116,8 @@ pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, plac
     );
     async {
         let leg = incoming.leg;
-        match Driver::new(context.clone(), *incoming, record) {
-            Ok(driver) => {
-                let _watched = context.gauges.watch(&driver.stream, &driver.port);
-                driver.drive().await;
-            }
+        match Driver::new(context.clone(), Leg::from(*incoming), record, terms) {
+            Ok(driver) => driver.live(Start::Incoming).await,
             Err(error) => {
                 warn!(%error, "the call cannot be set up and is refused");
                 refuse(&context, leg);
@@ -119,6 +139,26 @@ fn refuse(context: &Context, leg: LegId) {
     }
 }
 
+impl From<IncomingCall> for Leg {
+    fn from(call: IncomingCall) -> Self {
+        Self {
+            id: call.leg,
+            events: call.events,
+            rtp: call.rtp,
+        }
+    }
+}
+
+impl From<OutgoingLeg> for Leg {
+    fn from(leg: OutgoingLeg) -> Self {
+        Self {
+            id: leg.leg,
+            events: leg.events,
+            rtp: leg.rtp,
+        }
+    }
+}
+
 /// Both in turn, by chance: neither may starve the other, and polling the
 /// worker is also what sends to it.
 async fn caller_or_worker(port: &UplinkPort, worker: &mut WorkerSide) -> Happening {
@@ -129,27 +169,29 @@ async fn caller_or_worker(port: &UplinkPort, worker: &mut WorkerSide) -> Happeni
 }
 
 impl Driver {
-    fn new(
+    pub(super) fn new(
         context: Arc<Context>,
-        incoming: IncomingCall,
+        leg: Leg,
         record: Record,
-    ) -> Result<Self, crate::core::opus::OpusError> {
-        let format = super::context::provisional_format();
-        let stream = Arc::new(CallStream::new(context.new_downlink(&format)?));
-        let uplink = Uplink::new(&format, context.settings.rx_gain.clone())?;
-        let port = UplinkPort::new(uplink);
-        incoming.rtp.tap(port.clone());
+        terms: CallTerms,
+    ) -> Result<Self, OpusError> {
+        let media = LegMedia::new(&context, &leg.rtp)?;
+        let policy = context.policy(&record.line, &terms);
+        let (desk, asked) = context.calls.open(record.object(), terms.callback_url);
         let now = Instant::now();
         Ok(Self {
-            leg: incoming.leg,
-            call: Call::new(context.policy(&record.line)),
+            leg: leg.id,
+            call: Call::new(policy),
+            media,
+            shown: Shown::new(desk),
+            dialer: terms.dialer.or_else(|| context.dialer.clone()),
             worker: WorkerSide::new(),
             pending: Pending::default(),
             callee: None,
-            linked: false,
             finished: None,
-            events: incoming.events,
-            rtp: incoming.rtp,
+            events: leg.events,
+            rtp: leg.rtp,
+            asked,
             tick_at: now + TICK_SILENT,
             alarm: Box::pin(sleep_until(now)),
             echoes: Vec::new(),
@@ -160,15 +202,30 @@ impl Driver {
             ending: false,
             context,
             record,
-            stream,
-            port,
         })
     }
 
+    /// The call as others see it, before anything has happened to it.
+    pub(super) fn object(&self) -> CallObject {
+        self.record.object()
+    }
+
+    /// The whole life of the call.
+    pub(super) async fn live(mut self, start: Start) {
+        let context = self.context.clone();
+        let _watched = context.gauges.watch(&self.media.stream, &self.media.port);
+        let (from, direction) = (&self.record.from, self.record.direction.as_str());
+        info!(%from, direction, "a call begins");
+        self.record.begun(&context);
+        let now = Instant::now().into_std();
+        match start {
+            Start::Incoming => self.call.handle_start(now),
+            Start::Placed { ring_timeout } => self.call.handle_placed(now, ring_timeout),
+        }
+        self.drive().await;
+    }
+
     async fn drive(mut self) {
-        info!(from = %self.record.from, "incoming call");
-        self.record.begun(&self.context);
-        self.call.handle_start(Instant::now().into_std());
         loop {
             while let Some(output) = self.call.poll_output() {
                 self.perform(output);
@@ -191,11 +248,12 @@ impl Driver {
             event = self.events.recv() => Happening::Leg(event),
             () = &mut self.must_end, if !self.ending => Happening::Shutdown,
             () = &mut self.alarm => Happening::Alarm,
-            () = self.stream.woken() => Happening::Woken,
+            () = self.media.stream.woken() => Happening::Woken,
             done = self.pending.next() => Happening::Pending(done),
+            Some(asked) = self.asked.recv() => Happening::Asked(asked),
             event = callee::next_event(&mut self.callee) => Happening::Callee(event),
             Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
-            happening = caller_or_worker(&self.port, &mut self.worker) => happening,
+            happening = caller_or_worker(&self.media.port, &mut self.worker) => happening,
         }
     }
 
@@ -204,14 +262,15 @@ impl Driver {
         match happening {
             Happening::Leg(Some(event)) => self.handle_leg(now, event),
             Happening::Leg(None) => self.call.handle_leg_ended(false),
-            Happening::Rtp(packet) => self.port.handle_rtp(packet.arrived, &packet.bytes),
+            Happening::Rtp(packet) => self.media.port.handle_rtp(packet.arrived, &packet.bytes),
             Happening::Worker(event) => self.handle_worker(now, event),
             Happening::Pending(done) => self.handle_done(now, done),
             Happening::Callee(event) => self.handle_callee(now, event),
+            Happening::Asked(asked) => self.handle_asked(now, asked),
             Happening::Woken => self.handle_woken(now),
             Happening::Messages => {
                 self.forward();
-                if self.port.lock().uplink.is_holding() {
+                if self.media.port.lock().uplink.is_holding() {
                     self.tick_at = self.tick_at.min(now + TICK_SILENT);
                 }
             }
@@ -226,14 +285,18 @@ impl Driver {
     fn handle_leg(&mut self, now: Instant, event: LegEvent) {
         match event {
             LegEvent::Established => {
-                self.record.answered(now);
+                let at = self.record.answered(now);
+                self.shown.answered(at);
                 self.call.handle_established(now.into_std());
             }
-            // Only legs that we called make progress.
-            LegEvent::Progress(_) => {}
+            LegEvent::Progress(status) => self.call.handle_progress(status),
             LegEvent::Media(link) => self.handle_media(now, &link),
             LegEvent::Digit(digit) => {
-                self.port.lock().uplink.handle_digit(now.into_std(), digit);
+                self.media
+                    .port
+                    .lock()
+                    .uplink
+                    .handle_digit(now.into_std(), digit);
                 self.forward();
             }
             LegEvent::Transfer { status, last } => {
@@ -253,17 +316,13 @@ impl Driver {
     /// Media is up or changed; the stream goes on.
     fn handle_media(&mut self, now: Instant, link: &MediaLink) {
         debug!(format = ?link.format, "media");
-        let connected = self.stream.connect(link);
-        if let Err(error) =
-            connected.and_then(|()| self.port.lock().uplink.set_format(&link.format))
-        {
-            warn!(%error, "the negotiated codec cannot be used, the call is ended");
-            return self.call.handle_leg_failed(now.into_std());
-        }
-        if !self.linked {
-            self.linked = true;
-            self.context.pacer.add(self.stream.clone());
-            self.tick_at = now + TICK_FLOWING;
+        match self.media.connect(&self.context.pacer, link) {
+            Ok(true) => self.tick_at = now + TICK_FLOWING,
+            Ok(false) => {}
+            Err(error) => {
+                warn!(%error, "the negotiated codec cannot be used, the call is ended");
+                return self.call.handle_leg_failed(now.into_std());
+            }
         }
         self.call
             .handle_media(now.into_std(), link.format.direction);
@@ -272,7 +331,7 @@ impl Driver {
     /// Packets from before the tap.
     fn take_early(&mut self) {
         while let Ok(packet) = self.rtp.try_recv() {
-            self.port.handle_rtp(packet.arrived, &packet.bytes);
+            self.media.port.handle_rtp(packet.arrived, &packet.bytes);
         }
         self.forward();
     }
@@ -280,14 +339,14 @@ impl Driver {
     /// Gives the worker what waits for it in the port. The socket shuts the
     /// lane before the port's lock is given back, so that nothing overtakes.
     pub(super) fn forward(&mut self) {
-        for message in self.port.lock().waiting() {
+        for message in self.media.port.lock().waiting() {
             self.worker.queue(message);
         }
     }
 
     fn handle_woken(&mut self, now: Instant) {
         self.send_echoes();
-        let drained = self.pending.waits_for_play_out && self.stream.downlink().is_drained();
+        let drained = self.pending.waits_for_play_out && self.media.stream.downlink().is_drained();
         if drained {
             self.pending.waits_for_play_out = false;
             self.call.handle_played_out(now.into_std());
@@ -296,7 +355,7 @@ impl Driver {
 
     fn handle_alarm(&mut self, now: Instant) {
         // After a stall, packets may be older than the time that is up.
-        if let Some(last) = self.port.lock().uplink.last_rtp() {
+        if let Some(last) = self.media.port.lock().uplink.last_rtp() {
             self.call.handle_rtp(last);
         }
         if self.tick_at <= now {
@@ -312,7 +371,7 @@ impl Driver {
         if let Some(callee) = &self.callee {
             callee.tick(now);
         }
-        let mut state = self.port.lock();
+        let mut state = self.media.port.lock();
         state.uplink.handle_tick(now.into_std());
         let Some(last) = state.uplink.last_rtp() else {
             return TICK_SILENT;
@@ -331,7 +390,7 @@ impl Driver {
             .call
             .poll_timeout()
             .map(|(at, _)| Instant::from_std(at));
-        let tick = self.linked.then_some(self.tick_at);
+        let tick = self.media.is_linked().then_some(self.tick_at);
         let ping = self.worker.poll_timeout();
         let next = [call, tick, ping].into_iter().flatten().min();
         let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
@@ -341,9 +400,10 @@ impl Driver {
     }
 
     fn finish(mut self, outcome: Outcome) {
-        self.stream.finish();
+        self.media.stream.finish();
         self.record
-            .ended(&self.context, outcome, &self.port, &self.stream);
+            .ended(&self.context, outcome, &self.media.port, &self.media.stream);
+        self.shown.ended(outcome, self.record.sip_status);
         self.worker.close(self.close_reason());
     }
 

@@ -3,14 +3,19 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `intake` | takes INVITEs from the engine and starts their drivers |
+//! | [`place`] | places a call and starts its driver |
 //! | `driver` | the task of one call: waits for what happens next |
 //! | `perform` | does what the call's state machine asks for |
 //! | `reach` | reaching a worker: jobs, tickets, dialling |
+//! | `requests` | does what the API asks of a call |
 //! | `callee` | the second leg: the fallback number, joined with the caller |
+//! | `leg_media` | the audio of one leg: what goes out and what comes in |
 //! | `worker_side` | the attached worker: its socket, its messages |
 //! | `stream` | outgoing audio, shared with the pacer thread |
 //! | `uplink_port` | incoming audio, shared with the engine's media thread |
 //! | `record` | what is known and told about one call: job, events, log |
+//! | `shown` | the call's entry in the book of calls |
+//! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
 //! | [`calls`] | the calls as the API sees them, and what it asks of them |
 //! | [`line_book`] | the lines that the bridge holds now |
 //! | [`dialling`] | whom the lines may call, and how often |
@@ -23,6 +28,7 @@
 //! | [`shutdown`] | the signal that calls must end |
 
 pub mod admission;
+mod call_terms;
 mod callee;
 pub mod calls;
 pub mod context;
@@ -30,13 +36,17 @@ pub mod dialling;
 mod driver;
 pub mod gauges;
 pub mod intake;
+mod leg_media;
 pub mod line_book;
 pub mod overload;
 mod perform;
+pub mod place;
 mod reach;
 mod record;
 pub mod registrar;
 pub mod registry;
+mod requests;
+mod shown;
 pub mod shutdown;
 mod stream;
 mod uplink_port;

@@ -8,6 +8,7 @@ use super::driver::Driver;
 use super::worker_side::WorkerEvent;
 use crate::core::backlog::HISTORY_MS;
 use crate::core::call::{Comfort, Output, Report, WorkerInput};
+use crate::core::call_object::CallDirection;
 use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::sip::engine::Command;
 
@@ -15,10 +16,13 @@ impl Driver {
     /// Does one thing. Nothing here waits.
     pub(super) fn perform(&mut self, output: Output) {
         match output {
-            Output::Answer(status) => self.command(Command::Answer {
-                leg: self.leg,
-                status,
-            }),
+            Output::Answer(status) => {
+                if status < 200 {
+                    self.shown.ringing();
+                }
+                let leg = self.leg;
+                self.command(Command::Answer { leg, status });
+            }
             Output::Hangup(status) => self.command(Command::Hangup {
                 leg: self.leg,
                 status,
@@ -38,6 +42,7 @@ impl Driver {
             Output::CallOut(number) => self.call_out(number),
             Output::Join => self.join(),
             Output::DropCallee => self.drop_callee(),
+            Output::ForgetEarly => self.media.port.lock().uplink.go_live(),
             Output::Comfort(comfort) => self.set_comfort(comfort),
             Output::PlayOut => self.play_out(),
             Output::Report(report) => self.report(report),
@@ -62,7 +67,7 @@ impl Driver {
         writer.write_connected(&mut connected);
         writer.write_start(&record.custom_parameters, &mut start);
         {
-            let mut state = self.port.lock();
+            let mut state = self.media.port.lock();
             state.post(connected);
             state.post(start);
             if record.attempt.resumed {
@@ -83,25 +88,25 @@ impl Driver {
     /// Nothing of the lost worker is heard or echoed any more.
     fn drop_stream(&mut self) {
         // Freed here, after the pacer's lock is released.
-        let abandoned = self.stream.downlink().abandon();
+        let abandoned = self.media.stream.downlink().abandon();
         debug!(bytes = abandoned.bytes, "audio of the lost worker dropped");
         self.echoes.clear();
     }
 
     fn set_comfort(&mut self, comfort: Comfort) {
         let comfort = self.context.comfort(comfort, &self.record.line);
-        self.stream.downlink().set_comfort(comfort);
+        self.media.stream.downlink().set_comfort(comfort);
     }
 
     fn play_out(&mut self) {
         self.pending.waits_for_play_out = true;
-        self.stream.downlink().notify_drained();
+        self.media.stream.downlink().notify_drained();
     }
 
     /// Sends back the marks whose audio has been heard.
     pub(super) fn send_echoes(&mut self) {
-        self.stream.downlink().drain_echoes(&mut self.echoes);
-        let mut state = self.port.lock();
+        self.media.stream.downlink().drain_echoes(&mut self.echoes);
+        let mut state = self.media.port.lock();
         // What is ready takes its numbers before the echoes do.
         state.send();
         for echo in self.echoes.drain(..) {
@@ -118,7 +123,7 @@ impl Driver {
     /// Sends `stop` as the last message of the stream.
     fn end_stream(&mut self) {
         {
-            let mut state = self.port.lock();
+            let mut state = self.media.port.lock();
             state.send();
             if let Some(mut writer) = state.uplink.detach() {
                 let mut stop = Vec::new();
@@ -127,12 +132,12 @@ impl Driver {
             }
         }
         self.forward();
-        self.port.lock().lane = None;
+        self.media.port.lock().lane = None;
     }
 
     /// The worker's socket is gone: what waits for it is of no use.
     fn lose_worker(&mut self) {
-        let mut state = self.port.lock();
+        let mut state = self.media.port.lock();
         state.lane = None;
         state.uplink.detach();
         state.waiting();
@@ -166,18 +171,18 @@ impl Driver {
         match message {
             WorkerMessage::Media(audio) => self.queue_audio(audio),
             WorkerMessage::Mark(name) => {
-                let _ = self.stream.downlink().mark(name);
+                let _ = self.media.stream.downlink().mark(name);
                 self.send_echoes();
             }
             WorkerMessage::Clear => {
                 // Freed here, after the pacer's lock is released.
-                let cleared = self.stream.downlink().clear();
+                let cleared = self.media.stream.downlink().clear();
                 debug!(bytes = cleared.bytes, marks = cleared.marks, "clear");
                 drop(cleared);
                 self.send_echoes();
             }
             WorkerMessage::Dtmf(digits) => {
-                let sent = self.stream.downlink().send_digits(&digits);
+                let sent = self.media.stream.downlink().send_digits(&digits);
                 if let Err(refused) = sent {
                     self.worker.note_ignored(&refused.to_string());
                 }
@@ -193,13 +198,21 @@ impl Driver {
     }
 
     fn queue_audio(&mut self, audio: bytes::Bytes) {
-        let pushed = self.stream.downlink().push(audio);
+        let pushed = self.media.stream.downlink().push(audio);
         if pushed.first_drop {
             warn!("the playout queue is full (10 minutes); audio of the worker is dropped");
         }
     }
 
     fn report(&mut self, report: Report) {
+        match report {
+            // Of a call that came in, the 180 says it.
+            Report::Ringing if self.record.direction == CallDirection::Outbound => {
+                self.shown.ringing();
+            }
+            Report::WorkerAttached => self.shown.has_worker(),
+            _ => {}
+        }
         self.record.report(&self.context, report);
     }
 }

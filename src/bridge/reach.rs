@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::callee::Calling;
 use super::driver::Driver;
+use super::place::Calling;
 use crate::core::call::Attempt;
 use crate::core::ids::Token;
 use crate::queue::{Job, Queue, QueueError};
@@ -156,9 +156,9 @@ impl Driver {
 
     pub(super) fn dial(&mut self, attempt: Attempt) {
         self.record.begin(attempt);
-        let context = self.context.clone();
+        let dialer = self.dialer.clone();
         self.pending.dial = Some(Box::pin(async move {
-            match &context.dialer {
+            match &dialer {
                 Some(dialer) => dialer.dial(DIAL_LIMIT).await,
                 None => Err(WorkerError::BadTarget("none is given")),
             }
@@ -180,7 +180,7 @@ impl Driver {
             Done::Dialled(Ok(socket)) => {
                 // Whoever has a job that Redis kept to itself comes too late.
                 self.pending.ticket = None;
-                let dialer = self.context.dialer.as_ref();
+                let dialer = self.dialer.as_ref();
                 let host = dialer.map(|dialer| dialer.host().to_owned());
                 self.attach(now, *socket, host.unwrap_or_default());
             }

@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::call_terms::CallTerms;
 use super::context::{Context, LineProfile};
 use super::stream::CallStream;
 use super::uplink_port::UplinkPort;
 use crate::core::call::{Attempt, Reason, Report};
-use crate::core::call_object::CallDirection;
+use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
 use crate::core::numbers;
@@ -29,9 +30,11 @@ pub(super) struct Record {
     pub(super) call_id: CallId,
     /// `streamSid` of the present attempt.
     pub(super) stream_id: StreamId,
-    /// The line that was called.
+    /// Who called whom.
+    pub(super) direction: CallDirection,
+    /// The line that was called, or that we call from.
     pub(super) line: Arc<LineProfile>,
-    /// The caller's number.
+    /// Who calls.
     pub(super) from: Private,
     /// `customParameters` of `start`.
     pub(super) custom_parameters: BTreeMap<String, String>,
@@ -39,7 +42,7 @@ pub(super) struct Record {
     pub(super) sip_status: u16,
     /// The present attempt.
     pub(super) attempt: Attempt,
-    sip_call_id: String,
+    pub(super) sip_call_id: String,
     to: Private,
     came: Instant,
     started: SystemTime,
@@ -50,24 +53,61 @@ pub(super) struct Record {
 
 impl Record {
     /// The call that this INVITE begins.
-    pub(super) fn new(context: &Context, line: Arc<LineProfile>, incoming: &IncomingCall) -> Self {
+    pub(super) fn new(
+        context: &Context,
+        line: Arc<LineProfile>,
+        incoming: &IncomingCall,
+        terms: &CallTerms,
+    ) -> Self {
         // The number the line is known by; what the trunk wrote into To may be anything.
-        let to = in_e164(line.phone_number.as_ref().unwrap_or(&incoming.to), &line);
-        let from = in_e164(&incoming.from, &line);
+        let to = line.phone_number.as_ref().unwrap_or(&incoming.to);
+        let parties = Parties {
+            direction: CallDirection::Inbound,
+            from: in_e164(&incoming.from, &line),
+            to: in_e164(to, &line),
+        };
+        let sip_call_id = incoming.sip_call_id.clone();
+        Self::between(context, line, parties, sip_call_id, terms)
+    }
+
+    /// A call that we placed from this line.
+    pub(super) fn placed(
+        context: &Context,
+        line: Arc<LineProfile>,
+        to: Private,
+        sip_call_id: String,
+        terms: &CallTerms,
+    ) -> Self {
+        let parties = Parties {
+            direction: CallDirection::Outbound,
+            from: in_e164(&line.phone_number.clone().unwrap_or_default(), &line),
+            to: in_e164(&to, &line),
+        };
+        Self::between(context, line, parties, sip_call_id, terms)
+    }
+
+    fn between(
+        context: &Context,
+        line: Arc<LineProfile>,
+        parties: Parties,
+        sip_call_id: String,
+        terms: &CallTerms,
+    ) -> Self {
         Self {
             call_id: CallId::random(),
             stream_id: StreamId::random(),
-            custom_parameters: custom_parameters(context, &line, &from, &to),
+            custom_parameters: custom_parameters(context, &line, &parties, terms),
+            direction: parties.direction,
             line,
-            from,
-            to,
+            from: parties.from,
+            to: parties.to,
             sip_status: 0,
             attempt: Attempt {
                 number: 1,
                 resumed: false,
                 until: None,
             },
-            sip_call_id: incoming.sip_call_id.clone(),
+            sip_call_id,
             came: Instant::now(),
             started: SystemTime::now(),
             answered: None,
@@ -87,9 +127,29 @@ impl Record {
         self.attempt = attempt;
     }
 
-    /// The caller acknowledged the answer.
-    pub(super) fn answered(&mut self, now: Instant) {
-        self.answered.get_or_insert((now, SystemTime::now()));
+    /// The dialog stands; since when.
+    pub(super) fn answered(&mut self, now: Instant) -> SystemTime {
+        self.answered.get_or_insert((now, SystemTime::now())).1
+    }
+
+    /// The call as others see it at its beginning.
+    pub(super) fn object(&self) -> CallObject {
+        CallObject {
+            sid: self.call_id.clone(),
+            direction: self.direction,
+            line: self.line.id.clone(),
+            restaurant: self.line.restaurant_id.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            status: CallStatus::Initiated,
+            on_hold: false,
+            custom_params: self.custom_parameters.clone(),
+            created: self.started,
+            answered: None,
+            ended: None,
+            outcome: None,
+            sip_status: 0,
+        }
     }
 
     /// A worker is attached: how it came.
@@ -114,7 +174,7 @@ impl Record {
             restaurant: self.line.restaurant_id.clone(),
             from: Some(self.from.clone()),
             to: Some(self.to.clone()),
-            direction: CallDirection::Inbound,
+            direction: self.direction,
             stream_url: attach_url(&context.settings.stream_url, &self.call_id, token),
             created,
             expires: created + left.unwrap_or(context.settings.worker_timeout),
@@ -127,7 +187,9 @@ impl Record {
     /// Tells Redis and the log of a step.
     pub(super) fn report(&self, context: &Context, report: Report) {
         let kind = match report {
+            Report::Initiated => CallEventKind::Initiated,
             Report::Ringing => CallEventKind::Ringing,
+            Report::Transfer(status) => CallEventKind::Transfer { status },
             Report::Queued(reason) => CallEventKind::Queued {
                 reason: reason.map(Reason::as_str),
             },
@@ -138,7 +200,7 @@ impl Record {
             },
             Report::Fallback(rung, reason) => {
                 let (rung, reason) = (rung.as_str(), reason.as_str());
-                info!(rung, reason, "no worker: the caller gets the fallback");
+                info!(rung, reason, "no worker takes the call: fallback");
                 CallEventKind::Fallback { rung, reason }
             }
         };
@@ -203,7 +265,7 @@ impl Record {
             node: log.node().to_owned(),
             line: self.line.id.clone(),
             restaurant: self.line.restaurant_id.clone(),
-            direction: CallDirection::Inbound.as_str().to_owned(),
+            direction: self.direction.as_str().to_owned(),
             from: self.from.clone(),
             to: self.to.clone(),
             started: self.started,
@@ -225,6 +287,7 @@ impl Record {
             call: self.call_id.clone(),
             line: self.line.id.clone(),
             restaurant: self.line.restaurant_id.clone(),
+            direction: self.direction,
             attempt: self.attempt.number,
             at: SystemTime::now(),
             kind,
@@ -233,24 +296,34 @@ impl Record {
 }
 
 /// A number as everybody is told it: in E.164 where that is certain.
-pub(super) fn in_e164(number: &Private, line: &LineProfile) -> Private {
+fn in_e164(number: &Private, line: &LineProfile) -> Private {
     let e164 = numbers::to_e164(number.expose(), line.dial.country);
     e164.map_or_else(|| number.clone(), Private::new)
 }
 
-/// The line's own parameters and `--param`, then what the contract promises.
+/// Who calls whom.
+struct Parties {
+    direction: CallDirection,
+    from: Private,
+    to: Private,
+}
+
+/// `--param`, the line's own parameters and the call's, then what the contract
+/// promises: a later one replaces an earlier one. `callerPhone` is who calls,
+/// so the line's own number where we do, and `to` who is called.
 fn custom_parameters(
     context: &Context,
     line: &LineProfile,
-    from: &Private,
-    to: &Private,
+    parties: &Parties,
+    terms: &CallTerms,
 ) -> BTreeMap<String, String> {
     let mut parameters = context.settings.params.clone();
     parameters.extend(line.custom_parameters.clone());
+    parameters.extend(terms.custom_params.clone());
     let mut put = |name: &str, value: &str| parameters.insert(name.to_owned(), value.to_owned());
-    put("callerPhone", from.expose());
-    put("to", to.expose());
-    put("direction", CallDirection::Inbound.as_str());
+    put("callerPhone", parties.from.expose());
+    put("to", parties.to.expose());
+    put("direction", parties.direction.as_str());
     put("phoneLineId", line.id.as_str());
     if let Some(restaurant) = &line.restaurant_id {
         put("restaurantId", restaurant);

@@ -50,12 +50,12 @@ return 1";
 const CLOSE: &str = r"
 if ARGV[2] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 if redis.call('SREM', KEYS[3], ARGV[1]) == 0 then return 0 end
-local call = redis.call('HMGET', KEYS[1], 'state', 'line', 'node', 'attempt', 'restaurantId')
+local call = redis.call('HMGET', KEYS[1], 'state', 'line', 'node', 'attempt', 'restaurantId', 'direction')
 if not call[1] or call[1] == 'ended' then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'ended', 'endedAt', ARGV[3], 'outcome', ARGV[4], 'durationMs', ARGV[5])
 redis.call('EXPIRE', KEYS[1], ARGV[6])
 local event = {'event', 'call.ended', 'callId', ARGV[1]}
-for index, name in ipairs({'line', 'node', 'attempt', 'restaurantId'}) do
+for index, name in ipairs({'line', 'node', 'attempt', 'restaurantId', 'direction'}) do
   if call[index + 1] then
     event[#event + 1] = name
     event[#event + 1] = call[index + 1]

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::connection::connect;
 use super::error::{QueueError, RedisFailure};
-use super::event::{CallEvent, CallEventKind};
+use super::event::CallEvent;
 use super::job::Job;
 use super::jobs::Taken;
 use super::link::Link;
@@ -220,7 +220,7 @@ impl Queue {
     /// Records what happened to a call, some time soon. Dropped and counted
     /// when too much waits; the end of a call comes last to that.
     pub fn record(&self, event: CallEvent) {
-        if event.kind == CallEventKind::Ringing {
+        if event.is_first() {
             self.shared.today().count(event.at);
         }
         let number = self.shared.next_event_number();

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::state::{Keys, OPEN_CALLS_KEPT};
+use crate::core::call_object::CallDirection;
 use crate::core::ids::{CallId, LineId, StreamId};
 use crate::core::outcome::Outcome;
 use crate::core::timestamp::rfc3339_ms;
@@ -26,6 +27,8 @@ pub struct CallEvent {
     pub line: LineId,
     /// The line's restaurant, where known.
     pub restaurant: Option<String>,
+    /// Who called whom.
+    pub direction: CallDirection,
     /// The attempt that the event belongs to; 1 for the first.
     pub attempt: u32,
     /// When it happened.
@@ -37,7 +40,10 @@ pub struct CallEvent {
 /// What can happen to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallEventKind {
-    /// The INVITE was taken. The first event of a call; counts it for today.
+    /// We sent an INVITE. The first event of a call that we place.
+    Initiated,
+    /// An INVITE was taken: the first event of a call that comes in. Or the
+    /// callee rings.
     Ringing,
     /// The job was pushed; why again, where it was not the first time.
     Queued { reason: Option<&'static str> },
@@ -52,6 +58,8 @@ pub enum CallEventKind {
         rung: &'static str,
         reason: &'static str,
     },
+    /// What the trunk says of a transfer: a SIP status.
+    Transfer { status: u16 },
     /// The call is over.
     Ended {
         outcome: Outcome,
@@ -64,19 +72,23 @@ impl CallEventKind {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::Initiated => "call.initiated",
             Self::Ringing => "call.ringing",
             Self::Queued { .. } => "call.queued",
             Self::WorkerAttached { .. } => "worker.attached",
             Self::WorkerLost => "worker.lost",
             Self::Answered => "call.answered",
             Self::Fallback { .. } => "call.fallback",
+            Self::Transfer { .. } => "call.transfer",
             Self::Ended { .. } => "call.ended",
         }
     }
 
-    /// The call's state after it, and the field for its time.
-    const fn state(&self) -> (&'static str, &'static str) {
-        match self {
+    /// The call's state after it, where it changes, and the field for its time.
+    const fn state(&self) -> (Option<&'static str>, &'static str) {
+        let (state, time) = match self {
+            Self::Transfer { .. } => return (None, "transferAt"),
+            Self::Initiated => ("initiated", "initiatedAt"),
             Self::Ringing => ("ringing", "ringingAt"),
             Self::Queued { .. } => ("queued", "queuedAt"),
             Self::WorkerAttached { .. } => ("attached", "workerAttachedAt"),
@@ -84,7 +96,8 @@ impl CallEventKind {
             Self::Answered => ("answered", "answeredAt"),
             Self::Fallback { .. } => ("fallback", "fallbackAt"),
             Self::Ended { .. } => ("ended", "endedAt"),
-        }
+        };
+        (Some(state), time)
     }
 }
 
@@ -144,6 +157,15 @@ impl CallEvent {
         command
     }
 
+    /// Whether the call begins with it.
+    pub(super) fn is_first(&self) -> bool {
+        match self.kind {
+            CallEventKind::Initiated => true,
+            CallEventKind::Ringing => self.direction == CallDirection::Inbound,
+            _ => false,
+        }
+    }
+
     /// Whether the call is over with it.
     pub(super) const fn is_last(&self) -> bool {
         matches!(self.kind, CallEventKind::Ended { .. })
@@ -152,9 +174,12 @@ impl CallEvent {
     /// What the event puts into the call's hash.
     pub(super) fn hash_fields(&self, node: &str) -> Vec<(&'static str, String)> {
         let (state, time_field) = self.kind.state();
-        let mut fields = vec![("state", state.to_owned())];
-        fields.extend(self.common_fields(node));
+        let mut fields = self.common_fields(node);
+        fields.extend(state.map(|state| ("state", state.to_owned())));
         fields.push((time_field, rfc3339_ms(self.at)));
+        if let CallEventKind::Transfer { status } = self.kind {
+            fields.push(("transferStatus", status.to_string()));
+        }
         fields
     }
 
@@ -165,6 +190,9 @@ impl CallEvent {
         ];
         fields.extend(self.common_fields(node));
         fields.push(("at", rfc3339_ms(self.at)));
+        if let CallEventKind::Transfer { status } = self.kind {
+            fields.push(("status", status.to_string()));
+        }
         fields
     }
 
@@ -173,6 +201,7 @@ impl CallEvent {
             ("line", self.line.to_string()),
             ("node", node.to_owned()),
             ("attempt", self.attempt.to_string()),
+            ("direction", self.direction.as_str().to_owned()),
         ];
         fields.extend(self.restaurant.clone().map(|id| ("restaurantId", id)));
         match &self.kind {

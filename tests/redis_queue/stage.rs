@@ -223,6 +223,7 @@ pub fn event(call: &CallId, kind: CallEventKind) -> CallEvent {
         call: call.clone(),
         line: LineId::new("line-1"),
         restaurant: None,
+        direction: CallDirection::Inbound,
         attempt: 1,
         at: SystemTime::now(),
         kind,

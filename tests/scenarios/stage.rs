@@ -11,13 +11,15 @@ use sipbridge::bridge::context::{Context, LineProfile, Settings};
 use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::intake;
 use sipbridge::bridge::line_book::LineBook;
+use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
 use sipbridge::bridge::registrar::RegistrarHandle;
 use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::bridge::shutdown::Shutdown;
 use sipbridge::core::call::AnswerMode;
-use sipbridge::core::dialling::DialLine;
+use sipbridge::core::call_object::{CallObject, CallStatus};
+use sipbridge::core::dialling::{DialLine, DialPolicy};
 use sipbridge::core::g711::Gain;
-use sipbridge::core::ids::{AccountSid, LineId};
+use sipbridge::core::ids::{AccountSid, CallId, LineId};
 use sipbridge::core::numbers::Country;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::media::pacer::Pacer;
@@ -36,12 +38,13 @@ use super::harness::{Redis, SOON, sound, until, within};
 
 /// The number that callers show.
 pub const FROM: &str = "+33612345678";
-const LINE: &str = "line-1";
+pub const LINE: &str = "line-1";
 
 /// How a bridge is set up.
 pub struct Setup {
     pub settings: Settings,
     pub fallback_number: Option<&'static str>,
+    pub dials_per_hour: Option<u32>,
     redis: Option<Redis>,
     target: Option<String>,
 }
@@ -64,6 +67,7 @@ impl Setup {
                 params: BTreeMap::new(),
             },
             fallback_number: None,
+            dials_per_hour: None,
             redis,
             target,
         }
@@ -131,7 +135,7 @@ impl Setup {
             )])),
             calls: CallBook::new(None),
             sounds: sounds(),
-            dialling: Dialling::default(),
+            dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour),
             shutdown: Shutdown::default(),
             settings: self.settings,
         });
@@ -143,6 +147,7 @@ impl Setup {
             context,
             redis: self.redis,
             invited: AtomicU64::new(0),
+            in_vain: AtomicU64::new(0),
         }
     }
 }
@@ -211,6 +216,7 @@ pub struct Stage {
     server: StreamServer,
     intake: JoinHandle<()>,
     invited: AtomicU64,
+    in_vain: AtomicU64,
 }
 
 /// One event of `stream:call_events`.
@@ -235,6 +241,26 @@ impl Stage {
         let line = LineId::new(LINE);
         self.invited.fetch_add(1, Ordering::Relaxed);
         Caller::new(self.sim.invite(&line, FROM, "anything").unwrap())
+    }
+
+    /// Places a call.
+    pub async fn place(&self, call: NewCall) -> Result<CallObject, PlaceError> {
+        let placed = place_call(&self.context, call).await;
+        self.invited
+            .fetch_add(u64::from(placed.is_ok()), Ordering::Relaxed);
+        placed
+    }
+
+    /// So many calls took a place and came to nothing.
+    pub fn taken_in_vain(&self, calls: u64) {
+        self.in_vain.fetch_add(calls, Ordering::Relaxed);
+    }
+
+    /// Waits until the book of calls says so of a call.
+    pub async fn shows(&self, sid: &CallId, status: CallStatus) -> CallObject {
+        let shown = || self.context.calls.get(sid).unwrap();
+        until(status.as_str(), async || shown().status == status).await;
+        shown()
     }
 
     pub fn redis(&self) -> &Redis {
@@ -262,7 +288,7 @@ impl Stage {
     pub async fn finish(self) -> Vec<String> {
         let invited = self.invited.load(Ordering::Relaxed);
         until("every INVITE is taken", async || {
-            self.context.registry.taken() == invited
+            self.context.registry.taken() == invited + self.in_vain.load(Ordering::Relaxed)
         })
         .await;
         until("no call in progress", async || {

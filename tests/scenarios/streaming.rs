@@ -109,7 +109,7 @@ async fn marks_come_back_in_order_and_clear_sends_them_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hold_and_resume_keep_the_stream() {
     let stage = Setup::queue().with(|settings| {
-        settings.media_timeout = Some(std::time::Duration::from_millis(400));
+        settings.media_timeout = Some(std::time::Duration::from_millis(800));
     });
     let stage = stage.start().await;
     let (caller, mut worker) = talking(&stage).await;

@@ -1,6 +1,7 @@
 //! The call's state machine, in virtual time.
 
 use super::*;
+use crate::core::private::Private;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,6 +40,11 @@ fn attempt(number: u32, now: Instant) -> Attempt {
     }
 }
 
+/// What the trunk said of a transfer.
+fn said(status: u16) -> Output {
+    Output::Report(Report::Transfer(status))
+}
+
 pub(super) fn outputs(call: &mut Call) -> Vec<Output> {
     std::iter::from_fn(|| call.poll_output()).collect()
 }
@@ -50,7 +56,7 @@ pub(super) fn started(policy: CallPolicy) -> (Call, Instant) {
     (call, now)
 }
 
-fn streaming(policy: CallPolicy) -> (Call, Instant) {
+pub(super) fn streaming(policy: CallPolicy) -> (Call, Instant) {
     let (mut call, now) = started(policy);
     call.handle_job_pushed();
     call.handle_established(now);
@@ -257,7 +263,7 @@ fn a_transfer_that_outlives_its_worker_ends_the_fallback() {
     call.handle_timeout(now + 30 * SECOND);
     assert!(outputs(&mut call).contains(&Output::PlayOut));
     call.handle_transfer(now, 200, true);
-    assert_eq!(outputs(&mut call), [Output::Hangup(200)]);
+    assert_eq!(outputs(&mut call), [said(200), Output::Hangup(200)]);
     call.handle_leg_ended(false);
     assert_eq!(outputs(&mut call), [Output::Finished(Outcome::Transferred)]);
 }
@@ -349,7 +355,7 @@ fn a_refused_transfer_leaves_the_worker_with_the_caller() {
     call.handle_worker(now, WorkerInput::Transfer(to.clone()));
     assert_eq!(outputs(&mut call), [Output::Transfer(to.clone())]);
     call.handle_transfer(now, 603, true);
-    assert_eq!(outputs(&mut call), []);
+    assert_eq!(outputs(&mut call), [said(603)]);
     assert!(call.is_streaming());
     call.handle_worker(now, WorkerInput::Transfer(to.clone()));
     assert_eq!(outputs(&mut call), [Output::Transfer(to)]);
@@ -358,6 +364,7 @@ fn a_refused_transfer_leaves_the_worker_with_the_caller() {
     assert_eq!(
         outputs(&mut call),
         [
+            said(200),
             Output::Hangup(200),
             Output::StopStream,
             Output::Finished(Outcome::Transferred)
@@ -399,8 +406,9 @@ fn a_transfer_whose_worker_leaves_is_waited_for_and_then_ended() {
         outputs(&mut call);
         call.handle_played_out(now);
         call.handle_transfer(now, 100, false);
-        assert_eq!(outputs(&mut call), [], "{status}");
+        assert_eq!(outputs(&mut call), [said(100)], "{status}");
         call.handle_transfer(now, status, true);
+        assert_eq!(call.poll_output(), Some(said(status)));
         if status != 200 {
             assert_eq!(outputs(&mut call), [Output::PlayOut], "{status}");
             call.handle_played_out(now);
@@ -454,11 +462,15 @@ fn every_order_of_inputs_ends_once() {
             fallback_number: random.random::<bool>().then(|| Private::new("1")),
             ..by([Route::Queue, Route::Dial, Route::QueueThenDial][random.random_range(0..3)])
         });
-        call.handle_start(now);
+        if random.random() {
+            call.handle_start(now);
+        } else {
+            call.handle_placed(now, 30 * SECOND);
+        }
         let mut seen = outputs(&mut call);
         for _ in 0..random.random_range(0..20) {
             now += Duration::from_millis(random.random_range(0..20_000));
-            random_input(&mut call, now, random.random_range(0..18));
+            random_input(&mut call, now, random.random_range(0..21));
             seen.extend(outputs(&mut call));
         }
         call.handle_shutdown(now);
@@ -496,6 +508,9 @@ fn random_input(call: &mut Call, now: Instant, which: u32) {
         14 => call.handle_transfer(now, 603, true),
         15 => call.handle_callee(now, CalleeInput::Answered),
         16 => call.handle_callee(now, CalleeInput::Ended),
+        17 => call.handle_progress(180),
+        18 => drop(call.handle_transfer_request(now, Private::new("3"))),
+        19 => drop(call.handle_hangup_request(now)),
         _ => call.handle_timeout(now),
     }
 }

@@ -17,6 +17,9 @@ impl Call {
         if self.phase != Phase::Seeking {
             return;
         }
+        if self.is_ours {
+            return self.let_callee_go(now, reason);
+        }
         self.stop_search();
         let lost = self.attached_at.is_some();
         self.outcome = Some(if lost {

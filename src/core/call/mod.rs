@@ -6,24 +6,29 @@
 //!
 //! | source | inputs |
 //! |---|---|
-//! | the bridge | `handle_start`, `handle_shutdown`, `handle_timeout` |
+//! | the bridge | `handle_start` or `handle_placed`, `handle_shutdown`, `handle_timeout` |
+//! | the API | `handle_hangup_request`, `handle_transfer_request`, `check_digits` |
 //! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
-//! | SIP | `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_failed`, `handle_leg_ended` |
+//! | SIP | `handle_progress`, `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_failed`, `handle_leg_ended` |
 //! | media | `handle_rtp`, `handle_played_out` |
 //! | SIP, the leg to the fallback number | `handle_callee` |
 //!
-//! Implements the life of a call of call-queue.md. Two parts have files of
+//! Implements the life of a call of call-queue.md. Some parts have files of
 //! their own: `search` decides which worker is asked next, `fallback` what the
-//! caller gets when there is none.
+//! caller gets when there is none, `outgoing` how a call that we place gets to
+//! its answer, `requests` what others may ask of it.
 
 mod fallback;
+mod outgoing;
+mod requests;
 mod search;
 mod terms;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use self::requests::Denied;
 use self::search::{Search, Step};
 pub use self::terms::{
     AnswerMode, Attempt, CallPolicy, CalleeInput, Comfort, Output, Reason, Report, Route, Rung,
@@ -31,7 +36,6 @@ pub use self::terms::{
 };
 use crate::core::link::Direction;
 use crate::core::outcome::Outcome;
-use crate::core::private::Private;
 
 /// The longest queue (10 minutes and a half) played out, with some room.
 const PLAY_OUT_LIMIT: Duration = Duration::from_secs(640);
@@ -43,7 +47,8 @@ const FALLBACK_LIMIT: Duration = Duration::from_secs(30);
 /// leg counts as gone.
 const ENDING_LIMIT: Duration = Duration::from_secs(35);
 
-const TIMERS: [Timer; 7] = [
+const TIMERS: [Timer; 8] = [
+    Timer::Ring,
     Timer::Search,
     Timer::Duration,
     Timer::Media,
@@ -57,6 +62,8 @@ const TIMERS: [Timer; 7] = [
 enum Phase {
     /// Before `handle_start`.
     New,
+    /// We placed the call; it is not answered.
+    Dialling,
     /// No worker: one is looked for.
     Seeking,
     /// A worker is attached.
@@ -82,6 +89,10 @@ enum Phase {
 pub struct Call {
     policy: CallPolicy,
     phase: Phase,
+    /// We placed it.
+    is_ours: bool,
+    /// The callee rings, or has.
+    rang: bool,
     answered: bool,
     /// The dialog stands (ACK seen).
     established: bool,
@@ -91,13 +102,15 @@ pub struct Call {
     search: Search,
     /// When the present worker, or the last one, attached.
     attached_at: Option<Instant>,
-    /// A REFER of the worker is under way.
+    /// A REFER that is none of the fallback is under way.
     transferring: bool,
     /// The target of the fallback's REFER rings.
     target_rings: bool,
     /// Why the caller gets no worker, once that is so.
     fallback_reason: Option<Reason>,
     last_rtp: Option<Instant>,
+    /// Which way audio may flow, once media is up.
+    direction: Option<Direction>,
     /// Why we ended it, once we did.
     outcome: Option<Outcome>,
     deadlines: [Option<Instant>; TIMERS.len()],
@@ -105,13 +118,15 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call that has just come in.
+    /// A call that has just come in, or is about to be placed.
     #[must_use]
     pub fn new(policy: CallPolicy) -> Self {
         Self {
             search: Search::new(policy.search),
             policy,
             phase: Phase::New,
+            is_ours: false,
+            rang: false,
             answered: false,
             established: false,
             worker_open: false,
@@ -120,6 +135,7 @@ impl Call {
             target_rings: false,
             fallback_reason: None,
             last_rtp: None,
+            direction: None,
             outcome: None,
             deadlines: [None; TIMERS.len()],
             outputs: VecDeque::with_capacity(8),
@@ -195,9 +211,8 @@ impl Call {
             Timer::Media => self.check_media(now),
             Timer::PlayOut => self.hang_up(now, Outcome::WorkerHungUp),
             Timer::Fallback => self.fallback_timeout(now),
-            // Accepted, and nothing heard since: it may be tried again.
-            Timer::Transfer if self.phase == Phase::Streaming => self.transferring = false,
-            Timer::Transfer => {}
+            Timer::Transfer => self.transfer_timeout(),
+            Timer::Ring => self.hang_up(now, Outcome::NoAnswer),
             Timer::Ending => self.finish(self.outcome.unwrap_or(Outcome::Failed)),
         }
     }
@@ -287,14 +302,6 @@ impl Call {
         self.take_step(now, step);
     }
 
-    fn transfer(&mut self, now: Instant, destination: Private) {
-        if self.phase == Phase::Streaming && !self.transferring {
-            self.transferring = true;
-            self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
-            self.push(Output::Transfer(destination));
-        }
-    }
-
     fn play_out(&mut self, now: Instant) {
         if self.phase == Phase::Streaming {
             self.phase = Phase::PlayingOut;
@@ -305,7 +312,7 @@ impl Call {
 
     // ---- SIP ----
 
-    /// The caller acknowledged our 200.
+    /// The caller acknowledged our 200, or we the callee's.
     pub fn handle_established(&mut self, now: Instant) {
         if self.established || self.phase == Phase::Over {
             return;
@@ -315,6 +322,7 @@ impl Call {
         if let Some(limit) = self.policy.max_duration {
             self.arm(Timer::Duration, now + limit);
         }
+        self.callee_answered(now);
     }
 
     /// Media is up or changed its direction.
@@ -322,6 +330,18 @@ impl Call {
         if matches!(self.phase, Phase::Ending | Phase::Over) {
             return;
         }
+        self.direction = Some(direction);
+        // A callee that rings may send what it wants, or nothing.
+        if self.phase != Phase::Dialling {
+            self.watch_media(now);
+        }
+    }
+
+    /// The other side's RTP is waited for, as far as it may send any.
+    fn watch_media(&mut self, now: Instant) {
+        let Some(direction) = self.direction else {
+            return;
+        };
         self.last_rtp = Some(now);
         match self.policy.media_timeout {
             Some(limit) if !direction.is_hold() => self.arm(Timer::Media, now + limit),
@@ -329,39 +349,14 @@ impl Call {
         }
     }
 
-    /// Progress of a REFER.
-    pub fn handle_transfer(&mut self, now: Instant, status: u16, last: bool) {
-        let done = (200..300).contains(&status) && last;
-        let refused = status >= 300 || (last && !done);
-        match self.phase {
-            Phase::Referring => self.fallback_transfer(now, status, done, refused),
-            Phase::Streaming | Phase::Seeking | Phase::PlayingOut | Phase::Announcing
-                if self.transferring && done =>
-            {
-                // Whatever the fallback had settled: the caller has somebody.
-                self.outcome = Some(Outcome::Transferred);
-                self.hang_up(now, Outcome::Transferred);
-            }
-            // The worker goes on with the caller; it may try another number.
-            Phase::Streaming | Phase::Seeking if refused => self.transferring = false,
-            Phase::Streaming | Phase::Seeking if self.transferring => {
-                self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
-            }
-            Phase::PlayingOut if refused => {
-                self.transferring = false;
-                self.push(Output::PlayOut);
-            }
-            _ => {}
-        }
-    }
-
-    /// The leg is over. `remote`: the caller ended it.
+    /// The leg is over. `remote`: the other side ended it.
     pub fn handle_leg_ended(&mut self, remote: bool) {
         let outcome = match (self.outcome, self.phase) {
             (_, Phase::Over) => return,
             (Some(decided), _) => decided,
             (None, Phase::PlayingOut) => Outcome::WorkerHungUp,
             (None, _) if self.transferring && remote => Outcome::Transferred,
+            (None, _) if self.is_ours => self.end_of_ours(remote),
             (None, _) if !remote => Outcome::Failed,
             (None, _) if self.attached_at.is_some() => Outcome::CallerHungUp,
             (None, _) => Outcome::Abandoned,
@@ -384,10 +379,7 @@ impl Call {
     /// What was asked for by [`Output::PlayOut`] has been heard.
     pub fn handle_played_out(&mut self, now: Instant) {
         match self.phase {
-            // BYE before the answer to REFER would end the transfer too.
-            Phase::PlayingOut if self.transferring => {
-                self.arm(Timer::PlayOut, now + FALLBACK_LIMIT);
-            }
+            Phase::PlayingOut if self.transferring => self.wait_for_transfer(now),
             Phase::PlayingOut => self.hang_up(now, Outcome::WorkerHungUp),
             Phase::Announcing => self.announced(now),
             _ => {}
@@ -441,7 +433,12 @@ impl Call {
         self.phase = Phase::Ending;
         self.deadlines = [None; TIMERS.len()];
         self.arm(Timer::Ending, now + ENDING_LIMIT);
-        self.push(Output::Hangup(if self.answered { 200 } else { 480 }));
+        self.push(Output::Hangup(match (self.answered, why) {
+            (true, _) => 200,
+            (false, _) if self.is_ours => 487,
+            (false, Outcome::ApiHungUp) => 603,
+            (false, _) => 480,
+        }));
     }
 
     /// Nobody is looked for any more.

@@ -172,6 +172,8 @@ pub enum CalleeInput {
 /// A step in the life of the call that others are told about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// `call.initiated`: we placed the call.
+    Initiated,
     /// `call.ringing`
     Ringing,
     /// `call.queued`; why, where it is not the first attempt.
@@ -184,6 +186,8 @@ pub enum Report {
     Answered,
     /// `call.fallback`: what the caller gets instead of a worker, and why.
     Fallback(Rung, Reason),
+    /// `call.transfer`: what the trunk says of a REFER, but for the fallback's.
+    Transfer(u16),
 }
 
 /// What the driver has to do, in this order.
@@ -208,6 +212,8 @@ pub enum Output {
     StopStream,
     /// The worker is lost: forget its queued audio and its marks.
     DropStream,
+    /// What the callee sent before his answer is for nobody.
+    ForgetEarly,
     /// Play this while nothing is queued.
     Comfort(Comfort),
     /// Report `handle_played_out` once queue (or announcement) is empty.
@@ -229,17 +235,19 @@ pub enum Output {
 /// The timers of a call. At most one of each runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
+    /// The callee does not answer.
+    Ring,
     /// The search for a worker has something to do.
     Search,
     /// `--max-call-duration`.
     Duration,
-    /// The caller's RTP stopped.
+    /// The other side's RTP stopped.
     Media,
     /// The worker's last audio takes too long: media never came up.
     PlayOut,
     /// The present rung of the fallback takes too long.
     Fallback,
-    /// The trunk says nothing of the worker's transfer.
+    /// The trunk says nothing of a transfer.
     Transfer,
     /// The leg does not end although we asked for it.
     Ending,

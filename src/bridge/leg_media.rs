@@ -1,0 +1,62 @@
+//! The audio of one leg, whoever called: what goes out, what comes in, and
+//! whether it is joined with the media of the SIP engine yet.
+
+use std::sync::Arc;
+
+use super::context::{Context, provisional_format};
+use super::stream::CallStream;
+use super::uplink_port::UplinkPort;
+use crate::core::link::MediaLink;
+use crate::core::opus::OpusError;
+use crate::core::uplink::Uplink;
+use crate::media::pacer::Pacer;
+use crate::sip::rtp_channel::RtpReceiver;
+
+/// See the module. Dropping it ends what goes out.
+pub(super) struct LegMedia {
+    pub(super) stream: Arc<CallStream>,
+    pub(super) port: Arc<UplinkPort>,
+    /// Media is up, and the pacer knows the stream.
+    linked: bool,
+}
+
+impl LegMedia {
+    /// Listens to the leg's RTP from now on; says nothing before
+    /// [`LegMedia::connect`].
+    pub(super) fn new(context: &Context, rtp: &RtpReceiver) -> Result<Self, OpusError> {
+        let format = provisional_format();
+        let stream = Arc::new(CallStream::new(context.new_downlink(&format)?));
+        let uplink = Uplink::new(&format, context.settings.rx_gain.clone())?;
+        let port = UplinkPort::new(uplink);
+        rtp.tap(port.clone());
+        Ok(Self {
+            stream,
+            port,
+            linked: false,
+        })
+    }
+
+    /// Media is up or changed; the streams go on. Whether it is the first time.
+    pub(super) fn connect(&mut self, pacer: &Pacer, link: &MediaLink) -> Result<bool, OpusError> {
+        self.stream.connect(link)?;
+        self.port.lock().uplink.set_format(&link.format)?;
+        let first = !self.linked;
+        if first {
+            self.linked = true;
+            pacer.add(self.stream.clone());
+        }
+        Ok(first)
+    }
+
+    /// Whether media is up.
+    pub(super) fn is_linked(&self) -> bool {
+        self.linked
+    }
+}
+
+impl Drop for LegMedia {
+    fn drop(&mut self) {
+        // The pacer forgets it.
+        self.stream.finish();
+    }
+}

@@ -1,0 +1,177 @@
+//! Places a call and streams it like one that came in: a place in the
+//! registry, an INVITE from the line's account, a driver.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::{Instrument, info_span, warn};
+
+use super::call_terms::CallTerms;
+use super::context::Context;
+use super::driver::{Driver, Leg, Start};
+use super::record::Record;
+use crate::core::call_object::CallObject;
+use crate::core::dialling::NotAllowed;
+use crate::core::ids::{LegId, LineId};
+use crate::core::private::Private;
+use crate::sip::engine::{
+    CallRefused, Command, OutgoingCall, OutgoingLeg, Refusal, SharedEngine, SubmitError,
+};
+
+/// A call to be placed.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// The line to call from.
+    pub line: LineId,
+    /// Whom to call: a number or a SIP URI.
+    pub to: Private,
+    /// For `customParameters`, before those of the line and `--param`.
+    pub custom_params: BTreeMap<String, String>,
+    /// The worker to dial for this call, instead of the queue or `--ws-target`.
+    pub ws_target: Option<String>,
+    /// Where this call's status callbacks go.
+    pub callback_url: Option<String>,
+    /// How long the callee may ring.
+    pub ring_timeout: Duration,
+}
+
+/// Why a call was not placed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// There is no such line.
+    #[error("there is no such line, or it is not in use on this bridge")]
+    UnknownLine,
+    /// The bridge or the line has no place for one more call.
+    #[error(
+        "no place for one more call (SIP status {}): the line or the bridge is full, overloaded, or shuts down",
+        .0.status
+    )]
+    Refused(Refusal),
+    /// The worker's address of this call cannot be used.
+    #[error("wsTarget cannot be used: {0}")]
+    BadTarget(String),
+    /// The operator does not allow such calls, or the line has had its dials of
+    /// the hour.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// The SIP engine did not take it.
+    #[error(transparent)]
+    Sip(CallRefused),
+    /// The SIP engine is shut down.
+    #[error("the bridge goes down")]
+    Closed,
+}
+
+/// Places a call. The answer is there once the INVITE has been handed to the
+/// SIP stack; what becomes of it is told by the call's status. Dropped before
+/// that, nothing is called.
+///
+/// # Errors
+/// When no call was placed.
+pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObject, PlaceError> {
+    let line = context.lines.get(&call.line);
+    let line = line.ok_or(PlaceError::UnknownLine)?;
+    let terms = CallTerms::new(
+        call.custom_params,
+        call.ws_target.as_deref(),
+        call.callback_url,
+    );
+    let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
+    // Before a place is taken: what is refused must not keep callers out.
+    let to = context.dialling.allow(&line, &call.to)?;
+    let place = context.registry.enter(&call.line);
+    let place = place.map_err(PlaceError::Refused)?;
+    let mut calling = Calling::submit(&context.engine, call.line, to.clone())?;
+    let placed = calling.placed().await.map_err(PlaceError::from)?;
+    let sip_call_id = placed.sip_call_id.clone();
+    let record = Record::placed(context, line, to, sip_call_id, &terms);
+    let span = info_span!(
+        "call",
+        call_id = %record.call_id,
+        line = %record.line.id,
+        sip_call_id = %record.sip_call_id,
+    );
+    let leg = placed.leg;
+    let driver = Driver::new(context.clone(), Leg::from(placed), record, terms);
+    let driver = driver.map_err(|error| {
+        hang_up(&context.engine, leg);
+        PlaceError::Sip(CallRefused::Failed(error.to_string()))
+    })?;
+    let object = driver.object();
+    let start = Start::Placed {
+        ring_timeout: call.ring_timeout,
+    };
+    let life = async move {
+        driver.live(start).await;
+        drop(place);
+    };
+    tokio::spawn(life.instrument(span));
+    Ok(object)
+}
+
+impl From<CallRefused> for PlaceError {
+    fn from(refused: CallRefused) -> Self {
+        match refused {
+            CallRefused::UnknownLine => Self::UnknownLine,
+            refused => Self::Sip(refused),
+        }
+    }
+}
+
+/// A leg of ours while the engine places it. Dropping it ends the leg, however
+/// far it has come.
+pub(super) struct Calling {
+    placed: oneshot::Receiver<Result<OutgoingLeg, CallRefused>>,
+    engine: SharedEngine,
+}
+
+impl Calling {
+    /// Asks the engine for a call.
+    pub(super) fn submit(
+        engine: &SharedEngine,
+        line: LineId,
+        destination: Private,
+    ) -> Result<Self, PlaceError> {
+        let (reply, placed) = oneshot::channel();
+        let call = OutgoingCall {
+            line,
+            destination,
+            reply,
+        };
+        engine
+            .submit(Command::Call(Box::new(call)))
+            .map_err(|error| match error {
+                SubmitError::Full => PlaceError::Sip(CallRefused::Full),
+                SubmitError::Closed => PlaceError::Closed,
+            })?;
+        Ok(Self {
+            placed,
+            engine: engine.clone(),
+        })
+    }
+
+    /// The leg, or why there is none. Once; cancel-safe.
+    pub(super) async fn placed(&mut self) -> Result<OutgoingLeg, CallRefused> {
+        let placed = (&mut self.placed).await;
+        placed.unwrap_or_else(|_| Err(CallRefused::Failed("the SIP engine took no call".into())))
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        // From here on the engine ends the leg itself, unless it is here already.
+        self.placed.close();
+        if let Ok(Ok(leg)) = self.placed.try_recv() {
+            hang_up(&self.engine, leg.leg);
+        }
+    }
+}
+
+/// Ends a leg of ours that no driver will end.
+pub(super) fn hang_up(engine: &SharedEngine, leg: LegId) {
+    if let Err(error) = engine.submit(Command::Hangup { leg, status: 487 }) {
+        warn!(%error, "a leg of ours was not ended");
+    }
+}

@@ -1,0 +1,81 @@
+//! What the API asks of one call, carried out by its driver. The answer goes
+//! out at once; what the network makes of it shows in the call.
+
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::calls::{Asked, CallRequest, RequestError};
+use super::driver::Driver;
+use crate::core::call::Denied;
+use crate::core::downlink::DigitsRefused;
+
+impl Driver {
+    pub(super) fn handle_asked(&mut self, now: Instant, asked: Asked) {
+        let Asked { request, reply } = asked;
+        let name = request.name();
+        let answer = self.carry_out(now, request);
+        match &answer {
+            Ok(()) => info!(request = name, "request from outside"),
+            Err(error) => debug!(request = name, %error, "request from outside not carried out"),
+        }
+        // Who asked may have gone.
+        let _ = reply.send(answer);
+    }
+
+    fn carry_out(&mut self, now: Instant, request: CallRequest) -> Result<(), RequestError> {
+        let now = now.into_std();
+        match request {
+            CallRequest::Hangup => self.call.handle_hangup_request(now)?,
+            CallRequest::Transfer(destination) => {
+                self.call.check_transfer()?;
+                let line = &self.record.line;
+                let destination = self.context.dialling.allow(line, &destination)?;
+                self.call.handle_transfer_request(now, destination)?;
+            }
+            CallRequest::Dtmf(digits) => self.send_digits(&digits)?,
+            CallRequest::Hold | CallRequest::Resume => {
+                return Err(RequestError::NotNow("hold is not built yet"));
+            }
+        }
+        Ok(())
+    }
+
+    fn send_digits(&self, digits: &str) -> Result<(), RequestError> {
+        self.call.check_digits()?;
+        if digits.is_empty() {
+            return Err(RequestError::Invalid("there are no digits".into()));
+        }
+        let sent = self.media.stream.downlink().send_digits(digits);
+        sent.map_err(|refused| match refused {
+            DigitsRefused::Invalid => RequestError::Invalid(refused.to_string()),
+            DigitsRefused::NotNegotiated => {
+                RequestError::NotNow("the other side did not negotiate RFC 4733 events")
+            }
+            DigitsRefused::Full => RequestError::NotNow("too many digits wait to be sent"),
+        })
+    }
+}
+
+impl CallRequest {
+    /// For the log: says nothing private.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Hangup => "hangup",
+            Self::Transfer(_) => "transfer",
+            Self::Dtmf(_) => "dtmf",
+            Self::Hold => "hold",
+            Self::Resume => "resume",
+        }
+    }
+}
+
+impl From<Denied> for RequestError {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Over => Self::Over,
+            Denied::NotAnswered => Self::NotNow("the call is not answered yet"),
+            Denied::Transferring => Self::NotNow("a transfer of the call is under way"),
+            Denied::Leaving => Self::NotNow("the call is being ended or handed on already"),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What others see of a call while it lives: its entry in the book.
+
+use std::time::SystemTime;
+
+use super::calls::Desk;
+use crate::core::call_object::CallStatus;
+use crate::core::outcome::Outcome;
+
+/// One call's entry, and how far it has come.
+pub(super) struct Shown {
+    desk: Desk,
+    answered: bool,
+    has_worker: bool,
+}
+
+impl Shown {
+    pub(super) const fn new(desk: Desk) -> Self {
+        Self {
+            desk,
+            answered: false,
+            has_worker: false,
+        }
+    }
+
+    /// The other side rings, or our caller hears that it does.
+    pub(super) fn ringing(&self) {
+        self.desk.update(|call| call.status = CallStatus::Ringing);
+    }
+
+    /// The dialog stands.
+    pub(super) fn answered(&mut self, at: SystemTime) {
+        self.answered = true;
+        self.desk.update(|call| {
+            call.status = CallStatus::Answered;
+            call.answered = Some(at);
+        });
+        self.show_worker();
+    }
+
+    /// A worker is attached. One that is there before the ACK shows with it.
+    pub(super) fn has_worker(&mut self) {
+        self.has_worker = true;
+        self.show_worker();
+    }
+
+    fn show_worker(&self) {
+        if self.answered && self.has_worker {
+            self.desk.update(|call| call.status = CallStatus::Active);
+        }
+    }
+
+    /// It is over.
+    pub(super) fn ended(&self, outcome: Outcome, sip_status: u16) {
+        let status = CallStatus::at_end(outcome, self.answered, sip_status);
+        self.desk.update(|call| {
+            call.status = status;
+            call.outcome = Some(outcome);
+            call.sip_status = sip_status;
+            call.on_hold = false;
+        });
+    }
+}
