@@ -20,6 +20,7 @@
 //! | `examples` | the example workers in Python |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `secrets` | no secret in any output, at the highest log level |
+//! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `store` | lines from a database, a record per call |
 //! | `shutdown` | signals, exit codes, real hangs, nothing left |
 
@@ -38,6 +39,7 @@ mod drain;
 mod examples;
 mod fallback;
 mod harness;
+mod hot_lines;
 mod leaks;
 mod life;
 mod limits;
