@@ -21,6 +21,7 @@
 //! | `examples` | the example workers in Python |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `secrets` | no secret in any output, at the highest log level |
+//! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `store` | lines from a database, a record per call |
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
@@ -46,6 +47,7 @@ mod drain;
 mod examples;
 mod fallback;
 mod harness;
+mod hot_lines;
 mod leaks;
 mod life;
 mod limits;
