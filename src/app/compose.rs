@@ -10,22 +10,26 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::callbacks::{self, Listener};
 use super::health::HealthReporter;
+use super::keeper::{self, Keeper};
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
-use crate::api::{ApiError, ApiListener, ApiServer};
+use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::calls::CallBook;
 use crate::bridge::context::{Context, Settings};
+use crate::bridge::dialling::Dialling;
 use crate::bridge::intake;
 use crate::bridge::line_book::LineBook;
 use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
 use crate::bridge::registry::{Limits, Registry};
 use crate::bridge::shutdown::Shutdown;
+use crate::callbacks::{CallbackError, Courier};
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
-use crate::core::ids::{AccountSid, LineId};
+use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
@@ -78,6 +82,9 @@ pub enum StartError {
     /// The API port cannot be used.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// Callbacks cannot be sent.
+    #[error(transparent)]
+    Callbacks(#[from] CallbackError),
     /// SIP cannot be started.
     #[error(transparent)]
     Sip(#[from] PjsipError),
@@ -109,10 +116,12 @@ pub struct Running {
     pub stream_server: Option<StreamServer>,
     /// The SIP engine.
     pub engine: SharedEngine,
+    /// Delivers status callbacks.
+    pub courier: Courier,
     /// The database, and what writes records of calls into it.
     pub store: Option<(Store, CallLogTask)>,
-    /// All lines that register.
-    pub line_ids: Vec<LineId>,
+    /// Keeps the lines as the database has them, where there is one.
+    pub keeping: Option<JoinHandle<()>>,
 }
 
 /// Builds everything.
@@ -130,8 +139,10 @@ pub async fn compose(
         accounts,
         profiles,
         call_limits,
-        unusable,
+        file_mistakes,
+        judged,
         sounds,
+        books,
     } = lines;
     let limits = Limits {
         calls: config.calls.max_calls,
@@ -148,9 +159,12 @@ pub async fn compose(
     let dialer = dialer
         .map(|target| Dialer::new(target.expose(), None))
         .transpose()?;
+    let signer = callbacks::signer(&config.callbacks);
+    let dialer = dialer.map(|dialer| dialer.signed(signer.clone()));
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
-    let api = ApiListener::bind(api_address).await?;
+    let listener = ApiListener::bind(api_address).await?;
 
+    let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
     let pjsip = PjsipEngine::start(engine_config(&config, &accounts), registry.clone(), events)?;
@@ -165,30 +179,39 @@ pub async fn compose(
         queue: queue.clone(),
         call_log,
         dialer,
+        ask: callbacks.ask,
+        signer,
         workers,
         registry,
         gauges: Arc::default(),
         lines: LineBook::new(profiles),
-        calls: CallBook::new(None),
+        calls: CallBook::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds,
+        dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour),
         shutdown: Shutdown::default(),
     });
-    let registering: Vec<LineId> = accounts
-        .iter()
-        .filter(|account| account.register)
-        .map(|account| account.line.clone())
-        .collect();
+    context.lines.judge(judged);
+    let registrar = RegistrarHandle::new([], queue.clone());
+    for account in &accounts {
+        keeper::enlist(&registrar, account);
+    }
     add_lines(&engine, accounts).await?;
-    let registrar = RegistrarHandle::new(registering.iter().cloned(), queue.clone());
     let monitor = Arc::new(Monitor::default());
     let health = HealthReporter::new(
         &config,
-        unusable,
+        file_mistakes,
         context.clone(),
         registrar.clone(),
         monitor.clone(),
     );
-    let api = api.serve(health.source());
+    let api = listener.serve(api::routes(Arc::new(Control {
+        health: health.source(),
+        context: context.clone(),
+        store: store.as_ref().map(|(store, _)| store.clone()),
+        registrar: registrar.clone(),
+        token: config.api_token.clone(),
+        key: config.encryption_key.clone(),
+    })));
     let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
     let registering_task = tokio::spawn({
         let registrar = registrar.clone();
@@ -203,6 +226,10 @@ pub async fn compose(
         tokio::spawn(publish_active(context.clone(), queue));
     }
     let max_late = config.calls.max_late;
+    let keeping = store.as_ref().map(|(store, _)| {
+        let keeper = Keeper::new(&config, store, &context, &registrar, books);
+        tokio::spawn(keeper.run())
+    });
     let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
     tell(&config, &engine, &stream_server, &api);
     Ok(Running {
@@ -215,8 +242,9 @@ pub async fn compose(
         api,
         stream_server,
         engine,
+        courier: callbacks.courier,
         store,
-        line_ids: registering,
+        keeping,
     })
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
 //! | [`compose`] | builds the rooms and joins them |
+//! | [`callbacks`] | callbacks joined with the calls and the database |
 //! | [`drain`] | what going down does while calls go on |
 //! | [`profiles`] | lines as the SIP engine and the calls need them |
 //! | [`line_sounds`] | the WAV files that lines name |
@@ -14,9 +15,11 @@
 //! | [`encrypt`] | `sipbridge encrypt` |
 //! | [`database`] | the database opened, the lines file imported |
 //! | [`start_lines`] | the lines of flags, file and database, made ready |
+//! | [`keeper`] | lines that change while the bridge runs |
 //! | [`lines`] | `sipbridge lines` |
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
+pub mod callbacks;
 pub mod check;
 pub mod compose;
 pub mod database;
@@ -24,6 +27,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod encrypt;
 pub mod health;
+pub mod keeper;
 pub mod line_sounds;
 pub mod lines;
 pub mod logging;

@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use super::call_terms::CallTerms;
 use super::calls::CallBook;
+use super::dialling::Dialling;
 use super::gauges::Gauges;
+pub use super::incoming::IncomingAsk;
 use super::line_book::LineBook;
 use super::registry::Registry;
 use super::shutdown::Shutdown;
 use crate::core::call::{AnswerMode, CallPolicy, Comfort, Route, SearchPolicy};
+use crate::core::dialling::DialLine;
 use crate::core::downlink::{self, Downlink};
 use crate::core::g711::Gain;
 use crate::core::ids::{AccountSid, LineId};
 use crate::core::link::{Codec, Direction, MediaFormat};
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
+use crate::core::signature::Signer;
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
 use crate::queue::Queue;
@@ -71,6 +75,8 @@ pub struct LineProfile {
     pub announcement: Option<Arc<[u8]>>,
     /// For `customParameters`.
     pub custom_parameters: BTreeMap<String, String>,
+    /// Its country and its trunk: how numbers are read, and whom it may call.
+    pub dial: DialLine,
 }
 
 /// What all calls share.
@@ -87,6 +93,10 @@ pub struct Context {
     pub call_log: Option<CallLog>,
     /// Dials `--ws-target`, where given.
     pub dialer: Option<Dialer>,
+    /// Asked before a call is taken, where there is an incoming callback.
+    pub ask: Option<Arc<dyn IncomingAsk>>,
+    /// Signs the upgrades of calls with a worker of their own.
+    pub signer: Option<Signer>,
     /// Calls that wait for a worker to dial in.
     pub workers: Workers,
     /// Calls in progress.
@@ -99,6 +109,8 @@ pub struct Context {
     pub calls: Arc<CallBook>,
     /// Ringback and announcement.
     pub sounds: Sounds,
+    /// Whom the lines may call.
+    pub dialling: Dialling,
     /// The signal that calls must end.
     pub shutdown: Shutdown,
 }

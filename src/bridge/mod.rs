@@ -5,6 +5,7 @@
 //! | `intake` | takes INVITEs from the engine and starts their drivers |
 //! | [`place`] | places a call and starts its driver |
 //! | `driver` | the task of one call: waits for what happens next |
+//! | `incoming` | the question before a call is taken, and what its answer changes |
 //! | `perform` | does what the call's state machine asks for |
 //! | `reach` | reaching a worker: jobs, tickets, dialling |
 //! | `requests` | does what the API asks of a call |
@@ -18,6 +19,7 @@
 //! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
 //! | [`calls`] | the calls as the API sees them, and what it asks of them |
 //! | [`line_book`] | the lines that the bridge holds now |
+//! | [`dialling`] | whom the lines may call, and how often |
 //! | [`registry`] | places for calls |
 //! | [`admission`] | the rules by which one more call may come in |
 //! | [`registrar`] | when which line registers, and its state |
@@ -31,8 +33,10 @@ mod call_terms;
 mod callee;
 pub mod calls;
 pub mod context;
+pub mod dialling;
 mod driver;
 pub mod gauges;
+mod incoming;
 pub mod intake;
 mod leg_media;
 pub mod line_book;

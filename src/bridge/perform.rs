@@ -33,6 +33,7 @@ impl Driver {
                     destination,
                 });
             }
+            Output::AskIncoming => self.ask_incoming(),
             Output::PushJob(attempt) => self.push_job(attempt),
             Output::StopSearch => self.stop_search(),
             Output::Dial(attempt) => self.dial(attempt),

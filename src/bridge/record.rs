@@ -16,6 +16,7 @@ use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
+use crate::core::numbers;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
 use crate::queue::{CallEvent, CallEventKind, Job};
@@ -59,14 +60,11 @@ impl Record {
         terms: &CallTerms,
     ) -> Self {
         // The number the line is known by; what the trunk wrote into To may be anything.
-        let to = line
-            .phone_number
-            .clone()
-            .unwrap_or_else(|| incoming.to.clone());
+        let to = line.phone_number.as_ref().unwrap_or(&incoming.to);
         let parties = Parties {
             direction: CallDirection::Inbound,
-            from: incoming.from.clone(),
-            to,
+            from: in_e164(&incoming.from, &line),
+            to: in_e164(to, &line),
         };
         let sip_call_id = incoming.sip_call_id.clone();
         Self::between(context, line, parties, sip_call_id, terms)
@@ -82,8 +80,8 @@ impl Record {
     ) -> Self {
         let parties = Parties {
             direction: CallDirection::Outbound,
-            from: line.phone_number.clone().unwrap_or_default(),
-            to,
+            from: in_e164(&line.phone_number.clone().unwrap_or_default(), &line),
+            to: in_e164(&to, &line),
         };
         Self::between(context, line, parties, sip_call_id, terms)
     }
@@ -151,6 +149,20 @@ impl Record {
             ended: None,
             outcome: None,
             sip_status: 0,
+        }
+    }
+
+    /// Adds parameters, but for those that the contract promises.
+    pub(super) fn add_parameters(&mut self, more: &BTreeMap<String, String>) {
+        for (name, value) in more {
+            let is_promised = match name.as_str() {
+                "callerPhone" | "to" | "direction" | "phoneLineId" => true,
+                "restaurantId" => self.line.restaurant_id.is_some(),
+                _ => false,
+            };
+            if !is_promised {
+                self.custom_parameters.insert(name.clone(), value.clone());
+            }
         }
     }
 
@@ -295,6 +307,12 @@ impl Record {
             kind,
         });
     }
+}
+
+/// A number as everybody is told it: in E.164 where that is certain.
+fn in_e164(number: &Private, line: &LineProfile) -> Private {
+    let e164 = numbers::to_e164(number.expose(), line.dial.country);
+    e164.map_or_else(|| number.clone(), Private::new)
 }
 
 /// Who calls whom.

@@ -27,6 +27,9 @@ impl Driver {
         match request {
             CallRequest::Hangup => self.call.handle_hangup_request(now)?,
             CallRequest::Transfer(destination) => {
+                self.call.check_transfer()?;
+                let line = &self.record.line;
+                let destination = self.context.dialling.allow(line, &destination)?;
                 self.call.handle_transfer_request(now, destination)?;
             }
             CallRequest::Dtmf(digits) => self.send_digits(&digits)?,

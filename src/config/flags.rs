@@ -75,6 +75,7 @@ const NET: &str = "Network";
 const AUDIO: &str = "Audio";
 const CALLS: &str = "Calls";
 const WORKER: &str = "Workers";
+const CALLBACKS: &str = "Callbacks";
 const RUN: &str = "Running";
 const OLD: &str = "Kept from the program this one replaces";
 
@@ -107,6 +108,8 @@ pub const FLAGS: &[Flag] = &[
         .help(LINES, "Database of lines, SIP servers and call records: sqlite:///path/file.db or postgres://user:password@host/name; created and migrated at the start. Prefer the variable [default: with --data-dir the file sipbridge.db in it, else none]"),
     value("data-dir", "DATA_DIR", "FOLDER")
         .help(LINES, "Where the database is kept when no --database-url is given; created when absent"),
+    value("country", "COUNTRY", "CODE")
+        .help(LINES, "Country of the lines whose phoneNumber is not in E.164 (+33…), two letters such as FR; numbers are told in E.164 where the line's country is known"),
     value("encryption-key", "ENCRYPTION_KEY", "HEX")
         .help(LINES, "Master key of encrypted passwords, 64 hex digits. Prefer the variable"),
     value("bind", "BIND_ADDRESS", "IP").or("0.0.0.0")
@@ -141,6 +144,10 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLS, "Longest call; 0 for no limit"),
     value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("120")
         .help(CALLS, "End a call whose caller sends no RTP for so long, unless on hold; 0 for never. Phones that suppress silence send none while they listen"),
+    Flag { kind: Kind::Many("PATTERN"), ..value("allow-dial", "ALLOW_DIAL", "") }
+        .help(CALLS, "What calls and transfers of the API may dial; may be repeated, or with commas between: own-country or a country (BE), without premium-rate and shared-cost numbers; +33* or +33612345678, whatever it costs; 3639 or 36* for short numbers and extensions; * for any number; sip:*@pbx.example.com; none [default: own-country]"),
+    value("max-dials-per-hour", "MAX_DIALS_PER_HOUR", "N").or("60")
+        .help(CALLS, "Most calls and transfers that the API may dial over one line in any hour; 0 for any number"),
     value("answer", "ANSWER_MODE", "immediate|on-worker").or("immediate")
         .help(CALLS, "Answer at once, or let it ring until a worker is there"),
     value("redis-url", "REDIS_URL", "URL")
@@ -163,12 +170,24 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Most jobs for a call, 1 to 100, before the line's fallback; counted anew when a worker has stayed with the call for 10 s"),
     Flag { kind: Kind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
         .help(WORKER, "Put into customParameters of every call; may be repeated"),
+    value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
+        .help(CALLBACKS, "Told of every call by HTTP: initiated, ringing, answered, completed; http:// or https://, user:password as basic authentication. A call's own address goes before it"),
+    value("incoming-callback-url", "INCOMING_CALLBACK_URL", "URL")
+        .help(CALLBACKS, "Asked before a call is answered or queued: accept, reject or ignore. Slow or broken: the call is taken"),
+    value("callback-method", "CALLBACK_METHOD", "POST|GET").or("POST")
+        .help(CALLBACKS, "POST sends the call object as JSON, GET as query parameters"),
+    value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS").or("5")
+        .help(CALLBACKS, "How long a receiver may take to answer, 0.1 to 60; seconds, as in the program this one replaces"),
+    value("auth-token", "AUTH_TOKEN", "TOKEN")
+        .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature. Prefer the variable"),
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis; unique among bridges [default: the host's name]"),
     value("api-port", "API_PORT", "PORT").or("8080")
-        .help(RUN, "Port of GET /health"),
+        .help(RUN, "Port of the HTTP API and GET /health"),
     value("api-bind", "API_BIND", "IP").or("127.0.0.1")
-        .help(RUN, "Local address of that port; it has no authentication"),
+        .help(RUN, "Local address of that port; other than loopback only with --api-token"),
+    value("api-token", "API_TOKEN", "TOKEN")
+        .help(RUN, "Bearer token that the API demands, 17 characters or more; without it every program on this machine may use the API. GET /health, /metrics and /api/openapi.json need none. Prefer the variable"),
     value("drain-timeout", "DRAIN_TIMEOUT", "SECONDS").or("300")
         .help(RUN, "How long calls go on undisturbed after SIGTERM, while no new ones are taken; 0 for not at all"),
     value("shutdown-timeout", "SHUTDOWN_TIMEOUT", "SECONDS").or("10")
@@ -185,24 +204,20 @@ pub const FLAGS: &[Flag] = &[
         .help(OLD, "Refused: RTP flows without pause, as NATs and trunks want it"),
     switch("no-auto-answer", "NO_AUTO_ANSWER")
         .help(OLD, "Not built yet: calls are answered as --answer says"),
-    value("incoming-callback-url", "INCOMING_CALLBACK_URL", "URL")
-        .help(OLD, "Not built yet"),
-    value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
-        .help(OLD, "Not built yet"),
-    value("callback-method", "CALLBACK_METHOD", "METHOD")
-        .help(OLD, "Not built yet"),
-    value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS")
-        .help(OLD, "Not built yet"),
 ];
 
 /// Flags whose values are shown nowhere, not even in part.
-pub const SECRET_FLAGS: [&str; 6] = [
+pub const SECRET_FLAGS: [&str; 10] = [
+    "api-token",
     "database-url",
     "sip-password",
     "turn-password",
     "encryption-key",
     "redis-url",
     "ws-target",
+    "status-callback-url",
+    "incoming-callback-url",
+    "auth-token",
 ];
 
 /// The flag of this name.

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::callbacks::CallbacksConfig;
+use super::dialling::DiallingConfig;
 use super::url::ServiceUrl;
 use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
@@ -30,16 +32,22 @@ pub struct Config {
     pub audio: AudioConfig,
     /// Limits of calls.
     pub calls: CallsConfig,
+    /// Whom the lines may call.
+    pub dialling: DiallingConfig,
     /// How workers get their calls.
     pub worker: WorkerConfig,
     /// Redis, where `--redis-url` is given.
     pub queue: Option<QueueConfig>,
+    /// Callbacks over HTTP.
+    pub callbacks: CallbacksConfig,
     /// `--node-id`, or the host's name.
     pub node_id: String,
     /// `--api-bind`.
     pub api_bind: IpAddr,
     /// `--api-port`.
     pub api_port: u16,
+    /// `--api-token`; always there when `--api-bind` is not loopback.
+    pub api_token: Option<Secret>,
     /// `--drain-timeout`.
     pub drain_timeout: Duration,
     /// `--shutdown-timeout`; begins when draining is over.

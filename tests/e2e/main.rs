@@ -10,6 +10,7 @@
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
 //! | `leaks` | calls leave no descriptor and no thread behind |
 //! | `limits` | busy lines, a full bridge, calls a second, fair shares, a flood of INVITEs |
+//! | `numbers` | E.164 by the line's country, and the line found in every form of its number |
 //! | `overload` | late audio shuts the door; file descriptors run out |
 //! | `fallback` | announcement, REFER, a joined call, BYE |
 //! | `life` | on-worker, LREM, push mode, Redis away |
@@ -20,7 +21,12 @@
 //! | `examples` | the example workers in Python |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `secrets` | no secret in any output, at the highest log level |
+//! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `store` | lines from a database, a record per call |
+//! | `access` | the API: token, browsers, bounds, audit |
+//! | `admin_api` | SIP servers, lines, the fallback server |
+//! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `openapi` | the document of the API, held to what it answers |
 //! | `shutdown` | signals, exit codes, real hangs, nothing left |
 
 #![expect(
@@ -30,18 +36,24 @@
     reason = "in a test, a broken expectation is a failure"
 )]
 
+mod access;
+mod admin_api;
 mod audio;
 mod bad_input;
+mod calls_api;
 mod contract;
 mod delayed;
 mod drain;
 mod examples;
 mod fallback;
 mod harness;
+mod hot_lines;
 mod leaks;
 mod life;
 mod limits;
 mod media;
+mod numbers;
+mod openapi;
 mod overload;
 mod pacing;
 mod redis_tls;

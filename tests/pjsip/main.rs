@@ -7,6 +7,7 @@
 )]
 
 mod calls;
+mod changes;
 mod exhausted;
 mod footprint;
 mod holds;

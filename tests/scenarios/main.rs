@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `before_worker` | cancel, races for a token, Redis away, no worker in time |
 //! | `streaming` | audio both ways, marks, clear, hold, digits, the last words |
+//! | `dialling` | whom calls and transfers of the API may reach, and how often |
 //! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
 //! | `failover` | workers that never dial or are lost, and who comes next |
 //! | `hostile` | garbage, floods, a full leg channel, an engine that takes nothing |
@@ -26,6 +27,7 @@
 
 mod before_worker;
 mod caller;
+mod dialling;
 mod endings;
 mod failover;
 mod harness;

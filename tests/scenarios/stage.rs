@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sipbridge::bridge::calls::CallBook;
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
+use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::intake;
 use sipbridge::bridge::line_book::LineBook;
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
@@ -16,8 +17,10 @@ use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::bridge::shutdown::Shutdown;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::{CallObject, CallStatus};
+use sipbridge::core::dialling::{DialLine, DialPolicy};
 use sipbridge::core::g711::Gain;
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
+use sipbridge::core::numbers::Country;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
@@ -41,6 +44,7 @@ pub const LINE: &str = "line-1";
 pub struct Setup {
     pub settings: Settings,
     pub fallback_number: Option<&'static str>,
+    pub dials_per_hour: Option<u32>,
     redis: Option<Redis>,
     target: Option<String>,
 }
@@ -63,6 +67,7 @@ impl Setup {
                 params: BTreeMap::new(),
             },
             fallback_number: None,
+            dials_per_hour: None,
             redis,
             target,
         }
@@ -121,6 +126,8 @@ impl Setup {
             queue,
             call_log: None,
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
+            ask: None,
+            signer: None,
             workers,
             registry,
             gauges: Arc::default(),
@@ -130,6 +137,7 @@ impl Setup {
             )])),
             calls: CallBook::new(None),
             sounds: sounds(),
+            dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour),
             shutdown: Shutdown::default(),
             settings: self.settings,
         });
@@ -178,6 +186,10 @@ fn profile(id: LineId, fallback_number: Option<&str>) -> Arc<LineProfile> {
         greeting: None,
         announcement: None,
         custom_parameters: BTreeMap::new(),
+        dial: DialLine {
+            country: Country::parse("FR"),
+            hosts: vec!["sim.test".into()],
+        },
     })
 }
 

@@ -7,7 +7,9 @@
 )]
 
 mod call_log;
+mod callbacks;
 mod calls;
+mod changes;
 mod migrations;
 mod postgres;
 mod rows;

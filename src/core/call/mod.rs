@@ -6,7 +6,8 @@
 //!
 //! | source | inputs |
 //! |---|---|
-//! | the bridge | `handle_start` or `handle_placed`, `handle_shutdown`, `handle_timeout` |
+//! | the bridge | `handle_start`, `handle_placed` or `handle_question`, then `handle_shutdown`, `handle_timeout` |
+//! | the incoming callback | `handle_verdict` |
 //! | the API | `handle_hangup_request`, `handle_transfer_request`, `handle_hold_request`, `check_digits` |
 //! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
@@ -17,8 +18,10 @@
 //! Implements the life of a call of call-queue.md. Some parts have files of
 //! their own: `search` decides which worker is asked next, `fallback` what the
 //! caller gets when there is none, `outgoing` how a call that we place gets to
-//! its answer, `requests` and `hold` what others may ask of it.
+//! its answer, `requests` and `hold` what others may ask of it, `asking` what is
+//! asked before a call is taken.
 
+mod asking;
 mod fallback;
 mod hold;
 mod outgoing;
@@ -29,6 +32,7 @@ mod terms;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use self::asking::{Accepted, Verdict};
 use self::hold::Hold;
 pub use self::requests::Denied;
 use self::search::{Search, Step};
@@ -65,6 +69,10 @@ const TIMERS: [Timer; 9] = [
 enum Phase {
     /// Before `handle_start`.
     New,
+    /// Somebody is asked whether the call is taken.
+    Asking,
+    /// It is not taken, and not refused.
+    Ignored,
     /// We placed the call; it is not answered.
     Dialling,
     /// No worker: one is looked for.
@@ -180,8 +188,12 @@ impl Call {
         if self.phase != Phase::New {
             return;
         }
-        self.phase = Phase::Seeking;
         self.report(Report::Ringing);
+        self.begin(now);
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.phase = Phase::Seeking;
         match self.policy.answer {
             AnswerMode::Immediate => self.answer(),
             AnswerMode::OnWorker => self.push(Output::Answer(180)),

@@ -54,11 +54,20 @@ impl Call {
         now: Instant,
         destination: Private,
     ) -> Result<(), Denied> {
+        self.check_transfer()?;
+        self.begin_transfer(now, destination);
+        Ok(())
+    }
+
+    /// Whether the other side can be transferred now.
+    ///
+    /// # Errors
+    /// When there is nobody to transfer, or a transfer is under way.
+    pub fn check_transfer(&self) -> Result<(), Denied> {
         self.check_talking()?;
         if self.transferring {
             return Err(Denied::Transferring);
         }
-        self.begin_transfer(now, destination);
         Ok(())
     }
 

@@ -193,6 +193,8 @@ pub enum Report {
 /// What the driver has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
+    /// Ask whether this call is taken; answer with `handle_verdict`.
+    AskIncoming,
     /// Send this status to the INVITE: 180 or 200.
     Answer(u16),
     /// End the leg; the status is used where the INVITE has no final answer yet.
@@ -243,7 +245,7 @@ pub enum Output {
 /// The timers of a call. At most one of each runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// The callee does not answer.
+    /// Nobody answers: the callee, or another phone of a call that we leave.
     Ring,
     /// A re-INVITE of ours is not answered.
     Hold,
