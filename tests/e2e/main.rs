@@ -3,6 +3,7 @@
 //!
 //! | module | proves |
 //! |---|---|
+//! | `callbacks` | status callbacks, the incoming callback, signed upgrades |
 //! | `contract` | job, message order and every field; tokens; state keys |
 //! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
 //! | `pacing` | 50 packets a second, stalls leave no delay |
@@ -32,6 +33,7 @@
 
 mod audio;
 mod bad_input;
+mod callbacks;
 mod contract;
 mod delayed;
 mod drain;
