@@ -22,6 +22,7 @@ use super::query::{Id, Query};
 use crate::bridge::calls::{CallRequest, RequestError};
 use crate::bridge::place::{NewCall, PlaceError, place_call};
 use crate::core::call_object::CallObject;
+use crate::core::dialling::NotAllowed;
 use crate::core::ids::{CallId, LineId};
 use crate::core::private::Private;
 use crate::core::timestamp::parse_rfc3339;
@@ -324,7 +325,20 @@ fn not_done(error: RequestError) -> Problem {
         RequestError::Unknown => missing(),
         RequestError::Over | RequestError::NotNow(_) => Problem::new(Kind::CONFLICT, text),
         RequestError::Invalid(_) => Problem::new(Kind::INVALID, text),
+        RequestError::NotAllowed(refused) => not_allowed(&refused),
         RequestError::Busy => Problem::new(Kind::TOO_MANY, text).retry_after(1),
+    }
+}
+
+fn not_allowed(refused: &NotAllowed) -> Problem {
+    let text = refused.to_string();
+    match refused {
+        NotAllowed::Malformed(_) => Problem::new(Kind::INVALID, text),
+        NotAllowed::Cap { again_in, .. } => {
+            let seconds = u32::try_from(again_in.as_secs() + 1).unwrap_or(u32::MAX);
+            Problem::new(Kind::TOO_MANY, text).retry_after(seconds)
+        }
+        _ => Problem::new(Kind::NOT_ALLOWED, text),
     }
 }
 
@@ -338,7 +352,7 @@ fn not_placed(error: PlaceError) -> Problem {
             Problem::new(Kind::UNAVAILABLE, text).retry_after(seconds)
         }
         PlaceError::BadTarget(reason) => Problem::field("wsTarget", reason),
-        PlaceError::NotAllowed(_) => Problem::new(Kind::NOT_ALLOWED, text),
+        PlaceError::NotAllowed(refused) => not_allowed(&refused),
         PlaceError::Sip(_) => Problem::new(Kind::SIP, text),
         PlaceError::Closed => Problem::new(Kind::UNAVAILABLE, text).retry_after(30),
     }
@@ -463,11 +477,16 @@ mod tests {
             status: 503,
             retry_after: None,
         };
+        let cap = NotAllowed::Cap {
+            most: 60,
+            again_in: Duration::from_secs(7),
+        };
         for (error, status) in [
             (PlaceError::UnknownLine, 404),
             (PlaceError::Refused(refusal), 503),
             (PlaceError::BadTarget("x".into()), 422),
-            (PlaceError::NotAllowed("x".into()), 403),
+            (PlaceError::NotAllowed(NotAllowed::NoCountry), 403),
+            (PlaceError::NotAllowed(cap), 429),
             (PlaceError::Sip(CallRefused::Full), 502),
             (PlaceError::Closed, 503),
         ] {

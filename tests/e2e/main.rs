@@ -3,6 +3,7 @@
 //!
 //! | module | proves |
 //! |---|---|
+//! | `callbacks` | status callbacks, the incoming callback, signed upgrades |
 //! | `contract` | job, message order and every field; tokens; state keys |
 //! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
 //! | `pacing` | 50 packets a second, stalls leave no delay |
@@ -40,6 +41,7 @@ mod access;
 mod admin_api;
 mod audio;
 mod bad_input;
+mod callbacks;
 mod calls_api;
 mod contract;
 mod delayed;

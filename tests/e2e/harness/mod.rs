@@ -10,6 +10,7 @@ pub mod pacing;
 pub mod peers;
 #[path = "../../store/postgres.rs"]
 pub mod postgres;
+pub mod receiver;
 pub mod rtp;
 pub mod sdp;
 pub mod sip;
