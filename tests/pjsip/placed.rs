@@ -12,13 +12,16 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sipbridge::bridge::calls::{CallBook, CallRequest};
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
+use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::line_book::LineBook;
 use sipbridge::bridge::place::{NewCall, place_call};
 use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallStatus;
+use sipbridge::core::dialling::DialLine;
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
+use sipbridge::core::numbers::Country;
 use sipbridge::core::private::Private;
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
@@ -46,6 +49,10 @@ fn context(stage: &Stage, line: &str) -> Arc<Context> {
         greeting: None,
         announcement: None,
         custom_parameters: BTreeMap::new(),
+        dial: DialLine {
+            country: Country::parse("FR"),
+            hosts: vec!["example.test".into()],
+        },
     };
     let lines = HashMap::from([(profile.id.clone(), Arc::new(profile))]);
     let hold: Arc<[u8]> = numbered(3, 50).concat().into();
@@ -69,6 +76,9 @@ fn context(stage: &Stage, line: &str) -> Arc<Context> {
         queue: None,
         call_log: None,
         dialer: None,
+        ask: None,
+        signer: None,
+        dialling: Dialling::default(),
         workers: Default::default(),
         registry: Registry::new(Limits {
             calls: 8,
@@ -211,7 +221,7 @@ fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
     let address = listener.local_addr().expect("a bound socket");
     let call = NewCall {
         line: LineId::new("placed"),
-        to: Private::new("+33800"),
+        to: Private::new("+33612345678"),
         custom_params: BTreeMap::new(),
         ws_target: Some(format!("ws://{address}/")),
         callback_url: None,
