@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::problem::{FieldError, Problem};
 use crate::bridge::context::LineProfile;
 use crate::config::ServiceUrl;
+use crate::core::numbers::{Country, to_e164};
 use crate::core::private::Private;
 
 /// Longest number or SIP URI.
@@ -98,7 +99,7 @@ impl Order {
             let (Some(from), Some(number)) = (&self.from, &line.phone_number) else {
                 return false;
             };
-            same_number(from.expose(), number.expose())
+            same_number(from.expose(), number.expose(), line.dial.country)
         };
         if let Some(id) = &self.line {
             let line = lines.iter().find(|line| line.id.as_str() == id);
@@ -131,14 +132,16 @@ impl Order {
     }
 }
 
-/// People write numbers with spaces, dots, dashes and brackets.
-fn same_number(a: &str, b: &str) -> bool {
+/// The same in E.164 by the line's country, or but for the spaces, dots,
+/// dashes and brackets that people write.
+fn same_number(a: &str, b: &str, country: Option<Country>) -> bool {
     let bare = |text: &str| -> String {
         let marks = |c: &char| !c.is_whitespace() && !".-()/".contains(*c);
         text.chars().filter(marks).collect()
     };
-    let (a, b) = (bare(a), bare(b));
-    !a.is_empty() && a == b
+    let (bare_a, bare_b) = (bare(a), bare(b));
+    let e164 = to_e164(a, country);
+    (!bare_a.is_empty() && bare_a == bare_b) || (e164.is_some() && e164 == to_e164(b, country))
 }
 
 /// What is wrong with a number or SIP URI, as far as it can be told here.
@@ -384,6 +387,16 @@ mod tests {
         }
         let odd = read(json!({"to": "1", "customParams": {"a": 1}})).expect_err("a number");
         assert_eq!(odd[0]["field"], "customParams.a");
+    }
+
+    #[test]
+    fn a_number_is_the_same_however_it_is_written() {
+        let france = Country::parse("FR");
+        assert!(same_number("09 72 36 06 82", "+33972360682", france));
+        assert!(same_number("+33 (0)9 72 36 06 82", "+33972360682", france));
+        assert!(same_number("1-0-1", "101", None));
+        assert!(!same_number("0972360682", "+33972360683", france));
+        assert!(!same_number("", "", france));
     }
 
     #[test]

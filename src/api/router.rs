@@ -1,12 +1,15 @@
-//! Every route, and what each request passes through: access, audit, the
-//! route. A route is added here with its description (`utoipa::path`), so that
+//! Every route, and what each request passes through: a limit of time, access,
+//! audit, the route. A route is added here with its description (`utoipa::path`), so that
 //! there is none outside of `/api/openapi.json`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::FromRef;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{FromRef, Request};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -15,12 +18,16 @@ use super::control::{Control, HealthSource};
 use super::problem::{Kind, Problem};
 use super::{access, audit, calls, health, openapi};
 
+/// How long an answer may take; longer than a connection to the database.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
 /// All routes.
 pub fn routes(control: Arc<Control>) -> Router {
     let (router, _) = described().split_for_parts();
     with_fallbacks(router)
         .layer(from_fn(audit::record))
         .layer(from_fn_with_state(control.clone(), access::guard))
+        .layer(from_fn(in_time))
         .with_state(control)
 }
 
@@ -56,6 +63,20 @@ where
     HealthSource: FromRef<S>,
 {
     OpenApiRouter::new().routes(routes!(health::answer))
+}
+
+/// A database that hangs keeps nobody waiting for ever. A change that has
+/// begun goes on, and is logged when it ends.
+async fn in_time(request: Request, next: Next) -> Response {
+    let answer = timeout(ANSWER_LIMIT, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        let detail = format!(
+            "there was no answer within {} s; a change may still be made: look before you try again",
+            ANSWER_LIMIT.as_secs()
+        );
+        let problem = Problem::new(Kind::UNAVAILABLE, detail);
+        problem.retry_after(5).into_response()
+    })
 }
 
 fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {

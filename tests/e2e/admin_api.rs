@@ -415,9 +415,20 @@ async fn what_postgres_does_not_take_is_the_requests_fault() {
         .await;
     let id = made.expect(201)["id"].as_str().unwrap().to_owned();
     assert_eq!(id.len(), 36);
+    // A database that hangs is waited for, but not for ever.
     postgres.signal("STOP");
-    let answer = tokio::time::timeout(Duration::from_secs(30), api.get(LINES));
+    let limit = Duration::from_secs(25);
+    let (answer, calls) = tokio::time::timeout(limit, async {
+        tokio::join!(api.slow("GET", LINES), api.get("/api/calls"))
+    })
+    .await
+    .unwrap();
+    answer.problem(503, "unavailable");
+    calls.expect(200);
     postgres.signal("CONT");
-    answer.await.unwrap().expect(200);
+    until(SOON, "the database again", async || {
+        api.get(LINES).await.status == 200
+    })
+    .await;
     bridge.shut_down().await;
 }

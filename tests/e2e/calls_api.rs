@@ -251,6 +251,42 @@ async fn digits_reach_the_phone_and_hang_up_ends_the_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_held_and_taken_back() {
+    let stage = Stage::new().await;
+    let (path, invite, mut worker) = stage.connect().await;
+    stage
+        .api
+        .post_empty(&format!("{path}/hold"))
+        .await
+        .expect(200);
+    let hold = stage.phone.invited_again(&invite).await;
+    let held = stage.phone.answer_as(&hold, "recvonly").await;
+    assert_eq!(held.direction, "sendonly");
+    let is_on_hold = async |wanted: bool| {
+        until(SOON, "on hold or not", async || {
+            stage.api.get(&path).await.expect(200)["onHold"] == wanted
+        })
+        .await;
+    };
+    is_on_hold(true).await;
+    stage
+        .api
+        .post_empty(&format!("{path}/resume"))
+        .await
+        .expect(200);
+    let resume = stage.phone.invited_again(&hold).await;
+    let media = stage.phone.answer(&resume).await;
+    assert_eq!(media.direction, "sendrecv");
+    is_on_hold(false).await;
+    let question = sound::numbered(0, 20);
+    stage.phone.rtp.player(media.media, 0).play(&question).await;
+    worker.hears(&question.concat(), SOON).await;
+    stage.api.delete(&path).await.expect(200);
+    stage.phone.request("BYE").await;
+    stage.bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_came_in_is_listed_and_ended_here() {
     let stage = Stage::new().await;
     let call = Caller::connect(stage.bridge.sip(), NUMBER).await;

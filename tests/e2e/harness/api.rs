@@ -1,13 +1,14 @@
 //! A client of the bridge's HTTP API: any method, header and body.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::peers::local;
-use super::{Bridge, soon};
+use super::{Bridge, SOON, within};
 
 /// Where an API is, and what every request carries.
 #[derive(Clone)]
@@ -123,6 +124,15 @@ impl Api {
         self.raw(&format!("{head}{body}")).await
     }
 
+    /// A request whose answer may take its time.
+    pub async fn slow(&self, method: &str, path: &str) -> Answer {
+        let mut stream = self.connect().await;
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        read_within(&mut stream, Duration::from_secs(25)).await
+    }
+
     /// Bytes as they are; reads until the server closes.
     pub async fn raw(&self, request: &str) -> Answer {
         let mut stream = TcpStream::connect(local(self.port)).await.unwrap();
@@ -138,9 +148,13 @@ impl Api {
 
 /// Reads an answer to the end of the connection.
 pub async fn read(stream: &mut TcpStream) -> Answer {
+    read_within(stream, SOON).await
+}
+
+async fn read_within(stream: &mut TcpStream, limit: Duration) -> Answer {
     let mut bytes = Vec::new();
     // A server that refuses a body may reset the connection after its answer.
-    let _ = soon("an HTTP answer", stream.read_to_end(&mut bytes)).await;
+    let _ = within(limit, "an HTTP answer", stream.read_to_end(&mut bytes)).await;
     let text = String::from_utf8(bytes).unwrap();
     let (head, body) = text
         .split_once("\r\n\r\n")

@@ -70,10 +70,33 @@ impl Callee {
 
     /// Answers 200; the media address of the bridge is what comes back.
     pub async fn answer(&self, invite: &Message) -> Answer {
-        let sdp = Offer::usual().write(self.rtp.local);
+        self.answer_as(invite, "sendrecv").await
+    }
+
+    /// As [`Callee::answer`], with a direction of media.
+    pub async fn answer_as(&self, invite: &Message, direction: &'static str) -> Answer {
+        // One codec: for two pjsip sends another INVITE, to settle on one.
+        let mut offer = Offer::of(&[0, 101]);
+        offer.direction = direction;
+        offer.version = invite.cseq().0;
+        let sdp = offer.write(self.rtp.local);
         self.send(&tagged(invite, "200 OK", self.local, &sdp)).await;
-        self.request("ACK").await;
+        until(SOON, "ACK", async || {
+            let acks = self.requests("ACK");
+            acks.iter().any(|ack| ack.cseq().0 == invite.cseq().0)
+        })
+        .await;
         Answer::read(&invite.body)
+    }
+
+    /// Waits for an INVITE within the call, after so many different ones.
+    pub async fn invited_again(&self, after: &Message) -> Message {
+        let later = || {
+            let mut invites = self.requests("INVITE").into_iter();
+            invites.rfind(|it| it.cseq().0 > after.cseq().0)
+        };
+        until(SOON, "INVITE within the call", async || later().is_some()).await;
+        later().unwrap()
     }
 
     /// Ends the call.
