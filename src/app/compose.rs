@@ -12,11 +12,13 @@ use tracing::{info, warn};
 
 use super::callbacks::{self, Listener};
 use super::health::HealthReporter;
+use super::keeper::{self, Keeper};
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
 use crate::api::{ApiError, ApiListener, ApiServer};
 use crate::bridge::calls::CallBook;
 use crate::bridge::context::{Context, Settings};
+use crate::bridge::dialling::Dialling;
 use crate::bridge::intake;
 use crate::bridge::line_book::LineBook;
 use crate::bridge::overload::Monitor;
@@ -27,7 +29,7 @@ use crate::callbacks::{CallbackError, Courier};
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
-use crate::core::ids::{AccountSid, LineId};
+use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
@@ -118,8 +120,8 @@ pub struct Running {
     pub courier: Courier,
     /// The database, and what writes records of calls into it.
     pub store: Option<(Store, CallLogTask)>,
-    /// All lines that register.
-    pub line_ids: Vec<LineId>,
+    /// Keeps the lines as the database has them, where there is one.
+    pub keeping: Option<JoinHandle<()>>,
 }
 
 /// Builds everything.
@@ -137,8 +139,10 @@ pub async fn compose(
         accounts,
         profiles,
         call_limits,
-        unusable,
+        file_mistakes,
+        judged,
         sounds,
+        books,
     } = lines;
     let limits = Limits {
         calls: config.calls.max_calls,
@@ -183,19 +187,19 @@ pub async fn compose(
         lines: LineBook::new(profiles),
         calls: CallBook::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds,
+        dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour),
         shutdown: Shutdown::default(),
     });
-    let registering: Vec<LineId> = accounts
-        .iter()
-        .filter(|account| account.register)
-        .map(|account| account.line.clone())
-        .collect();
+    context.lines.judge(judged);
+    let registrar = RegistrarHandle::new([], queue.clone());
+    for account in &accounts {
+        keeper::enlist(&registrar, account);
+    }
     add_lines(&engine, accounts).await?;
-    let registrar = RegistrarHandle::new(registering.iter().cloned(), queue.clone());
     let monitor = Arc::new(Monitor::default());
     let health = HealthReporter::new(
         &config,
-        unusable,
+        file_mistakes,
         context.clone(),
         registrar.clone(),
         monitor.clone(),
@@ -215,6 +219,10 @@ pub async fn compose(
         tokio::spawn(publish_active(context.clone(), queue));
     }
     let max_late = config.calls.max_late;
+    let keeping = store.as_ref().map(|(store, _)| {
+        let keeper = Keeper::new(&config, store, &context, &registrar, books);
+        tokio::spawn(keeper.run())
+    });
     let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
     tell(&config, &engine, &stream_server, &api);
     Ok(Running {
@@ -229,7 +237,7 @@ pub async fn compose(
         engine,
         courier: callbacks.courier,
         store,
-        line_ids: registering,
+        keeping,
     })
 }
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::call_terms::CallTerms;
 use super::calls::CallBook;
+use super::dialling::Dialling;
 use super::gauges::Gauges;
 pub use super::incoming::IncomingAsk;
 use super::line_book::LineBook;
 use super::registry::Registry;
 use super::shutdown::Shutdown;
 use crate::core::call::{AnswerMode, CallPolicy, Comfort, Route, SearchPolicy};
+use crate::core::dialling::DialLine;
 use crate::core::downlink::{self, Downlink};
 use crate::core::g711::Gain;
 use crate::core::ids::{AccountSid, LineId};
@@ -73,6 +75,8 @@ pub struct LineProfile {
     pub announcement: Option<Arc<[u8]>>,
     /// For `customParameters`.
     pub custom_parameters: BTreeMap<String, String>,
+    /// Its country and its trunk: how numbers are read, and whom it may call.
+    pub dial: DialLine,
 }
 
 /// What all calls share.
@@ -105,6 +109,8 @@ pub struct Context {
     pub calls: Arc<CallBook>,
     /// Ringback and announcement.
     pub sounds: Sounds,
+    /// Whom the lines may call.
+    pub dialling: Dialling,
     /// The signal that calls must end.
     pub shutdown: Shutdown,
 }

@@ -19,6 +19,7 @@
 //! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
 //! | [`calls`] | the calls as the API sees them, and what it asks of them |
 //! | [`line_book`] | the lines that the bridge holds now |
+//! | [`dialling`] | whom the lines may call, and how often |
 //! | [`registry`] | places for calls |
 //! | [`admission`] | the rules by which one more call may come in |
 //! | [`registrar`] | when which line registers, and its state |
@@ -32,6 +33,7 @@ mod call_terms;
 mod callee;
 pub mod calls;
 pub mod context;
+pub mod dialling;
 mod driver;
 pub mod gauges;
 mod incoming;

@@ -16,6 +16,7 @@ use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
+use crate::core::numbers;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
 use crate::queue::{CallEvent, CallEventKind, Job};
@@ -59,13 +60,10 @@ impl Record {
         terms: &CallTerms,
     ) -> Self {
         // The number the line is known by; what the trunk wrote into To may be anything.
-        let to = line
-            .phone_number
-            .clone()
-            .unwrap_or_else(|| incoming.to.clone());
+        let to = in_e164(line.phone_number.as_ref().unwrap_or(&incoming.to), &line);
         let parties = Parties {
             direction: CallDirection::Inbound,
-            from: incoming.from.clone(),
+            from: in_e164(&incoming.from, &line),
             to,
         };
         let sip_call_id = incoming.sip_call_id.clone();
@@ -309,6 +307,12 @@ impl Record {
             kind,
         });
     }
+}
+
+/// A number as everybody is told it: in E.164 where that is certain.
+pub(super) fn in_e164(number: &Private, line: &LineProfile) -> Private {
+    let e164 = numbers::to_e164(number.expose(), line.dial.country);
+    e164.map_or_else(|| number.clone(), Private::new)
 }
 
 /// Who calls whom.

@@ -108,6 +108,8 @@ pub const FLAGS: &[Flag] = &[
         .help(LINES, "Database of lines, SIP servers and call records: sqlite:///path/file.db or postgres://user:password@host/name; created and migrated at the start. Prefer the variable [default: with --data-dir the file sipbridge.db in it, else none]"),
     value("data-dir", "DATA_DIR", "FOLDER")
         .help(LINES, "Where the database is kept when no --database-url is given; created when absent"),
+    value("country", "COUNTRY", "CODE")
+        .help(LINES, "Country of the lines whose phoneNumber is not in E.164 (+33…), two letters such as FR; numbers are told in E.164 where the line's country is known"),
     value("encryption-key", "ENCRYPTION_KEY", "HEX")
         .help(LINES, "Master key of encrypted passwords, 64 hex digits. Prefer the variable"),
     value("bind", "BIND_ADDRESS", "IP").or("0.0.0.0")
@@ -142,6 +144,10 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLS, "Longest call; 0 for no limit"),
     value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("120")
         .help(CALLS, "End a call whose caller sends no RTP for so long, unless on hold; 0 for never. Phones that suppress silence send none while they listen"),
+    Flag { kind: Kind::Many("PATTERN"), ..value("allow-dial", "ALLOW_DIAL", "") }
+        .help(CALLS, "What calls and transfers of the API may dial; may be repeated, or with commas between: own-country or a country (BE), without premium-rate and shared-cost numbers; +33* or +33612345678, whatever it costs; 3639 or 36* for short numbers and extensions; * for any number; sip:*@pbx.example.com; none [default: own-country]"),
+    value("max-dials-per-hour", "MAX_DIALS_PER_HOUR", "N").or("60")
+        .help(CALLS, "Most calls and transfers that the API may dial over one line in any hour; 0 for any number"),
     value("answer", "ANSWER_MODE", "immediate|on-worker").or("immediate")
         .help(CALLS, "Answer at once, or let it ring until a worker is there"),
     value("redis-url", "REDIS_URL", "URL")

@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::flags::flag;
 use crate::core::address::HostPortError;
+use crate::core::dialling::pattern::PatternError;
 use crate::core::key::KeyError;
 
 /// What is wrong with the value of a flag.
@@ -96,6 +97,12 @@ pub enum Problem {
     /// A file that cannot be read.
     #[error("cannot be read: {text}", text = file_problem(*.0))]
     File(std::io::ErrorKind),
+    /// Not a country.
+    #[error("must be the two letters of a country, such as FR")]
+    Country,
+    /// No dial pattern.
+    #[error("{0}")]
+    DialPattern(#[from] PatternError),
     /// No log filter.
     #[error(
         "must be error, warn, info, debug or trace, or a list such as info,sipbridge::sip=debug"

@@ -6,6 +6,7 @@
 //! | [`callbacks`] | who is told of calls over HTTP, and who is asked |
 //! | [`given`] | what was given, as texts: command line first, then environment |
 //! | [`mod@validate`] | from texts to settings, with every mistake |
+//! | `dialling` | whom the lines may call |
 //! | [`settings`] | the settings, typed |
 //! | [`mistake`] | what can be wrong, and how it is said |
 //! | [`url`] | URLs that are shown without their passwords |
@@ -13,6 +14,7 @@
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
 pub mod callbacks;
+mod dialling;
 pub mod flags;
 pub mod given;
 pub mod mistake;
@@ -22,6 +24,7 @@ pub mod url;
 pub mod validate;
 
 pub use callbacks::CallbacksConfig;
+pub use dialling::DiallingConfig;
 pub use given::{Given, Invocation, read};
 pub use mistake::{Mistake, Problem, Warning};
 pub use settings::{

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::callbacks::CallbacksConfig;
+use super::dialling::DiallingConfig;
 use super::url::ServiceUrl;
 use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
@@ -31,6 +32,8 @@ pub struct Config {
     pub audio: AudioConfig,
     /// Limits of calls.
     pub calls: CallsConfig,
+    /// Whom the lines may call.
+    pub dialling: DiallingConfig,
     /// How workers get their calls.
     pub worker: WorkerConfig,
     /// Redis, where `--redis-url` is given.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::callbacks::callbacks;
+use super::dialling::dialling;
 use super::flags::FLAGS;
 use super::given::Given;
 use super::mistake::{Mistake, Problem, Warning};
@@ -103,6 +104,7 @@ fn config(reader: &mut Reader) -> Config {
         database: database(reader),
         encryption_key: key(reader),
         calls: calls(reader, network.rtp_ports),
+        dialling: dialling(reader),
         network,
         audio: AudioConfig {
             rx_gain: reader.gain("rx-gain"),

@@ -49,6 +49,9 @@ pub struct Account {
     pub password: Option<Secret>,
     /// Other user parts that name this line in a request URI or To: its phone number.
     pub aliases: Vec<String>,
+    /// Further forms of its phone number (E.164, national, `00`); they count where
+    /// no line has such a user part as its own.
+    pub number_forms: Vec<String>,
     /// Whether the line registers at all (`--no-register` turns it off).
     pub register: bool,
     /// Expiry asked for in REGISTER.

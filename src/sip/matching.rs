@@ -2,7 +2,8 @@
 //!
 //! Each line announces a Contact with a `line` parameter of its own, so the
 //! request URI normally names it. Failing that, the user part of the request
-//! URI, then of To, is compared with each line's user name and aliases; a
+//! URI, then of To, is compared with each line's user name and aliases, and
+//! where it is none of these, with the further forms of the lines' numbers; a
 //! leading `+` does not count. A user that several lines share is decided by
 //! domain, then by the other header; what stays open matches nothing: better
 //! 404 than the wrong restaurant.
@@ -20,13 +21,16 @@ use crate::core::ids::LineId;
 pub struct LineTable<T> {
     lines: HashMap<LineId, Entry<T>>,
     by_token: HashMap<String, LineId>,
-    by_user: HashMap<String, Vec<LineId>>,
+    by_user: ByUser,
+    /// Forms of numbers that nobody wrote as a line's own.
+    by_form: ByUser,
 }
 
 #[derive(Debug)]
 struct Entry<T> {
     token: String,
     users: Vec<String>,
+    forms: Vec<String>,
     hosts: Vec<String>,
     data: T,
 }
@@ -36,7 +40,8 @@ impl<T> Default for LineTable<T> {
         Self {
             lines: HashMap::new(),
             by_token: HashMap::new(),
-            by_user: HashMap::new(),
+            by_user: ByUser::default(),
+            by_form: ByUser::default(),
         }
     }
 }
@@ -46,17 +51,10 @@ impl<T> LineTable<T> {
     pub fn insert(&mut self, account: &Account, data: T) {
         self.remove(&account.line);
         let token = line_token(&account.line);
-        let mut users: Vec<String> = std::iter::once(&account.username)
-            .chain(&account.aliases)
-            .map(|user| comparable(user).to_owned())
-            .filter(|user| !user.is_empty())
-            .collect();
-        users.sort();
-        users.dedup();
-        for user in &users {
-            let sharing = self.by_user.entry(user.clone()).or_default();
-            sharing.push(account.line.clone());
-        }
+        let users = distinct(std::iter::once(&account.username).chain(&account.aliases));
+        let forms = distinct(account.number_forms.iter());
+        self.by_user.add(&users, &account.line);
+        self.by_form.add(&forms, &account.line);
         let hosts = std::iter::once(account.domain.as_str())
             .chain(account.server.as_deref())
             .map(|host| UriParts::parse(&format!("sip:{host}")).host)
@@ -67,6 +65,7 @@ impl<T> LineTable<T> {
             Entry {
                 token,
                 users,
+                forms,
                 hosts,
                 data,
             },
@@ -77,14 +76,8 @@ impl<T> LineTable<T> {
     pub fn remove(&mut self, line: &LineId) -> Option<T> {
         let entry = self.lines.remove(line)?;
         self.by_token.remove(&entry.token);
-        for user in &entry.users {
-            if let Some(sharing) = self.by_user.get_mut(user) {
-                sharing.retain(|other| other != line);
-                if sharing.is_empty() {
-                    self.by_user.remove(user);
-                }
-            }
-        }
+        self.by_user.take(&entry.users, line);
+        self.by_form.take(&entry.forms, line);
         Some(entry.data)
     }
 
@@ -148,7 +141,11 @@ impl<T> LineTable<T> {
     }
 
     fn sharing(&self, uri: &UriParts) -> Option<&Vec<LineId>> {
-        self.by_user.get(comparable(&uri.user))
+        let user = comparable(&uri.user);
+        self.by_user
+            .0
+            .get(user)
+            .or_else(|| self.by_form.0.get(user))
     }
 
     fn has_host(&self, line: &LineId, host: &str) -> bool {
@@ -156,6 +153,38 @@ impl<T> LineTable<T> {
             .get(line)
             .is_some_and(|entry| entry.hosts.iter().any(|own| own == host))
     }
+}
+
+/// Lines by a user part of theirs.
+#[derive(Debug, Default)]
+struct ByUser(HashMap<String, Vec<LineId>>);
+
+impl ByUser {
+    fn add(&mut self, users: &[String], line: &LineId) {
+        for user in users {
+            self.0.entry(user.clone()).or_default().push(line.clone());
+        }
+    }
+
+    fn take(&mut self, users: &[String], line: &LineId) {
+        for user in users {
+            if let Some(sharing) = self.0.get_mut(user) {
+                sharing.retain(|other| other != line);
+                if sharing.is_empty() {
+                    self.0.remove(user);
+                }
+            }
+        }
+    }
+}
+
+/// In the form in which they are compared, each once.
+fn distinct<'a>(users: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let users = users.map(|user| comparable(user).to_owned());
+    let mut users: Vec<String> = users.filter(|user| !user.is_empty()).collect();
+    users.sort();
+    users.dedup();
+    users
 }
 
 /// The value of a line's `line` parameter: the same over restarts, so that a
@@ -204,6 +233,7 @@ mod tests {
             username: username.into(),
             password: None,
             aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+            number_forms: Vec::new(),
             register: true,
             expires: Duration::from_secs(300),
         }
@@ -292,6 +322,32 @@ mod tests {
             Some("c")
         );
         assert_eq!(table.remove(&LineId::new("b")), None);
+    }
+
+    #[test]
+    fn other_forms_of_a_number_count_where_no_line_has_them_as_its_own() {
+        let mut table = LineTable::default();
+        let with_forms = |line, username, forms: &[&str]| Account {
+            number_forms: forms.iter().map(|form| (*form).to_owned()).collect(),
+            ..account(line, "one.example", username, &[])
+        };
+        let forms = ["+33100", "0033100", "0100"];
+        table.insert(&with_forms("a", "alice", &forms), 1);
+        for user in ["33100", "+33100", "0033100", "0100"] {
+            let uri = format!("sip:{user}@h");
+            assert_eq!(find(&table, &uri, "<sip:x@y>").as_deref(), Some("a"));
+            let to = format!("<sip:{user}@y>");
+            assert_eq!(find(&table, "sip:sbc@h", &to).as_deref(), Some("a"));
+        }
+        // Another country's line whose own user name looks the same.
+        table.insert(&with_forms("b", "0100", &[]), 2);
+        assert_eq!(
+            find(&table, "sip:0100@h", "<sip:x@y>").as_deref(),
+            Some("b")
+        );
+        table.remove(&LineId::new("a"));
+        assert_eq!(find(&table, "sip:33100@h", "<sip:x@y>"), None);
+        assert!(table.by_form.0.is_empty());
     }
 
     #[test]

@@ -53,6 +53,16 @@ impl StoreError {
         }
     }
 
+    /// The database has not answered for so long that it counts as away.
+    #[must_use]
+    pub fn no_answer(what: &'static str) -> Self {
+        Self::Query {
+            what,
+            reason: "it did not answer in time".into(),
+            transient: true,
+        }
+    }
+
     /// Whether the same may well succeed later: the database is away or busy.
     #[must_use]
     pub const fn is_transient(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Phone lines, SIP servers and the fallback server: read, changed, and
 //! imported from a file.
 
-use sqlx::Connection;
+use sqlx::{AnyConnection, Connection};
 
 use super::connection::Store;
 use super::error::StoreError;
@@ -203,10 +203,17 @@ impl Store {
         if !self.has_table("settings").await? {
             return Ok(None);
         }
+        let mut connection = self.acquire("reading the fallback server").await?;
+        Self::fallback_in(&mut connection).await
+    }
+
+    pub(super) async fn fallback_in(
+        connection: &mut AnyConnection,
+    ) -> Result<Option<String>, StoreError> {
         let found: Option<Option<String>> =
             sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
                 .bind(FALLBACK)
-                .fetch_optional(&self.pool)
+                .fetch_optional(connection)
                 .await
                 .map_err(StoreError::query("reading the fallback server"))?;
         Ok(found.flatten().filter(|id| !id.is_empty()))

@@ -22,7 +22,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 3] = [
+const ALL: [(i64, &str, &str, &str); 4] = [
     (
         1,
         "lines servers calls",
@@ -40,6 +40,12 @@ const ALL: [(i64, &str, &str, &str); 3] = [
         "callbacks",
         sql!("sqlite", "0003_callbacks"),
         sql!("postgres", "0003_callbacks"),
+    ),
+    (
+        4,
+        "changes are told",
+        sql!("sqlite", "0004_changes_are_told"),
+        sql!("postgres", "0004_changes_are_told"),
     ),
 ];
 

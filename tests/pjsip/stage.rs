@@ -96,6 +96,7 @@ pub fn account(line: &str, username: &str, server: Option<SocketAddr>) -> Accoun
         username: username.into(),
         password: None,
         aliases: Vec::new(),
+        number_forms: Vec::new(),
         register: server.is_some(),
         expires: Duration::from_secs(300),
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sipbridge::bridge::calls::CallBook;
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
+use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::intake;
 use sipbridge::bridge::line_book::LineBook;
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
@@ -16,8 +17,10 @@ use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::bridge::shutdown::Shutdown;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::{CallObject, CallStatus};
+use sipbridge::core::dialling::DialLine;
 use sipbridge::core::g711::Gain;
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
+use sipbridge::core::numbers::Country;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
@@ -132,6 +135,7 @@ impl Setup {
             )])),
             calls: CallBook::new(None),
             sounds: sounds(),
+            dialling: Dialling::default(),
             shutdown: Shutdown::default(),
             settings: self.settings,
         });
@@ -179,6 +183,10 @@ fn profile(id: LineId, fallback_number: Option<&str>) -> Arc<LineProfile> {
         greeting: None,
         announcement: None,
         custom_parameters: BTreeMap::new(),
+        dial: DialLine {
+            country: Country::parse("FR"),
+            hosts: vec!["sim.test".into()],
+        },
     })
 }
 

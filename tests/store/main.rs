@@ -9,6 +9,7 @@
 mod call_log;
 mod callbacks;
 mod calls;
+mod changes;
 mod migrations;
 mod postgres;
 mod rows;

@@ -46,6 +46,18 @@ impl Caller {
 
     /// Sends an INVITE whose To is of its own.
     pub async fn invite_uri(peer: SocketAddr, uri: &str, to_user: &str, offer: Offer) -> Call {
+        Self::begin(peer, uri, to_user, offer, CALLER_NUMBER).await
+    }
+
+    /// Calls a number as this caller, and expects 200.
+    pub async fn connect_as(peer: SocketAddr, from: &str, number: &str) -> Call {
+        let uri = format!("sip:{number}@{peer}");
+        let mut call = Self::begin(peer, &uri, number, Offer::usual(), from).await;
+        call.answered().await;
+        call
+    }
+
+    async fn begin(peer: SocketAddr, uri: &str, to_user: &str, offer: Offer, from: &str) -> Call {
         let socket = Arc::new(UdpSocket::bind(local(0)).await.unwrap());
         let (sender, responses) = mpsc::unbounded_channel();
         let requests = Requests::default();
@@ -62,6 +74,7 @@ impl Caller {
             responses,
             requests,
             id: format!("{id:016x}"),
+            from: from.to_owned(),
             to: format!("<sip:{to_user}@{peer}>"),
             uri: uri.to_owned(),
             target: uri.to_owned(),
@@ -90,6 +103,7 @@ pub struct Call {
     responses: mpsc::UnboundedReceiver<Message>,
     requests: Requests,
     no_refer: Arc<AtomicBool>,
+    from: String,
     to: String,
     /// Request URI of the INVITE.
     uri: String,
@@ -294,11 +308,12 @@ impl Call {
         let mut text = format!(
             "{method} {uri} SIP/2.0\r\n\
              Via: SIP/2.0/UDP {local};rport;branch={branch}\r\n\
-             From: \"Guest\" <sip:{CALLER_NUMBER}@{local}>;tag=t{id}\r\n\
+             From: \"Guest\" <sip:{from}@{local}>;tag=t{id}\r\n\
              To: {to}\r\nCall-ID: {id}@test\r\nCSeq: {cseq} {method}\r\n\
              Max-Forwards: 70\r\nContact: <sip:caller@{local}>\r\n",
             local = self.local,
             id = self.id,
+            from = self.from,
             to = self.to,
         );
         for route in &self.routes {

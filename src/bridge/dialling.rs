@@ -1,0 +1,86 @@
+//! Whom the lines may call, and how often: the dial policy with its clock, for
+//! calls and transfers that come through the API. What a worker asks for, or a
+//! line's own fallback number, is the operator's own doing and is not judged.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use super::context::LineProfile;
+use crate::core::dialling::cap::DialCap;
+use crate::core::dialling::{DialPolicy, NotAllowed, REFUSALS};
+use crate::core::private::Private;
+
+/// The gate that every destination of the API goes through.
+#[derive(Debug)]
+pub struct Dialling {
+    policy: DialPolicy,
+    cap: Mutex<DialCap>,
+    dialled: AtomicU64,
+    refused: [AtomicU64; REFUSALS.len()],
+}
+
+impl Default for Dialling {
+    fn default() -> Self {
+        Self::new(DialPolicy::default(), None)
+    }
+}
+
+impl Dialling {
+    /// `--allow-dial` and `--max-dials-per-hour`.
+    #[must_use]
+    pub fn new(policy: DialPolicy, most_per_hour: Option<u32>) -> Self {
+        Self {
+            policy,
+            cap: Mutex::new(DialCap::new(most_per_hour, Instant::now())),
+            dialled: AtomicU64::new(0),
+            refused: Default::default(),
+        }
+    }
+
+    /// What to dial for this destination over this line.
+    ///
+    /// # Errors
+    /// Why it may not be dialled.
+    pub fn judge(&self, line: &LineProfile, to: &Private) -> Result<Private, NotAllowed> {
+        let judged = self.policy.judge(to.expose(), &line.dial);
+        judged
+            .map(Private::new)
+            .map_err(|refused| self.count(refused))
+    }
+
+    /// Counts one dial of this line, right before it is made.
+    ///
+    /// # Errors
+    /// Where the line has had its dials of the hour.
+    pub fn charge(&self, line: &LineProfile) -> Result<(), NotAllowed> {
+        let mut cap = self.cap.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = cap.most().unwrap_or_default();
+        let taken = cap.take(&line.id, Instant::now());
+        drop(cap);
+        taken.map_err(|again_in| self.count(NotAllowed::Cap { most, again_in }))?;
+        self.dialled.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many dials were let through.
+    #[must_use]
+    pub fn dialled(&self) -> u64 {
+        self.dialled.load(Ordering::Relaxed)
+    }
+
+    /// How many were refused, by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counts = self.refused.iter();
+        let counts = counts.map(|count| count.load(Ordering::Relaxed));
+        REFUSALS.into_iter().zip(counts)
+    }
+
+    fn count(&self, refused: NotAllowed) -> NotAllowed {
+        let reason = REFUSALS.iter().position(|name| *name == refused.as_str());
+        if let Some(count) = reason.and_then(|reason| self.refused.get(reason)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        refused
+    }
+}
