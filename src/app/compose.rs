@@ -15,7 +15,7 @@ use super::health::HealthReporter;
 use super::keeper::{self, Keeper};
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
-use crate::api::{ApiError, ApiListener, ApiServer};
+use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::calls::CallBook;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::dialling::Dialling;
@@ -162,7 +162,7 @@ pub async fn compose(
     let signer = callbacks::signer(&config.callbacks);
     let dialer = dialer.map(|dialer| dialer.signed(signer.clone()));
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
-    let api = ApiListener::bind(api_address).await?;
+    let listener = ApiListener::bind(api_address).await?;
 
     let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
     let (call_log, store) = start_call_log(store, &config.node_id);
@@ -204,7 +204,14 @@ pub async fn compose(
         registrar.clone(),
         monitor.clone(),
     );
-    let api = api.serve(health.source());
+    let api = listener.serve(api::routes(Arc::new(Control {
+        health: health.source(),
+        context: context.clone(),
+        store: store.as_ref().map(|(store, _)| store.clone()),
+        registrar: registrar.clone(),
+        token: config.api_token.clone(),
+        key: config.encryption_key.clone(),
+    })));
     let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
     let registering_task = tokio::spawn({
         let registrar = registrar.clone();

@@ -50,7 +50,7 @@ impl HealthReporter {
     /// For the API.
     #[must_use]
     pub fn source(self) -> HealthSource {
-        Arc::new(move || self.health())
+        HealthSource::new(move || self.health())
     }
 
     fn health(&self) -> Health {

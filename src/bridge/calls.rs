@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::call_object::{CallObject, CallStatus};
+use crate::core::dialling::NotAllowed;
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
@@ -53,6 +54,10 @@ pub enum RequestError {
     /// The request itself is at fault.
     #[error("{0}")]
     Invalid(String),
+    /// The operator does not allow such a destination, or the line has had its
+    /// dials of the hour.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
     /// Too many requests wait for the call.
     #[error("too many requests wait for this call")]
     Busy,

@@ -38,29 +38,25 @@ impl Dialling {
         }
     }
 
-    /// What to dial for this destination over this line.
+    /// What to dial for this destination over this line; counted as one dial.
     ///
     /// # Errors
     /// Why it may not be dialled.
-    pub fn judge(&self, line: &LineProfile, to: &Private) -> Result<Private, NotAllowed> {
+    pub fn allow(&self, line: &LineProfile, to: &Private) -> Result<Private, NotAllowed> {
         let judged = self.policy.judge(to.expose(), &line.dial);
-        judged
-            .map(Private::new)
-            .map_err(|refused| self.count(refused))
+        let allowed = judged.and_then(|to| self.charge(line).map(|()| to));
+        match &allowed {
+            Ok(_) => _ = self.dialled.fetch_add(1, Ordering::Relaxed),
+            Err(refused) => self.count(refused),
+        }
+        allowed.map(Private::new)
     }
 
-    /// Counts one dial of this line, right before it is made.
-    ///
-    /// # Errors
-    /// Where the line has had its dials of the hour.
-    pub fn charge(&self, line: &LineProfile) -> Result<(), NotAllowed> {
+    fn charge(&self, line: &LineProfile) -> Result<(), NotAllowed> {
         let mut cap = self.cap.lock().unwrap_or_else(PoisonError::into_inner);
         let most = cap.most().unwrap_or_default();
         let taken = cap.take(&line.id, Instant::now());
-        drop(cap);
-        taken.map_err(|again_in| self.count(NotAllowed::Cap { most, again_in }))?;
-        self.dialled.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        taken.map_err(|again_in| NotAllowed::Cap { most, again_in })
     }
 
     /// How many dials were let through.
@@ -76,11 +72,10 @@ impl Dialling {
         REFUSALS.into_iter().zip(counts)
     }
 
-    fn count(&self, refused: NotAllowed) -> NotAllowed {
+    fn count(&self, refused: &NotAllowed) {
         let reason = REFUSALS.iter().position(|name| *name == refused.as_str());
         if let Some(count) = reason.and_then(|reason| self.refused.get(reason)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        refused
     }
 }

@@ -312,6 +312,10 @@ impl Driver {
                 info!(status, last, "transfer");
                 self.call.handle_transfer(now.into_std(), status, last);
             }
+            LegEvent::Held { status } => {
+                info!(status, "the other side's answer to hold or resume");
+                self.call.handle_held(now.into_std(), status);
+            }
             LegEvent::Ended(end) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg ended");
                 self.record.sip_status = end.status;

@@ -68,6 +68,12 @@ impl LineBook {
         self.read().profiles.get(line).cloned()
     }
 
+    /// All lines, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<LineProfile>> {
+        self.read().profiles.values().cloned().collect()
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

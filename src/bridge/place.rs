@@ -13,6 +13,7 @@ use super::context::Context;
 use super::driver::{Driver, Leg, Start};
 use super::record::Record;
 use crate::core::call_object::CallObject;
+use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
 use crate::core::private::Private;
 use crate::sip::engine::{
@@ -51,9 +52,10 @@ pub enum PlaceError {
     /// The worker's address of this call cannot be used.
     #[error("wsTarget cannot be used: {0}")]
     BadTarget(String),
-    /// The operator does not allow such calls.
-    #[error("{0}")]
-    NotAllowed(String),
+    /// The operator does not allow such calls, or the line has had its dials of
+    /// the hour.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
     /// The SIP engine did not take it.
     #[error(transparent)]
     Sip(CallRefused),
@@ -77,12 +79,14 @@ pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObj
         call.callback_url,
     );
     let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
+    // Before a place is taken: what is refused must not keep callers out.
+    let to = context.dialling.allow(&line, &call.to)?;
     let place = context.registry.enter(&call.line);
     let place = place.map_err(PlaceError::Refused)?;
-    let mut calling = Calling::submit(&context.engine, call.line, call.to.clone())?;
+    let mut calling = Calling::submit(&context.engine, call.line, to.clone())?;
     let placed = calling.placed().await.map_err(PlaceError::from)?;
     let sip_call_id = placed.sip_call_id.clone();
-    let record = Record::placed(context, line, call.to, sip_call_id, &terms);
+    let record = Record::placed(context, line, to, sip_call_id, &terms);
     let span = info_span!(
         "call",
         call_id = %record.call_id,

@@ -60,11 +60,11 @@ impl Record {
         terms: &CallTerms,
     ) -> Self {
         // The number the line is known by; what the trunk wrote into To may be anything.
-        let to = in_e164(line.phone_number.as_ref().unwrap_or(&incoming.to), &line);
+        let to = line.phone_number.as_ref().unwrap_or(&incoming.to);
         let parties = Parties {
             direction: CallDirection::Inbound,
             from: in_e164(&incoming.from, &line),
-            to,
+            to: in_e164(to, &line),
         };
         let sip_call_id = incoming.sip_call_id.clone();
         Self::between(context, line, parties, sip_call_id, terms)
@@ -80,8 +80,8 @@ impl Record {
     ) -> Self {
         let parties = Parties {
             direction: CallDirection::Outbound,
-            from: line.phone_number.clone().unwrap_or_default(),
-            to,
+            from: in_e164(&line.phone_number.clone().unwrap_or_default(), &line),
+            to: in_e164(&to, &line),
         };
         Self::between(context, line, parties, sip_call_id, terms)
     }
@@ -310,7 +310,7 @@ impl Record {
 }
 
 /// A number as everybody is told it: in E.164 where that is certain.
-pub(super) fn in_e164(number: &Private, line: &LineProfile) -> Private {
+fn in_e164(number: &Private, line: &LineProfile) -> Private {
     let e164 = numbers::to_e164(number.expose(), line.dial.country);
     e164.map_or_else(|| number.clone(), Private::new)
 }

@@ -27,12 +27,14 @@ impl Driver {
         match request {
             CallRequest::Hangup => self.call.handle_hangup_request(now)?,
             CallRequest::Transfer(destination) => {
+                self.call.check_transfer()?;
+                let line = &self.record.line;
+                let destination = self.context.dialling.allow(line, &destination)?;
                 self.call.handle_transfer_request(now, destination)?;
             }
             CallRequest::Dtmf(digits) => self.send_digits(&digits)?,
-            CallRequest::Hold | CallRequest::Resume => {
-                return Err(RequestError::NotNow("hold is not built yet"));
-            }
+            CallRequest::Hold => self.call.handle_hold_request(now, true)?,
+            CallRequest::Resume => self.call.handle_hold_request(now, false)?,
         }
         Ok(())
     }

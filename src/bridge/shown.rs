@@ -57,6 +57,11 @@ impl Shown {
         }
     }
 
+    /// The other side is held, or not any more.
+    pub(super) fn held(&self, held: bool) {
+        self.desk.update(|call| call.on_hold = held);
+    }
+
     /// It is over.
     pub(super) fn ended(&self, outcome: Outcome, sip_status: u16) {
         let status = CallStatus::at_end(outcome, self.answered, sip_status);

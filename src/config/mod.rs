@@ -13,6 +13,7 @@
 //!
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
+mod access;
 pub mod callbacks;
 mod dialling;
 pub mod flags;

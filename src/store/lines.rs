@@ -47,6 +47,26 @@ impl Store {
         self.lines.select(&mut connection, None).await
     }
 
+    /// At most `limit` lines, those after an id, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn lines_page(
+        &self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.acquire("reading lines").await?;
+        self.lines.page(&mut connection, after, limit).await
+    }
+
+    /// An id for a new line; `None` where ids are numbers, which the database
+    /// counts.
+    #[must_use]
+    pub fn fresh_line_id(&self) -> Option<String> {
+        self.lines.fresh_id()
+    }
+
     /// One line.
     ///
     /// # Errors
@@ -131,6 +151,25 @@ impl Store {
     pub async fn servers(&self) -> Result<Vec<Row>, StoreError> {
         let mut connection = self.acquire("reading servers").await?;
         self.servers.select(&mut connection, None).await
+    }
+
+    /// At most `limit` servers, those after an id, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn servers_page(
+        &self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.acquire("reading servers").await?;
+        self.servers.page(&mut connection, after, limit).await
+    }
+
+    /// An id for a new server; as [`Store::fresh_line_id`].
+    #[must_use]
+    pub fn fresh_server_id(&self) -> Option<String> {
+        self.servers.fresh_id()
     }
 
     /// One server.

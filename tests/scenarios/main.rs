@@ -7,9 +7,11 @@
 //! |---|---|
 //! | `before_worker` | cancel, races for a token, Redis away, no worker in time |
 //! | `streaming` | audio both ways, marks, clear, hold, digits, the last words |
+//! | `dialling` | whom calls and transfers of the API may reach, and how often |
 //! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
 //! | `failover` | workers that never dial or are lost, and who comes next |
 //! | `hostile` | garbage, floods, a full leg channel, an engine that takes nothing |
+//! | `on_hold` | hold and resume: who hears what, what waits, refused re-INVITEs |
 //! | `placed` | calls that we place, and what is asked of a call from outside |
 //! | `random` | any order of events, seeded |
 //! | `second_leg` | the fallback number, joined with the caller where REFER is refused |
@@ -25,10 +27,12 @@
 
 mod before_worker;
 mod caller;
+mod dialling;
 mod endings;
 mod failover;
 mod harness;
 mod hostile;
+mod on_hold;
 mod placed;
 mod random;
 mod second_leg;

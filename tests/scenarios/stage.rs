@@ -17,7 +17,7 @@ use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::bridge::shutdown::Shutdown;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::{CallObject, CallStatus};
-use sipbridge::core::dialling::DialLine;
+use sipbridge::core::dialling::{DialLine, DialPolicy};
 use sipbridge::core::g711::Gain;
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
 use sipbridge::core::numbers::Country;
@@ -44,6 +44,7 @@ pub const LINE: &str = "line-1";
 pub struct Setup {
     pub settings: Settings,
     pub fallback_number: Option<&'static str>,
+    pub dials_per_hour: Option<u32>,
     redis: Option<Redis>,
     target: Option<String>,
 }
@@ -66,6 +67,7 @@ impl Setup {
                 params: BTreeMap::new(),
             },
             fallback_number: None,
+            dials_per_hour: None,
             redis,
             target,
         }
@@ -135,7 +137,7 @@ impl Setup {
             )])),
             calls: CallBook::new(None),
             sounds: sounds(),
-            dialling: Dialling::default(),
+            dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour),
             shutdown: Shutdown::default(),
             settings: self.settings,
         });

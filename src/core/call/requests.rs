@@ -54,11 +54,20 @@ impl Call {
         now: Instant,
         destination: Private,
     ) -> Result<(), Denied> {
+        self.check_transfer()?;
+        self.begin_transfer(now, destination);
+        Ok(())
+    }
+
+    /// Whether the other side can be transferred now.
+    ///
+    /// # Errors
+    /// When there is nobody to transfer, or a transfer is under way.
+    pub fn check_transfer(&self) -> Result<(), Denied> {
         self.check_talking()?;
         if self.transferring {
             return Err(Denied::Transferring);
         }
-        self.begin_transfer(now, destination);
         Ok(())
     }
 
@@ -75,7 +84,7 @@ impl Call {
     }
 
     /// Somebody is on the line, and a worker has him or will.
-    fn check_talking(&self) -> Result<(), Denied> {
+    pub(super) fn check_talking(&self) -> Result<(), Denied> {
         self.check_digits()?;
         match self.phase {
             Phase::Seeking | Phase::Streaming => Ok(()),

@@ -218,6 +218,14 @@ pub enum Output {
     ForgetEarly,
     /// Play this while nothing is queued.
     Comfort(Comfort),
+    /// The other side is held, or not any more: it hears hold audio in place of
+    /// the worker's, which waits, and nothing of it reaches the worker.
+    Held(bool),
+    /// Tell the other side so by a re-INVITE; answer with `handle_held`.
+    Reinvite {
+        /// Whether it is to send nothing.
+        hold: bool,
+    },
     /// Report `handle_played_out` once queue (or announcement) is empty.
     PlayOut,
     /// Send REFER.
@@ -239,6 +247,8 @@ pub enum Output {
 pub enum Timer {
     /// Nobody answers: the callee, or another phone of a call that we leave.
     Ring,
+    /// A re-INVITE of ours is not answered.
+    Hold,
     /// The search for a worker has something to do.
     Search,
     /// `--max-call-duration`.

@@ -1,7 +1,9 @@
 //! What the end-to-end tests are made of: private peers, the bridge as a
 //! process, a SIP caller and a worker.
 
+pub mod api;
 pub mod bridge;
+pub mod callee;
 pub mod caller;
 pub mod http;
 pub mod pacing;
@@ -19,7 +21,9 @@ pub mod worker;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+pub use api::Api;
 pub use bridge::{Bridge, Exit};
+pub use callee::Callee;
 pub use caller::{Call, Caller};
 pub use peers::{Kamailio, Redis};
 pub use worker::{Job, Worker};
