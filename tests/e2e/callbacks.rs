@@ -14,7 +14,7 @@ use crate::harness::peers::free_port;
 use crate::harness::receiver::{Receiver, Reply, Request, assert_signed, python_signature};
 use crate::harness::sdp::Offer;
 use crate::harness::worker::QUEUE;
-use crate::harness::{Bridge, Caller, Job, Redis, SOON, Worker, until};
+use crate::harness::{Api, Bridge, Callee, Caller, Job, Redis, SOON, Worker, until};
 
 const TOKEN: &str = "auth-t0ken-of-the-tests";
 
@@ -506,5 +506,48 @@ async fn a_caller_who_hangs_up_during_the_question_is_gone_at_once() {
     let mut call = Caller::invite(bridge.sip(), NUMBER, Offer::usual()).await;
     receiver.receives("/incoming", 2).await;
     call.cancel().await;
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_we_place_tells_its_own_address_and_nobody_is_asked() {
+    let (redis, receiver) = (Redis::start(), Receiver::start().await);
+    receiver.script("/incoming", [Reply::json(json!({"action": "reject"}))]);
+    let phone = Callee::open().await;
+    let own = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ws_target = format!("ws://{}/own", own.local_addr().unwrap());
+    let bridge = asking(&redis, &receiver)
+        .line_field("sipDomain", json!(phone.local.to_string()))
+        .start()
+        .await;
+    let api = Api::of(&bridge);
+    let order = json!({"to": CALLER_NUMBER, "phoneLineId": LINE, "wsTarget": ws_target,
+        "callbackUrl": receiver.url("/own"), "customParams": {"order": "1042"}});
+    let call = api.post("/api/calls", &order).await.expect(201);
+    let invite = phone.invited().await;
+    phone.respond(&invite, "180 Ringing").await;
+    receiver.receives("/own", 2).await;
+    phone.answer(&invite).await;
+    let (mut worker, signature) = accept_signed(&own).await;
+    assert_eq!(
+        signature.as_deref(),
+        Some(python_signature(TOKEN, &ws_target).as_str())
+    );
+    receiver.receives("/own", 3).await;
+    phone.bye(&invite).await;
+    worker.listen_to_end().await;
+    let told = receiver.receives("/own", 4).await;
+    assert_eq!(
+        events(&told),
+        ["initiated", "ringing", "answered", "completed"]
+    );
+    for request in &told {
+        assert_signed(request, TOKEN, &receiver.url(""));
+        assert_eq!(request.sid(), call["sid"].as_str().unwrap());
+        assert_eq!(request.json()["direction"], "outbound");
+        assert_eq!(request.json()["customParams"]["order"], "1042");
+    }
+    assert_eq!(last_status(&told), "completed");
+    assert_eq!(receiver.requests().len(), 4, "nobody else is told or asked");
     bridge.shut_down().await;
 }

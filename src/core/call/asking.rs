@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{Call, ENDING_LIMIT, Output, Phase, Report, Route, Search, TIMERS, Timer};
+use super::{
+    AnswerMode, Call, Comfort, ENDING_LIMIT, Output, Phase, Report, Route, Search, TIMERS, Timer,
+};
 use crate::core::outcome::Outcome;
 use crate::core::private::Secret;
 
@@ -67,12 +69,24 @@ impl Call {
             }
         }
     }
+
+    /// The call is taken: ring or answer, and ask for a worker.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.phase = Phase::Seeking;
+        match self.policy.answer {
+            AnswerMode::Immediate => self.answer(),
+            AnswerMode::OnWorker => self.push(Output::Answer(180)),
+        }
+        self.push(Output::Comfort(Comfort::Waiting));
+        let step = self.search.start(now);
+        self.take_step(now, step);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::call::{AnswerMode, CallPolicy, SearchPolicy};
+    use crate::core::call::{CallPolicy, SearchPolicy};
     use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);

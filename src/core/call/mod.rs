@@ -193,17 +193,6 @@ impl Call {
         self.begin(now);
     }
 
-    fn begin(&mut self, now: Instant) {
-        self.phase = Phase::Seeking;
-        match self.policy.answer {
-            AnswerMode::Immediate => self.answer(),
-            AnswerMode::OnWorker => self.push(Output::Answer(180)),
-        }
-        self.push(Output::Comfort(Comfort::Waiting));
-        let step = self.search.start(now);
-        self.take_step(now, step);
-    }
-
     /// The bridge goes down and has waited long enough.
     pub fn handle_shutdown(&mut self, now: Instant) {
         self.hang_up(now, Outcome::Shutdown);
