@@ -39,6 +39,7 @@ const FUNCTIONS: &[&str] = &[
     "pjsua_acc_add",
     "pjsua_acc_config_default",
     "pjsua_acc_del",
+    "pjsua_acc_modify",
     "pjsua_acc_set_registration",
     "pjsua_call_answer2",
     "pjsua_call_get_count",

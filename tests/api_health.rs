@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sipbridge::api::{ApiListener, ApiServer, CallTotals, Health, LineCounts};
+use sipbridge::api::{
+    ApiListener, ApiServer, CallTotals, Health, HealthSource, LineCounts, health_only,
+};
 use sipbridge::bridge::overload::Readings;
 use sipbridge::sip::engine::EngineStats;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,11 +41,9 @@ fn health(draining: bool) -> Health {
 async fn server() -> (ApiServer, Arc<AtomicBool>) {
     let draining = Arc::new(AtomicBool::new(false));
     let source = Arc::clone(&draining);
-    let source = Arc::new(move || health(source.load(Ordering::Relaxed)));
-    (
-        ApiListener::bind(ANY).await.unwrap().serve(source),
-        draining,
-    )
+    let source = HealthSource::new(move || health(source.load(Ordering::Relaxed)));
+    let listener = ApiListener::bind(ANY).await.unwrap();
+    (listener.serve(health_only(source)), draining)
 }
 
 /// Sends a request and returns status, head and body.
@@ -86,10 +86,15 @@ async fn other_requests_are_refused_as_json() {
         ("GET", "/nope", 404),
         ("POST", "/health", 405),
     ] {
-        let (status, _, body) = ask(server.local_addr(), method, path).await;
+        let (status, head, body) = ask(server.local_addr(), method, path).await;
         assert_eq!(status, expected);
+        assert!(
+            head.contains("content-type: application/problem+json"),
+            "{head}"
+        );
+        assert_eq!(status == 405, head.contains("allow: get,head"), "{head}");
         let body: Value = serde_json::from_str(&body).unwrap();
-        assert!(body["error"].is_string());
+        assert_eq!(body["status"], expected);
     }
 }
 

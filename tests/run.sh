@@ -13,6 +13,9 @@
 # Each step prints its name, its result and its time; its full output is in
 # target/test-logs/. A failing step does not keep the others from running. The
 # last line is 'N passed, N failed', the exit code 0 only with none failed.
+# A real-time test that fails beside others on a busy machine is run once more,
+# alone, and named; what fails twice has failed. Rounds of --chaos are not
+# forgiven anything.
 #
 # Every process that a test starts carries SIPBRIDGE_TEST_RUN in its
 # environment, and its files lie in a folder of this run: at the end nothing of
@@ -98,14 +101,39 @@ step() {
     elif [ "$code" -ne 0 ] && [ "$bad" -eq 0 ]; then
         bad=1
     fi
-    passed=$((passed + ok)) failed=$((failed + bad))
     printf '%4d passed %3d failed %5d s\n' "$ok" "$bad" $((SECONDS - seconds))
     # What this machine does not allow is said, not hidden; so are chaos's books.
     grep -aE '^(not run|chaos): ' "$log" | sed 's/^/   /'
-    [ "$bad" -eq 0 ] && return
-    failures+=("$name")
-    explain "$log" | sed 's/^/   | /'
-    return 1
+    if [ "$bad" -gt 0 ]; then
+        explain "$log" | sed 's/^/   | /'
+        if once_more "$log" "$bad"; then
+            ok=$((ok + bad)) bad=0
+        else
+            failures+=("$name")
+        fi
+    fi
+    passed=$((passed + ok)) failed=$((failed + bad))
+    [ "$bad" -eq 0 ]
+}
+
+# once_more LOG N: runs the N failed tests of a step again, one at a time.
+once_more() {
+    local names seed
+    [ -z "$rounds$minutes" ] || return 1
+    mapfile -t names < <(failed_tests "$1")
+    [ ${#names[@]} -eq "$2" ] || return 1
+    seed=$(sed -n 's/^chaos: a round, SEED=//p' "$1" | tail -n 1)
+    printf '   once more, alone: %s\n' "${names[@]}"
+    ${seed:+env "SEED=$seed"} cargo test --no-fail-fast -- --exact --test-threads 1 "${names[@]}" > "${1%.log}-again.log" 2>&1 || return 1
+    printf '   passed then; the first failure is above\n'
+}
+
+# The names of a step's failed tests, as libtest and chaos list them.
+failed_tests() {
+    awk '/^failures:$/ { listed = 1; next }
+        listed && /^    [A-Za-z0-9_:]+$/ { print $1; next }
+        listed && !/^$/ { listed = 0 }
+        /^chaos: [a-z_]+: FAILED/ { sub(/:$/, "", $2); print $2 }' "$1" | sort -u
 }
 
 # What of a failed step's output says why: each panic with its message, then

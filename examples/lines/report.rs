@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sipbridge::lines::registration::REGISTERS_PER_SECOND;
+use sipbridge::lines::registration::REGISTERS_PER_SECOND_MAX;
 
 use crate::Args;
 use crate::registrar::Registrar;
@@ -96,7 +96,7 @@ impl Report {
     pub fn is_good(&self) -> bool {
         let number = |path: &str| self.0.pointer(path).and_then(Value::as_f64);
         // A REGISTER may need two requests, one before and one after the 401.
-        let peak_max = f64::from(REGISTERS_PER_SECOND) * 2.2;
+        let peak_max = f64::from(REGISTERS_PER_SECOND_MAX) * 2.2;
         number("/kbPerLine").is_some_and(|kb| kb < LINE_MAX_KB)
             && number("/registersPeakPerS").is_some_and(|peak| peak <= peak_max)
             && number("/registrar/late") == Some(0.0)

@@ -14,16 +14,22 @@
 
 use std::time::Duration;
 
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
+use super::control::HealthSource;
 use crate::bridge::overload::Readings;
 use crate::bridge::registry::Refused;
 use crate::queue::QueueStats;
 use crate::sip::engine::EngineStats;
 
 /// Whether calls can be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthStatus {
     /// Everything works.
@@ -37,7 +43,7 @@ pub enum HealthStatus {
 }
 
 /// Lines by state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LineCounts {
     /// Registered now.
     pub registered: usize,
@@ -211,6 +217,52 @@ impl Health {
         }
         body
     }
+}
+
+/// The facts as JSON; see the table in the README.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a schema: the body is made by hand")]
+pub struct HealthBody {
+    status: HealthStatus,
+    /// Whether a new call would be taken now.
+    #[schema(rename = "takesCalls")]
+    takes_calls: bool,
+    version: String,
+    #[schema(rename = "nodeId")]
+    node_id: String,
+    #[schema(rename = "uptimeS")]
+    uptime_s: u64,
+    lines: LineCounts,
+    /// In progress, most, taken, and refused by reason.
+    calls: Value,
+    overload: Value,
+    audio: Value,
+    /// Caught in callbacks of the SIP stack.
+    panics: u64,
+    redis: Value,
+}
+
+/// Whether new calls are taken, and how the bridge is. Needs no token.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "health",
+    operation_id = "health",
+    security(()),
+    responses(
+        (status = 200, description = "New calls are taken.", body = HealthBody),
+        (status = 503, description = "No new calls are taken; the body says why.", body = HealthBody),
+    ),
+)]
+pub(super) async fn answer(State(source): State<HealthSource>) -> Response {
+    let health = source.health();
+    let status = if health.takes_calls() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let headers = [(header::CACHE_CONTROL, "no-store")];
+    (status, headers, Json(health.body())).into_response()
 }
 
 fn ms(duration: Duration) -> u64 {

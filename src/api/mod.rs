@@ -1,11 +1,41 @@
-//! HTTP: health.
+//! HTTP: health, the calls, and the administration of lines and SIP servers.
 //!
-//! `GET /health` answers 200 while calls can be taken, else 503, with the same
-//! JSON either way. Bounded in header size, time and connections. Leaves out
-//! TLS and authentication: it listens on a local address unless told otherwise.
+//! | file | what it holds |
+//! |---|---|
+//! | [`server`] | hyper with its limits: head, connections, time |
+//! | [`router`] | every route, and what each request passes through |
+//! | [`control`] | what the routes act upon |
+//! | [`access`] | the token, and who is let in without one |
+//! | [`audit`] | a log line for each change |
+//! | [`body`], [`query`], [`fields`] | what a request says, bounded and checked |
+//! | [`problem`] | what is answered otherwise: RFC 9457 |
+//! | [`health`] | `GET /health` |
+//! | [`calls`] | `/api/calls` |
+//! | [`call_body`] | a call and its record as JSON |
+//! | [`new_call`] | what `POST /api/calls` takes |
+//! | [`admin`] | `/api/admin/telephony` |
+//! | [`openapi`] | `/api/openapi.json`, made from the routes |
+//!
+//! Bounded in header size, body size, time and connections. Leaves out TLS: a
+//! proxy on the same machine adds it.
 
+pub mod access;
+pub mod admin;
+pub mod audit;
+pub mod body;
+pub mod call_body;
+pub mod calls;
+pub mod control;
+pub mod fields;
 pub mod health;
+pub mod new_call;
+pub mod openapi;
+pub mod problem;
+pub mod query;
+pub mod router;
 pub mod server;
 
+pub use control::{Control, HealthSource};
 pub use health::{CallTotals, Health, HealthStatus, LineCounts, RedisHealth};
-pub use server::{ApiError, ApiListener, ApiServer, HealthSource};
+pub use router::{health_only, routes};
+pub use server::{ApiError, ApiListener, ApiServer};

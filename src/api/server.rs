@@ -1,4 +1,4 @@
-//! The HTTP server: hyper with its limits set, axum's router on top.
+//! The HTTP server: hyper with its limits set; the routes are in `router`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,23 +6,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::health::Health;
+use super::access::Peer;
 use crate::core::seldom::Seldom;
 
 /// How long a client may take to send its request head; also how long an idle
@@ -41,10 +38,24 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// At most one warning about it in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
+type Connection = http1::Connection<TokioIo<TcpStream>, Routes>;
 
-/// Gives the facts of the moment. Must not block.
-pub type HealthSource = Arc<dyn Fn() -> Health + Send + Sync>;
+/// The routes, for one connection.
+struct Routes {
+    router: TowerToHyperService<Router>,
+    peer: SocketAddr,
+}
+
+impl Service<Request<Incoming>> for Routes {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Peer(self.peer));
+        self.router.call(request)
+    }
+}
 
 /// The API could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +93,9 @@ impl ApiListener {
 
     /// Answers from now on.
     #[must_use]
-    pub fn serve(self, health: HealthSource) -> ApiServer {
+    pub fn serve(self, router: Router) -> ApiServer {
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(serve(self.listener, router(health), stopping));
+        let task = tokio::spawn(serve(self.listener, router, stopping));
         ApiServer {
             local: self.local,
             stop,
@@ -120,34 +131,6 @@ impl Drop for ApiServer {
     }
 }
 
-fn router(health: HealthSource) -> Router {
-    Router::new()
-        .route("/health", get(answer_health))
-        .fallback(async || problem(StatusCode::NOT_FOUND, "no such path"))
-        .method_not_allowed_fallback(async || {
-            problem(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "only GET and HEAD are possible here",
-            )
-        })
-        .with_state(health)
-}
-
-async fn answer_health(State(source): State<HealthSource>) -> Response {
-    let health = source();
-    let status = if health.takes_calls() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let headers = [(header::CACHE_CONTROL, "no-store")];
-    (status, headers, Json(health.body())).into_response()
-}
-
-fn problem(status: StatusCode, error: &str) -> Response {
-    (status, Json(json!({ "error": error }))).into_response()
-}
-
 async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let mut failed = Seldom::new(WARN_INTERVAL);
@@ -156,13 +139,14 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Recei
         let accepted = async {
             // Never closed.
             let permit = Arc::clone(&room).acquire_owned().await.ok();
-            listener.accept().await.map(|(stream, _)| (stream, permit))
+            listener.accept().await.map(|accepted| (accepted, permit))
         };
         tokio::select! {
             _ = stopping.changed() => break,
             accepted = accepted => match accepted {
-                Ok((stream, permit)) => {
-                    let connection = answer(stream, router.clone(), stopping.clone());
+                Ok(((stream, peer), permit)) => {
+                    let router = TowerToHyperService::new(router.clone());
+                    let connection = answer(stream, Routes { router, peer }, stopping.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -186,16 +170,15 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Recei
 }
 
 /// Answers one connection's requests until it ends, or lasts too long.
-async fn answer(stream: TcpStream, router: Router, mut stopping: watch::Receiver<bool>) {
+async fn answer(stream: TcpStream, routes: Routes, mut stopping: watch::Receiver<bool>) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), routes);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

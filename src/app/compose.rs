@@ -11,9 +11,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::health::HealthReporter;
+use super::keeper::{self, Keeper};
 use super::profiles::Lines;
 use super::stream_url::stream_base_url;
-use crate::api::{ApiError, ApiListener, ApiServer};
+use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::calls::CallBook;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::dialling::Dialling;
@@ -26,7 +27,7 @@ use crate::bridge::shutdown::Shutdown;
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
-use crate::core::ids::{AccountSid, LineId};
+use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
@@ -112,8 +113,8 @@ pub struct Running {
     pub engine: SharedEngine,
     /// The database, and what writes records of calls into it.
     pub store: Option<(Store, CallLogTask)>,
-    /// All lines that register.
-    pub line_ids: Vec<LineId>,
+    /// Keeps the lines as the database has them, where there is one.
+    pub keeping: Option<JoinHandle<()>>,
 }
 
 /// Builds everything.
@@ -131,8 +132,10 @@ pub async fn compose(
         accounts,
         profiles,
         call_limits,
-        unusable,
+        file_mistakes,
+        judged,
         sounds,
+        books,
     } = lines;
     let limits = Limits {
         calls: config.calls.max_calls,
@@ -150,7 +153,7 @@ pub async fn compose(
         .map(|target| Dialer::new(target.expose(), None))
         .transpose()?;
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
-    let api = ApiListener::bind(api_address).await?;
+    let listener = ApiListener::bind(api_address).await?;
 
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
@@ -175,22 +178,28 @@ pub async fn compose(
         dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour),
         shutdown: Shutdown::default(),
     });
-    let registering: Vec<LineId> = accounts
-        .iter()
-        .filter(|account| account.register)
-        .map(|account| account.line.clone())
-        .collect();
+    context.lines.judge(judged);
+    let registrar = RegistrarHandle::new([], queue.clone());
+    for account in &accounts {
+        keeper::enlist(&registrar, account);
+    }
     add_lines(&engine, accounts).await?;
-    let registrar = RegistrarHandle::new(registering.iter().cloned(), queue.clone());
     let monitor = Arc::new(Monitor::default());
     let health = HealthReporter::new(
         &config,
-        unusable,
+        file_mistakes,
         context.clone(),
         registrar.clone(),
         monitor.clone(),
     );
-    let api = api.serve(health.source());
+    let api = listener.serve(api::routes(Arc::new(Control {
+        health: health.source(),
+        context: context.clone(),
+        store: store.as_ref().map(|(store, _)| store.clone()),
+        registrar: registrar.clone(),
+        token: config.api_token.clone(),
+        key: config.encryption_key.clone(),
+    })));
     let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
     let registering_task = tokio::spawn({
         let registrar = registrar.clone();
@@ -205,6 +214,10 @@ pub async fn compose(
         tokio::spawn(publish_active(context.clone(), queue));
     }
     let max_late = config.calls.max_late;
+    let keeping = store.as_ref().map(|(store, _)| {
+        let keeper = Keeper::new(&config, store, &context, &registrar, books);
+        tokio::spawn(keeper.run())
+    });
     let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
     tell(&config, &engine, &stream_server, &api);
     Ok(Running {
@@ -218,7 +231,7 @@ pub async fn compose(
         stream_server,
         engine,
         store,
-        line_ids: registering,
+        keeping,
     })
 }
 

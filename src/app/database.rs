@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::compose::StartError;
-use super::start_lines::{StartLines, start_lines};
+use super::start_lines::{StartLines, Vaults, start_lines, start_lines_with};
 use crate::config::{Config, Database};
 use crate::core::private::Secret;
 use crate::lines::{self, LinesFile, Row};
@@ -48,11 +48,12 @@ pub fn location(database: &Database) -> Location {
 /// # Errors
 /// When the database fails.
 pub async fn read(store: &Store) -> Result<Stored, StoreError> {
+    let snapshot = store.snapshot().await?;
     Ok(Stored {
         shown: store.shown().to_owned(),
-        lines: store.lines().await?,
-        servers: store.servers().await?,
-        fallback: store.fallback().await?,
+        lines: snapshot.lines,
+        servers: snapshot.servers,
+        fallback: snapshot.fallback,
     })
 }
 
@@ -95,7 +96,11 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), Sta
         tell(&store.import(&file.rows).await?);
     }
     let stored = read(&store).await?;
-    let lines = tokio::task::block_in_place(|| start_lines(config, file, Some(stored)));
+    let lines = tokio::task::block_in_place(|| {
+        let mut vaults = Vaults::default();
+        let start = start_lines_with(config, file, Some(stored), &mut vaults);
+        StartLines { vaults, ..start }
+    });
     Ok((Some(store), lines))
 }
 

@@ -15,7 +15,7 @@ use crate::sip::engine::EngineStats;
 pub struct HealthReporter {
     node_id: String,
     calls_max: usize,
-    unusable_lines: usize,
+    file_mistakes: usize,
     registers: bool,
     has_ws_target: bool,
     started: Instant,
@@ -29,7 +29,7 @@ impl HealthReporter {
     #[must_use]
     pub fn new(
         config: &Config,
-        unusable_lines: usize,
+        file_mistakes: usize,
         context: Arc<Context>,
         registrar: RegistrarHandle,
         monitor: Arc<Monitor>,
@@ -37,7 +37,7 @@ impl HealthReporter {
         Self {
             node_id: config.node_id.clone(),
             calls_max: usize::try_from(config.calls.max_calls).unwrap_or(usize::MAX),
-            unusable_lines,
+            file_mistakes,
             registers: config.sip.register,
             has_ws_target: config.worker.ws_target.is_some(),
             started: Instant::now(),
@@ -50,7 +50,7 @@ impl HealthReporter {
     /// For the API.
     #[must_use]
     pub fn source(self) -> HealthSource {
-        Arc::new(move || self.health())
+        HealthSource::new(move || self.health())
     }
 
     fn health(&self) -> Health {
@@ -90,7 +90,7 @@ impl HealthReporter {
 
     fn lines(&self) -> LineCounts {
         let refused = self.registrar.refused();
-        let unusable = self.unusable_lines + refused;
+        let unusable = self.file_mistakes + self.context.lines.unusable() + refused;
         if !self.registers {
             let unregistered = self.context.lines.len().saturating_sub(refused);
             return LineCounts {

@@ -53,6 +53,18 @@ impl SoundLoader {
         }
     }
 
+    /// Forgets what no line uses any more, and what could not be read: it may
+    /// be there by now.
+    pub fn tidy(&mut self) {
+        self.greetings
+            .retain(|_, sound| Arc::strong_count(sound) > 1);
+        let greetings = &self.greetings;
+        self.files.retain(|path, loaded| {
+            let used = |sound: &Arc<[u8]>| Arc::strong_count(sound) > 1;
+            greetings.contains_key(path) || loaded.as_ref().is_ok_and(used)
+        });
+    }
+
     /// The sounds of a line.
     pub fn load(&mut self, line: &PhoneLine) -> LineSounds {
         let mut loaded = LineSounds::default();
@@ -141,8 +153,11 @@ mod tests {
         assert!(Arc::ptr_eq(&greeting, &second.greeting.unwrap()));
         assert!(Arc::ptr_eq(&announcement, &second.announcement.unwrap()));
         assert_eq!(*announcement, [0x12; 160]);
+        loader.tidy();
+        assert!(loader.load(&line("c", path, path)).problems.is_empty());
         assert_eq!(greeting[..160], announcement[..]);
         assert!(greeting.len() > 160, "ringback follows");
+        drop((greeting, announcement, first.problems));
     }
 
     #[test]

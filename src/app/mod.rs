@@ -14,6 +14,7 @@
 //! | [`encrypt`] | `sipbridge encrypt` |
 //! | [`database`] | the database opened, the lines file imported |
 //! | [`start_lines`] | the lines of flags, file and database, made ready |
+//! | [`keeper`] | lines that change while the bridge runs |
 //! | [`lines`] | `sipbridge lines` |
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
@@ -24,6 +25,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod encrypt;
 pub mod health;
+pub mod keeper;
 pub mod line_sounds;
 pub mod lines;
 pub mod logging;

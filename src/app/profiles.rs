@@ -8,9 +8,11 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::compose::StartError;
+use super::keeper::Books;
 use super::line_sounds::SoundLoader;
 use super::start_lines::StartLines;
 use crate::bridge::context::LineProfile;
+use crate::bridge::line_book::Usability;
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::dialling::DialLine;
@@ -30,20 +32,29 @@ pub struct Lines {
     pub profiles: HashMap<LineId, Arc<LineProfile>>,
     /// `maxConcurrentCalls` of the lines that have one.
     pub call_limits: HashMap<LineId, u32>,
-    /// How many lines were left out because of mistakes.
-    pub unusable: usize,
+    /// How many entries of the lines file were left out because of mistakes.
+    pub file_mistakes: usize,
+    /// What is known of each line, for people.
+    pub judged: HashMap<LineId, Usability>,
     /// The sounds that greetings were made with.
     pub sounds: Sounds,
+    /// What tells later changes from this.
+    pub books: Books,
 }
 
 /// Tells what is to be told, and loads the sounds.
 ///
 /// # Errors
 /// When no line is left, unless a database may get one later.
-pub fn lines(config: &Config, start: StartLines) -> Result<Lines, StartError> {
+pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError> {
     numbers::prepare();
     tell(&start);
     let unusable = start.unusable();
+    let judged = start.judged();
+    let sounds = Sounds::built_in();
+    let vaults = std::mem::take(&mut start.vaults);
+    let mut books = Books::new(SoundLoader::new(sounds.clone()), vaults);
+    books.note_told(&start);
     let ready = start.loaded.ready;
     if ready.is_empty() && config.database.is_none() {
         return Err(StartError::NoLine { unusable });
@@ -52,18 +63,30 @@ pub fn lines(config: &Config, start: StartLines) -> Result<Lines, StartError> {
         warn!("the database holds no phone line that can be used: no call can come");
     }
     info!(lines = ready.len(), unusable, "lines loaded");
-    let mut lines = Lines {
-        accounts: Vec::with_capacity(ready.len()),
-        profiles: HashMap::with_capacity(ready.len()),
-        call_limits: HashMap::new(),
-        unusable,
-        sounds: Sounds::built_in(),
-    };
-    let mut loader = SoundLoader::new(lines.sounds.clone());
+    let mut accounts = Vec::with_capacity(ready.len());
+    let mut profiles = HashMap::with_capacity(ready.len());
+    let mut call_limits = HashMap::new();
     for line in ready {
-        lines.add(config, &mut loader, line);
+        let id = line.line.id.clone();
+        accounts.push(account(config, &line));
+        profiles.insert(id.clone(), profile(config, &mut books.loader, &line));
+        if let Some(most) = line.line.max_concurrent_calls {
+            call_limits.insert(id.clone(), most);
+        }
+        // Without a database nothing changes later.
+        if config.database.is_some() {
+            books.held.insert(id, line);
+        }
     }
-    Ok(lines)
+    Ok(Lines {
+        accounts,
+        profiles,
+        call_limits,
+        file_mistakes: start.file_mistakes.len(),
+        judged,
+        sounds,
+        books,
+    })
 }
 
 fn tell(start: &StartLines) {
@@ -92,30 +115,24 @@ fn tell(start: &StartLines) {
         .for_each(|warning| warn!("{warning}"));
 }
 
-impl Lines {
-    fn add(&mut self, config: &Config, loader: &mut SoundLoader, ready: ReadyLine) {
-        let id = ready.line.id.clone();
-        let sounds = loader.load(&ready.line);
-        sounds
-            .problems
-            .iter()
-            .for_each(|problem| error!("{problem}"));
-        if let Some(most) = ready.line.max_concurrent_calls {
-            self.call_limits.insert(id.clone(), most);
-        }
-        let profile = LineProfile {
-            id: id.clone(),
-            restaurant_id: ready.line.restaurant_id.clone(),
-            phone_number: ready.line.phone_number.clone(),
-            fallback_number: ready.line.fallback_number.clone(),
-            greeting: sounds.greeting,
-            announcement: sounds.announcement,
-            custom_parameters: ready.line.custom_parameters.clone(),
-            dial: dial_line(config, &ready),
-        };
-        self.profiles.insert(id, Arc::new(profile));
-        self.accounts.push(account(config, ready));
-    }
+/// What calls of a line go by. Loads its sounds, which blocks on the disk.
+pub fn profile(config: &Config, loader: &mut SoundLoader, ready: &ReadyLine) -> Arc<LineProfile> {
+    let line = &ready.line;
+    let sounds = loader.load(line);
+    sounds
+        .problems
+        .iter()
+        .for_each(|problem| error!("{problem}"));
+    Arc::new(LineProfile {
+        id: line.id.clone(),
+        restaurant_id: line.restaurant_id.clone(),
+        phone_number: line.phone_number.clone(),
+        fallback_number: line.fallback_number.clone(),
+        greeting: sounds.greeting,
+        announcement: sounds.announcement,
+        custom_parameters: line.custom_parameters.clone(),
+        dial: dial_line(config, ready),
+    })
 }
 
 /// The line's country, and the hosts at which a SIP URI is a number of its own trunk.
@@ -136,24 +153,24 @@ fn number_forms(config: &Config, ready: &ReadyLine) -> Vec<String> {
     number.map_or_else(Vec::new, |number| number.forms())
 }
 
-fn account(config: &Config, ready: ReadyLine) -> Account {
-    let number_forms = number_forms(config, &ready);
+/// A line as the SIP engine needs it.
+#[must_use]
+pub fn account(config: &Config, ready: &ReadyLine) -> Account {
     let aliases = ready
         .line
         .phone_number
         .iter()
         .map(|number| number.expose().to_owned());
-    let contact = contact(config, &ready.route);
     Account {
         line: ready.line.id.clone(),
-        domain: ready.route.domain,
-        server: ready.route.server,
+        domain: ready.route.domain.clone(),
+        server: ready.route.server.clone(),
         transport: ready.route.transport,
-        contact,
+        contact: contact(config, &ready.route),
         username: ready.route.username.expose().to_owned(),
-        password: ready.password,
+        password: ready.password.clone(),
         aliases: aliases.collect(),
-        number_forms,
+        number_forms: number_forms(config, ready),
         register: config.sip.register,
         expires: config.sip.expires,
     }

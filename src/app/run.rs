@@ -4,7 +4,8 @@
 //! the pacer, the watchdog, and last the registrations, so that no call comes
 //! in before everything behind it stands.
 //!
-//! Down, on the first SIGTERM or Ctrl+C: no new calls, lines unregister, and
+//! Down, on the first SIGTERM or Ctrl+C: no new calls, lines change no more and
+//! unregister, and
 //! calls go on for `--drain-timeout`, with everything that they need: workers
 //! dial in, jobs are pushed again. What is left then gets
 //! `--shutdown-timeout`, and is hung up. Whenever no call is left, the rest
@@ -146,7 +147,7 @@ async fn go_down(running: Running, limits: Limits) {
         stream_server,
         engine,
         store,
-        line_ids,
+        keeping,
     } = running;
     info!(
         calls = context.registry.active(),
@@ -158,9 +159,13 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(queue) = &context.queue {
         queue.set_draining();
     }
+    if let Some(keeping) = keeping {
+        keeping.abort();
+        let _ = keeping.await;
+    }
     registrar.stop();
     registering.abort();
-    let mut lines = line_ids.into_iter();
+    let mut lines = registrar.lines().into_iter();
     {
         let mut calls = pin!(calls_end(&context, &watchdog, limits));
         tokio::select! {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use super::database::Stored;
+use crate::bridge::line_book::Usability;
 use crate::config::Config;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
@@ -13,7 +14,7 @@ use crate::lines::entry::{Entry, read_row};
 use crate::lines::line::FieldIssue;
 use crate::lines::{
     self, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine, Row, SipServers,
-    UnusableLine, UnusableReason,
+    UnusableLine, UnusableReason, Vault,
 };
 
 /// All lines of a configuration, and everything to say about them.
@@ -33,6 +34,8 @@ pub struct StartLines {
     pub numbers: HashMap<LineId, Private>,
     /// Where the lines come from, with a colon, for messages.
     pub source: String,
+    /// What was opened, where lines may change later.
+    pub vaults: Vaults,
 }
 
 /// Why a line is not to register.
@@ -73,6 +76,27 @@ impl fmt::Display for StoredIssue {
 /// encrypted password, on all cores; blocks, so call it off the async threads.
 #[must_use]
 pub fn start_lines(config: &Config, file: LinesFile, stored: Option<Stored>) -> StartLines {
+    start_lines_with(config, file, stored, &mut Vaults::default())
+}
+
+/// The credentials that were opened before.
+#[derive(Debug, Default)]
+pub struct Vaults {
+    /// Of lines.
+    pub lines: Vault,
+    /// Of servers.
+    pub servers: Vault,
+}
+
+/// The same with what was opened before; lines that are not opened this time
+/// are pending.
+#[must_use]
+pub fn start_lines_with(
+    config: &Config,
+    file: LinesFile,
+    stored: Option<Stored>,
+    vaults: &mut Vaults,
+) -> StartLines {
     let mut start = StartLines {
         file_mistakes: file.mistakes,
         file_warnings: file.warnings,
@@ -92,7 +116,9 @@ pub fn start_lines(config: &Config, file: LinesFile, stored: Option<Stored>) -> 
             let rows = laid_over(stored.lines, file.rows);
             let lines = rows.iter().filter_map(|row| start.take(row)).collect();
             let key = config.encryption_key.as_ref();
-            let (table, warnings) = lines::open_servers(&stored.servers, key, config.sip.transport);
+            let transport = config.sip.transport;
+            let (table, warnings) =
+                lines::open_servers(&stored.servers, key, transport, &mut vaults.servers);
             start.loaded.warnings = warnings;
             (lines, servers.with_table(table, stored.fallback))
         }
@@ -102,10 +128,12 @@ pub fn start_lines(config: &Config, file: LinesFile, stored: Option<Stored>) -> 
             start.numbers.insert(line.id.clone(), number.clone());
         }
     }
-    let loaded = lines::load(lines, config.encryption_key.as_ref(), &servers);
-    start.loaded.ready = loaded.ready;
-    start.loaded.unusable = loaded.unusable;
-    start.loaded.warnings.extend(loaded.warnings);
+    let key = config.encryption_key.as_ref();
+    let mut loaded = lines::load_with(lines, key, &servers, &mut vaults.lines);
+    loaded
+        .warnings
+        .splice(0..0, std::mem::take(&mut start.loaded.warnings));
+    start.loaded = loaded;
     add_flags_line(config, &mut start.loaded);
     start
 }
@@ -152,6 +180,41 @@ impl StartLines {
             }
         }
         None
+    }
+
+    /// What is known of each line, for people.
+    #[must_use]
+    pub fn judged(&self) -> HashMap<LineId, Usability> {
+        let mut judged = HashMap::new();
+        for ready in &self.loaded.ready {
+            let usable = Usability::Usable {
+                server: ready.route.server().to_owned(),
+                transport: ready.route.transport,
+                rule: ready.route.rule.to_string(),
+            };
+            judged.insert(ready.line.id.clone(), usable);
+        }
+        for (id, why) in &self.left_out {
+            let reason = why.to_string();
+            judged.insert(id.clone(), Usability::LeftOut { reason });
+        }
+        for unusable in &self.loaded.unusable {
+            let reason = unusable.reason.to_string();
+            judged.insert(unusable.id.clone(), Usability::Unusable { reason });
+        }
+        for mistake in &self.stored_mistakes {
+            let found = judged.entry(mistake.id.clone());
+            let one = mistake.issue.to_string();
+            found
+                .and_modify(|usability| {
+                    if let Usability::Unusable { reason } = usability {
+                        reason.push_str("; ");
+                        reason.push_str(&one);
+                    }
+                })
+                .or_insert(Usability::Unusable { reason: one });
+        }
+        judged
     }
 
     /// How many lines cannot be used.

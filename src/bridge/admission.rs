@@ -121,6 +121,8 @@ pub struct Gate {
 struct Line {
     calls: u32,
     pace: Pace,
+    /// Its line is gone; it goes with its last call.
+    gone: bool,
 }
 
 impl Gate {
@@ -156,11 +158,41 @@ impl Gate {
     }
 
     /// Gives a place back.
-    pub fn leave(&mut self, line: &LineId) {
-        if let Some(line) = self.lines.get_mut(line) {
+    pub fn leave(&mut self, id: &LineId) {
+        if let Some(line) = self.lines.get_mut(id) {
             line.calls = line.calls.saturating_sub(1);
+            if line.gone && line.calls == 0 {
+                self.lines.remove(id);
+            }
         }
         self.active = self.active.saturating_sub(1);
+    }
+
+    /// Sets a line's own limit, or none, for the calls to come.
+    pub fn set_limit(&mut self, id: &LineId, most: Option<u32>) {
+        match most {
+            Some(most) => self.limits.per_line.insert(id.clone(), most),
+            None => self.limits.per_line.remove(id),
+        };
+        if let Some(line) = self.lines.get_mut(id) {
+            line.gone = false;
+        }
+    }
+
+    /// Forgets a line; its calls keep their places.
+    pub fn forget(&mut self, id: &LineId) {
+        self.limits.per_line.remove(id);
+        if let Some(line) = self.lines.get_mut(id) {
+            line.gone = true;
+            if line.calls == 0 {
+                self.lines.remove(id);
+            }
+        }
+    }
+
+    /// Sets how many lines there are.
+    pub fn set_lines(&mut self, lines: usize) {
+        self.limits.lines = lines;
     }
 
     /// Calls that took a place since the start.
@@ -323,6 +355,28 @@ mod tests {
         assert_eq!(flood(&mut limited, &line(0)), 25);
         assert_eq!(limited.refused().line_busy, 1);
         assert_eq!(flood(&mut gate(1, 2), &line(0)), 1, "a bridge of one place");
+    }
+
+    #[test]
+    fn limits_change_and_lines_go_while_calls_are_inside() {
+        let mut gate = gate(30, 2);
+        gate.set_limit(&line(0), Some(2));
+        assert_eq!(flood(&mut gate, &line(0)), 2);
+        gate.set_limit(&line(0), Some(3));
+        assert_eq!(flood(&mut gate, &line(0)), 1);
+        gate.forget(&line(0));
+        assert_eq!((gate.active, gate.lines.len()), (3, 1));
+        (0..3).for_each(|_| gate.leave(&line(0)));
+        assert_eq!((gate.active, gate.lines.len()), (0, 0));
+        assert!(gate.limits.per_line.is_empty());
+        // A line that comes back before its calls are over stays.
+        gate.enter(&line(1)).expect("a place");
+        gate.forget(&line(1));
+        gate.set_limit(&line(1), None);
+        gate.leave(&line(1));
+        assert_eq!(gate.lines.len(), 1);
+        gate.set_lines(1);
+        assert_eq!(flood(&mut gate, &line(1)), 30, "alone it need not share");
     }
 
     #[test]

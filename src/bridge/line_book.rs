@@ -1,65 +1,162 @@
 //! The phone lines that this bridge holds now, with what the calls need of
-//! them. Lines come, change and go while calls are in progress; a call keeps
-//! the profile that it began with.
+//! them, and what is known of the lines that it cannot hold. Lines come,
+//! change and go while calls are in progress; a call keeps the profile that
+//! it began with.
+//!
+//! Who changes the database rings the bell here; the keeper hears it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tokio::sync::Notify;
 
 use super::context::LineProfile;
+use crate::core::address::Transport;
 use crate::core::ids::LineId;
 
-/// Profiles by id.
+/// Whether a line can be used, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Usability {
+    /// It takes calls, and registers where lines do.
+    Usable {
+        /// `host` or `host:port` of its server.
+        server: String,
+        /// Over which it is reached.
+        transport: Transport,
+        /// By which rule it has this server, in words.
+        rule: String,
+    },
+    /// Something is wrong with it.
+    Unusable {
+        /// What, in words.
+        reason: String,
+    },
+    /// It is not to register: not active, or of another provider.
+    LeftOut {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// Lines by id.
 #[derive(Debug, Default)]
 pub struct LineBook {
-    profiles: RwLock<HashMap<LineId, Arc<LineProfile>>>,
+    held: RwLock<Held>,
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    profiles: HashMap<LineId, Arc<LineProfile>>,
+    judged: HashMap<LineId, Usability>,
 }
 
 impl LineBook {
     /// The lines of the start.
     #[must_use]
     pub fn new(profiles: HashMap<LineId, Arc<LineProfile>>) -> Self {
+        let judged = HashMap::new();
         Self {
-            profiles: RwLock::new(profiles),
+            held: RwLock::new(Held { profiles, judged }),
+            bell: Notify::new(),
         }
     }
 
     /// One line.
     #[must_use]
     pub fn get(&self, line: &LineId) -> Option<Arc<LineProfile>> {
-        self.read().get(line).cloned()
+        self.read().profiles.get(line).cloned()
+    }
+
+    /// All lines, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<LineProfile>> {
+        self.read().profiles.values().cloned().collect()
     }
 
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.read().len()
+        self.read().profiles.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.read().is_empty()
+        self.read().profiles.is_empty()
     }
 
     /// Adds a line, or changes it for the calls to come.
     pub fn put(&self, profile: Arc<LineProfile>) {
-        let mut profiles = self
-            .profiles
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        profiles.insert(profile.id.clone(), profile);
+        self.write().profiles.insert(profile.id.clone(), profile);
     }
 
     /// Takes a line away; its calls go on.
     pub fn remove(&self, line: &LineId) {
-        let mut profiles = self
-            .profiles
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        profiles.remove(line);
+        self.write().profiles.remove(line);
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<LineId, Arc<LineProfile>>> {
-        self.profiles.read().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a line can be used; `None` for one that was never seen.
+    #[must_use]
+    pub fn usability(&self, line: &LineId) -> Option<Usability> {
+        self.read().judged.get(line).cloned()
+    }
+
+    /// How many lines have something wrong with them.
+    #[must_use]
+    pub fn unusable(&self) -> usize {
+        let held = self.read();
+        let is_unusable = |usability: &&Usability| matches!(usability, Usability::Unusable { .. });
+        held.judged.values().filter(is_unusable).count()
+    }
+
+    /// Replaces what is known of all lines.
+    pub fn judge(&self, judged: HashMap<LineId, Usability>) {
+        self.write().judged = judged;
+    }
+
+    /// Tells that the database was changed: the lines are read again.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// Returns once somebody has rung since the last time. For one listener.
+    pub async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Held> {
+        self.held.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_lines_is_told() {
+        let book = LineBook::default();
+        let reason = "has no sipUsername".to_owned();
+        let bad = Usability::Unusable { reason };
+        let reason = "not active".to_owned();
+        let paused = Usability::LeftOut { reason };
+        let [a, b] = ["a", "b"].map(LineId::new);
+        book.judge(HashMap::from([(a.clone(), bad.clone()), (b, paused)]));
+        assert_eq!((book.usability(&a), book.unusable()), (Some(bad), 1));
+        assert_eq!(book.usability(&LineId::new("c")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bell_that_was_rung_before_is_heard_once() {
+        let book = LineBook::default();
+        (0..3).for_each(|_| book.ring());
+        book.rung().await;
+        let again = tokio::time::timeout(std::time::Duration::from_secs(1), book.rung());
+        assert!(again.await.is_err());
     }
 }

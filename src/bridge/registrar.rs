@@ -1,22 +1,66 @@
 //! Keeps the lines registered: asks the schedule (`lines::registration`) what
-//! is due, tells the engine, and takes the results back in.
+//! is due, tells the engine, and takes the results back in. Lines come and go
+//! while it runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::core::ids::LineId;
-use crate::lines::registration::{Change, LineCounts, RegisterResult, Scheduler};
+use crate::lines::registration::{Change, LineCounts, LineState, RegisterResult, Scheduler};
+use crate::lines::words;
 use crate::queue::Queue;
 use crate::sip::engine::{Command, Registration, SharedEngine};
 
 /// Longest sleep without anything due.
 const IDLE: Duration = Duration::from_secs(3_600);
+
+/// What a line's registration is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationState {
+    /// Waiting for its turn or for an answer.
+    Registering,
+    /// The registrar sends its calls here.
+    Registered,
+    /// The last try failed; there will be another.
+    Failed,
+    /// The SIP engine would not add it; nothing is tried.
+    Refused,
+    /// Lines do not register (`--no-register`).
+    Off,
+}
+
+impl RegistrationState {
+    /// As the API and the log name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Registering => "registering",
+            Self::Registered => "registered",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// A line's registration, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineRegistration {
+    /// What it is at.
+    pub state: RegistrationState,
+    /// When it ends unless refreshed.
+    pub expires_at: Option<SystemTime>,
+    /// When it is tried again, after a failure.
+    pub next_try_at: Option<SystemTime>,
+    /// Why the last try failed, in plain words.
+    pub last_error: Option<String>,
+}
 
 /// The lines' registrations: known to the task that keeps them, to the intake
 /// that brings results, and to whoever asks for their state.
@@ -29,6 +73,8 @@ struct Shared {
     schedule: Mutex<Scheduler>,
     /// Lines that the engine would not add, and why.
     refused: Mutex<BTreeMap<LineId, String>>,
+    /// Lines that do not register at all.
+    off: Mutex<BTreeSet<LineId>>,
     changed: Notify,
     stopping: AtomicBool,
     queue: Option<Queue>,
@@ -41,11 +87,12 @@ impl RegistrarHandle {
         let mut schedule = Scheduler::new(rand::random());
         let now = std::time::Instant::now();
         for line in lines {
-            schedule.add(line, now);
+            schedule.add(line, "", now);
         }
         let shared = Shared {
             schedule: Mutex::new(schedule),
             refused: Mutex::default(),
+            off: Mutex::default(),
             changed: Notify::new(),
             stopping: AtomicBool::new(false),
             queue,
@@ -53,6 +100,88 @@ impl RegistrarHandle {
         Self {
             shared: Arc::new(shared),
         }
+    }
+
+    /// Takes a line that is new to the engine, or that it has with other
+    /// values now: it registers at this server as soon as its turn comes.
+    pub fn add(&self, line: &LineId, server: &str) {
+        lock(&self.shared.refused).remove(line);
+        self.schedule()
+            .add(line.clone(), server, std::time::Instant::now());
+        self.shared.changed.notify_one();
+    }
+
+    /// Takes a line that does not register.
+    pub fn add_off(&self, line: &LineId) {
+        lock(&self.shared.refused).remove(line);
+        lock(&self.shared.off).insert(line.clone());
+    }
+
+    /// Forgets a line. Taking it off its server is the engine's business.
+    pub fn remove(&self, line: &LineId) {
+        lock(&self.shared.refused).remove(line);
+        lock(&self.shared.off).remove(line);
+        let was_there = self.schedule().remove(line);
+        if let (true, Some(queue)) = (was_there, &self.shared.queue) {
+            queue.set_registered(line, false);
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// Registers a line as soon as its turn comes, however long it was to
+    /// wait. False when there is no line of this id that registers.
+    #[must_use]
+    pub fn register_now(&self, line: &LineId) -> bool {
+        let known = self
+            .schedule()
+            .register_now(line, std::time::Instant::now());
+        self.shared.changed.notify_one();
+        known
+    }
+
+    /// What is known of a line's registration; `None` for a line that is not held.
+    #[must_use]
+    pub fn status(&self, line: &LineId) -> Option<LineRegistration> {
+        let plain = |state, last_error| LineRegistration {
+            state,
+            expires_at: None,
+            next_try_at: None,
+            last_error,
+        };
+        if let Some(reason) = lock(&self.shared.refused).get(line) {
+            return Some(plain(RegistrationState::Refused, Some(reason.clone())));
+        }
+        if lock(&self.shared.off).contains(line) {
+            return Some(plain(RegistrationState::Off, None));
+        }
+        let (now, clock) = (std::time::Instant::now(), SystemTime::now());
+        let wall = |at: std::time::Instant| clock + at.saturating_duration_since(now);
+        let schedule = self.schedule();
+        Some(match schedule.state(line, now)? {
+            LineState::Registering => plain(RegistrationState::Registering, None),
+            LineState::Registered { until } => LineRegistration {
+                expires_at: Some(wall(until)),
+                ..plain(RegistrationState::Registered, None)
+            },
+            LineState::Failed {
+                status,
+                text,
+                next_try,
+            } => {
+                let server = schedule.registrar(line).unwrap_or_default();
+                let words = words::failure(status, &text, server);
+                LineRegistration {
+                    next_try_at: Some(wall(next_try)),
+                    ..plain(RegistrationState::Failed, Some(words))
+                }
+            }
+        })
+    }
+
+    /// The lines that register, at this moment.
+    #[must_use]
+    pub fn lines(&self) -> Vec<LineId> {
+        self.schedule().lines()
     }
 
     /// Sends REGISTER for what is due, for ever. Dropping the future stops it.

@@ -80,6 +80,21 @@ impl Registry {
         self.refused_by_admit.load(Ordering::Relaxed)
     }
 
+    /// A line is there, with its own limit or none, for the calls to come.
+    pub fn set_limit(&self, line: &LineId, most: Option<u32>) {
+        self.gate().set_limit(line, most);
+    }
+
+    /// A line is gone; its calls keep their places.
+    pub fn forget(&self, line: &LineId) {
+        self.gate().forget(line);
+    }
+
+    /// Sets how many lines there are.
+    pub fn set_lines(&self, lines: usize) {
+        self.gate().set_lines(lines);
+    }
+
     /// No new calls from now on.
     pub fn drain(&self) {
         self.gate().draining = true;

@@ -172,9 +172,11 @@ pub const FLAGS: &[Flag] = &[
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis; unique among bridges [default: the host's name]"),
     value("api-port", "API_PORT", "PORT").or("8080")
-        .help(RUN, "Port of GET /health"),
+        .help(RUN, "Port of the HTTP API and GET /health"),
     value("api-bind", "API_BIND", "IP").or("127.0.0.1")
-        .help(RUN, "Local address of that port; it has no authentication"),
+        .help(RUN, "Local address of that port; other than loopback only with --api-token"),
+    value("api-token", "API_TOKEN", "TOKEN")
+        .help(RUN, "Bearer token that the API demands, 17 characters or more; without it every program on this machine may use the API. GET /health, /metrics and /api/openapi.json need none. Prefer the variable"),
     value("drain-timeout", "DRAIN_TIMEOUT", "SECONDS").or("300")
         .help(RUN, "How long calls go on undisturbed after SIGTERM, while no new ones are taken; 0 for not at all"),
     value("shutdown-timeout", "SHUTDOWN_TIMEOUT", "SECONDS").or("10")
@@ -202,7 +204,8 @@ pub const FLAGS: &[Flag] = &[
 ];
 
 /// Flags whose values are shown nowhere, not even in part.
-pub const SECRET_FLAGS: [&str; 6] = [
+pub const SECRET_FLAGS: [&str; 7] = [
+    "api-token",
     "database-url",
     "sip-password",
     "turn-password",

@@ -94,6 +94,16 @@ pub enum Problem {
     /// Not a key.
     #[error("{0}: make one with `openssl rand -hex 32`")]
     Key(#[from] KeyError),
+    /// A token that can be guessed, or that no header can carry.
+    #[error(
+        "must be {0} or more visible ASCII characters without spaces: make one with `openssl rand -hex 32`"
+    )]
+    Token(usize),
+    /// The API where others reach it, and no token.
+    #[error(
+        "is not a loopback address, and without --api-token whoever reaches it could place calls and change lines: give --api-token (API_TOKEN) as well, or leave --api-bind at 127.0.0.1 and let a proxy on this machine pass on /health and /metrics alone"
+    )]
+    OpenApi,
     /// A file that cannot be read.
     #[error("cannot be read: {text}", text = file_problem(*.0))]
     File(std::io::ErrorKind),

@@ -12,6 +12,7 @@
 //!
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
+mod access;
 mod dialling;
 pub mod flags;
 pub mod given;

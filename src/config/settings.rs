@@ -43,6 +43,8 @@ pub struct Config {
     pub api_bind: IpAddr,
     /// `--api-port`.
     pub api_port: u16,
+    /// `--api-token`; always there when `--api-bind` is not loopback.
+    pub api_token: Option<Secret>,
     /// `--drain-timeout`.
     pub drain_timeout: Duration,
     /// `--shutdown-timeout`; begins when draining is over.

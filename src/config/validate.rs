@@ -6,6 +6,7 @@ use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use super::access;
 use super::dialling::dialling;
 use super::flags::FLAGS;
 use super::given::Given;
@@ -139,6 +140,7 @@ fn config(reader: &mut Reader) -> Config {
             .address("api-bind")
             .unwrap_or(Ipv4Addr::LOCALHOST.into()),
         api_port: reader.port("api-port").unwrap_or_default(),
+        api_token: access::token(reader),
         drain_timeout: reader.seconds("drain-timeout", 0.0),
         shutdown_timeout: reader.seconds("shutdown-timeout", 0.0),
         log_format: reader.choice(
@@ -461,6 +463,7 @@ fn check_together(config: &Config, reader: &mut Reader) {
             reader.warn(name, "has no effect without --redis-url");
         }
     }
+    access::check(config.api_bind, reader);
     check_ports(config, reader);
 }
 

@@ -39,7 +39,32 @@ pub enum Outcome {
     BridgeLost,
 }
 
+const ALL: [Outcome; 16] = [
+    Outcome::CallerHungUp,
+    Outcome::WorkerHungUp,
+    Outcome::ApiHungUp,
+    Outcome::CalleeHungUp,
+    Outcome::Cancelled,
+    Outcome::NoAnswer,
+    Outcome::Transferred,
+    Outcome::Abandoned,
+    Outcome::NoWorker,
+    Outcome::WorkerLost,
+    Outcome::MediaTimeout,
+    Outcome::DurationLimit,
+    Outcome::Refused,
+    Outcome::Failed,
+    Outcome::Shutdown,
+    Outcome::BridgeLost,
+];
+
 impl Outcome {
+    /// The outcome of this name; `None` for a name of a later version.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        ALL.into_iter().find(|outcome| outcome.as_str() == name)
+    }
+
     /// The name used in Redis, metrics, logs and the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -67,5 +92,18 @@ impl Outcome {
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_read_back() {
+        for outcome in ALL {
+            assert_eq!(Outcome::parse(outcome.as_str()), Some(outcome));
+        }
+        assert_eq!(Outcome::parse("nonsense"), None);
     }
 }

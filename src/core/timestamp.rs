@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime, Time};
 
 /// `2026-01-15T14:30:00.123Z`.
@@ -31,6 +32,15 @@ pub fn parse_rfc3339_ms(text: &str) -> Option<SystemTime> {
     let date = Date::from_calendar_date(number(0, 4)?.into(), month, small(8)?).ok()?;
     let time = Time::from_hms_milli(small(11)?, small(14)?, small(17)?, number(20, 23)?).ok()?;
     Some(date.with_time(time).assume_utc().into())
+}
+
+/// A time as others write it by RFC 3339: with any fraction or none, in any
+/// offset.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    // A SystemTime reaches further, but nothing of ours was before 1970.
+    (at.unix_timestamp() >= 0).then(|| at.into())
 }
 
 /// The UTC day, `2026-01-15`.
@@ -69,6 +79,28 @@ mod tests {
         assert_eq!(parse_rfc3339_ms("2026-01-15T14:30:00.123Z"), Some(at));
         assert_eq!(utc_day(at), "2026-01-15");
         assert_eq!(rest_of_day(at), Duration::from_secs(9 * 3600 + 1800));
+    }
+
+    #[test]
+    fn times_of_others_are_read_in_all_their_forms() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_768_487_400);
+        for text in [
+            "2026-01-15T14:30:00Z",
+            "2026-01-15T14:30:00.000Z",
+            "2026-01-15T16:30:00+02:00",
+            "2026-01-15t14:30:00z",
+        ] {
+            assert_eq!(parse_rfc3339(text), Some(at), "{text}");
+        }
+        for text in [
+            "",
+            "2026-01-15",
+            "2026-01-15T14:30:00",
+            "1969-12-31T23:59:59Z",
+            "now",
+        ] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
     }
 
     #[test]

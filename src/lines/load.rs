@@ -1,19 +1,16 @@
-//! Makes lines ready: finds each one's server and opens its credential, all
-//! credentials in parallel on threads of their own.
+//! Makes lines ready: finds each one's server and opens its credential.
 //!
 //! Leaves out where lines come from, and the SIP engine's account.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use super::credentials::{Credential, CredentialError};
 use super::line::PhoneLine;
 use super::resolve::{Route, ServerError, ServerProblem, ServerTable, SipServer, SipServers};
 use super::row::Row;
-use super::server::read_server;
+use super::server::{StoredServer, read_server};
+use super::vault::Vault;
 use crate::core::address::{HostPort, Transport};
 use crate::core::ids::LineId;
 use crate::core::key::MasterKey;
@@ -128,23 +125,53 @@ pub struct LoadedLines {
     pub unusable: Vec<UnusableLine>,
     /// What to warn about.
     pub warnings: Vec<LineWarning>,
+    /// Lines whose passwords are still to be opened.
+    pub pending: Vec<LineId>,
 }
 
 /// Makes lines ready. Takes about 20 ms of CPU for each encrypted password,
 /// spread over all cores; blocks until done, so call it off the async threads.
 #[must_use]
 pub fn load(lines: Vec<PhoneLine>, key: Option<&MasterKey>, servers: &SipServers) -> LoadedLines {
-    let results = in_parallel(&lines, |line| open(line, key, servers));
+    load_with(lines, key, servers, &mut Vault::default())
+}
+
+/// The same, with what was opened before; what the vault does not open this
+/// time is pending.
+#[must_use]
+pub fn load_with(
+    lines: Vec<PhoneLine>,
+    key: Option<&MasterKey>,
+    servers: &SipServers,
+    vault: &mut Vault,
+) -> LoadedLines {
+    let routes: Vec<_> = lines.iter().map(|line| servers.resolve(line)).collect();
+    // The password of a line without a server is nobody's business.
+    let wanted: Vec<(&str, Option<&Secret>)> = lines
+        .iter()
+        .zip(&routes)
+        .filter(|(_, route)| route.is_ok())
+        .map(|(line, _)| (line.id.as_str(), line.stored_password.as_ref()))
+        .collect();
+    vault.open(key, &wanted);
     let mut loaded = LoadedLines::default();
     let mut addresses: HashMap<(String, String), LineId> = HashMap::new();
-    for (mut line, result) in lines.into_iter().zip(results) {
+    for (mut line, route) in lines.into_iter().zip(routes) {
         line.stored_password = None;
-        match result {
+        let opened = route
+            .map_err(UnusableReason::from)
+            .map(|route| (route, vault.get(line.id.as_str())));
+        match opened {
             Err(reason) => loaded.unusable.push(UnusableLine {
                 id: line.id,
                 reason,
             }),
-            Ok((route, credential)) => {
+            Ok((_, None)) => loaded.pending.push(line.id),
+            Ok((_, Some(Err(error)))) => loaded.unusable.push(UnusableLine {
+                id: line.id,
+                reason: error.into(),
+            }),
+            Ok((route, Some(Ok(credential)))) => {
                 loaded
                     .warnings
                     .extend(warnings(&line.id, &route, &credential, &mut addresses));
@@ -160,8 +187,6 @@ pub fn load(lines: Vec<PhoneLine>, key: Option<&MasterKey>, servers: &SipServers
     loaded
 }
 
-type Opened = Result<(Route, Credential), UnusableReason>;
-
 /// Reads the rows of `sip_servers` and opens their credentials, in parallel.
 /// A server that says no transport gets `transport`.
 #[must_use]
@@ -169,29 +194,39 @@ pub fn open_servers(
     rows: &[Row],
     key: Option<&MasterKey>,
     transport: Transport,
+    vault: &mut Vault,
 ) -> (ServerTable, Vec<LineWarning>) {
-    let opened = in_parallel(rows, |row| open_server(row, key, transport));
+    let read: Vec<_> = rows.iter().map(read_server).collect();
+    let wanted: Vec<(&str, Option<&Secret>)> = read
+        .iter()
+        .flatten()
+        .map(|server| (server.id.as_str(), server.stored_password.as_ref()))
+        .collect();
+    vault.open(key, &wanted);
     let mut table = ServerTable::new();
     let mut warnings = Vec::new();
-    for (row, result) in rows.iter().zip(opened) {
+    for (row, server) in rows.iter().zip(read) {
         let id = row.id().unwrap_or_default().to_owned();
-        if let Ok((_, true)) = result {
+        let opened = server
+            .map_err(ServerProblem::Fields)
+            .and_then(|server| open_server(server, transport, vault));
+        if let Ok((_, true)) = opened {
             warnings.push(LineWarning::PlainServerPassword(id.clone()));
         }
-        table.insert(id, result.map(|(server, _)| server));
+        table.insert(id, opened.map(|(server, _)| server));
     }
     (table, warnings)
 }
 
 /// The server, and whether its password is stored in clear.
 fn open_server(
-    row: &Row,
-    key: Option<&MasterKey>,
+    server: StoredServer,
     transport: Transport,
+    vault: &Vault,
 ) -> Result<(SipServer, bool), ServerProblem> {
-    let server = read_server(row).map_err(ServerProblem::Fields)?;
-    let credential = Credential::open(key, &server.id, server.stored_password.as_ref())
-        .map_err(ServerProblem::Credential)?;
+    // Servers are few: their vault opens all of them at once.
+    let opened = vault.get(&server.id).unwrap_or(Ok(Credential::Absent));
+    let credential = opened.map_err(ServerProblem::Credential)?;
     let is_plain = matches!(credential, Credential::Plain(_));
     let server = SipServer {
         address: server.trunk.address,
@@ -201,44 +236,6 @@ fn open_server(
         contact: server.contact,
     };
     Ok((server, is_plain))
-}
-
-/// Does the same with every item, on all cores; the results are in the order
-/// of the items.
-fn in_parallel<T: Sync, R: Send>(items: &[T], of_one: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = thread::available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(items.len().max(1));
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(index) else {
-                return done;
-            };
-            done.push((index, of_one(item)));
-        }
-    };
-    let mut results: Vec<(usize, R)> = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut results = work();
-        for other in others {
-            match other.join() {
-                Ok(done) => results.extend(done),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        results
-    });
-    results.sort_unstable_by_key(|(index, _)| *index);
-    results.into_iter().map(|(_, result)| result).collect()
-}
-
-fn open(line: &PhoneLine, key: Option<&MasterKey>, servers: &SipServers) -> Opened {
-    let route = servers.resolve(line)?;
-    let credential = Credential::open(key, line.id.as_str(), line.stored_password.as_ref())?;
-    Ok((route, credential))
 }
 
 fn warnings(
@@ -383,7 +380,8 @@ mod tests {
                 serde_json::json!({"id": "s4", "trunk_uri": "sip:a.example", "password": "letmein"}),
             ),
         ];
-        let (table, warnings) = open_servers(&rows, Some(&key()), Transport::Tcp);
+        let (table, warnings) =
+            open_servers(&rows, Some(&key()), Transport::Tcp, &mut Vault::default());
         let password = |id: &str| {
             let server = table[id].as_ref().expect(id);
             (

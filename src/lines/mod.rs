@@ -9,31 +9,43 @@
 //! | [`server`] | a SIP server, and what can be wrong with one |
 //! | [`resolve`] | which SIP server a line uses |
 //! | [`credentials`] | encryption and decryption of passwords |
-//! | [`mod@load`] | lines made ready, their credentials derived in parallel |
+//! | [`mod@load`] | lines made ready |
+//! | [`vault`] | opened credentials: derived in parallel, kept while unchanged |
+//! | [`changes`] | what is other than before, line by line |
 //! | [`registration`] | when each line registers, and its state |
+//! | [`pace`] | how fast REGISTERs go to one registrar |
+//! | [`turns`] | whose turn it is to register |
+//! | [`words`] | a failed registration in plain words |
 //!
 //! The way of a line: [`file::read`] -> [`load::load`] -> [`ReadyLine`], which the
 //! bridge turns into an account of the SIP engine and adds to the [`Scheduler`].
 
+pub mod changes;
 pub mod credentials;
 pub mod entry;
 pub mod file;
 pub mod line;
 pub mod load;
+pub mod pace;
 pub mod registration;
 pub mod resolve;
 pub mod row;
 pub mod server;
+pub mod turns;
+pub mod vault;
+pub mod words;
 
+pub use changes::{Changes, compare};
 pub use credentials::CredentialError;
 pub use file::{FileError, FileIssue, LinesFile};
 pub use line::PhoneLine;
 pub use load::{
     FLAGS_LINE_ID, LineWarning, LoadedLines, ReadyLine, UnusableLine, UnusableReason, load,
-    open_servers,
+    load_with, open_servers,
 };
 pub use registration::{Change, LineCounts, LineState, LineStatus, RegisterResult, Scheduler};
 pub use resolve::{Route, ServerError, ServerProblem, ServerRule, SipServer, SipServers};
 pub use row::Row;
+pub use vault::Vault;
 
 pub use crate::core::key::{KeyError, MasterKey};

@@ -1,5 +1,7 @@
 //! When each line registers (RFC 3261 section 10): the first REGISTERs spread
 //! out, failures retried with backoff and jitter, lost refreshes noticed.
+//! Each registrar has a pace of its own ([`super::pace`]): one that is away
+//! holds up nobody else's lines.
 //! Pure: time is an argument, randomness comes from a seed.
 //!
 //! Inputs: [`Scheduler::add`], [`Scheduler::remove`] and
@@ -10,17 +12,18 @@
 //! Leaves out the refresh before expiry, which the SIP engine does itself,
 //! and unregistering, which needs no schedule.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::pace::Pace;
+pub use super::pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
+use super::turns::{Phase, TimerKey, Turns};
 use crate::core::ids::LineId;
 
-/// REGISTERs sent per second, first ones and retries together: 500 lines are
-/// up in 10 s, and a registrar that came back is not flooded.
-pub const REGISTERS_PER_SECOND: u32 = 50;
 /// How long one REGISTER may go unanswered by the engine: its transaction
 /// ends after 32 s (64 * T1), and digest takes two of them.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(70);
@@ -123,33 +126,20 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Scheduler {
     lines: HashMap<LineId, Entry>,
-    /// What is due next. The number keeps lines of the same time in order.
-    timers: BTreeMap<TimerKey, LineId>,
-    next_number: u64,
-    /// When the next REGISTER may be sent.
-    next_slot: Option<Instant>,
+    turns: Turns,
     random: StdRng,
 }
 
-type TimerKey = (Instant, u64);
-
 #[derive(Debug)]
 struct Entry {
+    registrar: Arc<str>,
     state: LineState,
     phase: Phase,
     failures: u32,
     timer: TimerKey,
-}
-
-/// What a line's timer means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// It may register now.
-    Due,
-    /// No answer has come.
-    AwaitingAnswer,
-    /// The refresh was not heard of.
-    AwaitingRefresh,
+    /// Whether it has registered since it was added: what comes before is
+    /// an answer to what the line was earlier.
+    asked: bool,
 }
 
 impl Scheduler {
@@ -158,33 +148,63 @@ impl Scheduler {
     pub fn new(seed: u64) -> Self {
         Self {
             lines: HashMap::new(),
-            timers: BTreeMap::new(),
-            next_number: 0,
-            next_slot: None,
+            turns: Turns::default(),
             random: StdRng::seed_from_u64(seed),
         }
     }
 
-    /// Adds a line, to register as soon as its turn comes. Adding a line that
-    /// is there starts it anew.
-    pub fn add(&mut self, line: LineId, now: Instant) {
+    /// Adds a line, to register at this registrar as soon as its turn comes.
+    /// Adding a line that is there starts it anew.
+    pub fn add(&mut self, line: LineId, registrar: &str, now: Instant) {
         self.remove(&line);
-        let timer = self.start_timer(&line, now);
+        let registrar = self.turns.join(registrar);
+        let timer = self.turns.start(&line, &registrar, Phase::Due, now);
         let entry = Entry {
+            registrar,
             state: LineState::Registering,
             phase: Phase::Due,
             failures: 0,
             timer,
+            asked: false,
         };
         self.lines.insert(line, entry);
     }
 
     /// Forgets a line. Returns whether it was there.
     pub fn remove(&mut self, line: &LineId) -> bool {
-        match self.lines.remove(line) {
-            Some(entry) => self.timers.remove(&entry.timer).is_some(),
-            None => false,
+        let Some(entry) = self.lines.remove(line) else {
+            return false;
+        };
+        self.turns.stop(&entry.registrar, entry.phase, entry.timer);
+        self.turns.leave(&entry.registrar);
+        true
+    }
+
+    /// Registers a line as soon as its turn comes, whatever it waits for, and
+    /// forgets how often it failed. False when there is no such line.
+    pub fn register_now(&mut self, line: &LineId, now: Instant) -> bool {
+        let Some(entry) = self.lines.get_mut(line) else {
+            return false;
+        };
+        entry.failures = 0;
+        if entry.phase != Phase::AwaitingAnswer {
+            self.set(line, Phase::Due, now);
         }
+        true
+    }
+
+    /// All lines, in the order of their ids.
+    #[must_use]
+    pub fn lines(&self) -> Vec<LineId> {
+        let mut lines: Vec<LineId> = self.lines.keys().cloned().collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    /// The registrar of a line.
+    #[must_use]
+    pub fn registrar(&self, line: &LineId) -> Option<&str> {
+        self.lines.get(line).map(|entry| &*entry.registrar)
     }
 
     /// Takes in what a REGISTER (or the engine's own refresh) came to.
@@ -195,6 +215,9 @@ impl Scheduler {
         result: RegisterResult,
         now: Instant,
     ) -> Option<Change> {
+        if !self.lines.get(line)?.asked {
+            return None;
+        }
         match result {
             RegisterResult::Registered { expires } => self.registered(line, expires, now),
             RegisterResult::Failed {
@@ -209,22 +232,13 @@ impl Scheduler {
     /// The line to send REGISTER for now, if there is one. Ask until `None`.
     pub fn poll(&mut self, now: Instant) -> Option<LineId> {
         self.expire(now);
-        if self.next_slot.is_some_and(|slot| slot > now) {
-            return None;
+        let line = self.turns.take(now)?;
+        let entry = self.set(&line, Phase::AwaitingAnswer, now + ANSWER_TIMEOUT)?;
+        entry.asked = true;
+        // A failure stays to be seen until there is an answer.
+        if matches!(entry.state, LineState::Registered { .. }) {
+            entry.state = LineState::Registering;
         }
-        let (&(at, _), line) = self.timers.first_key_value()?;
-        if at > now {
-            return None;
-        }
-        let line = line.clone();
-        self.set(&line, Phase::AwaitingAnswer, now + ANSWER_TIMEOUT);
-        if let Some(entry) = self.lines.get_mut(&line) {
-            // A failure stays to be seen until there is an answer.
-            if matches!(entry.state, LineState::Registered { .. }) {
-                entry.state = LineState::Registering;
-            }
-        }
-        self.next_slot = Some(now + Duration::from_secs(1) / REGISTERS_PER_SECOND);
         Some(line)
     }
 
@@ -232,12 +246,7 @@ impl Scheduler {
     /// are no lines.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let (&(at, _), line) = self.timers.first_key_value()?;
-        let is_due = self.lines.get(line).is_some_and(|e| e.phase == Phase::Due);
-        match self.next_slot {
-            Some(slot) if is_due => Some(at.max(slot)),
-            _ => Some(at),
-        }
+        self.turns.next()
     }
 
     /// The state of one line. A registration that is past its expiry and not
@@ -275,6 +284,7 @@ impl Scheduler {
 
     fn registered(&mut self, line: &LineId, expires: Duration, now: Instant) -> Option<Change> {
         let until = now + expires;
+        self.pace_of(line)?.succeeded();
         let entry = self.set(line, Phase::AwaitingRefresh, until + REFRESH_GRACE)?;
         let was = matches!(entry.state, LineState::Registered { .. });
         entry.failures = 0;
@@ -294,6 +304,9 @@ impl Scheduler {
         retry_after: Option<Duration>,
         now: Instant,
     ) -> Option<Change> {
+        if !only_people_can_mend(status) {
+            self.pace_of(line)?.failed();
+        }
         let failures = self.lines.get(line)?.failures.saturating_add(1);
         let retry_in = self.retry_delay(status, failures, retry_after);
         let next_try = now + retry_in;
@@ -316,16 +329,12 @@ impl Scheduler {
 
     /// Turns every wait that is over into a line that is due.
     fn expire(&mut self, now: Instant) {
-        while let Some((&(at, _), line)) = self.timers.first_key_value() {
-            let line = line.clone();
-            let phase = self.lines.get(&line).map(|entry| entry.phase);
-            match phase {
-                _ if at > now => return,
-                Some(Phase::Due) | None => return,
+        while let Some(line) = self.turns.over(now) {
+            match self.lines.get(&line).map(|entry| entry.phase) {
                 Some(Phase::AwaitingAnswer) => {
                     self.failed(&line, 408, "no answer to REGISTER".into(), None, now);
                 }
-                Some(Phase::AwaitingRefresh) => {
+                _ => {
                     if let Some(entry) = self.set(&line, Phase::Due, now) {
                         entry.state = LineState::Registering;
                     }
@@ -361,22 +370,17 @@ impl Scheduler {
         delay.mul_f64(self.random.random_range(0.5..=1.0))
     }
 
-    /// Gives a line a new phase and moves its one timer.
-    fn set(&mut self, line: &LineId, phase: Phase, at: Instant) -> Option<&mut Entry> {
-        let old = self.lines.get(line)?.timer;
-        self.timers.remove(&old);
-        let timer = self.start_timer(line, at);
-        let entry = self.lines.get_mut(line)?;
-        entry.timer = timer;
-        entry.phase = phase;
-        Some(entry)
+    fn pace_of(&mut self, line: &LineId) -> Option<&mut Pace> {
+        self.turns.pace(&self.lines.get(line)?.registrar)
     }
 
-    fn start_timer(&mut self, line: &LineId, at: Instant) -> TimerKey {
-        let key = (at, self.next_number);
-        self.next_number += 1;
-        self.timers.insert(key, line.clone());
-        key
+    /// Gives a line a new phase and moves its one timer.
+    fn set(&mut self, line: &LineId, phase: Phase, at: Instant) -> Option<&mut Entry> {
+        let entry = self.lines.get_mut(line)?;
+        self.turns.stop(&entry.registrar, entry.phase, entry.timer);
+        entry.timer = self.turns.start(line, &entry.registrar, phase, at);
+        entry.phase = phase;
+        Some(entry)
     }
 }
 
@@ -426,13 +430,14 @@ mod tests {
         let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
         for step in 0..20_000 {
             let line = LineId::new(random.random_range(0..20).to_string());
-            match random.random_range(0..7) {
-                0 => scheduler.add(line, now),
+            match random.random_range(0..8) {
+                0 => scheduler.add(line, &random.random_range(0..3).to_string(), now),
                 1 => drop(scheduler.remove(&line)),
                 2 => drop(scheduler.handle_result(&line, ok(random.random_range(0..90)), now)),
                 3 => drop(scheduler.handle_result(&line, failure(), now)),
                 4 => drop(scheduler.handle_result(&line, RegisterResult::Unregistered, now)),
                 5 => now += Duration::from_millis(random.random_range(0..9_000)),
+                6 => drop(scheduler.register_now(&line, now)),
                 _ => {
                     while scheduler.poll(now).is_some() {}
                     let later = scheduler.poll_timeout().is_none_or(|at| at > now);
@@ -441,7 +446,7 @@ mod tests {
             }
             assert_eq!(
                 scheduler.lines.len(),
-                scheduler.timers.len(),
+                scheduler.turns.timers(),
                 "seed {SEED} step {step}"
             );
         }

@@ -209,6 +209,12 @@ impl SipServers {
 }
 
 impl Route {
+    /// Where requests go: `host` or `host:port`.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        self.server.as_ref().unwrap_or(&self.domain)
+    }
+
     /// Straight to the server that `--sip-domain` names.
     #[must_use]
     pub fn to_domain(domain: &HostPort, transport: Transport, username: Private) -> Self {

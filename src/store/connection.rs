@@ -86,6 +86,8 @@ pub struct Store {
     pub(super) dialect: Dialect,
     pub(super) lines: Arc<Table>,
     pub(super) servers: Arc<Table>,
+    /// Where PostgreSQL tells of changes.
+    pub(super) listen_url: Option<Secret>,
     shown: Arc<str>,
 }
 
@@ -138,6 +140,7 @@ impl Store {
             servers: Arc::new(servers_table(&pool, dialect).await?),
             pool,
             dialect,
+            listen_url: (dialect == Dialect::Postgres).then(|| location.url()),
             shown: location.shown().into(),
         })
     }

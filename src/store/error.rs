@@ -30,6 +30,15 @@ pub enum StoreError {
         /// Whether the same may well succeed later.
         transient: bool,
     },
+    /// The database does not take what is to be written: too long, of another
+    /// type, or against a rule of the table.
+    #[error("database: {what} failed: {reason}")]
+    Values {
+        /// What was to be done.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// A row with this id is there already.
     #[error("the id {0:?} is taken already")]
     Taken(String),
@@ -46,10 +55,26 @@ pub enum StoreError {
 impl StoreError {
     /// Wraps what the database said about a query.
     pub(super) fn query(what: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |error| Self::Query {
+        move |error| {
+            let reason = reason(&error);
+            if is_about_values(&error) {
+                return Self::Values { what, reason };
+            }
+            Self::Query {
+                what,
+                reason,
+                transient: is_transient(&error),
+            }
+        }
+    }
+
+    /// The database has not answered for so long that it counts as away.
+    #[must_use]
+    pub fn no_answer(what: &'static str) -> Self {
+        Self::Query {
             what,
-            reason: reason(&error),
-            transient: is_transient(&error),
+            reason: "it did not answer in time".into(),
+            transient: true,
         }
     }
 
@@ -83,6 +108,18 @@ pub(super) fn reason(error: &sqlx::Error) -> String {
         sqlx::Error::Configuration(_) => "its address is not one that the client takes".into(),
         other => other.to_string(),
     }
+}
+
+/// PostgreSQL: data exceptions and broken constraints. SQLite: a constraint,
+/// or a value of another type.
+fn is_about_values(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(database) = error else {
+        return false;
+    };
+    let code = database.code().unwrap_or_default();
+    let sqlite = code.parse::<u32>().ok().filter(|_| code.len() != 5);
+    let postgres = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+    postgres || sqlite.is_some_and(|code| matches!(code & 0xff, 18..=20))
 }
 
 fn is_transient(error: &sqlx::Error) -> bool {

@@ -1,7 +1,7 @@
 //! Phone lines, SIP servers and the fallback server: read, changed, and
 //! imported from a file.
 
-use sqlx::Connection;
+use sqlx::{AnyConnection, Connection};
 
 use super::connection::Store;
 use super::error::StoreError;
@@ -45,6 +45,26 @@ impl Store {
     pub async fn lines(&self) -> Result<Vec<Row>, StoreError> {
         let mut connection = self.acquire("reading lines").await?;
         self.lines.select(&mut connection, None).await
+    }
+
+    /// At most `limit` lines, those after an id, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn lines_page(
+        &self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.acquire("reading lines").await?;
+        self.lines.page(&mut connection, after, limit).await
+    }
+
+    /// An id for a new line; `None` where ids are numbers, which the database
+    /// counts.
+    #[must_use]
+    pub fn fresh_line_id(&self) -> Option<String> {
+        self.lines.fresh_id()
     }
 
     /// One line.
@@ -133,6 +153,25 @@ impl Store {
         self.servers.select(&mut connection, None).await
     }
 
+    /// At most `limit` servers, those after an id, in the order of their ids.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn servers_page(
+        &self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.acquire("reading servers").await?;
+        self.servers.page(&mut connection, after, limit).await
+    }
+
+    /// An id for a new server; as [`Store::fresh_line_id`].
+    #[must_use]
+    pub fn fresh_server_id(&self) -> Option<String> {
+        self.servers.fresh_id()
+    }
+
     /// One server.
     ///
     /// # Errors
@@ -203,10 +242,17 @@ impl Store {
         if !self.has_table("settings").await? {
             return Ok(None);
         }
+        let mut connection = self.acquire("reading the fallback server").await?;
+        Self::fallback_in(&mut connection).await
+    }
+
+    pub(super) async fn fallback_in(
+        connection: &mut AnyConnection,
+    ) -> Result<Option<String>, StoreError> {
         let found: Option<Option<String>> =
             sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
                 .bind(FALLBACK)
-                .fetch_optional(&self.pool)
+                .fetch_optional(connection)
                 .await
                 .map_err(StoreError::query("reading the fallback server"))?;
         Ok(found.flatten().filter(|id| !id.is_empty()))

@@ -22,7 +22,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 2] = [
+const ALL: [(i64, &str, &str, &str); 3] = [
     (
         1,
         "lines servers calls",
@@ -34,6 +34,12 @@ const ALL: [(i64, &str, &str, &str); 2] = [
         "columns of ours",
         sql!("sqlite", "0002_columns_of_ours"),
         sql!("postgres", "0002_columns_of_ours"),
+    ),
+    (
+        4,
+        "changes are told",
+        sql!("sqlite", "0004_changes_are_told"),
+        sql!("postgres", "0004_changes_are_told"),
     ),
 ];
 

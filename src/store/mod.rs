@@ -7,6 +7,7 @@
 //! | [`migrations`] | the SQL that is checked in, and how it is run |
 //! | [`table`] | rows whose column types are not known beforehand |
 //! | [`lines`] | lines, servers, the fallback server, the import of a file |
+//! | [`changes`] | noticing that lines or servers are other than before |
 //! | [`calls`] | the record of a call, and pages of them |
 //! | [`call_log`] | writes records without ever holding up a call |
 //! | [`error`] | what can go wrong, without secrets |
@@ -18,6 +19,7 @@
 
 pub mod call_log;
 pub mod calls;
+pub mod changes;
 pub mod connection;
 pub mod error;
 pub mod lines;
@@ -26,6 +28,7 @@ pub mod table;
 
 pub use call_log::{CallLog, CallLogStats};
 pub use calls::{AudioStats, CallPage, CallQuery, CallRecord};
+pub use changes::{Listener, Mark, Snapshot};
 pub use connection::{Location, Store};
 pub use error::StoreError;
 pub use lines::{Imported, Removal};

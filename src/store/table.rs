@@ -99,6 +99,34 @@ impl Table {
         connection: &mut AnyConnection,
         id: Option<&str>,
     ) -> Result<Vec<Row>, StoreError> {
+        let which = match id {
+            Some(_) => "WHERE CAST(id AS TEXT) = $1 ORDER BY 1",
+            None => "ORDER BY 1",
+        };
+        self.query(connection, which, id).await
+    }
+
+    /// At most `limit` rows, those after an id, in the order of their ids.
+    pub(super) async fn page(
+        &self,
+        connection: &mut AnyConnection,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Row>, StoreError> {
+        let which = match after {
+            Some(_) => "WHERE CAST(id AS TEXT) > $1",
+            None => "",
+        };
+        let which = format!("{which} ORDER BY 1 LIMIT {limit}");
+        self.query(connection, &which, after).await
+    }
+
+    async fn query(
+        &self,
+        connection: &mut AnyConnection,
+        which: &str,
+        id: Option<&str>,
+    ) -> Result<Vec<Row>, StoreError> {
         if !self.exists() {
             return Ok(Vec::new());
         }
@@ -106,15 +134,7 @@ impl Table {
             .present()
             .map(|column| format!("CAST({0} AS TEXT) AS {0}", column.name))
             .collect();
-        let which = match id {
-            Some(_) => "WHERE CAST(id AS TEXT) = $1",
-            None => "",
-        };
-        let sql = format!(
-            "SELECT {} FROM {} {which} ORDER BY 1",
-            columns.join(", "),
-            self.name
-        );
+        let sql = format!("SELECT {} FROM {} {which}", columns.join(", "), self.name);
         let mut query = sqlx::query(&sql);
         if let Some(id) = id {
             query = query.bind(id.to_owned());
@@ -125,6 +145,16 @@ impl Table {
             .map(|row| self.read(row))
             .collect::<Result<_, _>>()
             .map_err(StoreError::query("reading lines or servers"))
+    }
+
+    /// An id for a new row; `None` where ids are numbers, which the database
+    /// counts.
+    pub(super) fn fresh_id(&self) -> Option<String> {
+        let is_number = self
+            .actual
+            .get("id")
+            .is_some_and(|actual| actual.type_name.to_lowercase().contains("int"));
+        (!is_number).then(random_uuid)
     }
 
     fn read(&self, found: &AnyRow) -> Result<Row, sqlx::Error> {

@@ -22,6 +22,10 @@
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `secrets` | no secret in any output, at the highest log level |
 //! | `store` | lines from a database, a record per call |
+//! | `access` | the API: token, browsers, bounds, audit |
+//! | `admin_api` | SIP servers, lines, the fallback server |
+//! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `openapi` | the document of the API, held to what it answers |
 //! | `shutdown` | signals, exit codes, real hangs, nothing left |
 
 #![expect(
@@ -31,8 +35,11 @@
     reason = "in a test, a broken expectation is a failure"
 )]
 
+mod access;
+mod admin_api;
 mod audio;
 mod bad_input;
+mod calls_api;
 mod contract;
 mod delayed;
 mod drain;
@@ -44,6 +51,7 @@ mod life;
 mod limits;
 mod media;
 mod numbers;
+mod openapi;
 mod overload;
 mod pacing;
 mod redis_tls;

@@ -8,6 +8,7 @@
 
 mod call_log;
 mod calls;
+mod changes;
 mod migrations;
 mod postgres;
 mod rows;

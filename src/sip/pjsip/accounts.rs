@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ffi;
 use super::names::Names;
-use super::shared::{Line, Shared};
+use super::shared::{Binding, Line, Shared};
 use super::text::{self, Lent};
 use crate::core::ids::LineId;
 use crate::sip::engine::{Account, EngineConfig, EngineEvent, Registration, Transport};
@@ -19,6 +19,10 @@ const CONTACT_REWRITE_NO_UNREG_ALWAYS: i32 = 2 | 4;
 /// How long a removed account waits for the answer to its last REGISTER:
 /// longer than SIP itself does (64 * T1, RFC 3261 timer F).
 const FAREWELL_MAX: Duration = Duration::from_secs(40);
+/// pjlib's "too many objects": no account is free.
+const PJ_ETOOMANY: ffi::pj_status_t = 70_010;
+/// pjsip's "object is busy": a REGISTER of the account is under way.
+const PJSIP_EBUSY: ffi::pj_status_t = 171_001;
 
 /// An account whose line is gone. Calls and an answer to REGISTER may still
 /// need it.
@@ -26,45 +30,70 @@ pub struct Retired {
     line: LineId,
     account: i32,
     since: Instant,
+    /// Its last REGISTER could not be sent yet: another one was under way.
+    owes_farewell: bool,
 }
 
 /// Adds a line, in place of one with the same id; tells why where it cannot.
+/// Calls of the line go on. Accounts that nobody asks for any more are in
+/// `retired`.
 pub fn add(
     shared: &Shared,
     config: &EngineConfig,
     names: &Names,
     account: &Account,
-) -> Option<Retired> {
-    // The old binding goes first: it may be the very Contact of the new one.
-    let replaced = retire(shared, &account.line);
-    match create(config, names, account) {
+    retired: &mut Vec<Retired>,
+) {
+    let binding = Binding::of(account);
+    let held = shared.with_lines(|lines| {
+        let line = lines.table.data(&account.line)?;
+        Some((line.account, line.binding == binding))
+    });
+    let made = match held {
+        // A last REGISTER of the old account could reach the registrar after
+        // the first one of a new account, and take away what both announce.
+        Some((id, true)) => modify(id, config, names, account),
+        _ => {
+            retired.extend(retire(shared, &account.line));
+            create(config, names, account).or_else(|status| {
+                let full = status == PJ_ETOOMANY && make_room(shared, retired);
+                let again = full.then(|| create(config, names, account));
+                again.unwrap_or(Err(status))
+            })
+        }
+    };
+    match made {
         Ok(id) => shared.change_lines(|lines| {
-            let domain = account.domain.clone();
-            lines.table.insert(
-                account,
-                Line {
-                    account: id,
-                    domain,
-                    secure: account.transport == Transport::Tls,
-                },
-            );
+            let line = Line {
+                account: id,
+                domain: account.domain.clone(),
+                secure: account.transport == Transport::Tls,
+                binding,
+            };
+            lines.table.insert(account, line);
             lines.by_account.insert(id, account.line.clone());
         }),
-        Err(reason) => {
-            let line = account.line.clone();
-            tell(shared, EngineEvent::LineRefused { line, reason });
+        Err(status) => {
+            retired.extend(retire(shared, &account.line));
+            refuse(shared, account, text::status_text(status));
         }
     }
-    replaced
+}
+
+/// Tells that a line cannot be added.
+pub fn refuse(shared: &Shared, account: &Account, reason: String) {
+    let line = account.line.clone();
+    tell(shared, EngineEvent::LineRefused { line, reason });
 }
 
 /// Unregisters a line and takes it out of what INVITEs are matched with.
 pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
     let account = account_of(shared, line)?;
-    let pending = send_register(account, false).is_ok();
+    let sent = send_register(account, false);
+    let owes_farewell = sent == Err(PJSIP_EBUSY);
     shared.change_lines(|lines| {
         lines.table.remove(line);
-        if !pending {
+        if sent.is_err() && !owes_farewell {
             lines.by_account.remove(&account);
         }
     });
@@ -73,16 +102,39 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
         line,
         account,
         since: Instant::now(),
+        owes_farewell,
     })
 }
 
 /// Deletes a retired account that nobody needs any more; `false` while
 /// somebody does.
-pub fn delete_unneeded(shared: &Shared, retired: &Retired) -> bool {
+pub fn delete_unneeded(shared: &Shared, retired: &mut Retired) -> bool {
+    if retired.owes_farewell {
+        match send_register(retired.account, false) {
+            Err(PJSIP_EBUSY) => {}
+            sent => {
+                retired.owes_farewell = false;
+                if sent.is_err() {
+                    shared.change_lines(|lines| lines.by_account.remove(&retired.account));
+                }
+            }
+        }
+    }
     let answered = shared.with_lines(|lines| !lines.by_account.contains_key(&retired.account));
     let waited = answered || retired.since.elapsed() > FAREWELL_MAX;
+    waited && delete(shared, retired)
+}
+
+/// Deletes the retired account that has waited longest for an answer; whether
+/// there was one.
+fn make_room(shared: &Shared, retired: &mut Vec<Retired>) -> bool {
+    let found = retired.iter().position(|retired| delete(shared, retired));
+    found.map(|index| retired.remove(index)).is_some()
+}
+
+fn delete(shared: &Shared, retired: &Retired) -> bool {
     // pjsua's calls read their account until they end.
-    if !waited || shared.slots.has_line(&retired.line) {
+    if shared.slots.has_line(&retired.line) {
         return false;
     }
     // SAFETY: pjsua checks the id.
@@ -136,28 +188,66 @@ fn tell(shared: &Shared, event: EngineEvent) {
     }
 }
 
-fn create(config: &EngineConfig, names: &Names, account: &Account) -> Result<i32, String> {
+/// Whether a line can be made an account at all.
+pub fn check(account: &Account) -> Result<(), String> {
     if account.domain.is_empty() || account.domain.contains([' ', '<', '>', '"', ';', '@']) {
         return Err("its domain is no host name".into());
     }
+    Ok(())
+}
+
+type Settings = Box<ffi::pjsua_acc_config>;
+
+fn create(
+    config: &EngineConfig,
+    names: &Names,
+    account: &Account,
+) -> Result<i32, ffi::pj_status_t> {
+    with_settings(config, names, account, |settings| {
+        let mut id = -1;
+        // SAFETY: the settings are whole; the id is an out-parameter.
+        match unsafe { ffi::pjsua_acc_add(&raw const **settings, ffi::FALSE, &raw mut id) } {
+            ffi::PJ_SUCCESS => Ok(id),
+            status => Err(status),
+        }
+    })
+}
+
+/// Gives an account another password. The registration is forgotten without a
+/// word to the registrar if that is a change; the next REGISTER renews it.
+fn modify(
+    id: i32,
+    config: &EngineConfig,
+    names: &Names,
+    account: &Account,
+) -> Result<i32, ffi::pj_status_t> {
+    with_settings(config, names, account, |settings| {
+        settings.disable_reg_on_modify = ffi::TRUE;
+        // SAFETY: pjsua checks the id; the settings are whole.
+        match unsafe { ffi::pjsua_acc_modify(id, &raw const **settings) } {
+            ffi::PJ_SUCCESS => Ok(id),
+            status => Err(status),
+        }
+    })
+}
+
+fn with_settings<T>(
+    config: &EngineConfig,
+    names: &Names,
+    account: &Account,
+    then: impl FnOnce(&mut Settings) -> T,
+) -> T {
     let mut lent = Lent::default();
     // SAFETY: plain C data; pjsua's defaults make its list heads point into
     // the box, which is not moved afterwards. Strings live until the account
-    // is added, which copies them.
-    let mut settings: Box<ffi::pjsua_acc_config> = Box::new(unsafe { std::mem::zeroed() });
+    // is added or modified, which copies them.
+    let mut settings: Settings = Box::new(unsafe { std::mem::zeroed() });
     // SAFETY: as above.
     unsafe { ffi::pjsua_acc_config_default(&raw mut *settings) };
     identity(&mut settings, &mut lent, names, account);
     registration(&mut settings, config, account);
     media(&mut settings, &mut lent, config);
-    let mut id = -1;
-    // SAFETY: see above; the id is an out-parameter.
-    let status = unsafe { ffi::pjsua_acc_add(&raw const *settings, ffi::FALSE, &raw mut id) };
-    if status == ffi::PJ_SUCCESS {
-        Ok(id)
-    } else {
-        Err(text::status_text(status))
-    }
+    then(&mut settings)
 }
 
 fn identity(

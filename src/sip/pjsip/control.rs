@@ -12,8 +12,8 @@ use super::engine::PjsipError;
 use super::names::Names;
 use super::outgoing;
 use super::shared::{Order, Shared, shared};
-use super::stack::{self, Ports};
-use crate::sip::engine::{Command, EngineConfig};
+use super::stack::{self, OpenPorts};
+use crate::sip::engine::{Account, Command, EngineConfig};
 
 /// How long the thread waits for an order before it beats again.
 const BEAT: Duration = Duration::from_millis(500);
@@ -24,25 +24,32 @@ pub struct Control {
     names: Names,
     orders: Receiver<Order>,
     stopping: Arc<AtomicBool>,
+    ports: Arc<OpenPorts>,
     /// Accounts of removed lines that somebody may still need.
     retired: Vec<Retired>,
 }
 
 impl Control {
-    pub fn new(config: EngineConfig, orders: Receiver<Order>, stopping: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        config: EngineConfig,
+        orders: Receiver<Order>,
+        stopping: Arc<AtomicBool>,
+        ports: Arc<OpenPorts>,
+    ) -> Self {
         Self {
             config,
             names: Names::read(),
             orders,
             stopping,
+            ports,
             retired: Vec::new(),
         }
     }
 
     /// The thread's body. Says on `started` how the start went, then works
     /// until it is stopped.
-    pub fn run(mut self, started: &SyncSender<Result<Ports, PjsipError>>) {
-        let result = stack::start(&self.config, &self.names);
+    pub fn run(mut self, started: &SyncSender<Result<(), PjsipError>>) {
+        let result = stack::start(&self.config, &self.names, &self.ports);
         let failed = result.is_err();
         if started.send(result).is_err() || failed {
             return;
@@ -69,7 +76,7 @@ impl Control {
     /// driver holds any more, and transfers that ended without an outcome.
     fn tidy_up(&mut self, shared: &Shared) {
         self.retired
-            .retain(|retired| !accounts::delete_unneeded(shared, retired));
+            .retain_mut(|retired| !accounts::delete_unneeded(shared, retired));
         for leg in shared.slots.orphans() {
             calls::abort(shared, leg, "its driver is gone");
         }
@@ -87,10 +94,7 @@ impl Control {
 
     fn execute(&mut self, shared: &Shared, command: Command) {
         match command {
-            Command::AddLine(account) => {
-                self.retired
-                    .extend(accounts::add(shared, &self.config, &self.names, &account));
-            }
+            Command::AddLine(account) => self.add_line(shared, &account),
             Command::RemoveLine(line) => self.retired.extend(accounts::retire(shared, &line)),
             Command::Register(line) => accounts::register(shared, &line, true),
             Command::Unregister(line) => accounts::register(shared, &line, false),
@@ -105,6 +109,29 @@ impl Control {
             Command::Flush(done) => drop(done.send(())),
             Command::Transfer { leg, destination } => calls::transfer(shared, leg, &destination),
             Command::Call(call) => outgoing::place(shared, *call),
+        }
+    }
+}
+
+impl Control {
+    /// Opens the transport that the line needs where it is not open yet.
+    fn add_line(&mut self, shared: &Shared, account: &Account) {
+        let ready = accounts::check(account).and_then(|()| {
+            stack::open_if_missing(&self.config, account.transport, &self.ports)
+                .map_err(|error| error.to_string())
+        });
+        match ready {
+            Ok(()) => accounts::add(
+                shared,
+                &self.config,
+                &self.names,
+                account,
+                &mut self.retired,
+            ),
+            Err(reason) => {
+                self.retired.extend(accounts::retire(shared, &account.line));
+                accounts::refuse(shared, account, reason);
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::control::Control;
 use super::shared::{LEGS_MAX, Order, Run, shared};
-use super::stack::{self, Ports};
+use super::stack::{self, OpenPorts};
 use super::threads;
 use crate::sip::engine::{
     Admission, COMMAND_QUEUE, Command, EngineConfig, EngineEvent, EngineStats, SipEngine,
@@ -78,7 +78,7 @@ pub struct PjsipBeats {
 pub struct PjsipEngine {
     orders: SyncSender<Order>,
     stopping: Arc<AtomicBool>,
-    ports: Ports,
+    ports: Arc<OpenPorts>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -108,7 +108,8 @@ impl PjsipEngine {
         }
         shared().draining.store(false, Ordering::Release);
         let stopping = Arc::new(AtomicBool::new(false));
-        let control = Control::new(config, receiver, Arc::clone(&stopping));
+        let ports = Arc::new(OpenPorts::default());
+        let control = Control::new(config, receiver, Arc::clone(&stopping), Arc::clone(&ports));
         let (started, result) = sync_channel(1);
         let spawned = std::thread::Builder::new()
             .name("sip-control".into())
@@ -122,7 +123,7 @@ impl PjsipEngine {
         };
         let gone = || Err(PjsipError::Thread("it ended at once".into()));
         match result.recv().unwrap_or_else(|_| gone()) {
-            Ok(ports) => Ok(Arc::new(Self {
+            Ok(()) => Ok(Arc::new(Self {
                 orders,
                 stopping,
                 ports,
@@ -181,10 +182,7 @@ impl SipEngine for PjsipEngine {
     }
 
     fn local_port(&self, transport: Transport) -> Option<u16> {
-        self.ports
-            .iter()
-            .find(|(open, _)| *open == transport)
-            .map(|(_, port)| *port)
+        self.ports.get(transport)
     }
 
     fn register_thread(&self, name: &str) {

@@ -14,7 +14,7 @@ use super::outgoing::Placing;
 use super::slots::{Delivered, Emitted, Slots};
 use crate::core::ids::{LegId, LineId};
 use crate::core::seldom::Seldom;
-use crate::sip::engine::{Admission, Command, EngineEvent, LegEvent};
+use crate::sip::engine::{Account, Admission, Command, EngineEvent, LegEvent, Transport};
 use crate::sip::matching::LineTable;
 
 /// Most legs of an engine, whatever the library allows.
@@ -47,6 +47,35 @@ pub struct Line {
     pub domain: String,
     /// Whether its signalling is encrypted.
     pub secure: bool,
+    /// What the registrar keeps of it.
+    pub binding: Binding,
+}
+
+/// Everything that a registrar tells one registration of a line from another
+/// by. A line that only gets another password keeps its binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    address: (String, String),
+    server: Option<String>,
+    transport: Transport,
+    contact: Option<String>,
+    /// pjsua does not take a password away from an account.
+    has_password: bool,
+    registers: bool,
+}
+
+impl Binding {
+    /// That of an account.
+    pub fn of(account: &Account) -> Self {
+        Self {
+            address: (account.username.clone(), account.domain.clone()),
+            server: account.server.clone(),
+            transport: account.transport,
+            contact: account.contact.clone(),
+            has_password: account.password.is_some(),
+            registers: account.register,
+        }
+    }
 }
 
 /// The lines, by what names them.

@@ -2,6 +2,7 @@
 //! the control thread, which is pjlib's main thread.
 
 use std::ffi::c_uint;
+use std::sync::{Mutex, PoisonError};
 
 use super::callbacks;
 use super::engine::PjsipError;
@@ -19,17 +20,32 @@ const CALLS_SPARE: c_uint = 64;
 /// Our codecs in the order we prefer them; all others are switched off.
 const CODECS: [&str; 3] = ["PCMU/8000", "PCMA/8000", "opus/48000"];
 
-/// Local ports of the open transports.
-pub type Ports = Vec<(Transport, u16)>;
+/// Local ports of the open transports: more of them may be opened later.
+#[derive(Default)]
+pub struct OpenPorts(Mutex<Vec<(Transport, u16)>>);
+
+impl OpenPorts {
+    /// That of a transport, where it is open.
+    pub fn get(&self, transport: Transport) -> Option<u16> {
+        let ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = ports.iter().find(|(open, _)| *open == transport);
+        found.map(|(_, port)| *port)
+    }
+
+    fn add(&self, transport: Transport, port: u16) {
+        let mut ports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.push((transport, port));
+    }
+}
 
 /// Starts the stack. On failure everything is taken down again.
-pub fn start(config: &EngineConfig, names: &Names) -> Result<Ports, PjsipError> {
+pub fn start(config: &EngineConfig, names: &Names, ports: &OpenPorts) -> Result<(), PjsipError> {
     log::take_over();
     // SAFETY: no precondition; once per run, which the engine ensures.
     check("pjsua_create", unsafe { ffi::pjsua_create() })?;
     threads::begin_epoch();
-    match start_created(config, names) {
-        Ok(ports) => Ok(ports),
+    match start_created(config, names, ports) {
+        Ok(()) => Ok(()),
         Err(problem) => {
             destroy();
             Err(problem)
@@ -37,14 +53,17 @@ pub fn start(config: &EngineConfig, names: &Names) -> Result<Ports, PjsipError> 
     }
 }
 
-fn start_created(config: &EngineConfig, names: &Names) -> Result<Ports, PjsipError> {
+fn start_created(
+    config: &EngineConfig,
+    names: &Names,
+    ports: &OpenPorts,
+) -> Result<(), PjsipError> {
     let mut lent = Lent::default();
     init(config, names, &mut lent)?;
     check("registering the gate", gate::register())?;
     set_codecs(&mut lent);
-    let mut ports = Vec::new();
     for &(transport, port) in &config.listen {
-        ports.push((transport, open_transport(config, transport, port)?));
+        ports.add(transport, open_transport(config, transport, port)?);
     }
     // SAFETY: pjsua is initialised.
     check("pjsua_start", unsafe { ffi::pjsua_start() })?;
@@ -52,7 +71,7 @@ fn start_created(config: &EngineConfig, names: &Names) -> Result<Ports, PjsipErr
     // answers calls that stay silent.
     unsafe { ffi::pjsua_set_no_snd_dev() };
     callbacks::schedule_beat();
-    Ok(ports)
+    Ok(())
 }
 
 /// Ends the stack. Order: pjsua hangs up, unregisters (waiting at most
@@ -169,6 +188,21 @@ fn set_codecs(lent: &mut Lent) {
         // SAFETY: the name lives during the call.
         unsafe { ffi::pjsua_codec_set_priority(&raw const name, priority) };
     }
+}
+
+/// Opens a transport that a line needs, on a port that the system chooses.
+pub fn open_if_missing(
+    config: &EngineConfig,
+    transport: Transport,
+    ports: &OpenPorts,
+) -> Result<(), PjsipError> {
+    if ports.get(transport).is_some() {
+        return Ok(());
+    }
+    let port = open_transport(config, transport, 0)?;
+    tracing::info!(%transport, port, "SIP transport opened for a line that needs it");
+    ports.add(transport, port);
+    Ok(())
 }
 
 fn open_transport(

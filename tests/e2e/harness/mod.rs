@@ -1,6 +1,7 @@
 //! What the end-to-end tests are made of: private peers, the bridge as a
 //! process, a SIP caller and a worker.
 
+pub mod api;
 pub mod bridge;
 pub mod caller;
 pub mod http;
@@ -18,6 +19,7 @@ pub mod worker;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+pub use api::Api;
 pub use bridge::{Bridge, Exit};
 pub use caller::{Call, Caller};
 pub use peers::{Kamailio, Redis};

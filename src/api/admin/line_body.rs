@@ -1,0 +1,142 @@
+//! A phone line as JSON: what is stored, and what became of it on this bridge.
+
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::api::control::Control;
+use crate::bridge::line_book::Usability;
+use crate::core::ids::LineId;
+use crate::core::timestamp::rfc3339_ms;
+use crate::lines::Row;
+use crate::lines::row::LINE_COLUMNS;
+
+/// A phone line. Its password is never shown.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LineBody {
+    id: String,
+    restaurant_id: Option<String>,
+    phone_number: Option<String>,
+    /// "sip" or "twilio"; only "sip" lines register here.
+    provider: Option<String>,
+    sip_domain: Option<String>,
+    sip_username: Option<String>,
+    /// Whether a password is stored.
+    has_password: bool,
+    twilio_trunk_sid: Option<String>,
+    is_active: Option<bool>,
+    created_at: Option<String>,
+    sip_server_id: Option<String>,
+    max_concurrent_calls: Option<u64>,
+    /// Path of a WAV file.
+    greeting: Option<String>,
+    /// Path of a WAV file.
+    announcement: Option<String>,
+    fallback_number: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    custom_parameters: Option<Value>,
+    #[serde(flatten)]
+    standing: Standing,
+}
+
+/// What became of a line on this bridge.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    /// The SIP server that it uses.
+    server: Option<String>,
+    /// udp, tcp or tls.
+    transport: Option<String>,
+    /// By which rule it uses that server.
+    rule: Option<String>,
+    /// registered, registering, failed, refused or off (not registering); unusable
+    /// (see `lastError`), left-out (inactive, or of another provider), or
+    /// pending (not taken up yet).
+    state: &'static str,
+    /// When the registration ends unless it is refreshed.
+    expires_at: Option<String>,
+    /// When it is tried again.
+    next_try_at: Option<String>,
+    /// What went wrong last.
+    last_error: Option<String>,
+}
+
+impl LineBody {
+    /// A line, and what became of it.
+    #[must_use]
+    pub fn of(row: &Row, control: &Control) -> Self {
+        let text = |name| row.get(name).map(str::to_owned);
+        let object = row.to_object(LINE_COLUMNS);
+        let value = |name: &str| object.get(name);
+        let id = text("id").unwrap_or_default();
+        Self {
+            standing: standing(&LineId::new(id.as_str()), control),
+            id,
+            restaurant_id: text("restaurant_id"),
+            phone_number: text("phone_number"),
+            provider: text("provider"),
+            sip_domain: text("sip_domain"),
+            sip_username: text("sip_username"),
+            has_password: row.get("sip_password").is_some_and(|pw| !pw.is_empty()),
+            twilio_trunk_sid: text("twilio_trunk_sid"),
+            is_active: value("isActive").and_then(Value::as_bool),
+            created_at: text("created_at"),
+            sip_server_id: text("sip_server_id"),
+            max_concurrent_calls: value("maxConcurrentCalls").and_then(Value::as_u64),
+            greeting: text("greeting"),
+            announcement: text("announcement"),
+            fallback_number: text("fallback_number"),
+            custom_parameters: value("customParameters")
+                .filter(|it| it.is_object())
+                .cloned(),
+        }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// What became of a line.
+#[must_use]
+pub fn standing(line: &LineId, control: &Control) -> Standing {
+    let mut standing = match control.context.lines.usability(line) {
+        None => Standing {
+            state: "pending",
+            ..Standing::default()
+        },
+        Some(Usability::Usable {
+            server,
+            transport,
+            rule,
+        }) => Standing {
+            server: Some(server),
+            transport: Some(transport.to_string()),
+            rule: Some(rule),
+            state: "pending",
+            ..Standing::default()
+        },
+        Some(Usability::Unusable { reason }) => Standing::out_of_use("unusable", reason),
+        Some(Usability::LeftOut { reason }) => Standing::out_of_use("left-out", reason),
+    };
+    if let Some(registration) = control.registrar.status(line) {
+        standing.state = registration.state.as_str();
+        standing.expires_at = registration.expires_at.map(rfc3339_ms);
+        standing.next_try_at = registration.next_try_at.map(rfc3339_ms);
+        standing.last_error = registration.last_error.or(standing.last_error);
+    }
+    standing
+}
+
+impl Standing {
+    fn out_of_use(state: &'static str, reason: String) -> Self {
+        Self {
+            state,
+            last_error: Some(reason),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! `/api/admin/telephony/phone-lines`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::line_body::LineBody;
+use super::password;
+use crate::api::audit::Changed;
+use crate::api::body::JsonObject;
+use crate::api::control::Control;
+use crate::api::fields::{Given, Spec};
+use crate::api::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
+use crate::api::problem::Problem;
+use crate::api::query::{Id, Query};
+use crate::lines::Row;
+use crate::lines::entry::{Entry, read_entry};
+use crate::lines::line::FieldIssue;
+use crate::lines::row::LINE_COLUMNS;
+use crate::store::Store;
+
+static SPEC: Spec = Spec {
+    columns: LINE_COLUMNS,
+    read_only: &[
+        "createdAt",
+        "updatedAt",
+        "hasPassword",
+        "server",
+        "transport",
+        "rule",
+        "state",
+        "expiresAt",
+        "nextTryAt",
+        "lastError",
+    ],
+};
+const PATH: &str = "/api/admin/telephony/phone-lines";
+/// Stands in for an id that the database will count.
+const NEW: &str = "new";
+
+/// What a phone line may be given. PATCH changes what is there: null clears a
+/// field, and of `customParameters` only the keys that are given change.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "a schema: requests are read field by field")]
+pub struct LineInput {
+    /// With POST only; made up when absent.
+    id: Option<String>,
+    restaurant_id: Option<String>,
+    phone_number: Option<String>,
+    /// "sip" or "twilio".
+    provider: Option<String>,
+    sip_domain: Option<String>,
+    sip_username: Option<String>,
+    /// In clear, or encrypted for this id as `iv:tag:ciphertext`. Stored encrypted.
+    sip_password: Option<String>,
+    twilio_trunk_sid: Option<String>,
+    /// False pauses the line: it unregisters, and its calls go on.
+    is_active: Option<bool>,
+    sip_server_id: Option<String>,
+    max_concurrent_calls: Option<u32>,
+    greeting: Option<String>,
+    announcement: Option<String>,
+    fallback_number: Option<String>,
+    /// For `customParameters` of the line's calls.
+    #[schema(value_type = Option<Object>)]
+    custom_parameters: Option<Value>,
+}
+
+/// One page of phone lines, in the order of their ids.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LinePage {
+    items: Vec<LineBody>,
+    /// `after` of the next page; null on the last.
+    next: Option<String>,
+}
+
+/// Lists the phone lines.
+#[utoipa::path(
+    get,
+    path = "/api/admin/telephony/phone-lines",
+    tag = "admin",
+    operation_id = "listLines",
+    params(
+        ("limit" = Option<u32>, Query, description = "Most entries, 1 to 1000; 100 when absent."),
+        ("after" = Option<String>, Query, description = "Only ids after this one: `next` of the page before."),
+    ),
+    responses(
+        (status = 200, description = "One page.", body = LinePage),
+        Guarded, WithQuery, Stored,
+    ),
+)]
+pub async fn list(
+    State(control): State<Arc<Control>>,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let store = control.store()?;
+    let (limit, after) = (query.limit(), query.text("after"));
+    query.finish()?;
+    let rows = store.lines_page(after.as_deref(), limit + 1).await?;
+    let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
+    let has_more = rows.len() > wanted;
+    let rows = rows.iter().take(wanted);
+    let items: Vec<_> = rows.map(|row| LineBody::of(row, &control)).collect();
+    let last = items.last().filter(|_| has_more);
+    let next = last.map(|line| line.id().to_owned());
+    Ok(Json(LinePage { items, next }).into_response())
+}
+
+/// Shows one phone line.
+#[utoipa::path(
+    get,
+    path = "/api/admin/telephony/phone-lines/{id}",
+    tag = "admin",
+    operation_id = "getLine",
+    params(("id" = String, Path, description = "Id of the line.")),
+    responses(
+        (status = 200, description = "The line.", body = LineBody),
+        Guarded, Missing, Stored,
+    ),
+)]
+pub async fn get(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
+    let row = stored(control.store()?, &id).await?;
+    Ok(Json(LineBody::of(&row, &control)).into_response())
+}
+
+/// Adds a phone line; the bridge registers it at once.
+#[utoipa::path(
+    post,
+    path = "/api/admin/telephony/phone-lines",
+    tag = "admin",
+    operation_id = "createLine",
+    request_body(content = LineInput, example = json!({
+        "phoneNumber": "+33972360682", "sipUsername": "0033972360682",
+        "sipPassword": "secret", "sipServerId": "ovh",
+    })),
+    responses(
+        (status = 201, description = "The new line.", body = LineBody,
+            headers(("Location" = String, description = "Where it is."))),
+        Guarded, WithBody, Stored,
+    ),
+)]
+pub async fn create(
+    State(control): State<Arc<Control>>,
+    JsonObject(object): JsonObject,
+) -> Result<Response, Problem> {
+    let store = control.store()?;
+    let mut given = Given::new(object, &SPEC);
+    let fields = given.names();
+    let id = given.id().or_else(|| store.fresh_line_id());
+    let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
+    given.add_issues(issues);
+    check_server(store, &mut given).await?;
+    password::seal_new(&control, id, "sipPassword", &mut given).await?;
+    given.check()?;
+    let id = store.insert_line(&given.row()).await?;
+    control.context.lines.ring();
+    let body = LineBody::of(&stored(store, &id).await?, &control);
+    let location = [(LOCATION, format!("{PATH}/{id}"))];
+    let answer = (StatusCode::CREATED, location, Json(body));
+    Ok(Changed::made(&id, fields).to(answer))
+}
+
+/// Changes the fields that are given; null clears one.
+#[utoipa::path(
+    patch,
+    path = "/api/admin/telephony/phone-lines/{id}",
+    tag = "admin",
+    operation_id = "changeLine",
+    params(("id" = String, Path, description = "Id of the line.")),
+    request_body(content = LineInput, example = json!({"isActive": false})),
+    responses(
+        (status = 200, description = "The line as it is now.", body = LineBody),
+        Guarded, Missing, WithBody, Stored,
+    ),
+)]
+pub async fn change(
+    State(control): State<Arc<Control>>,
+    Id(id): Id,
+    JsonObject(object): JsonObject,
+) -> Result<Response, Problem> {
+    let store = control.store()?;
+    let before = stored(store, &id).await?.to_object(LINE_COLUMNS);
+    let mut given = Given::new(object, &SPEC);
+    let fields = given.names();
+    given.keep_id(&id);
+    merge_parameters(&mut given, before.get("customParameters"));
+    let mut merged = before;
+    merged.extend(given.object().clone());
+    // What is wrong with other fields of an old row does not keep this from changing.
+    let mut issues = issues(&merged, &id);
+    issues.retain(|issue| {
+        let field = issue.field.split('.').next().unwrap_or_default();
+        given.get(field).is_some()
+    });
+    given.add_issues(issues);
+    check_server(store, &mut given).await?;
+    password::seal(&control, &id, "sipPassword", &mut given).await?;
+    given.check()?;
+    if !store.update_line(&id, &given.row()).await? {
+        return Err(missing());
+    }
+    control.context.lines.ring();
+    let body = LineBody::of(&stored(store, &id).await?, &control);
+    Ok(Changed::fields(fields).to(Json(body)))
+}
+
+/// Removes a phone line: it unregisters, and its calls run to their end.
+#[utoipa::path(
+    delete,
+    path = "/api/admin/telephony/phone-lines/{id}",
+    tag = "admin",
+    operation_id = "removeLine",
+    params(("id" = String, Path, description = "Id of the line.")),
+    responses(
+        (status = 204, description = "It is gone."),
+        Guarded, Missing, Stored,
+    ),
+)]
+pub async fn remove(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
+    if !control.store()?.delete_line(&id).await? {
+        return Err(missing());
+    }
+    control.context.lines.ring();
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Everything wrong with a line's fields, also of one that is not to register.
+fn issues(object: &Map<String, Value>, id: &str) -> Vec<FieldIssue> {
+    let mut object = object.clone();
+    object.insert("id".into(), id.into());
+    if object.get("isActive").is_some_and(Value::is_boolean) {
+        object.remove("isActive");
+    }
+    if object.get("provider").is_some_and(|it| it == "twilio") {
+        object.remove("provider");
+    }
+    match read_entry(object) {
+        (Entry::Mistaken(_, issues), _) => issues,
+        _ => Vec::new(),
+    }
+}
+
+/// Keys that are not given stay, and null removes one (RFC 7396).
+fn merge_parameters(given: &mut Given, before: Option<&Value>) {
+    let Some(Value::Object(changes)) = given.get("customParameters") else {
+        return;
+    };
+    let mut merged = before
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
+    for (key, value) in changes {
+        if value.is_null() {
+            merged.remove(key);
+        } else {
+            merged.insert(key.clone(), value.clone());
+        }
+    }
+    given.set("customParameters", Value::Object(merged));
+}
+
+async fn check_server(store: &Store, given: &mut Given) -> Result<(), Problem> {
+    let Some(server) = given.text("sipServerId").filter(|id| !id.is_empty()) else {
+        return Ok(());
+    };
+    if store.server(&server).await?.is_none() {
+        given.refuse("sipServerId", "is not the id of a SIP server".into());
+    }
+    Ok(())
+}
+
+/// # Errors
+/// When there is no such line.
+pub(super) async fn stored(store: &Store, id: &str) -> Result<Row, Problem> {
+    store.line(id).await?.ok_or_else(missing)
+}
+
+/// There is no such line.
+pub(super) fn missing() -> Problem {
+    Problem::not_found("phone line")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().expect("object").clone()
+    }
+
+    #[test]
+    fn lines_that_are_not_to_register_are_checked_as_well() {
+        for line in [
+            json!({"isActive": false, "sipDomain": "sip:a@b"}),
+            json!({"provider": "twilio", "sipDomain": "sip:a@b"}),
+        ] {
+            let found = issues(&object(line), "7");
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].field, "sipDomain");
+        }
+        assert!(issues(&object(json!({"isActive": false})), "7").is_empty());
+    }
+
+    #[test]
+    fn parameters_are_merged_key_by_key() {
+        let merged = |changes: Value| {
+            let mut given = Given::new(object(json!({"customParameters": changes})), &SPEC);
+            merge_parameters(&mut given, Some(&json!({"a": "1", "b": "2"})));
+            given.get("customParameters").cloned()
+        };
+        let expected = json!({"b": "3", "c": "4"});
+        assert_eq!(
+            merged(json!({"a": null, "b": "3", "c": "4"})),
+            Some(expected)
+        );
+        assert_eq!(merged(Value::Null), Some(Value::Null));
+    }
+}

@@ -1,0 +1,124 @@
+//! Passwords on their way into the database: encrypted with the master key,
+//! the row's id as salt. None is stored in clear.
+
+use crate::api::control::Control;
+use crate::api::fields::Given;
+use crate::api::problem::{Kind, Problem};
+use crate::core::key::MasterKey;
+use crate::core::private::Secret;
+use crate::lines::credentials::is_encrypted;
+
+/// Puts what is to be stored in the place of the password that was given.
+/// A password that cannot be stored is reported as a mistake of its field.
+///
+/// # Errors
+/// When the derivation of the key fails to run.
+pub async fn seal(
+    control: &Control,
+    id: &str,
+    field: &'static str,
+    given: &mut Given,
+) -> Result<(), Problem> {
+    let Some(password) = given.take_password(field) else {
+        return Ok(());
+    };
+    let Some(password) = password else {
+        given.set(field, serde_json::Value::Null);
+        return Ok(());
+    };
+    let (key, id) = (control.key.clone(), id.to_owned());
+    // 20 ms of CPU.
+    let sealed = tokio::task::spawn_blocking(move || stored(key.as_ref(), &id, &password));
+    let sealed = sealed.await.map_err(|error| {
+        tracing::error!(%error, "a password was not encrypted");
+        Problem::new(Kind::INTERNAL, "the password was not encrypted")
+    })?;
+    match sealed {
+        Ok(text) => given.set(field, text.into()),
+        Err(reason) => given.refuse(field, reason),
+    }
+    Ok(())
+}
+
+/// As [`seal`], for a new row: gives it its id as well. `None` is an id that
+/// the database counts by itself.
+///
+/// # Errors
+/// As [`seal`].
+pub async fn seal_new(
+    control: &Control,
+    id: Option<String>,
+    field: &'static str,
+    given: &mut Given,
+) -> Result<(), Problem> {
+    match id {
+        Some(id) => {
+            given.set("id", id.as_str().into());
+            seal(control, &id, field, given).await
+        }
+        None if given.get(field).is_none_or(serde_json::Value::is_null) => Ok(()),
+        None => {
+            let reason = "is required with a password: ids are numbers here, which the database \
+                 counts only afterwards";
+            given.refuse("id", reason.into());
+            Ok(())
+        }
+    }
+}
+
+fn stored(key: Option<&MasterKey>, id: &str, password: &Secret) -> Result<String, String> {
+    let text = password.expose();
+    if text.is_empty() {
+        return Err("is empty: write null where no password is needed".into());
+    }
+    match (key, is_encrypted(text)) {
+        (Some(key), true) => match key.decrypt(id, text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(error) => Err(format!(
+                "{error} (a value with two colons counts as encrypted, iv:tag:ciphertext)"
+            )),
+        },
+        (Some(key), false) => Ok(key.encrypt(id, password)),
+        (None, true) => Ok(text.to_owned()),
+        (None, false) => Err("cannot be stored: no password is kept in clear, and this bridge \
+             has no --encryption-key (ENCRYPTION_KEY) to encrypt it with. Start it with one, or send the \
+             output of `sipbridge encrypt --line-id ID` together with that id"
+            .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> MasterKey {
+        MasterKey::parse(&"0f".repeat(32)).expect("valid")
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.to_owned())
+    }
+
+    #[test]
+    fn with_a_key_it_is_encrypted_for_its_row_alone() {
+        let key = key();
+        let text = stored(Some(&key), "7", &secret("hunter2")).expect("stored");
+        assert!(is_encrypted(&text) && !text.contains("hunter2"));
+        assert_eq!(key.decrypt("7", &text).expect("opens").expose(), "hunter2");
+        // As given, when it is encrypted already.
+        let again = stored(Some(&key), "7", &secret(&text));
+        assert_eq!(again, Ok(text.clone()));
+        let elsewhere = stored(Some(&key), "8", &secret(&text)).expect_err("another salt");
+        assert!(elsewhere.contains("does not decrypt"), "{elsewhere}");
+        assert!(stored(Some(&key), "7", &secret("a:b:c")).is_err());
+        assert!(stored(Some(&key), "7", &secret("")).is_err());
+    }
+
+    #[test]
+    fn without_a_key_nothing_is_stored_in_clear() {
+        let refused = stored(None, "7", &secret("hunter2")).expect_err("no key");
+        assert!(refused.contains("--encryption-key") && !refused.contains("hunter2"));
+        let text = key().encrypt("7", &secret("hunter2"));
+        assert_eq!(stored(None, "7", &secret(&text)), Ok(text.clone()));
+    }
+}

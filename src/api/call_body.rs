@@ -1,0 +1,248 @@
+//! A call as JSON: written from borrowed fields, without a tree in between,
+//! because the list of all calls is asked for often.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::core::call_object::{CallDirection, CallObject, CallStatus};
+use crate::core::outcome::Outcome;
+use crate::core::timestamp::rfc3339_ms;
+use crate::store::{AudioStats, CallRecord};
+
+/// A call; what is not known (yet) is null.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Call)]
+pub struct CallBody<'a> {
+    sid: &'a str,
+    /// inbound or outbound.
+    direction: &'static str,
+    phone_line_id: &'a str,
+    restaurant_id: Option<&'a str>,
+    from: &'a str,
+    to: &'a str,
+    /// initiated, ringing, answered (no worker yet), active; completed,
+    /// failed, busy, no-answer, cancelled, transferred.
+    status: &'static str,
+    on_hold: bool,
+    /// As the worker got them; empty in a record of the database.
+    custom_params: &'a BTreeMap<String, String>,
+    created_at: String,
+    answered_at: Option<String>,
+    ended_at: Option<String>,
+    /// Since the answer.
+    duration_sec: u64,
+    /// How it ended, more closely than `status`.
+    outcome: Option<&'static str>,
+    /// The SIP status that ended it.
+    sip_status: Option<u16>,
+    /// More about a call that has come from the database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<RecordBody<'a>>,
+}
+
+/// What the database keeps of a call beyond the call object.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = CallRecord)]
+pub struct RecordBody<'a> {
+    /// The bridge that had it.
+    node_id: &'a str,
+    sip_call_id: Option<&'a str>,
+    /// How many times a worker was sought.
+    attempts: u32,
+    stream_sid: Option<&'a str>,
+    /// How the last worker came: `queue`, or the host that was dialled.
+    worker: Option<&'a str>,
+    /// Once the call is over.
+    audio: Option<AudioBody>,
+}
+
+/// Audio of a call that is over.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = CallAudio)]
+pub struct AudioBody {
+    packets_received: u64,
+    packets_lost: u64,
+    packets_sent: u64,
+    jitter_ms: f64,
+    /// Estimated from loss and jitter; null when nothing came.
+    mos: Option<f64>,
+}
+
+/// Calls in progress, and those that ended within 30 s: the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CallList)]
+pub struct CallList<'a>(#[schema(inline = false)] pub Vec<CallBody<'a>>);
+
+/// One page of records, oldest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CallPage)]
+pub struct CallPageBody<'a> {
+    pub items: Vec<CallBody<'a>>,
+    /// `after` of the next page; null on the last.
+    pub next: Option<String>,
+}
+
+impl<'a> CallBody<'a> {
+    /// The call as it is.
+    #[must_use]
+    pub fn of(call: &'a CallObject, now: SystemTime) -> Self {
+        Self {
+            sid: call.sid.as_str(),
+            direction: call.direction.as_str(),
+            phone_line_id: call.line.as_str(),
+            restaurant_id: call.restaurant.as_deref(),
+            from: call.from.expose(),
+            to: call.to.expose(),
+            status: call.status.as_str(),
+            on_hold: call.on_hold,
+            custom_params: &call.custom_params,
+            created_at: rfc3339_ms(call.created),
+            answered_at: call.answered.map(rfc3339_ms),
+            ended_at: call.ended.map(rfc3339_ms),
+            duration_sec: call.duration_s(now),
+            outcome: call.outcome.map(Outcome::as_str),
+            sip_status: Some(call.sip_status).filter(|status| *status > 0),
+            record: None,
+        }
+    }
+
+    /// A call of the database; `call` is what [`object_of`] made of it.
+    #[must_use]
+    pub fn of_record(record: &'a CallRecord, call: &'a CallObject, now: SystemTime) -> Self {
+        let more = RecordBody {
+            node_id: &record.node,
+            sip_call_id: record.sip_call_id.as_deref(),
+            attempts: record.attempts,
+            stream_sid: record.stream.as_ref().map(|stream| stream.as_str()),
+            worker: record.worker.as_deref(),
+            audio: record.audio.map(AudioBody::from),
+        };
+        Self {
+            record: Some(more),
+            ..Self::of(call, now)
+        }
+    }
+}
+
+impl From<AudioStats> for AudioBody {
+    fn from(audio: AudioStats) -> Self {
+        Self {
+            packets_received: audio.packets_received,
+            packets_lost: audio.packets_lost,
+            packets_sent: audio.packets_sent,
+            jitter_ms: millis(audio.jitter),
+            mos: audio.mos.filter(|mos| mos.is_finite()),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
+
+/// The call object that a record stands for, as far as it was kept.
+#[must_use]
+pub fn object_of(record: &CallRecord) -> CallObject {
+    let outcome = record.outcome.as_deref().and_then(Outcome::parse);
+    let answered = record.answered.is_some();
+    let sip_status = record.sip_status.unwrap_or_default();
+    let status = match (record.ended, outcome) {
+        (Some(_), Some(outcome)) => CallStatus::at_end(outcome, answered, sip_status),
+        (Some(_), None) if answered => CallStatus::Completed,
+        (Some(_), None) => CallStatus::Failed,
+        (None, _) if answered => CallStatus::Answered,
+        (None, _) => CallStatus::Initiated,
+    };
+    let direction = match record.direction.as_str() {
+        "outbound" => CallDirection::Outbound,
+        _ => CallDirection::Inbound,
+    };
+    CallObject {
+        sid: record.call.clone(),
+        direction,
+        line: record.line.clone(),
+        restaurant: record.restaurant.clone(),
+        from: record.from.clone(),
+        to: record.to.clone(),
+        status,
+        on_hold: false,
+        custom_params: BTreeMap::new(),
+        created: record.started,
+        answered: record.answered,
+        ended: record.ended,
+        outcome,
+        sip_status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::{CallId, LineId};
+    use crate::core::private::Private;
+
+    fn record() -> CallRecord {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
+        CallRecord {
+            call: CallId::random(),
+            sip_call_id: Some("x@y".into()),
+            node: "n".into(),
+            line: LineId::new("7"),
+            restaurant: None,
+            direction: "outbound".into(),
+            from: Private::new("+331"),
+            to: Private::new("+332"),
+            started: at,
+            answered: Some(at + Duration::from_secs(2)),
+            ended: Some(at + Duration::from_secs(9)),
+            outcome: Some("callee-hung-up".into()),
+            attempts: 1,
+            stream: None,
+            worker: Some("queue".into()),
+            sip_status: Some(200),
+            audio: Some(AudioStats::default()),
+        }
+    }
+
+    #[test]
+    fn it_is_the_call_object_of_the_callbacks() {
+        let mut call = object_of(&record());
+        call.custom_params.insert("a".into(), "b".into());
+        for ended in [call.ended, None] {
+            call.ended = ended;
+            let now = call.created + Duration::from_secs(30);
+            let body = serde_json::to_value(CallBody::of(&call, now)).expect("JSON");
+            assert_eq!(body, call.to_json(now));
+        }
+    }
+
+    #[test]
+    fn a_record_is_a_call_and_more() {
+        let record = record();
+        let call = object_of(&record);
+        let body = CallBody::of_record(&record, &call, call.created);
+        let body = serde_json::to_value(body).expect("JSON");
+        assert_eq!(body["status"], "completed");
+        assert_eq!(body["durationSec"], 7);
+        assert_eq!(body["record"]["nodeId"], "n");
+        assert_eq!(body["record"]["audio"]["packetsLost"], 0);
+    }
+
+    #[test]
+    fn a_record_of_a_call_in_progress_has_no_end() {
+        let mut record = record();
+        (record.ended, record.outcome) = (None, None);
+        assert_eq!(object_of(&record).status, CallStatus::Answered);
+        record.answered = None;
+        assert_eq!(object_of(&record).status, CallStatus::Initiated);
+        record.ended = Some(record.started);
+        record.outcome = Some("of a later version".into());
+        assert_eq!(object_of(&record).status, CallStatus::Failed);
+    }
+}

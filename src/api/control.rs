@@ -1,0 +1,66 @@
+//! What the routes share.
+
+use std::sync::Arc;
+
+use axum::extract::FromRef;
+
+use super::health::Health;
+use super::problem::{Kind, Problem};
+use crate::bridge::context::Context;
+use crate::bridge::registrar::RegistrarHandle;
+use crate::core::key::MasterKey;
+use crate::core::private::Secret;
+use crate::store::Store;
+
+/// Gives the facts of the moment. Must not block.
+#[derive(Clone)]
+pub struct HealthSource(Arc<dyn Fn() -> Health + Send + Sync>);
+
+impl HealthSource {
+    /// Takes what gathers the facts.
+    pub fn new(gather: impl Fn() -> Health + Send + Sync + 'static) -> Self {
+        Self(Arc::new(gather))
+    }
+
+    /// The facts now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        (self.0)()
+    }
+}
+
+/// What the routes act upon.
+pub struct Control {
+    /// For `GET /health`.
+    pub health: HealthSource,
+    /// The calls and lines.
+    pub context: Arc<Context>,
+    /// The database, where there is one.
+    pub store: Option<Store>,
+    /// The lines' registrations.
+    pub registrar: RegistrarHandle,
+    /// What the API demands of its clients.
+    pub token: Option<Secret>,
+    /// Master key of the passwords at rest.
+    pub key: Option<MasterKey>,
+}
+
+impl Control {
+    /// The database.
+    ///
+    /// # Errors
+    /// When the bridge runs without one.
+    pub fn store(&self) -> Result<&Store, Problem> {
+        const WHY: &str = "lines, SIP servers and call records are kept in a database: start the \
+             bridge with --data-dir (DATA_DIR) or --database-url (DATABASE_URL)";
+        self.store
+            .as_ref()
+            .ok_or_else(|| Problem::new(Kind::NO_DATABASE, WHY))
+    }
+}
+
+impl FromRef<Arc<Control>> for HealthSource {
+    fn from_ref(control: &Arc<Control>) -> Self {
+        control.health.clone()
+    }
+}

@@ -1,0 +1,69 @@
+//! Every route, and what each request passes through: access, audit, the
+//! route. A route is added here with its description (`utoipa::path`), so that
+//! there is none outside of `/api/openapi.json`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::middleware::{from_fn, from_fn_with_state};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::admin::{fallback, lines, register, servers};
+use super::control::{Control, HealthSource};
+use super::problem::{Kind, Problem};
+use super::{access, audit, calls, health, openapi};
+
+/// All routes.
+pub fn routes(control: Arc<Control>) -> Router {
+    let (router, _) = described().split_for_parts();
+    with_fallbacks(router)
+        .layer(from_fn(audit::record))
+        .layer(from_fn_with_state(control.clone(), access::guard))
+        .with_state(control)
+}
+
+/// `GET /health` alone.
+pub fn health_only(source: HealthSource) -> Router {
+    let (router, _) = open().split_for_parts();
+    with_fallbacks(router).with_state(source)
+}
+
+/// The routes with their descriptions.
+pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
+    open()
+        .routes(routes!(openapi::answer))
+        .routes(routes!(calls::list, calls::place))
+        .routes(routes!(calls::get, calls::hang_up))
+        .routes(routes!(calls::transfer))
+        .routes(routes!(calls::dtmf))
+        .routes(routes!(calls::hold))
+        .routes(routes!(calls::resume))
+        .routes(routes!(servers::list, servers::create))
+        .routes(routes!(servers::get, servers::change, servers::remove))
+        .routes(routes!(lines::list, lines::create))
+        .routes(routes!(lines::get, lines::change, lines::remove))
+        .routes(routes!(register::of_phone_line))
+        .routes(routes!(register::of_line))
+        .routes(routes!(fallback::get, fallback::put))
+}
+
+/// What needs no token.
+fn open<S>() -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+    HealthSource: FromRef<S>,
+{
+    OpenApiRouter::new().routes(routes!(health::answer))
+}
+
+fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
+    router
+        .fallback(async || Problem::not_found("path"))
+        // axum adds the header Allow.
+        .method_not_allowed_fallback(async || {
+            let detail = "the header Allow lists the methods that it takes";
+            Problem::new(Kind::METHOD, detail)
+        })
+}

@@ -1,0 +1,190 @@
+//! Opened credentials, kept: one that has not changed is never derived again.
+//! A derivation costs about 20 ms of CPU; new ones are derived in parallel,
+//! and while calls are in progress a few at a time and with low priority.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use super::credentials::{Credential, CredentialError, is_encrypted};
+use crate::core::key::MasterKey;
+use crate::core::private::Secret;
+
+/// How much less a derivation counts than a call, once calls may be there.
+const NICENESS: i32 = 10;
+
+/// What a stored credential turned out to be, or why it cannot be used.
+pub type Opened = Result<Credential, CredentialError>;
+
+/// The credentials of lines, or of servers.
+#[derive(Debug, Default)]
+pub struct Vault {
+    kept: HashMap<String, Kept>,
+    /// At most so many derivations at once.
+    gently: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    stored: Option<Secret>,
+    opened: Opened,
+}
+
+impl Vault {
+    /// From now on derives so many at once and no more, with low priority.
+    pub fn be_gentle(&mut self, most: usize) {
+        self.gently = Some(most);
+    }
+
+    /// Opens what is stored for each id, as far as it is not kept already, and
+    /// forgets all other ids.
+    pub fn open(&mut self, key: Option<&MasterKey>, wanted: &[(&str, Option<&Secret>)]) {
+        let mut before = std::mem::take(&mut self.kept);
+        let mut new = Vec::new();
+        for &(id, stored) in wanted {
+            match before.remove(id) {
+                Some(kept) if is_same(kept.stored.as_ref(), stored) => {
+                    self.kept.insert(id.to_owned(), kept);
+                }
+                _ => new.push((id, stored)),
+            }
+        }
+        let costs = |stored: Option<&Secret>| stored.is_some_and(|s| is_encrypted(s.expose()));
+        let (mut dear, cheap): (Vec<_>, Vec<_>) =
+            new.into_iter().partition(|&(_, stored)| costs(stored));
+        dear.truncate(self.gently.unwrap_or(usize::MAX));
+        let open = |&(id, stored): &(&str, Option<&Secret>)| Credential::open(key, id, stored);
+        let opened: Vec<Opened> = cheap.iter().map(open).collect();
+        let derived = in_parallel(&dear, self.gently.is_some(), open);
+        let all = cheap.into_iter().zip(opened);
+        for ((id, stored), opened) in all.chain(dear.into_iter().zip(derived)) {
+            let stored = stored.cloned();
+            self.kept.insert(id.to_owned(), Kept { stored, opened });
+        }
+    }
+
+    /// What was opened; `None` where it was not this one's turn.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<Opened> {
+        self.kept.get(id).map(|kept| kept.opened.clone())
+    }
+}
+
+fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
+    one.map(Secret::expose) == other.map(Secret::expose)
+}
+
+/// Does the same with every item, on all cores; the results are in the order
+/// of the items.
+pub fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    gently: bool,
+    of_one: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    let threads = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(items.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        if gently {
+            // A thread that keeps its priority does the same work.
+            let _ = rustix::process::nice(NICENESS);
+        }
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(index) else {
+                return done;
+            };
+            done.push((index, of_one(item)));
+        }
+    };
+    let mut results: Vec<(usize, R)> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = Vec::with_capacity(items.len());
+        for thread in threads {
+            match thread.join() {
+                Ok(done) => results.extend(done),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        results
+    });
+    results.sort_unstable_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.to_owned())
+    }
+
+    fn password(vault: &Vault, id: &str) -> Option<String> {
+        let password = vault.get(id)?.ok()?.into_password()?;
+        Some(password.expose().to_owned())
+    }
+
+    #[test]
+    fn what_is_unchanged_is_not_derived_again() {
+        let key = MasterKey::parse(&"0f".repeat(32)).expect("valid");
+        let ids: Vec<String> = (0..8).map(|id| id.to_string()).collect();
+        let stored: Vec<Secret> = ids
+            .iter()
+            .map(|id| secret(&key.encrypt(id, &secret(id))))
+            .collect();
+        let all: Vec<(&str, Option<&Secret>)> = ids
+            .iter()
+            .zip(&stored)
+            .map(|(id, stored)| (id.as_str(), Some(stored)))
+            .collect();
+        let mut vault = Vault::default();
+        let time = |vault: &mut Vault, wanted: &[_]| {
+            let started = Instant::now();
+            vault.open(Some(&key), wanted);
+            started.elapsed()
+        };
+        let first = time(&mut vault, &all);
+        let again = time(&mut vault, &all);
+        assert!(again < first / 4, "{again:?} after {first:?}");
+        assert!(
+            ids.iter()
+                .all(|id| password(&vault, id).as_ref() == Some(id))
+        );
+
+        // Another password, one that is gone, and one that does not open.
+        let changed = secret("plain now");
+        let mut wanted = all.clone();
+        wanted[0].1 = Some(&changed);
+        wanted[1].1 = Some(&stored[2]);
+        wanted.truncate(4);
+        vault.open(Some(&key), &wanted);
+        assert_eq!(password(&vault, "0").as_deref(), Some("plain now"));
+        assert_eq!(
+            vault.get("1").expect("kept").err(),
+            Some(CredentialError::Authentication)
+        );
+        assert!(vault.get("7").is_none(), "forgotten");
+        assert!(again < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_gentle_one_takes_a_few_at_a_time_and_all_in_the_end() {
+        let key = MasterKey::parse(&"0f".repeat(32)).expect("valid");
+        let stored = secret(&key.encrypt("x", &secret("pw")));
+        let ids: Vec<String> = (0..5).map(|id| id.to_string()).collect();
+        let wanted: Vec<(&str, Option<&Secret>)> =
+            ids.iter().map(|id| (id.as_str(), Some(&stored))).collect();
+        let mut vault = Vault::default();
+        vault.be_gentle(2);
+        for expected in [2, 4, 5] {
+            vault.open(Some(&key), &wanted);
+            let opened = ids.iter().filter(|id| vault.get(id).is_some());
+            assert_eq!(opened.count(), expected);
+        }
+    }
+}
