@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::admin::{fallback, lines, register, servers};
 use super::control::{Control, HealthSource};
 use super::problem::{Kind, Problem};
-use super::{access, audit, calls, health, openapi};
+use super::{access, audit, calls, health, metrics, openapi};
 
 /// All routes.
 pub fn routes(control: Arc<Control>) -> Router {
@@ -55,7 +55,9 @@ where
     S: Clone + Send + Sync + 'static,
     HealthSource: FromRef<S>,
 {
-    OpenApiRouter::new().routes(routes!(health::answer))
+    OpenApiRouter::new()
+        .routes(routes!(health::answer))
+        .routes(routes!(metrics::answer))
 }
 
 fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
