@@ -49,6 +49,8 @@ const FUNCTIONS: &[&str] = &[
     "pjsua_call_get_user_data",
     "pjsua_call_hangup",
     "pjsua_call_make_call",
+    "pjsua_call_reinvite",
+    "pjsua_call_set_hold",
     "pjsua_call_setting_default",
     "pjsua_call_xfer",
     "pjsua_codec_set_priority",
@@ -92,9 +94,10 @@ const TYPES: &[&str] = &[
     "pjsip_uri_context_e",
     "pjmedia_srtp_keying_method",
     "pjmedia_dir",
+    "pjsua_call_flag",
     "pjsua_destroy_flag",
 ];
-const VALUES: &[&str] = &["SIPBRIDGE_MAX_.*"];
+const VALUES: &[&str] = &["SIPBRIDGE_MAX_.*", "pjsip_sip_cfg_var"];
 
 /// Where pjproject was found, and how to compile and link against it.
 struct Found {

@@ -14,6 +14,7 @@
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
 //! | [`store`] | the database: lines, SIP servers, a record per call; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
+//! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken; signed, retried, kept |
 //! | [`bridge`] | the driver that joins them, one task per call; registry, admission, drain |
 //! | [`api`] | HTTP: health |
 //! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
@@ -29,13 +30,14 @@
 //!
 //! # Imports
 //!
-//! `core` imports nothing of ours. `sip`, `media`, `worker`, `queue` and
-//! `lines` import `core` and never each other; `store` imports `core` and `lines`;
+//! `core` imports nothing of ours. `sip`, `media`, `worker`, `queue`, `callbacks`
+//! and `lines` import `core` and never each other; `store` imports `core` and `lines`;
 //! `bridge` joins them; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
 
 pub mod api;
 pub mod app;
 pub mod bridge;
+pub mod callbacks;
 pub mod config;
 pub mod core;
 pub mod lines;

@@ -627,3 +627,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_caller_on_hold_is_silence_in_time_whatever_he_sends() {
+    let mut call = Call::attached();
+    (0..5).for_each(|_| call.speak(7));
+    call.uplink.set_muted(true);
+    // Some phones go on sending, others stop.
+    (0..5).for_each(|_| call.speak(9));
+    call.uplink.handle_digit(call.now, '5');
+    call.tick_for(Duration::from_secs(2));
+    call.uplink.set_muted(false);
+    call.timestamp = call.timestamp.wrapping_add(8 * 2_000);
+    call.speak(8);
+    let heard = call.media();
+    let codes: Vec<u8> = heard.iter().map(|(_, code)| *code).collect();
+    assert_eq!(codes[..5], [7; 5]);
+    assert_eq!(codes.last(), Some(&8));
+    let held = &codes[5..codes.len() - 1];
+    assert!(held.iter().all(|code| *code == MULAW_SILENCE));
+    assert!(held.len().abs_diff(105) <= 2, "{} frames", held.len());
+    let gapless = heard.windows(2).all(|pair| pair[1].0 == pair[0].0 + 20);
+    assert!(gapless);
+}

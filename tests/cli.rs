@@ -136,7 +136,7 @@ fn every_mistake_is_named_at_once_and_nothing_starts() {
         ("SIP_PASSWORD", PASSWORD),
     ];
     let output = run_with(
-        &["--vad", "--callback-timeout", "5", "--rtp-ports", "9"],
+        &["--vad", "--callback-timeout", "61", "--rtp-ports", "9"],
         &environment,
         b"",
     );
@@ -144,7 +144,7 @@ fn every_mistake_is_named_at_once_and_nothing_starts() {
     let shown = err(&output);
     for part in [
         "--vad (VAD) is not built yet",
-        "--callback-timeout (CALLBACK_TIMEOUT) is not built yet",
+        "--callback-timeout (CALLBACK_TIMEOUT) must be a number of seconds from 0.1 to 60",
         "--rtp-ports (RTP_PORTS) must be two ports",
         "--api-port (API_PORT) must be a whole number from 0 to 65535",
         "--redis-url (REDIS_URL) must be a URL such as redis://127.0.0.1:6379/0",

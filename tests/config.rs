@@ -10,6 +10,7 @@ use sipbridge::config::{
     AnswerMode, Checked, Config, Given, LogFormat, Mistake, Problem, validate,
 };
 use sipbridge::core::address::Transport;
+use sipbridge::core::callback::Method;
 
 const LEAST: [(&str, &str); 3] = [
     ("sip-domain", "sip.example.com"),
@@ -107,14 +108,7 @@ fn all_mistakes_come_at_once_with_flag_and_variable() {
 
 #[test]
 fn what_is_not_built_is_refused_and_never_ignored() {
-    for (name, value) in [
-        ("status-callback-url", "http://h"),
-        ("incoming-callback-url", "http://h"),
-        ("callback-method", "POST"),
-        ("callback-timeout", "5"),
-        ("no-auto-answer", "yes"),
-        ("vad", "yes"),
-    ] {
+    for (name, value) in [("no-auto-answer", "yes"), ("vad", "yes")] {
         let found = mistakes(&[(name, value)]);
         assert!(
             matches!(&found[..], [Mistake { flag, problem: Problem::NotBuilt(_) }] if *flag == name),
@@ -283,5 +277,47 @@ proptest! {
         for mistake in mistakes(&pairs) {
             prop_assert!(!mistake.to_string().contains("Xsecret"));
         }
+    }
+}
+
+#[test]
+fn callbacks_are_posted_within_5_seconds_and_their_addresses_are_checked() {
+    let callbacks = good(&[]).callbacks;
+    assert_eq!(callbacks.method, Method::Post);
+    assert_eq!(callbacks.timeout, Duration::from_secs(5));
+    assert!(callbacks.status_url.is_none() && callbacks.incoming_url.is_none());
+    assert!(callbacks.auth_token.is_none());
+
+    let config = good(&[
+        (
+            "status-callback-url",
+            "https://bob:hunter2@h/calls?key=hunter2",
+        ),
+        ("incoming-callback-url", "http://127.0.0.1:81/hunter2"),
+        ("callback-method", "get"),
+        ("callback-timeout", "0.5"),
+        ("auth-token", "hunter2"),
+    ]);
+    let shown = format!("{:?}", config.callbacks);
+    assert!(shown.contains("https://***@h/***?***") && !shown.contains("hunter2"));
+    assert_eq!(config.callbacks.method, Method::Get);
+    assert_eq!(config.callbacks.timeout, Duration::from_millis(500));
+
+    for (flag, value) in [
+        ("status-callback-url", "ws://h/"),
+        ("status-callback-url", "h:80"),
+        ("status-callback-url", "https://bob:12/hunter2@host"),
+        ("status-callback-url", ""),
+        ("incoming-callback-url", "/path"),
+        ("callback-method", "PUT"),
+        ("callback-timeout", "0"),
+        ("callback-timeout", "5s"),
+        ("callback-timeout", "61"),
+        ("auth-token", ""),
+    ] {
+        let found = mistakes(&[(flag, value)]);
+        assert_eq!(found.len(), 1, "{flag} {value}: {found:?}");
+        assert_eq!(found[0].flag, flag);
+        assert!(!found[0].to_string().contains("hunter2"));
     }
 }

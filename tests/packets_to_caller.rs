@@ -205,3 +205,29 @@ fn other_codecs_and_gain() {
     assert!(!payload.is_empty());
     assert_eq!(tick(&mut alaw).unwrap().0.timestamp, first.timestamp + 960);
 }
+
+#[test]
+fn on_hold_everything_of_the_worker_waits_and_only_digits_pass() {
+    let mut downlink = downlink(FORMAT);
+    downlink.push(audio(3, 1));
+    downlink.mark("heard".into());
+    tick(&mut downlink);
+    downlink.set_hold(Some((0..240).map(|n| n as u8).collect()));
+    for expected in [0, 160, 80, 0] {
+        assert_eq!(tick(&mut downlink).unwrap().1[0], expected);
+    }
+    downlink.push(audio(1, 2));
+    downlink.mark("behind".into());
+    downlink.send_digits("5").unwrap();
+    assert_eq!(tick(&mut downlink).unwrap().0.payload_type, 101);
+    // An hour of hold and a pacer that was late cost nothing of what waits.
+    (0..3_000).for_each(|_| drop(tick(&mut downlink)));
+    downlink.skip(50);
+    assert_eq!(echoes(&mut downlink), [""; 0]);
+    assert_eq!((downlink.queued_ms(), downlink.is_drained()), (60, false));
+    downlink.set_hold(None);
+    let heard: Vec<u8> = (0..4).map(|_| tick(&mut downlink).unwrap().1[0]).collect();
+    assert_eq!(heard, [1, 1, 2, MULAW_SILENCE]);
+    assert_eq!(echoes(&mut downlink), ["heard", "behind"]);
+    assert_eq!(downlink.stats().trimmed_frames, 0);
+}

@@ -112,6 +112,21 @@ fn an_answer_to_what_a_line_was_before_is_not_its_own() {
 }
 
 #[test]
+fn a_failure_that_is_told_twice_counts_once() {
+    let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
+    scheduler.add(line(1), "sip.example", now);
+    next(&mut scheduler, &mut now);
+    let first = scheduler.handle_result(&line(1), failure(502, None), now);
+    assert!(matches!(first, Some(Change::Failed { failures: 1, .. })));
+    let again = scheduler.handle_result(&line(1), failure(503, None), now);
+    assert_eq!(again, None);
+    assert!(matches!(
+        scheduler.state(&line(1), now),
+        Some(LineState::Failed { status: 502, .. })
+    ));
+}
+
+#[test]
 fn a_line_that_is_told_to_registers_now_and_backs_off_anew() {
     let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
     assert!(!scheduler.register_now(&line(1), now));
@@ -174,10 +189,10 @@ fn wrong_passwords_are_not_hammered() {
 
 #[test]
 fn retry_after_is_obeyed_within_an_hour() {
-    let (mut scheduler, now) = (Scheduler::new(SEED), Instant::now());
+    let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
     scheduler.add(line(1), "sip.example", now);
-    assert_eq!(scheduler.poll(now), Some(line(1)));
     for (asked_s, least_s, most_s) in [(120, 120, 132), (999_999, 3_600, 3_960), (0, 0, 16)] {
+        next(&mut scheduler, &mut now);
         let asked = Some(Duration::from_secs(asked_s));
         let change = scheduler.handle_result(&line(1), failure(503, asked), now);
         let delay = retry_in(change).as_secs_f64();

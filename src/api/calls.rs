@@ -31,14 +31,11 @@ use crate::store::CallQuery;
 /// Most digits of one request: 32 of them take 10 s to play.
 const DIGITS_MAX: usize = 32;
 
-/// Calls, or a page of records.
-#[derive(ToSchema)]
-#[schema(as = Calls)]
-#[expect(dead_code, reason = "a schema")]
+/// Calls, or with `all=1` a page of records.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
 enum Calls<'a> {
-    #[schema(title = "in progress")]
     Now(CallList<'a>),
-    #[schema(title = "with all=1")]
     Page(CallPageBody<'a>),
 }
 
@@ -98,7 +95,7 @@ pub async fn list(
     query.finish()?;
     let (calls, now) = (control.context.calls.list(), SystemTime::now());
     let calls = calls.iter().map(|call| CallBody::of(call, now)).collect();
-    Ok(answer(StatusCode::OK, &CallList(calls)))
+    Ok(answer(StatusCode::OK, &Calls::Now(CallList(calls))))
 }
 
 async fn records(control: &Control, mut query: Query) -> Result<Response, Problem> {
@@ -126,7 +123,7 @@ async fn records(control: &Control, mut query: Query) -> Result<Response, Proble
             .collect(),
         next: page.next.map(|next| write_cursor(&next)),
     };
-    Ok(answer(StatusCode::OK, &body))
+    Ok(answer(StatusCode::OK, &Calls::Page(body)))
 }
 
 /// Places a call from one of the lines, and streams it like one that came in.

@@ -50,6 +50,8 @@ pub struct CallbackTotals {
     pub pending: u64,
     /// Delivered.
     pub delivered: u64,
+    /// Tries that failed and are made again.
+    pub retried: u64,
     /// Given up or lost.
     pub dropped: u64,
 }
@@ -305,6 +307,9 @@ fn stores(text: &mut Exposition, health: &Health) {
         let help = "Status callbacks delivered.";
         let name = "sipbridge_callbacks_delivered_total";
         text.counter(name, help, callbacks.delivered);
+        let help = "Tries of status callbacks that failed and are made again.";
+        let name = "sipbridge_callbacks_retried_total";
+        text.counter(name, help, callbacks.retried);
         let help = "Status callbacks given up or lost.";
         let name = "sipbridge_callbacks_dropped_total";
         text.counter(name, help, callbacks.dropped);

@@ -303,6 +303,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::dialling::DialLine;
     use crate::core::ids::LineId;
     use serde_json::json;
 
@@ -321,7 +322,7 @@ mod tests {
             greeting: None,
             announcement: None,
             custom_parameters: BTreeMap::new(),
-            dial: Default::default(),
+            dial: DialLine::default(),
         })
     }
 

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::callbacks::{self, Listener};
 use super::health::HealthReporter;
 use super::keeper::{self, Keeper};
 use super::profiles::Lines;
@@ -24,6 +25,7 @@ use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
 use crate::bridge::registry::{Limits, Registry};
 use crate::bridge::shutdown::Shutdown;
+use crate::callbacks::{CallbackError, Courier};
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
@@ -80,6 +82,9 @@ pub enum StartError {
     /// The API port cannot be used.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// Callbacks cannot be sent.
+    #[error(transparent)]
+    Callbacks(#[from] CallbackError),
     /// SIP cannot be started.
     #[error(transparent)]
     Sip(#[from] PjsipError),
@@ -111,6 +116,8 @@ pub struct Running {
     pub stream_server: Option<StreamServer>,
     /// The SIP engine.
     pub engine: SharedEngine,
+    /// Delivers status callbacks.
+    pub courier: Courier,
     /// The database, and what writes records of calls into it.
     pub store: Option<(Store, CallLogTask)>,
     /// Keeps the lines as the database has them, where there is one.
@@ -152,9 +159,12 @@ pub async fn compose(
     let dialer = dialer
         .map(|target| Dialer::new(target.expose(), None))
         .transpose()?;
+    let signer = callbacks::signer(&config.callbacks);
+    let dialer = dialer.map(|dialer| dialer.signed(signer.clone()));
     let api_address = SocketAddr::new(config.api_bind, config.api_port);
     let listener = ApiListener::bind(api_address).await?;
 
+    let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
     let pjsip = PjsipEngine::start(engine_config(&config, &accounts), registry.clone(), events)?;
@@ -164,6 +174,7 @@ pub async fn compose(
     let watchdog = watchdog.map_err(StartError::Thread)?;
     let shown_pulses = pulses(&pjsip, &pacer);
 
+    let told = callbacks.status.clone();
     let context = Arc::new(Context {
         settings: settings(&config, stream_url),
         engine: engine.clone(),
@@ -171,11 +182,13 @@ pub async fn compose(
         queue: queue.clone(),
         call_log,
         dialer,
+        ask: callbacks.ask,
+        signer,
         workers,
         registry,
         gauges: Arc::default(),
         lines: LineBook::new(profiles),
-        calls: CallBook::new(None),
+        calls: CallBook::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds,
         dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour),
         shutdown: Shutdown::default(),
@@ -194,6 +207,7 @@ pub async fn compose(
         registrar.clone(),
         monitor.clone(),
         shown_pulses,
+        told,
     );
     let api = listener.serve(api::routes(Arc::new(Control {
         health: health.source(),
@@ -233,6 +247,7 @@ pub async fn compose(
         api,
         stream_server,
         engine,
+        courier: callbacks.courier,
         store,
         keeping,
     })

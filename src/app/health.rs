@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::api::metrics::Counters;
+use crate::api::metrics::{CallbackTotals, Counters};
 use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
 use crate::bridge::context::Context;
 use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
+use crate::callbacks::{CallbackStats, StatusCallbacks};
 use crate::config::Config;
 use crate::core::call_object::CallDirection;
 use crate::queue::{QueueStats, RedisState};
@@ -27,6 +28,7 @@ pub struct HealthReporter {
     registrar: RegistrarHandle,
     monitor: Arc<Monitor>,
     pulses: Vec<Pulse>,
+    callbacks: StatusCallbacks,
 }
 
 impl HealthReporter {
@@ -39,6 +41,7 @@ impl HealthReporter {
         registrar: RegistrarHandle,
         monitor: Arc<Monitor>,
         pulses: Vec<Pulse>,
+        callbacks: StatusCallbacks,
     ) -> Self {
         Self {
             node_id: config.node_id.clone(),
@@ -51,6 +54,7 @@ impl HealthReporter {
             registrar,
             monitor,
             pulses,
+            callbacks,
         }
     }
 
@@ -97,7 +101,7 @@ impl HealthReporter {
             dials_refused: self.context.dialling.refused().collect(),
             registration_failures: self.registrar.failures(),
             records: self.context.call_log.as_ref().map(CallLog::stats),
-            callbacks: None,
+            callbacks: Some(callbacks(self.callbacks.stats())),
             beats: pulses.map(|pulse| (pulse.name, (pulse.beat)())).collect(),
         }
     }
@@ -134,6 +138,15 @@ impl HealthReporter {
             unregistered: 0,
             unusable,
         }
+    }
+}
+
+fn callbacks(stats: CallbackStats) -> CallbackTotals {
+    CallbackTotals {
+        pending: stats.waiting,
+        delivered: stats.delivered,
+        retried: stats.retried,
+        dropped: stats.dropped + stats.given_up,
     }
 }
 

@@ -29,8 +29,10 @@ use crate::bridge::registrar::RegistrarHandle;
 use crate::config::Config;
 use crate::store::{Mark, Store, StoreError};
 
-/// How often the database is asked.
+/// How often PostgreSQL is asked, which tells by itself.
 const POLL: Duration = Duration::from_secs(3);
+/// How often SQLite is asked: that costs next to nothing, and nobody else tells.
+const POLL_FILE: Duration = Duration::from_secs(1);
 /// How long the first of many changes waits for the others.
 const GATHER: Duration = Duration::from_millis(50);
 /// Between the beginnings of two readings, however often the bell rings.
@@ -49,6 +51,7 @@ pub struct Keeper {
     registrar: RegistrarHandle,
     /// Locked by one blocking task at a time.
     books: Arc<Mutex<Books>>,
+    poll: Duration,
     /// What the database was at the last reading.
     mark: Option<Mark>,
     is_away: bool,
@@ -71,6 +74,7 @@ impl Keeper {
             context: context.clone(),
             registrar: registrar.clone(),
             books: Arc::new(Mutex::new(books)),
+            poll: if store.tells() { POLL } else { POLL_FILE },
             mark: None,
             is_away: false,
         }
@@ -116,7 +120,7 @@ impl Keeper {
                 sleep(GATHER).await;
                 true
             }
-            () = sleep(POLL) => {
+            () = sleep(self.poll) => {
                 let mark = answered(self.store.mark()).await;
                 self.tell(mark.as_ref().err());
                 mark.is_ok_and(|mark| self.mark.as_ref() != Some(&mark))

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
 //! | [`compose`] | builds the rooms and joins them |
+//! | [`callbacks`] | callbacks joined with the calls and the database |
 //! | [`drain`] | what going down does while calls go on |
 //! | [`profiles`] | lines as the SIP engine and the calls need them |
 //! | [`line_sounds`] | the WAV files that lines name |
@@ -18,6 +19,7 @@
 //! | [`lines`] | `sipbridge lines` |
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
+pub mod callbacks;
 pub mod check;
 pub mod compose;
 pub mod database;

@@ -9,7 +9,7 @@
 //! calls go on for `--drain-timeout`, with everything that they need: workers
 //! dial in, jobs are pushed again. What is left then gets
 //! `--shutdown-timeout`, and is hung up. Whenever no call is left, the rest
-//! follows at once: Redis gets the last state, the database the last records; the pacer stops before pjsip
+//! follows at once: Redis gets the last state, receivers the last callbacks, the database the last records; the pacer stops before pjsip
 //! is destroyed, because it sends through it.
 //!
 //! While draining, the watchdog watches the threads as ever; from then on it
@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::compose::{Running, StartError, compose};
-use super::{EXIT_FAILURE, database, descriptors, drain, logging, profiles};
+use super::{EXIT_FAILURE, callbacks, database, descriptors, drain, logging, profiles};
 use crate::bridge::context::Context;
 use crate::config::Config;
 use crate::sip::pjsip::hard_exit;
@@ -146,6 +146,7 @@ async fn go_down(running: Running, limits: Limits) {
         api,
         stream_server,
         engine,
+        courier,
         store,
         keeping,
     } = running;
@@ -183,6 +184,7 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(queue) = context.queue.clone() {
         queue.stop().await;
     }
+    courier.stop(callbacks::STOP_LIMIT).await;
     if let Some((store, call_log)) = store {
         call_log.stop(RECORDS_LIMIT).await;
         store.close().await;

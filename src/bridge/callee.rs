@@ -133,7 +133,7 @@ impl Driver {
                 state.send();
                 None
             }
-            Some(LegEvent::Progress(_) | LegEvent::Transfer { .. }) => None,
+            Some(LegEvent::Progress(_) | LegEvent::Transfer { .. } | LegEvent::Held { .. }) => None,
             Some(LegEvent::Ended(end)) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg to the fallback number ended");
                 callee.over = true;

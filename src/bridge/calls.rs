@@ -7,6 +7,7 @@
 //! ends the entry, however the driver ended.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -108,10 +109,23 @@ impl CallBook {
         object: CallObject,
         callback_url: Option<String>,
     ) -> (Desk, mpsc::Receiver<Asked>) {
+        let (desk, asked) = self.open_untold(object, callback_url);
+        desk.tell_initial();
+        (desk, asked)
+    }
+
+    /// As [`CallBook::open`], but the listener hears nothing of the call before
+    /// [`Desk::announce`], or its end.
+    #[must_use]
+    pub fn open_untold(
+        self: &Arc<Self>,
+        object: CallObject,
+        callback_url: Option<String>,
+    ) -> (Desk, mpsc::Receiver<Asked>) {
         let (requests, asked) = mpsc::channel(REQUESTS);
         let sid = object.sid.clone();
         let entry = Entry {
-            object: object.clone(),
+            object,
             requests,
             ended: None,
         };
@@ -124,8 +138,8 @@ impl CallBook {
             book: self.clone(),
             sid,
             callback_url,
+            is_told: AtomicBool::new(false),
         };
-        desk.tell(&object);
         (desk, asked)
     }
 
@@ -200,9 +214,29 @@ pub struct Desk {
     book: Arc<CallBook>,
     sid: CallId,
     callback_url: Option<String>,
+    /// The listener knows of the call.
+    is_told: AtomicBool,
 }
 
 impl Desk {
+    /// Tells the listener of a call that was opened untold, once. `callback_url`,
+    /// where there is one, is the call's own address from now on.
+    pub fn announce(&mut self, callback_url: Option<String>) {
+        if callback_url.is_some() {
+            self.callback_url = callback_url;
+        }
+        self.tell_initial();
+    }
+
+    fn tell_initial(&self) {
+        if self.is_told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(object) = self.book.get(&self.sid) {
+            self.tell(&object);
+        }
+    }
+
     /// Changes the call object; a new status is told to the listener.
     pub fn update(&self, change: impl FnOnce(&mut CallObject)) {
         let mut entries = self.book.entries();
@@ -213,6 +247,7 @@ impl Desk {
             return;
         }
         let before = entry.object.status;
+        let untold = (!self.is_told.load(Ordering::Relaxed)).then(|| entry.object.clone());
         change(&mut entry.object);
         if entry.object.status.is_final() {
             entry.ended = Some(Instant::now());
@@ -221,6 +256,10 @@ impl Desk {
         let object = (entry.object.status != before).then(|| entry.object.clone());
         drop(entries);
         if let Some(object) = object {
+            if let Some(initial) = untold {
+                self.is_told.store(true, Ordering::Relaxed);
+                self.tell(&initial);
+            }
             self.tell(&object);
         }
     }
@@ -322,5 +361,30 @@ mod tests {
                 .iter()
                 .all(|(_, url)| url.as_deref() == Some("http://x"))
         );
+    }
+    #[test]
+    fn an_untold_call_is_told_with_its_own_address_or_at_its_end() {
+        use CallStatus as S;
+        let told = |heard: &Heard| heard.0.lock().expect("not poisoned").clone();
+        let heard = Arc::new(Heard::default());
+        let book = CallBook::new(Some(heard.clone()));
+        let (mut desk, _asked) = book.open_untold(call(), None);
+        desk.update(|call| call.on_hold = true);
+        assert!(told(&heard).is_empty() && book.list().len() == 1);
+        desk.announce(Some("http://own".into()));
+        desk.announce(None);
+        desk.update(|call| call.status = S::Ringing);
+        let own = Some("http://own".to_owned());
+        assert_eq!(
+            told(&heard),
+            [(S::Initiated, own.clone()), (S::Ringing, own)]
+        );
+
+        let heard = Arc::new(Heard::default());
+        let book = CallBook::new(Some(heard.clone()));
+        let (desk, _asked) = book.open_untold(call(), None);
+        desk.update(|call| call.status = S::Cancelled);
+        drop(desk);
+        assert_eq!(told(&heard), [(S::Initiated, None), (S::Cancelled, None)]);
     }
 }

@@ -9,6 +9,7 @@ use super::call_terms::CallTerms;
 use super::calls::CallBook;
 use super::dialling::Dialling;
 use super::gauges::Gauges;
+pub use super::incoming::IncomingAsk;
 use super::line_book::LineBook;
 use super::registry::Registry;
 use super::shutdown::Shutdown;
@@ -20,6 +21,7 @@ use crate::core::ids::{AccountSid, LineId};
 use crate::core::link::{Codec, Direction, MediaFormat};
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
+use crate::core::signature::Signer;
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
 use crate::queue::Queue;
@@ -91,6 +93,10 @@ pub struct Context {
     pub call_log: Option<CallLog>,
     /// Dials `--ws-target`, where given.
     pub dialer: Option<Dialer>,
+    /// Asked before a call is taken, where there is an incoming callback.
+    pub ask: Option<Arc<dyn IncomingAsk>>,
+    /// Signs the upgrades of calls with a worker of their own.
+    pub signer: Option<Signer>,
     /// Calls that wait for a worker to dial in.
     pub workers: Workers,
     /// Calls in progress.

@@ -28,7 +28,7 @@ use super::shown::Shown;
 use super::uplink_port::UplinkPort;
 use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::Call;
-use crate::core::call_object::CallObject;
+use crate::core::call_object::{CallDirection, CallObject};
 use crate::core::ids::LegId;
 use crate::core::link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::opus::OpusError;
@@ -177,14 +177,22 @@ impl Driver {
     ) -> Result<Self, OpusError> {
         let media = LegMedia::new(&context, &leg.rtp)?;
         let policy = context.policy(&record.line, &terms);
-        let (desk, asked) = context.calls.open(record.object(), terms.callback_url);
+        let is_asked = context.ask.is_some() && record.direction == CallDirection::Inbound;
+        let (object, url) = (record.object(), terms.callback_url);
+        let (desk, asked) = if is_asked {
+            context.calls.open_untold(object, url)
+        } else {
+            context.calls.open(object, url)
+        };
+        let own_dialer = terms.dialer;
+        let own_dialer = own_dialer.map(|dialer| dialer.signed(context.signer.clone()));
         let now = Instant::now();
         Ok(Self {
             leg: leg.id,
             call: Call::new(policy),
             media,
             shown: Shown::new(desk),
-            dialer: terms.dialer.or_else(|| context.dialer.clone()),
+            dialer: own_dialer.or_else(|| context.dialer.clone()),
             worker: WorkerSide::new(),
             pending: Pending::default(),
             callee: None,
@@ -219,6 +227,7 @@ impl Driver {
         self.record.begun(&context);
         let now = Instant::now().into_std();
         match start {
+            Start::Incoming if context.ask.is_some() => self.call.handle_question(),
             Start::Incoming => self.call.handle_start(now),
             Start::Placed { ring_timeout } => self.call.handle_placed(now, ring_timeout),
         }
@@ -302,6 +311,10 @@ impl Driver {
             LegEvent::Transfer { status, last } => {
                 info!(status, last, "transfer");
                 self.call.handle_transfer(now.into_std(), status, last);
+            }
+            LegEvent::Held { status } => {
+                info!(status, "the other side's answer to hold or resume");
+                self.call.handle_held(now.into_std(), status);
             }
             LegEvent::Ended(end) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg ended");

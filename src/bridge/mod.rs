@@ -5,6 +5,7 @@
 //! | `intake` | takes INVITEs from the engine and starts their drivers |
 //! | [`place`] | places a call and starts its driver |
 //! | `driver` | the task of one call: waits for what happens next |
+//! | `incoming` | the question before a call is taken, and what its answer changes |
 //! | `perform` | does what the call's state machine asks for |
 //! | `reach` | reaching a worker: jobs, tickets, dialling |
 //! | `requests` | does what the API asks of a call |
@@ -36,6 +37,7 @@ pub mod context;
 pub mod dialling;
 mod driver;
 pub mod gauges;
+mod incoming;
 pub mod intake;
 mod leg_media;
 pub mod line_book;

@@ -33,6 +33,7 @@ impl Driver {
                     destination,
                 });
             }
+            Output::AskIncoming => self.ask_incoming(),
             Output::PushJob(attempt) => self.push_job(attempt),
             Output::StopSearch => self.stop_search(),
             Output::Dial(attempt) => self.dial(attempt),
@@ -44,6 +45,11 @@ impl Driver {
             Output::DropCallee => self.drop_callee(),
             Output::ForgetEarly => self.media.port.lock().uplink.go_live(),
             Output::Comfort(comfort) => self.set_comfort(comfort),
+            Output::Held(on) => self.set_held(on),
+            Output::Reinvite { hold: on } => {
+                let leg = self.leg;
+                self.command(Command::Hold { leg, on });
+            }
             Output::PlayOut => self.play_out(),
             Output::Report(report) => self.report(report),
             Output::Finished(outcome) => self.finished = Some(outcome),
@@ -96,6 +102,14 @@ impl Driver {
     fn set_comfort(&mut self, comfort: Comfort) {
         let comfort = self.context.comfort(comfort, &self.record.line);
         self.media.stream.downlink().set_comfort(comfort);
+    }
+
+    fn set_held(&mut self, held: bool) {
+        info!(held, "hold");
+        let audio = held.then(|| self.context.sounds.hold.clone());
+        self.media.stream.downlink().set_hold(audio);
+        self.media.port.lock().uplink.set_muted(held);
+        self.shown.held(held);
     }
 
     fn play_out(&mut self) {

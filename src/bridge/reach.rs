@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::driver::Driver;
 use super::place::Calling;
-use crate::core::call::Attempt;
+use crate::core::call::{Attempt, Verdict};
 use crate::core::ids::Token;
 use crate::queue::{Job, Queue, QueueError};
 use crate::sip::engine::{CallRefused, OutgoingLeg};
@@ -19,7 +19,7 @@ use crate::worker::{CloseReason, Ticket, WorkerError, WorkerSocket};
 /// How long one attempt to dial a worker may take.
 const DIAL_LIMIT: Duration = Duration::from_secs(5);
 
-type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What a call waits for besides SIP, RTP and its worker.
 #[derive(Default)]
@@ -30,6 +30,8 @@ pub(super) struct Pending {
     taken: Option<Boxed<()>>,
     dial: Option<Boxed<Result<WorkerSocket, WorkerError>>>,
     ticket: Option<Ticket>,
+    /// The incoming callback's answer.
+    pub(super) verdict: Option<Boxed<Verdict>>,
     /// The job pushed last; it may still be in the queue.
     job: Option<Job>,
     /// The one before it, whose place it takes.
@@ -43,6 +45,7 @@ pub(super) struct Pending {
 pub(super) enum Done {
     Pushed(Result<(), QueueError>),
     Taken,
+    Verdict(Verdict),
     Dialled(Result<Box<WorkerSocket>, WorkerError>),
     Attached(Box<WorkerSocket>),
     Called(Result<Box<OutgoingLeg>, CallRefused>),
@@ -60,12 +63,14 @@ impl Pending {
             result = or_never(&mut self.push) => Done::Pushed(result),
             result = or_never(&mut self.dial) => Done::Dialled(result.map(Box::new)),
             () = or_never(&mut self.taken) => Done::Taken,
+            verdict = or_never(&mut self.verdict) => Done::Verdict(verdict),
             result = called(&mut self.calling) => Done::Called(result.map(Box::new)),
         };
         match &done {
             Done::Pushed(_) => self.push = None,
             Done::Dialled(_) => self.dial = None,
             Done::Taken => self.taken = None,
+            Done::Verdict(_) => self.verdict = None,
             Done::Called(_) => self.calling = None,
             Done::Attached(_) => {}
         }
@@ -176,6 +181,7 @@ impl Driver {
                 debug!("a worker has taken the job");
                 self.call.handle_job_taken(now.into_std());
             }
+            Done::Verdict(verdict) => self.handle_verdict(now, verdict),
             Done::Attached(socket) => self.attach(now, *socket, "queue".into()),
             Done::Dialled(Ok(socket)) => {
                 // Whoever has a job that Redis kept to itself comes too late.

@@ -152,6 +152,20 @@ impl Record {
         }
     }
 
+    /// Adds parameters, but for those that the contract promises.
+    pub(super) fn add_parameters(&mut self, more: &BTreeMap<String, String>) {
+        for (name, value) in more {
+            let is_promised = match name.as_str() {
+                "callerPhone" | "to" | "direction" | "phoneLineId" => true,
+                "restaurantId" => self.line.restaurant_id.is_some(),
+                _ => false,
+            };
+            if !is_promised {
+                self.custom_parameters.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
     /// A worker is attached: how it came.
     pub(super) fn attached(&mut self, worker: String) {
         self.worker = Some((worker, self.stream_id.clone()));

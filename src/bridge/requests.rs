@@ -33,9 +33,8 @@ impl Driver {
                 self.call.handle_transfer_request(now, destination)?;
             }
             CallRequest::Dtmf(digits) => self.send_digits(&digits)?,
-            CallRequest::Hold | CallRequest::Resume => {
-                return Err(RequestError::NotNow("hold is not built yet"));
-            }
+            CallRequest::Hold => self.call.handle_hold_request(now, true)?,
+            CallRequest::Resume => self.call.handle_hold_request(now, false)?,
         }
         Ok(())
     }

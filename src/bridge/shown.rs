@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use super::calls::Desk;
+use super::record::Record;
 use crate::core::call_object::CallStatus;
 use crate::core::outcome::Outcome;
 
@@ -20,6 +21,13 @@ impl Shown {
             answered: false,
             has_worker: false,
         }
+    }
+
+    /// It is settled whether and how the call is taken.
+    pub(super) fn settled(&mut self, record: &Record, callback_url: Option<String>) {
+        let parameters = record.custom_parameters.clone();
+        self.desk.update(|call| call.custom_params = parameters);
+        self.desk.announce(callback_url);
     }
 
     /// The other side rings, or our caller hears that it does.
@@ -47,6 +55,11 @@ impl Shown {
         if self.answered && self.has_worker {
             self.desk.update(|call| call.status = CallStatus::Active);
         }
+    }
+
+    /// The other side is held, or not any more.
+    pub(super) fn held(&self, held: bool) {
+        self.desk.update(|call| call.on_hold = held);
     }
 
     /// It is over.

@@ -75,6 +75,7 @@ const NET: &str = "Network";
 const AUDIO: &str = "Audio";
 const CALLS: &str = "Calls";
 const WORKER: &str = "Workers";
+const CALLBACKS: &str = "Callbacks";
 const RUN: &str = "Running";
 const OLD: &str = "Kept from the program this one replaces";
 
@@ -169,6 +170,16 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Most jobs for a call, 1 to 100, before the line's fallback; counted anew when a worker has stayed with the call for 10 s"),
     Flag { kind: Kind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
         .help(WORKER, "Put into customParameters of every call; may be repeated"),
+    value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
+        .help(CALLBACKS, "Told of every call by HTTP: initiated, ringing, answered, completed; http:// or https://, user:password as basic authentication. A call's own address goes before it"),
+    value("incoming-callback-url", "INCOMING_CALLBACK_URL", "URL")
+        .help(CALLBACKS, "Asked before a call is answered or queued: accept, reject or ignore. Slow or broken: the call is taken"),
+    value("callback-method", "CALLBACK_METHOD", "POST|GET").or("POST")
+        .help(CALLBACKS, "POST sends the call object as JSON, GET as query parameters"),
+    value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS").or("5")
+        .help(CALLBACKS, "How long a receiver may take to answer, 0.1 to 60; seconds, as in the program this one replaces"),
+    value("auth-token", "AUTH_TOKEN", "TOKEN")
+        .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature. Prefer the variable"),
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis; unique among bridges [default: the host's name]"),
     value("api-port", "API_PORT", "PORT").or("8080")
@@ -193,18 +204,10 @@ pub const FLAGS: &[Flag] = &[
         .help(OLD, "Refused: RTP flows without pause, as NATs and trunks want it"),
     switch("no-auto-answer", "NO_AUTO_ANSWER")
         .help(OLD, "Not built yet: calls are answered as --answer says"),
-    value("incoming-callback-url", "INCOMING_CALLBACK_URL", "URL")
-        .help(OLD, "Not built yet"),
-    value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
-        .help(OLD, "Not built yet"),
-    value("callback-method", "CALLBACK_METHOD", "METHOD")
-        .help(OLD, "Not built yet"),
-    value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS")
-        .help(OLD, "Not built yet"),
 ];
 
 /// Flags whose values are shown nowhere, not even in part.
-pub const SECRET_FLAGS: [&str; 7] = [
+pub const SECRET_FLAGS: [&str; 10] = [
     "api-token",
     "database-url",
     "sip-password",
@@ -212,6 +215,9 @@ pub const SECRET_FLAGS: [&str; 7] = [
     "encryption-key",
     "redis-url",
     "ws-target",
+    "status-callback-url",
+    "incoming-callback-url",
+    "auth-token",
 ];
 
 /// The flag of this name.

@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`flags`] | every flag in one table: name, variable, default, help |
+//! | [`callbacks`] | who is told of calls over HTTP, and who is asked |
 //! | [`given`] | what was given, as texts: command line first, then environment |
 //! | [`mod@validate`] | from texts to settings, with every mistake |
 //! | `dialling` | whom the lines may call |
@@ -13,6 +14,7 @@
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
 mod access;
+pub mod callbacks;
 mod dialling;
 pub mod flags;
 pub mod given;
@@ -22,6 +24,7 @@ pub mod settings;
 pub mod url;
 pub mod validate;
 
+pub use callbacks::CallbacksConfig;
 pub use dialling::DiallingConfig;
 pub use given::{Given, Invocation, read};
 pub use mistake::{Mistake, Problem, Warning};

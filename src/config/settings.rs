@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::callbacks::CallbacksConfig;
 use super::dialling::DiallingConfig;
 use super::url::ServiceUrl;
 use crate::core::address::{HostPort, Transport};
@@ -37,6 +38,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Redis, where `--redis-url` is given.
     pub queue: Option<QueueConfig>,
+    /// Callbacks over HTTP.
+    pub callbacks: CallbacksConfig,
     /// `--node-id`, or the host's name.
     pub node_id: String,
     /// `--api-bind`.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::access;
+use super::callbacks::callbacks;
 use super::dialling::dialling;
 use super::flags::FLAGS;
 use super::given::Given;
@@ -21,19 +22,7 @@ use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
 
 /// Flags that are listed and not built: refused when given.
-const NOT_BUILT: [(&str, &str); 5] = [
-    ("no-auto-answer", "Calls are answered as --answer says"),
-    (
-        "incoming-callback-url",
-        "Events are in the Redis stream stream:call_events",
-    ),
-    (
-        "status-callback-url",
-        "Events are in the Redis stream stream:call_events",
-    ),
-    ("callback-method", "There are no callbacks yet"),
-    ("callback-timeout", "There are no callbacks yet"),
-];
+const NOT_BUILT: [(&str, &str); 1] = [("no-auto-answer", "Calls are answered as --answer says")];
 const VAD: &str = "RTP flows without pause, as NATs and trunks want it";
 const NO_EC: &str = "has no effect: a bridge without a sound device has no echo to cancel";
 const DATABASE_EXAMPLE: &str =
@@ -92,11 +81,7 @@ pub fn encryption_key(given: Given) -> Result<MasterKey, Vec<Mistake>> {
 
 fn refuse_not_built(reader: &mut Reader) {
     for (name, instead) in NOT_BUILT {
-        let given = match name {
-            "no-auto-answer" => reader.switch(name),
-            _ => reader.given.explicit(name).is_some(),
-        };
-        if given {
+        if reader.switch(name) {
             reader.mistake(name, Problem::NotBuilt(instead));
         }
     }
@@ -135,6 +120,7 @@ fn config(reader: &mut Reader) -> Config {
             params: params(reader),
         },
         queue: queue(reader),
+        callbacks: callbacks(reader),
         node_id: node_id(reader),
         api_bind: reader
             .address("api-bind")

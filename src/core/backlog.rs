@@ -68,6 +68,12 @@ impl Backlog {
         self.bytes.truncate(kept);
     }
 
+    /// Makes the last `count` bytes pushed silence.
+    pub fn mute_last(&mut self, count: usize) {
+        let from = self.bytes.len().saturating_sub(count);
+        self.bytes[from..].fill(MULAW_SILENCE);
+    }
+
     /// Appends silence.
     pub fn push_silence(&mut self, count: usize) {
         let waiting = self.bytes.len() - self.head;

@@ -87,6 +87,9 @@ pub struct Downlink {
     comfort: Comfort,
     /// Next byte of `comfort`.
     comfort_at: usize,
+    /// While the other side is held: what it hears instead of all else, and
+    /// the next byte of it.
+    hold: Option<(Arc<[u8]>, usize)>,
     events: EventSender,
     encoder: Encoder,
     gain: Gain,
@@ -119,6 +122,7 @@ impl Downlink {
             catch_up: CatchUp::default(),
             comfort: Comfort::Silence,
             comfort_at: 0,
+            hold: None,
             events: EventSender::default(),
             encoder: Encoder::new(format.codec, &tx_gain)?,
             gain: tx_gain,
@@ -206,6 +210,13 @@ impl Downlink {
         self.comfort_at = 0;
     }
 
+    /// The other side is held, and hears this again and again; the worker's
+    /// audio and marks wait. `None`: it is back.
+    pub fn set_hold(&mut self, audio: Option<Arc<[u8]>>) {
+        self.catch_up.handle_clear();
+        self.hold = audio.map(|audio| (audio, 0));
+    }
+
     /// Whether everything queued (audio, marks, digits, a `Comfort::Once`) has
     /// been played to its last sample.
     #[must_use]
@@ -260,20 +271,27 @@ impl Downlink {
         let jump = self.encoder.frame_clock().wrapping_mul(frames);
         self.timestamp = self.timestamp.wrapping_add(jump);
         self.stats.skipped_frames += u64::from(frames);
-        self.catch_up.handle_skip(frames);
+        if self.hold.is_none() {
+            self.catch_up.handle_skip(frames);
+        }
     }
 
     fn build_audio(&mut self, out: &mut [u8; MAX_PACKET_BYTES]) -> usize {
         let Some(frame) = out[HEADER_BYTES..].first_chunk_mut::<FRAME_BYTES>() else {
             return 0;
         };
-        self.trim();
-        let queued = self.playout.queued_bytes();
-        let taken = self.playout.take_frame(frame);
-        let late = self.catch_up.handle_taken(taken, queued, frame);
-        self.stats.underruns += u64::from(late);
-        self.stats.worker_frames += u64::from(taken > 0);
-        self.sounding = taken > 0 || self.fill_comfort(out);
+        self.sounding = if let Some((audio, at)) = &mut self.hold {
+            frame.fill(MULAW_SILENCE);
+            fill(frame, audio, at, true)
+        } else {
+            self.trim();
+            let queued = self.playout.queued_bytes();
+            let taken = self.playout.take_frame(frame);
+            let late = self.catch_up.handle_taken(taken, queued, frame);
+            self.stats.underruns += u64::from(late);
+            self.stats.worker_frames += u64::from(taken > 0);
+            taken > 0 || self.fill_comfort(out)
+        };
         let starts = self.sounding && !self.talking;
         self.talking = self.sounding;
         match self.encoder.encode(out) {
@@ -315,27 +333,14 @@ impl Downlink {
             Comfort::Loop(audio) => (audio, true),
             Comfort::Once(audio) => (audio, false),
         };
-        let mut rest = &mut out[HEADER_BYTES..HEADER_BYTES + FRAME_BYTES];
-        let mut sounding = false;
-        while !rest.is_empty() {
-            if self.comfort_at >= audio.len() {
-                if !again || audio.is_empty() {
-                    break;
-                }
-                self.comfort_at = 0;
-            }
-            let count = rest.len().min(audio.len() - self.comfort_at);
-            let (now, later) = rest.split_at_mut(count);
-            now.copy_from_slice(&audio[self.comfort_at..self.comfort_at + count]);
-            self.comfort_at += count;
-            sounding = true;
-            rest = later;
-        }
-        sounding
+        let frame = &mut out[HEADER_BYTES..HEADER_BYTES + FRAME_BYTES];
+        fill(frame, audio, &mut self.comfort_at, again)
     }
 
     fn build_event(&mut self, tick: EventTick, out: &mut [u8; MAX_PACKET_BYTES]) -> usize {
-        self.catch_up.handle_skip(1);
+        if self.hold.is_none() {
+            self.catch_up.handle_skip(1);
+        }
         let (mut event, begun_ticks_ago, first) = match (tick, self.format.send_event_type) {
             (
                 EventTick::Event {
@@ -392,4 +397,25 @@ impl Downlink {
         self.stats.packets += 1;
         HEADER_BYTES + payload_bytes
     }
+}
+
+/// Puts what comes next of `audio` into the frame, from its beginning again
+/// where it is over; false when there is nothing.
+fn fill(mut rest: &mut [u8], audio: &[u8], at: &mut usize, again: bool) -> bool {
+    let mut sounding = false;
+    while !rest.is_empty() {
+        if *at >= audio.len() {
+            if !again || audio.is_empty() {
+                break;
+            }
+            *at = 0;
+        }
+        let count = rest.len().min(audio.len() - *at);
+        let (now, later) = rest.split_at_mut(count);
+        now.copy_from_slice(&audio[*at..*at + count]);
+        *at += count;
+        sounding = true;
+        rest = later;
+    }
+    sounding
 }

@@ -96,6 +96,8 @@ pub struct Uplink {
     /// Digits and the position behind which each belongs.
     digits: VecDeque<(u64, char)>,
     worker: Option<Worker>,
+    /// What comes from the other side is for nobody: silence in its place.
+    muted: bool,
     jitter: Jitter,
     last_rtp: Option<Instant>,
     stats: UplinkStats,
@@ -125,6 +127,7 @@ impl Uplink {
             merge: DigitMerge::default(),
             digits: VecDeque::new(),
             worker: None,
+            muted: false,
             jitter: Jitter::default(),
             last_rtp: None,
             stats: UplinkStats::default(),
@@ -242,6 +245,12 @@ impl Uplink {
         self.digits.pop_front().map(|(_, digit)| digit)
     }
 
+    /// Whether silence takes the place of what comes from now on, and digits
+    /// are ignored. Time goes on.
+    pub fn set_muted(&mut self, muted: bool) {
+        self.muted = muted;
+    }
+
     /// Whether packets wait for a missing one, which only ticks will give up.
     #[must_use]
     pub fn is_holding(&self) -> bool {
@@ -318,7 +327,10 @@ impl Uplink {
             return;
         };
         let samples = audio.len() as u32;
-        let quiet = self.timeline.has_surplus() && is_quiet(audio);
+        let quiet = self.timeline.has_surplus() && (self.muted || is_quiet(audio));
+        if self.muted {
+            self.backlog.mute_last(samples as usize);
+        }
         let end = self.backlog.end();
         if self.timeline.has_surplus() && self.timeline.take_back(now, end, samples, quiet) {
             self.backlog.unpush(samples as usize);
@@ -367,7 +379,7 @@ impl Uplink {
     }
 
     fn report_digit(&mut self, now: Instant, way: DigitWay, digit: char) {
-        if !self.merge.handle(now, way, digit) {
+        if !self.merge.handle(now, way, digit) || self.muted {
             return;
         }
         if self.digits.len() == MAX_WAITING_DIGITS {

@@ -215,7 +215,11 @@ impl Scheduler {
         result: RegisterResult,
         now: Instant,
     ) -> Option<Change> {
-        if !self.lines.get(line)?.asked {
+        let entry = self.lines.get(line)?;
+        // The engine may tell of one failure twice: in a callback, and as the
+        // answer to the command.
+        let is_failure = matches!(result, RegisterResult::Failed { .. });
+        if !entry.asked || (is_failure && entry.phase == Phase::Due) {
             return None;
         }
         match result {

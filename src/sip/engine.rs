@@ -111,6 +111,9 @@ pub enum Command {
     Flush(oneshot::Sender<()>),
     /// Blind transfer by REFER. The destination is a number or a SIP URI.
     Transfer { leg: LegId, destination: Private },
+    /// Asks the other side by a re-INVITE to send nothing, or to send again.
+    /// Answered by [`LegEvent::Held`], and [`LegEvent::Media`] where it is taken.
+    Hold { leg: LegId, on: bool },
     /// Places a call.
     Call(Box<OutgoingCall>),
 }
@@ -197,6 +200,9 @@ pub enum LegEvent {
     /// while the leg lives and the other side says anything at all: 500 where
     /// it ends the subscription without an outcome.
     Transfer { status: u16, last: bool },
+    /// The answer to [`Command::Hold`]: 2xx, or the status for which all is as
+    /// it was; 408 where there was none.
+    Held { status: u16 },
     /// The leg is over. The last event.
     Ended(LegEnd),
 }

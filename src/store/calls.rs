@@ -307,7 +307,7 @@ fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
 }
 
 /// Milliseconds since 1970; the clock of no bridge is before that.
-fn millis(time: SystemTime) -> i64 {
+pub(super) fn millis(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -91,6 +91,12 @@ impl Store {
         Ok(snapshot)
     }
 
+    /// Whether the database tells of changes by itself.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.listen_url.is_some()
+    }
+
     /// Listens for changes; `None` for SQLite, which tells nobody.
     ///
     /// # Errors

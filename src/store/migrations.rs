@@ -22,7 +22,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 3] = [
+const ALL: [(i64, &str, &str, &str); 4] = [
     (
         1,
         "lines servers calls",
@@ -34,6 +34,12 @@ const ALL: [(i64, &str, &str, &str); 3] = [
         "columns of ours",
         sql!("sqlite", "0002_columns_of_ours"),
         sql!("postgres", "0002_columns_of_ours"),
+    ),
+    (
+        3,
+        "callbacks",
+        sql!("sqlite", "0003_callbacks"),
+        sql!("postgres", "0003_callbacks"),
     ),
     (
         4,

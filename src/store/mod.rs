@@ -10,6 +10,7 @@
 //! | [`changes`] | noticing that lines or servers are other than before |
 //! | [`calls`] | the record of a call, and pages of them |
 //! | [`call_log`] | writes records without ever holding up a call |
+//! | [`callbacks`] | callbacks that are not delivered yet |
 //! | [`error`] | what can go wrong, without secrets |
 //!
 //! `phone_lines` belongs to another program in production: its columns are
@@ -18,6 +19,7 @@
 //! of the room `lines`.
 
 pub mod call_log;
+pub mod callbacks;
 pub mod calls;
 pub mod changes;
 pub mod connection;

@@ -30,12 +30,14 @@ use super::lane::Lane;
 use super::socket::{self, WorkerSocket};
 use super::tcp;
 use super::wire::Wire;
+use crate::core::signature::{self, Signer};
 
 /// Dials one worker address, again and again. Cheap to clone.
 #[derive(Clone)]
 pub struct Dialer {
     target: Arc<Target>,
     tls: Option<TlsConnector>,
+    signer: Option<Signer>,
 }
 
 /// A checked address.
@@ -75,7 +77,14 @@ impl Dialer {
         Ok(Self {
             target: Arc::new(target),
             tls,
+            signer: None,
         })
+    }
+
+    /// The same, whose upgrades are signed.
+    #[must_use]
+    pub fn signed(self, signer: Option<Signer>) -> Self {
+        Self { signer, ..self }
     }
 
     /// `host:port` of the worker, for messages.
@@ -116,7 +125,7 @@ impl Dialer {
             MaybeTlsStream::Plain(stream) => Lane::new(Some(stream), Role::Client),
             _ => Lane::new(None, Role::Client),
         };
-        let request = self.target.request()?;
+        let request = self.target.request(self.signer.as_ref())?;
         match client_async_with_config(request, Wire::new(stream, lane), Some(socket::config()))
             .await
         {
@@ -164,7 +173,7 @@ impl Target {
         })
     }
 
-    fn request(&self) -> Result<Request<()>, WorkerError> {
+    fn request(&self, signer: Option<&Signer>) -> Result<Request<()>, WorkerError> {
         let mut request = Request::get(&self.url)
             .header(header::HOST, &self.authority)
             .header(header::CONNECTION, "Upgrade")
@@ -177,6 +186,9 @@ impl Target {
             );
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if let Some(signer) = signer {
+            request = request.header(signature::HEADER, signer.sign_url(&self.url));
         }
         request
             .body(())
@@ -284,6 +296,7 @@ fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::private::Secret;
 
     #[test]
     fn only_websocket_addresses_are_taken() {
@@ -306,7 +319,7 @@ mod tests {
     #[test]
     fn credentials_go_into_a_header_and_are_shown_nowhere() {
         let dialer = Dialer::new("ws://us%40er:se+cret@worker:9000/x?key=k1#f", None).unwrap();
-        let request = dialer.target.request().unwrap();
+        let request = dialer.target.request(None).unwrap();
         assert_eq!(request.uri(), "ws://worker:9000/x?key=k1");
         let sent = request.headers()[header::AUTHORIZATION].to_str().unwrap();
         let decoded = STANDARD
@@ -318,6 +331,18 @@ mod tests {
             !shown.contains("se+cret") && !shown.contains(sent),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn an_upgrade_is_signed_over_the_address_without_its_login() {
+        let signer = Signer::new(Secret::new("12345".into()));
+        let dialer = Dialer::new("wss://u:p@worker.example.com/media?x=1#f", None).unwrap();
+        let unsigned = dialer.target.request(None).unwrap();
+        assert!(!unsigned.headers().contains_key(signature::HEADER));
+        let request = dialer.target.request(Some(&signer)).unwrap();
+        // Computed with Python's hmac.
+        let expected = "wlp1vt1Dwrbhh42sxnMmeU89g8I=";
+        assert_eq!(request.headers()[signature::HEADER], expected);
     }
 
     #[test]

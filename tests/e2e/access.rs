@@ -178,8 +178,9 @@ async fn bodies_are_bounded_in_size_and_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_leaves_one_line_without_values() {
     let dir = TempDir::new().unwrap();
-    // Whatever the level.
-    let args = ["--api-token", TOKEN, "--log-level", "error"];
+    // Whatever the level; the test waits for what `app` says.
+    let level = "error,sipbridge::app=info";
+    let args = ["--api-token", TOKEN, "--log-level", level];
     let bridge = bridge(&dir, &args).await;
     let api = Api::of(&bridge).with_token(TOKEN);
     let server = json!({"id": "s1", "label": "a-Label", "trunk_uri": "sip:hidden.example",

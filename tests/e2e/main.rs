@@ -3,6 +3,7 @@
 //!
 //! | module | proves |
 //! |---|---|
+//! | `callbacks` | status callbacks, the incoming callback, signed upgrades |
 //! | `contract` | job, message order and every field; tokens; state keys |
 //! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
 //! | `pacing` | 50 packets a second, stalls leave no delay |
@@ -22,6 +23,7 @@
 //! | `examples` | the example workers in Python |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `secrets` | no secret in any output, at the highest log level |
+//! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `store` | lines from a database, a record per call |
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
@@ -40,6 +42,7 @@ mod access;
 mod admin_api;
 mod audio;
 mod bad_input;
+mod callbacks;
 mod calls_api;
 mod contract;
 mod delayed;
@@ -47,6 +50,7 @@ mod drain;
 mod examples;
 mod fallback;
 mod harness;
+mod hot_lines;
 mod leaks;
 mod life;
 mod limits;

@@ -111,7 +111,7 @@ async fn scrape(bridge: &Bridge) -> Samples {
 /// Waits until a series has this value.
 async fn becomes(bridge: &Bridge, series: &str, value: f64) {
     let found = async || scrape(bridge).await.get(series).copied();
-    until(series, async || found().await == Some(value)).await;
+    until(SOON, series, async || found().await == Some(value)).await;
 }
 
 #[test]

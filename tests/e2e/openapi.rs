@@ -1,1 +1,275 @@
-//! To come.
+//! `/api/openapi.json` held to what the running program answers: each route
+//! with its statuses, content types and bodies, and no route beside it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::api::Answer;
+use crate::harness::bridge::{NUMBER, Setup};
+use crate::harness::caller::CALLER_NUMBER;
+use crate::harness::{Api, Callee, Caller, Job, Redis, SOON, Worker, until};
+
+/// The document, and the operations that were seen to answer well.
+struct Document {
+    json: Value,
+    seen: BTreeSet<(String, String)>,
+}
+
+impl Document {
+    /// The answer must be one of those that the document lists for the
+    /// operation, in content type and body.
+    fn hold(&mut self, method: &str, template: &str, answer: &Answer) {
+        let what = format!("{method} {template} {}", answer.status);
+        let operation = &self.json["paths"][template][method.to_lowercase()];
+        assert!(operation.is_object(), "{what}: not in the document");
+        let documented = &operation["responses"][answer.status.to_string()];
+        assert!(
+            documented.is_object(),
+            "{what}: status not in the document: {}",
+            answer.body
+        );
+        match answer.headers.get("content-type") {
+            None => assert_eq!(documented.get("content"), None, "{what}"),
+            Some(kind) => {
+                let schema = &documented["content"][kind]["schema"];
+                assert!(schema.is_object(), "{what}: {kind} is not in the document");
+                self.validate(&what, schema, &answer.json());
+            }
+        }
+        if answer.status < 300 || template == "/health" {
+            self.seen
+                .insert((method.to_lowercase(), template.to_owned()));
+        }
+    }
+
+    fn validate(&self, what: &str, schema: &Value, body: &Value) {
+        let root = json!({"allOf": [schema], "components": self.json["components"]});
+        let validator = jsonschema::validator_for(&root).unwrap();
+        let errors: Vec<String> = validator
+            .iter_errors(body)
+            .map(|it| it.to_string())
+            .collect();
+        assert!(errors.is_empty(), "{what}: {errors:#?} in {body}");
+    }
+
+    /// All operations.
+    fn operations(&self) -> BTreeSet<(String, String)> {
+        let paths = self.json["paths"].as_object().unwrap();
+        let of_path = |(path, item): (&String, &Value)| {
+            let methods = item.as_object().unwrap().keys();
+            methods
+                .map(|method| (method.clone(), path.clone()))
+                .collect::<Vec<_>>()
+        };
+        paths.iter().flat_map(of_path).collect()
+    }
+}
+
+/// A request: method, template of the path, its id, and the body where it has one.
+type Request = (&'static str, &'static str, &'static str, Option<Value>);
+
+const SERVERS: &str = "/api/admin/telephony/sip-servers";
+const SERVER: &str = "/api/admin/telephony/sip-servers/{id}";
+const LINES: &str = "/api/admin/telephony/phone-lines";
+const LINE: &str = "/api/admin/telephony/phone-lines/{id}";
+const FALLBACK: &str = "/api/admin/telephony/fallback";
+
+fn admin_requests() -> Vec<Request> {
+    vec![
+        ("GET", "/health", "", None),
+        ("GET", "/api/openapi.json", "", None),
+        (
+            "POST",
+            SERVERS,
+            "",
+            Some(json!({"id": "s", "trunk_uri": "sip:127.0.0.1"})),
+        ),
+        (
+            "POST",
+            SERVERS,
+            "",
+            Some(json!({"id": "s", "trunk_uri": "sip:127.0.0.1"})),
+        ),
+        ("POST", SERVERS, "", Some(json!({}))),
+        ("GET", SERVERS, "", None),
+        ("GET", SERVER, "s", None),
+        ("GET", SERVER, "x", None),
+        (
+            "PATCH",
+            SERVER,
+            "s",
+            Some(json!({"label": "x", "contact_port": 5060})),
+        ),
+        ("PATCH", SERVER, "s", Some(json!({"label": 7}))),
+        ("PUT", FALLBACK, "", Some(json!({"sip_server_id": "s"}))),
+        ("PUT", FALLBACK, "", Some(json!({}))),
+        ("GET", FALLBACK, "", None),
+        (
+            "POST",
+            LINES,
+            "",
+            Some(json!({"id": "l", "sipUsername": "u", "sipServerId": "s",
+            "customParameters": {"a": 1}})),
+        ),
+        ("POST", LINES, "", Some(json!({"x": 1}))),
+        ("GET", LINES, "", None),
+        ("GET", LINE, "l", None),
+        ("GET", LINE, "x", None),
+        ("PATCH", LINE, "l", Some(json!({"greeting": null}))),
+        (
+            "POST",
+            "/api/admin/telephony/phone-lines/{id}/register",
+            "x",
+            None,
+        ),
+        (
+            "POST",
+            "/api/admin/telephony/lines/{id}/register",
+            "x",
+            None,
+        ),
+        ("DELETE", SERVER, "s", None),
+        ("PUT", FALLBACK, "", Some(json!({"sip_server_id": null}))),
+        ("DELETE", LINE, "l", None),
+        ("DELETE", LINE, "l", None),
+        ("DELETE", SERVER, "s", None),
+    ]
+}
+
+async fn ask(api: &Api, (method, template, id, body): &Request) -> Answer {
+    let path = template.replace("{id}", id).replace("{sid}", id);
+    match body {
+        Some(body) => api.json(method, &path, body).await,
+        None => api.send(method, &path, "", "").await,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_answers_as_the_document_says() {
+    let (redis, phone, data) = (
+        Redis::start(),
+        Callee::open().await,
+        TempDir::new().unwrap(),
+    );
+    let folder = data.path().display().to_string();
+    let setup = Setup::queue(&redis).args(&["--data-dir", &folder]);
+    // Where lines register is the phone, which takes REGISTER as anything else.
+    let bridge = setup.trunk(phone.local.port()).start().await;
+    let api = Api::of(&bridge);
+    let json = api.get("/api/openapi.json").await.expect(200);
+    assert!(json["openapi"].as_str().unwrap().starts_with("3.1"));
+    let mut document = Document {
+        json,
+        seen: BTreeSet::new(),
+    };
+    for request in &admin_requests() {
+        document.hold(request.0, request.1, &ask(&api, request).await);
+    }
+    for template in [
+        "/api/admin/telephony/phone-lines/{id}/register",
+        "/api/admin/telephony/lines/{id}/register",
+    ] {
+        let path = template.replace("{id}", crate::harness::bridge::LINE);
+        document.hold("POST", template, &api.post_empty(&path).await);
+    }
+    calls(&mut document, &api, &phone, &redis, bridge.sip()).await;
+    let missing: Vec<_> = document
+        .operations()
+        .difference(&document.seen)
+        .cloned()
+        .collect();
+    assert!(missing.is_empty(), "never seen to answer well: {missing:?}");
+    bridge.shut_down().await;
+
+    // What a wrong token is answered is the same everywhere.
+    let token = "a-token-of-more-than-16-characters";
+    let setup = Setup::new().args(&["--ws-target", "ws://127.0.0.1:9/x", "--api-token", token]);
+    let bridge = setup.start().await;
+    let open = ["/health", "/api/openapi.json"];
+    for (method, template) in document.operations() {
+        if open.contains(&template.as_str()) {
+            continue;
+        }
+        let method = method.to_uppercase();
+        let answer = Api::of(&bridge).send(&method, &template, "", "").await;
+        assert_eq!(answer.status, 401, "{method} {template}");
+        document.hold(&method, &template, &answer);
+    }
+    bridge.shut_down().await;
+}
+
+async fn calls(
+    document: &mut Document,
+    api: &Api,
+    phone: &Callee,
+    redis: &Redis,
+    sip: std::net::SocketAddr,
+) {
+    let bad = json!({"to": 1});
+    document.hold("POST", "/api/calls", &api.post("/api/calls", &bad).await);
+    let placed = api.post("/api/calls", &json!({"to": CALLER_NUMBER})).await;
+    document.hold("POST", "/api/calls", &placed);
+    phone.respond(&phone.invited().await, "486 Busy Here").await;
+
+    let _call = Caller::connect(sip, NUMBER).await;
+    let mut job = Job::take(redis).await;
+    while job.text("direction") != "inbound" {
+        job = Job::take(redis).await;
+    }
+    let _worker = Worker::attach(&job).await;
+    let sid = job.text("callId");
+    until(SOON, "active", async || {
+        api.get(&format!("/api/calls/{sid}")).await.expect(200)["status"] == "active"
+    })
+    .await;
+    for path in ["/api/calls", "/api/calls?all=1", "/api/calls?limit=1"] {
+        document.hold("GET", "/api/calls", &api.get(path).await);
+    }
+    let one = "/api/calls/{sid}";
+    document.hold("GET", one, &api.get(&one.replace("{sid}", sid)).await);
+    let requests = [
+        ("hold", json!({})),
+        ("resume", json!({})),
+        ("dtmf", json!({"digits": "1"})),
+        ("dtmf", json!({"digits": ""})),
+        ("transfer", json!({"destination": ""})),
+        ("transfer", json!({"destination": "+33155667788"})),
+    ];
+    for (name, body) in requests {
+        let template = format!("/api/calls/{{sid}}/{name}");
+        let answer = api.post(&template.replace("{sid}", sid), &body).await;
+        document.hold("POST", &template, &answer);
+    }
+    let nobody = "CA0123456789abcdef0123456789abcdef";
+    for sid in [nobody, sid] {
+        document.hold("DELETE", one, &api.delete(&one.replace("{sid}", sid)).await);
+    }
+}
+
+#[test]
+fn no_route_is_added_without_a_description() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            files += 1;
+            let text = std::fs::read_to_string(&path).unwrap();
+            let bare = [".route(", ".nest(", ".merge(", "route_service("];
+            let found = bare.iter().find(|word| text.contains(**word));
+            assert!(
+                found.is_none(),
+                "{}: {found:?}: describe the route with utoipa::path and add it with routes!",
+                path.display()
+            );
+        }
+    }
+    assert!(files > 10, "the scan found the sources");
+}

@@ -7,8 +7,10 @@
 )]
 
 mod calls;
+mod changes;
 mod exhausted;
 mod footprint;
+mod holds;
 mod hostile;
 mod ice;
 mod lines;

@@ -11,6 +11,7 @@
 //! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
 //! | `failover` | workers that never dial or are lost, and who comes next |
 //! | `hostile` | garbage, floods, a full leg channel, an engine that takes nothing |
+//! | `on_hold` | hold and resume: who hears what, what waits, refused re-INVITEs |
 //! | `placed` | calls that we place, and what is asked of a call from outside |
 //! | `random` | any order of events, seeded |
 //! | `second_leg` | the fallback number, joined with the caller where REFER is refused |
@@ -31,6 +32,7 @@ mod endings;
 mod failover;
 mod harness;
 mod hostile;
+mod on_hold;
 mod placed;
 mod random;
 mod second_leg;

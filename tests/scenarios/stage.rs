@@ -126,6 +126,8 @@ impl Setup {
             queue,
             call_log: None,
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
+            ask: None,
+            signer: None,
             workers,
             registry,
             gauges: Arc::default(),

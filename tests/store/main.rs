@@ -7,6 +7,7 @@
 )]
 
 mod call_log;
+mod callbacks;
 mod calls;
 mod changes;
 mod migrations;

@@ -470,7 +470,7 @@ fn every_order_of_inputs_ends_once() {
         let mut seen = outputs(&mut call);
         for _ in 0..random.random_range(0..20) {
             now += Duration::from_millis(random.random_range(0..20_000));
-            random_input(&mut call, now, random.random_range(0..21));
+            random_input(&mut call, now, random.random_range(0..24));
             seen.extend(outputs(&mut call));
         }
         call.handle_shutdown(now);
@@ -510,6 +510,9 @@ fn random_input(call: &mut Call, now: Instant, which: u32) {
         16 => call.handle_callee(now, CalleeInput::Ended),
         17 => call.handle_progress(180),
         18 => drop(call.handle_transfer_request(now, Private::new("3"))),
+        20 => drop(call.handle_hold_request(now, true)),
+        21 => drop(call.handle_hold_request(now, false)),
+        22 => call.handle_held(now, if now.elapsed().is_zero() { 200 } else { 488 }),
         19 => drop(call.handle_hangup_request(now)),
         _ => call.handle_timeout(now),
     }

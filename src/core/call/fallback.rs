@@ -30,6 +30,7 @@ impl Call {
         self.fallback_reason = Some(reason);
         self.answer();
         self.climb_down(now, Phase::Announcing, Rung::Announcement, reason);
+        self.release_hold(now);
         // The longest file that is taken, with room.
         self.arm(Timer::Fallback, now + PLAY_OUT_LIMIT);
         self.push(Output::Comfort(Comfort::Announcement));

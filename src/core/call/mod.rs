@@ -6,20 +6,24 @@
 //!
 //! | source | inputs |
 //! |---|---|
-//! | the bridge | `handle_start` or `handle_placed`, `handle_shutdown`, `handle_timeout` |
-//! | the API | `handle_hangup_request`, `handle_transfer_request`, `check_digits` |
+//! | the bridge | `handle_start`, `handle_placed` or `handle_question`, then `handle_shutdown`, `handle_timeout` |
+//! | the incoming callback | `handle_verdict` |
+//! | the API | `handle_hangup_request`, `handle_transfer_request`, `handle_hold_request`, `check_digits` |
 //! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
-//! | SIP | `handle_progress`, `handle_established`, `handle_media`, `handle_transfer`, `handle_leg_failed`, `handle_leg_ended` |
+//! | SIP | `handle_progress`, `handle_established`, `handle_media`, `handle_transfer`, `handle_held`, `handle_leg_failed`, `handle_leg_ended` |
 //! | media | `handle_rtp`, `handle_played_out` |
 //! | SIP, the leg to the fallback number | `handle_callee` |
 //!
 //! Implements the life of a call of call-queue.md. Some parts have files of
 //! their own: `search` decides which worker is asked next, `fallback` what the
 //! caller gets when there is none, `outgoing` how a call that we place gets to
-//! its answer, `requests` what others may ask of it.
+//! its answer, `requests` and `hold` what others may ask of it, `asking` what is
+//! asked before a call is taken.
 
+mod asking;
 mod fallback;
+mod hold;
 mod outgoing;
 mod requests;
 mod search;
@@ -28,6 +32,8 @@ mod terms;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+pub use self::asking::{Accepted, Verdict};
+use self::hold::Hold;
 pub use self::requests::Denied;
 use self::search::{Search, Step};
 pub use self::terms::{
@@ -47,8 +53,9 @@ const FALLBACK_LIMIT: Duration = Duration::from_secs(30);
 /// leg counts as gone.
 const ENDING_LIMIT: Duration = Duration::from_secs(35);
 
-const TIMERS: [Timer; 8] = [
+const TIMERS: [Timer; 9] = [
     Timer::Ring,
+    Timer::Hold,
     Timer::Search,
     Timer::Duration,
     Timer::Media,
@@ -62,6 +69,10 @@ const TIMERS: [Timer; 8] = [
 enum Phase {
     /// Before `handle_start`.
     New,
+    /// Somebody is asked whether the call is taken.
+    Asking,
+    /// It is not taken, and not refused.
+    Ignored,
     /// We placed the call; it is not answered.
     Dialling,
     /// No worker: one is looked for.
@@ -111,6 +122,7 @@ pub struct Call {
     last_rtp: Option<Instant>,
     /// Which way audio may flow, once media is up.
     direction: Option<Direction>,
+    hold: Hold,
     /// Why we ended it, once we did.
     outcome: Option<Outcome>,
     deadlines: [Option<Instant>; TIMERS.len()],
@@ -136,6 +148,7 @@ impl Call {
             fallback_reason: None,
             last_rtp: None,
             direction: None,
+            hold: Hold::default(),
             outcome: None,
             deadlines: [None; TIMERS.len()],
             outputs: VecDeque::with_capacity(8),
@@ -175,8 +188,12 @@ impl Call {
         if self.phase != Phase::New {
             return;
         }
-        self.phase = Phase::Seeking;
         self.report(Report::Ringing);
+        self.begin(now);
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.phase = Phase::Seeking;
         match self.policy.answer {
             AnswerMode::Immediate => self.answer(),
             AnswerMode::OnWorker => self.push(Output::Answer(180)),
@@ -212,6 +229,7 @@ impl Call {
             Timer::PlayOut => self.hang_up(now, Outcome::WorkerHungUp),
             Timer::Fallback => self.fallback_timeout(now),
             Timer::Transfer => self.transfer_timeout(),
+            Timer::Hold => self.handle_held(now, 408),
             Timer::Ring => self.hang_up(now, Outcome::NoAnswer),
             Timer::Ending => self.finish(self.outcome.unwrap_or(Outcome::Failed)),
         }
@@ -305,6 +323,7 @@ impl Call {
     fn play_out(&mut self, now: Instant) {
         if self.phase == Phase::Streaming {
             self.phase = Phase::PlayingOut;
+            self.release_hold(now);
             self.arm(Timer::PlayOut, now + PLAY_OUT_LIMIT);
             self.push(Output::PlayOut);
         }
@@ -344,7 +363,9 @@ impl Call {
         };
         self.last_rtp = Some(now);
         match self.policy.media_timeout {
-            Some(limit) if !direction.is_hold() => self.arm(Timer::Media, now + limit),
+            Some(limit) if !direction.is_hold() && !self.is_held() => {
+                self.arm(Timer::Media, now + limit)
+            }
             _ => self.disarm(Timer::Media),
         }
     }

@@ -84,7 +84,7 @@ impl Call {
     }
 
     /// Somebody is on the line, and a worker has him or will.
-    fn check_talking(&self) -> Result<(), Denied> {
+    pub(super) fn check_talking(&self) -> Result<(), Denied> {
         self.check_digits()?;
         match self.phase {
             Phase::Seeking | Phase::Streaming => Ok(()),

@@ -193,6 +193,8 @@ pub enum Report {
 /// What the driver has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
+    /// Ask whether this call is taken; answer with `handle_verdict`.
+    AskIncoming,
     /// Send this status to the INVITE: 180 or 200.
     Answer(u16),
     /// End the leg; the status is used where the INVITE has no final answer yet.
@@ -216,6 +218,14 @@ pub enum Output {
     ForgetEarly,
     /// Play this while nothing is queued.
     Comfort(Comfort),
+    /// The other side is held, or not any more: it hears hold audio in place of
+    /// the worker's, which waits, and nothing of it reaches the worker.
+    Held(bool),
+    /// Tell the other side so by a re-INVITE; answer with `handle_held`.
+    Reinvite {
+        /// Whether it is to send nothing.
+        hold: bool,
+    },
     /// Report `handle_played_out` once queue (or announcement) is empty.
     PlayOut,
     /// Send REFER.
@@ -235,8 +245,10 @@ pub enum Output {
 /// The timers of a call. At most one of each runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// The callee does not answer.
+    /// Nobody answers: the callee, or another phone of a call that we leave.
     Ring,
+    /// A re-INVITE of ours is not answered.
+    Hold,
     /// The search for a worker has something to do.
     Search,
     /// `--max-call-duration`.

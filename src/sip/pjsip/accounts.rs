@@ -32,6 +32,9 @@ pub struct Retired {
     since: Instant,
     /// Its last REGISTER could not be sent yet: another one was under way.
     owes_farewell: bool,
+    /// The line's new account announces the same Contact: where both addresses
+    /// lead to one registrar, the farewell may have taken that away.
+    renews: bool,
 }
 
 /// Adds a line, in place of one with the same id; tells why where it cannot.
@@ -47,14 +50,17 @@ pub fn add(
     let binding = Binding::of(account);
     let held = shared.with_lines(|lines| {
         let line = lines.table.data(&account.line)?;
-        Some((line.account, line.binding == binding))
+        let alike = line.binding.has_contact_of(&binding);
+        Some((line.account, line.binding == binding, alike))
     });
     let made = match held {
         // A last REGISTER of the old account could reach the registrar after
         // the first one of a new account, and take away what both announce.
-        Some((id, true)) => modify(id, config, names, account),
+        Some((id, true, _)) => modify(id, config, names, account),
         _ => {
-            retired.extend(retire(shared, &account.line));
+            let renews = held.is_some_and(|(.., alike)| alike) && account.register;
+            let old = retire(shared, &account.line);
+            retired.extend(old.map(|old| Retired { renews, ..old }));
             create(config, names, account).or_else(|status| {
                 let full = status == PJ_ETOOMANY && make_room(shared, retired);
                 let again = full.then(|| create(config, names, account));
@@ -103,6 +109,7 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
         account,
         since: Instant::now(),
         owes_farewell,
+        renews: false,
     })
 }
 
@@ -122,7 +129,12 @@ pub fn delete_unneeded(shared: &Shared, retired: &mut Retired) -> bool {
     }
     let answered = shared.with_lines(|lines| !lines.by_account.contains_key(&retired.account));
     let waited = answered || retired.since.elapsed() > FAREWELL_MAX;
-    waited && delete(shared, retired)
+    if waited && retired.renews {
+        let current = account_of(shared, &retired.line);
+        let sent = current.map(|account| send_register(account, true));
+        retired.renews = sent == Some(Err(PJSIP_EBUSY));
+    }
+    waited && !retired.renews && delete(shared, retired)
 }
 
 /// Deletes the retired account that has waited longest for an answer; whether

@@ -200,6 +200,13 @@ unsafe extern "C" fn on_call_tsx_state(
         // SAFETY: pjsua passes a live transaction; a transaction event that
         // came from a message carries that message.
         unsafe {
+            if (*tsx).role == ffi::PJSIP_ROLE_UAC
+                && (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
+                && (*tsx).state >= ffi::PJSIP_TSX_STATE_COMPLETED
+                && (*event).body.tsx_state.prev_state < ffi::PJSIP_TSX_STATE_COMPLETED as c_int
+            {
+                take_invite_answer(shared, call, (*tsx).status_code);
+            }
             if (*tsx).role != ffi::PJSIP_ROLE_UAS
                 || (*tsx).state != ffi::PJSIP_TSX_STATE_TRYING
                 || (*tsx).method.id != ffi::PJSIP_OTHER_METHOD
@@ -216,6 +223,15 @@ unsafe extern "C" fn on_call_tsx_state(
             }
         }
     });
+}
+
+/// The final answer to an INVITE of ours: to a re-INVITE it says whether the
+/// other side is held. pjsua keeps a challenge to itself that it answers, and
+/// one that follows on its answer too: the driver gives that up by the clock.
+fn take_invite_answer(shared: &Shared, call: pjsua_call_id, status: c_int) {
+    if let Some(leg) = shared.slots.current(call) {
+        calls::end_hold(shared, leg, u16::try_from(status).unwrap_or(500));
+    }
 }
 
 /// pjsua says nothing of a last NOTIFY that it cannot read, or has no body;

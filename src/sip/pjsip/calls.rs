@@ -155,6 +155,33 @@ pub fn transfer(shared: &Shared, leg: LegId, destination: &Private) {
     }
 }
 
+/// Asks the other side by a re-INVITE to send nothing, or to send again.
+pub fn hold(shared: &Shared, leg: LegId, on: bool) {
+    if !shared.slots.is_alive(leg) {
+        return;
+    }
+    shared.slots.begin_hold(leg);
+    // SAFETY: pjsua checks the id and the state of the call; no message data.
+    let sent = unsafe {
+        if on {
+            ffi::pjsua_call_set_hold(call_of(leg), ptr::null())
+        } else {
+            ffi::pjsua_call_reinvite(call_of(leg), ffi::PJSUA_CALL_UNHOLD, ptr::null())
+        }
+    };
+    if sent != ffi::PJ_SUCCESS {
+        tracing::warn!(%leg, on, reason = text::status_text(sent), "a re-INVITE could not be sent");
+        end_hold(shared, leg, 500);
+    }
+}
+
+/// Tells the answer to a re-INVITE for hold or resume, once.
+pub fn end_hold(shared: &Shared, leg: LegId, status: u16) {
+    if shared.slots.end_hold(leg) {
+        shared.emit(leg, LegEvent::Held { status });
+    }
+}
+
 /// Tells a transfer's last status, once.
 pub fn end_transfer(shared: &Shared, leg: LegId, status: u16) {
     if shared.slots.end_transfer(leg) {

@@ -108,6 +108,7 @@ impl Control {
             // Who no longer waits for it needs no answer.
             Command::Flush(done) => drop(done.send(())),
             Command::Transfer { leg, destination } => calls::transfer(shared, leg, &destination),
+            Command::Hold { leg, on } => calls::hold(shared, leg, on),
             Command::Call(call) => outgoing::place(shared, *call),
         }
     }

@@ -76,6 +76,15 @@ impl Binding {
             registers: account.register,
         }
     }
+
+    /// Whether both announce the same Contact.
+    pub fn has_contact_of(&self, other: &Self) -> bool {
+        let contact = |binding: &Self| {
+            let (user, _) = &binding.address;
+            (user.clone(), binding.transport, binding.contact.clone())
+        };
+        contact(self) == contact(other)
+    }
 }
 
 /// The lines, by what names them.

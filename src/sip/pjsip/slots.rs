@@ -87,6 +87,8 @@ struct Leg {
     /// Set when we end the leg, before pjsip is told.
     ending: Option<LegEnd>,
     transfer: Transfer,
+    /// A re-INVITE of ours for hold or resume is under way.
+    reinviting: bool,
 }
 
 /// Where the transfer of a leg stands.
@@ -155,6 +157,7 @@ impl Slots {
             format: None,
             ending: None,
             transfer: Transfer::None,
+            reinviting: false,
         });
         let generation = call.generation;
         drop(call);
@@ -293,6 +296,17 @@ impl Slots {
     pub fn end_transfer(&self, leg: LegId) -> bool {
         let was = self.with(leg, |leg| std::mem::take(&mut leg.transfer));
         matches!(was, Some(Transfer::Pending | Transfer::Ended(_)))
+    }
+
+    /// Notes that a re-INVITE of ours is sent.
+    pub fn begin_hold(&self, leg: LegId) {
+        self.with(leg, |leg| leg.reinviting = true);
+    }
+
+    /// Ends a re-INVITE of ours; `false` when there is none.
+    pub fn end_hold(&self, leg: LegId) -> bool {
+        let was = self.with(leg, |leg| std::mem::take(&mut leg.reinviting));
+        was == Some(true)
     }
 
     /// Whether a transfer is under way.

@@ -85,7 +85,8 @@ pub fn destroy() {
 
 fn init(config: &EngineConfig, names: &Names, lent: &mut Lent) -> Result<(), PjsipError> {
     // SAFETY: plain C data that pjsua fills with its defaults and copies; not
-    // moved between; strings live until pjsua_init has copied them.
+    // moved between; strings live until pjsua_init has copied them. pjsip's
+    // settings may be changed before it has threads.
     unsafe {
         let mut ua: Box<ffi::pjsua_config> = Box::new(std::mem::zeroed());
         let mut logging: Box<ffi::pjsua_logging_config> = Box::new(std::mem::zeroed());
@@ -93,6 +94,9 @@ fn init(config: &EngineConfig, names: &Names, lent: &mut Lent) -> Result<(), Pjs
         ffi::pjsua_config_default(&raw mut *ua);
         ffi::pjsua_logging_config_default(&raw mut *logging);
         ffi::pjsua_media_config_default(&raw mut *media);
+        // A request that is not answered is no reason to end a call: media and
+        // session timers tell whether the other side is there.
+        ffi::pjsip_sip_cfg_var.endpt.keep_inv_after_tsx_timeout = ffi::TRUE;
         set_ua(&mut ua, config, names, lent);
         set_logging(&mut logging);
         set_media(&mut media, config, lent);

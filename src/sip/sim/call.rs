@@ -68,6 +68,17 @@ impl SimCall {
         self.script.seen().transfers.clone()
     }
 
+    /// The re-INVITEs of the bridge, in order: hold or not.
+    #[must_use]
+    pub fn holds(&self) -> Vec<bool> {
+        self.script.seen().holds.clone()
+    }
+
+    /// Refuses re-INVITEs of the bridge with a status, or takes them again.
+    pub fn refuse_holds(&self, status: Option<u16>) {
+        self.script.seen().refuse_holds = status;
+    }
+
     /// One RTP packet from the caller; `false` when it was dropped because the
     /// queue is full or the leg is over.
     pub fn send_rtp(&self, bytes: &[u8], arrived: Instant) -> bool {

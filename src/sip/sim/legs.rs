@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{LEGS_MAX, Leg, LocalEnd, Outgoing, Script, State, pcmu};
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::{MediaFormat, MediaLink, RtpSink};
+use crate::core::link::{Direction, MediaFormat, MediaLink, RtpSink};
 use crate::sip::engine::{
     CallRefused, Command, EndedBy, EngineEvent, LEG_QUEUE_EVENTS, LegEnd, LegEvent, OutgoingCall,
     OutgoingLeg, Registration,
@@ -134,6 +134,7 @@ impl State {
                     entry.script.seen().transfers.push(destination);
                 }
             }
+            Command::Hold { leg, on } => self.hold(leg, on),
             Command::Call(call) => self.call(*call),
         }
     }
@@ -215,6 +216,27 @@ impl State {
         if call.reply.send(Ok(placed)).is_err() {
             self.end_locally(leg, 487, None);
         }
+    }
+
+    /// A re-INVITE of the bridge, answered at once as the script says.
+    fn hold(&mut self, leg: LegId, on: bool) {
+        let Some(entry) = self.legs.get(&leg) else {
+            return;
+        };
+        let status = {
+            let mut seen = entry.script.seen();
+            seen.holds.push(on);
+            seen.refuse_holds.unwrap_or(200)
+        };
+        if status == 200 {
+            let direction = if on {
+                Direction::SendOnly
+            } else {
+                Direction::SendRecv
+            };
+            self.media(leg, |format| format.direction = direction);
+        }
+        self.emit(leg, LegEvent::Held { status });
     }
 
     /// A provisional response of a callee.

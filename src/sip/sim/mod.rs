@@ -123,6 +123,9 @@ struct Seen {
     statuses: Vec<u16>,
     local_end: Option<LocalEnd>,
     transfers: Vec<Private>,
+    /// What re-INVITEs of the bridge asked for.
+    holds: Vec<bool>,
+    refuse_holds: Option<u16>,
     sent: VecDeque<Vec<u8>>,
     sink_open: bool,
     refuse_sends: Option<i32>,

@@ -3,12 +3,14 @@
 
 pub mod api;
 pub mod bridge;
+pub mod callee;
 pub mod caller;
 pub mod http;
 pub mod pacing;
 pub mod peers;
 #[path = "../../store/postgres.rs"]
 pub mod postgres;
+pub mod receiver;
 pub mod rtp;
 pub mod sdp;
 pub mod sip;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use api::Api;
 pub use bridge::{Bridge, Exit};
+pub use callee::Callee;
 pub use caller::{Call, Caller};
 pub use peers::{Kamailio, Redis};
 pub use worker::{Job, Worker};

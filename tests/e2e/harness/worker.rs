@@ -108,6 +108,14 @@ impl Worker {
         Self::over(socket).await.greeted().await
     }
 
+    /// Takes an upgraded socket and reads up to `start`.
+    pub async fn greeted_over<S>(socket: WebSocketStream<S>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Self::over(socket).await.greeted().await
+    }
+
     async fn over<S>(socket: WebSocketStream<S>) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

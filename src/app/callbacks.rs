@@ -1,0 +1,144 @@
+//! Joins the callbacks with the calls that they tell of, and with the database
+//! that keeps them.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::bridge::calls::StatusListener;
+use crate::bridge::context::IncomingAsk;
+use crate::callbacks::client::Settings;
+use crate::callbacks::spool::Answer;
+use crate::callbacks::{
+    self, CallbackError, Client, Courier, Incoming, Spool, SpoolError, StatusCallbacks, Target,
+};
+use crate::config::{CallbacksConfig, ServiceUrl};
+use crate::core::call::Verdict;
+use crate::core::call_object::CallObject;
+use crate::core::callback::{Change, Kept};
+use crate::core::signature::Signer;
+use crate::store::{Store, StoreError};
+
+/// How long what can be delivered at the end may take.
+pub const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// The callbacks, running.
+pub struct Callbacks {
+    /// Hears of calls.
+    pub status: StatusCallbacks,
+    /// Delivers.
+    pub courier: Courier,
+    /// Asked before a call is taken, where there is a URL for it.
+    pub ask: Option<Arc<dyn IncomingAsk>>,
+}
+
+/// What signs callbacks and upgrades, where there is a token.
+#[must_use]
+pub fn signer(config: &CallbacksConfig) -> Option<Signer> {
+    config.auth_token.clone().map(Signer::new)
+}
+
+/// Starts delivering. Calls may have an address of their own, so that it runs
+/// without any in the flags too.
+///
+/// # Errors
+/// When an address is unusable, or TLS cannot be set up.
+pub fn start(
+    config: &CallbacksConfig,
+    store: Option<&Store>,
+    node: &str,
+) -> Result<Callbacks, CallbackError> {
+    let settings = Settings {
+        method: config.method,
+        timeout: config.timeout,
+        signer: signer(config),
+    };
+    let client = Client::new(settings, None)?;
+    let target = |url: &Option<ServiceUrl>| {
+        let url = url.as_ref();
+        url.map(|url| Target::parse(url.expose())).transpose()
+    };
+    let (common, incoming) = (target(&config.status_url)?, target(&config.incoming_url)?);
+    tell(config, &common, &incoming, store.is_some());
+    let spool = store.map(|store| -> Arc<dyn Spool> {
+        Arc::new(StoreSpool {
+            store: store.clone(),
+            node: node.into(),
+        })
+    });
+    let (status, courier) = callbacks::start(client.clone(), common, spool);
+    let ask = incoming.map(|target| -> Arc<dyn IncomingAsk> {
+        Arc::new(Question(Incoming::new(client, target, &status)))
+    });
+    Ok(Callbacks {
+        status,
+        courier,
+        ask,
+    })
+}
+
+fn tell(
+    config: &CallbacksConfig,
+    common: &Option<Target>,
+    incoming: &Option<Target>,
+    is_kept: bool,
+) {
+    let signed = config.auth_token.is_some();
+    if let Some(receiver) = common {
+        info!(%receiver, signed, "status callbacks");
+    }
+    if let Some(receiver) = incoming {
+        info!(%receiver, signed, "incoming callback");
+    }
+    if common.is_some() && !is_kept {
+        warn!("status callbacks are kept in memory only and lost with the process: see --data-dir");
+    }
+}
+
+/// Tells status callbacks of calls.
+pub struct Listener(pub StatusCallbacks);
+
+impl StatusListener for Listener {
+    fn changed(&self, call: &CallObject, url: Option<&str>) {
+        self.0.changed(call, url);
+    }
+}
+
+struct Question(Incoming);
+
+impl IncomingAsk for Question {
+    fn ask(&self, call: CallObject) -> Pin<Box<dyn Future<Output = Verdict> + Send>> {
+        let incoming = self.0.clone();
+        Box::pin(async move { incoming.ask(call).await })
+    }
+}
+
+struct StoreSpool {
+    store: Store,
+    node: Arc<str>,
+}
+
+impl Spool for StoreSpool {
+    fn kept(&self, most: usize) -> Answer<Kept> {
+        let (store, node) = (self.store.clone(), self.node.clone());
+        Box::pin(async move { store.callbacks(&node, most).await.map_err(explain) })
+    }
+
+    fn apply(&self, changes: Vec<Change>) -> Answer<()> {
+        let (store, node) = (self.store.clone(), self.node.clone());
+        Box::pin(async move {
+            let changed = store.change_callbacks(&node, &changes).await;
+            changed.map_err(explain)
+        })
+    }
+}
+
+fn explain(error: StoreError) -> SpoolError {
+    SpoolError {
+        transient: error.is_transient(),
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,188 @@
+//! One request to a receiver, and its answer.
+//!
+//! Redirects are not followed: what is signed is one address. Proxies named in
+//! the environment are not used. Answers are read up to a limit.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::error::CallbackError;
+use super::target::Target;
+use crate::core::callback::{Method, query_parameters};
+use crate::core::signature::{HEADER, Signer};
+
+/// Most bytes of an answer.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Idle connections are kept for so long: less than common servers do.
+const IDLE: Duration = Duration::from_secs(15);
+const USER_AGENT: &str = concat!("sipbridge/", env!("CARGO_PKG_VERSION"));
+
+/// How requests are made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `--callback-method`.
+    pub method: Method,
+    /// `--callback-timeout`: for a request as a whole.
+    pub timeout: Duration,
+    /// Signs, where there is an `--auth-token`.
+    pub signer: Option<Signer>,
+}
+
+/// Makes requests. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    settings: Settings,
+}
+
+/// What a receiver answered.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// `Retry-After`, where it is a number of seconds.
+    pub retry_after: Option<Duration>,
+    /// The body, or as much of it as may be.
+    pub body: Vec<u8>,
+    /// Whether there was more of it.
+    pub is_cut: bool,
+}
+
+impl Client {
+    /// `ca_file` holds PEM certificates trusted beside the public roots.
+    ///
+    /// # Errors
+    /// When the CA file is unusable, or TLS cannot be set up.
+    pub fn new(settings: Settings, ca_file: Option<&Path>) -> Result<Self, CallbackError> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(ca_file)?)
+            .user_agent(USER_AGENT)
+            .redirect(Policy::none())
+            .no_proxy()
+            .timeout(settings.timeout)
+            .pool_idle_timeout(IDLE)
+            .build()
+            .map_err(|error| CallbackError::Client(error.to_string()))?;
+        Ok(Self { http, settings })
+    }
+
+    /// Sends a JSON object: as the body, or as query parameters.
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn send(&self, target: &Target, object: &str) -> Result<Reply, CallbackError> {
+        let failed = |error: reqwest::Error| self.explain(target, &error);
+        let request = self.request(target, object)?;
+        let mut response = request.send().await.map_err(failed)?;
+        let status = response.status().as_u16();
+        let retry_after = response.headers().get(RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let mut reply = Reply {
+            status,
+            retry_after: retry_after.map(Duration::from_secs),
+            body: Vec::new(),
+            is_cut: false,
+        };
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            let room = ANSWER_BYTES_MAX - reply.body.len();
+            reply
+                .body
+                .extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() > room {
+                reply.is_cut = true;
+                break;
+            }
+        }
+        Ok(reply)
+    }
+
+    fn request(
+        &self,
+        target: &Target,
+        object: &str,
+    ) -> Result<reqwest::RequestBuilder, CallbackError> {
+        let signer = self.settings.signer.as_ref();
+        let (url, signature) = match (self.settings.method, signer) {
+            (Method::Post, None) => (target.with_query(&[]), None),
+            (Method::Post, Some(signer)) => {
+                let url = target.with_query(&[]);
+                let (url, signature) = signer.sign_json(&url, object.as_bytes());
+                (url, Some(signature))
+            }
+            (Method::Get, signer) => {
+                let url = target.with_query(&query_parameters(object));
+                let signature = signer.map(|signer| signer.sign_url(&url));
+                (url, signature)
+            }
+        };
+        let url = target.with_login(&url);
+        let url = url.ok_or(CallbackError::BadTarget(
+            "it cannot be written as a request",
+        ))?;
+        let mut request = match self.settings.method {
+            Method::Get => self.http.get(url),
+            Method::Post => {
+                let request = self.http.post(url).body(object.to_owned());
+                request.header(CONTENT_TYPE, "application/json")
+            }
+        };
+        if let Some(signature) = signature {
+            request = request.header(HEADER, signature);
+        }
+        Ok(request)
+    }
+
+    fn explain(&self, target: &Target, error: &reqwest::Error) -> CallbackError {
+        let host = target.to_string();
+        if error.is_timeout() {
+            let after = self.settings.timeout;
+            return CallbackError::Slow { host, after };
+        }
+        // The outermost message holds the URL; the innermost says why.
+        let mut cause: &dyn Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        let is_outermost = std::ptr::addr_eq(cause, error);
+        let reason = if is_outermost {
+            "the request failed".to_owned()
+        } else {
+            cause.to_string()
+        };
+        CallbackError::Network { host, reason }
+    }
+}
+
+fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, CallbackError> {
+    let mut roots = RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    if let Some(path) = ca_file {
+        add_roots(&mut roots, path).map_err(|reason| CallbackError::CaFile {
+            path: path.to_owned(),
+            reason,
+        })?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| CallbackError::Client(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! From a call's new status to a callback that waits for its delivery. Runs in
+//! the call's own task, and so never waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::stats::{CallbackStats, Counters, count, is_told};
+use crate::core::call_object::CallObject;
+use crate::core::callback::{Notice, Progress};
+use crate::core::ids::CallId;
+
+/// Makes callbacks. Clones share everything.
+#[derive(Clone)]
+pub struct StatusCallbacks {
+    queue: mpsc::Sender<Arc<Notice>>,
+    /// Calls in progress; an entry goes with its call's last callback.
+    calls: Arc<Mutex<HashMap<CallId, Progress>>>,
+    /// Whether calls without an address of their own have one.
+    has_common_url: bool,
+    pub(super) counters: Arc<Counters>,
+    /// Most callbacks that may wait for delivery.
+    most: u64,
+}
+
+impl StatusCallbacks {
+    pub(super) fn new(
+        queue: mpsc::Sender<Arc<Notice>>,
+        has_common_url: bool,
+        counters: Arc<Counters>,
+        most: u64,
+    ) -> Self {
+        Self {
+            queue,
+            calls: Arc::default(),
+            has_common_url,
+            counters,
+            most,
+        }
+    }
+
+    /// The call has a new status. `url` is the call's own address.
+    pub fn changed(&self, call: &CallObject, url: Option<&str>) {
+        if url.is_none() && !self.has_common_url {
+            return;
+        }
+        let step = {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let step = calls.entry(call.sid.clone()).or_default();
+            let step = step.advance(call.status);
+            if call.status.is_final() {
+                calls.remove(&call.sid);
+            }
+            step
+        };
+        let Some(step) = step else { return };
+        let notice = Notice::new(call, step, url, SystemTime::now());
+        self.leave(Arc::new(notice));
+    }
+
+    fn leave(&self, notice: Arc<Notice>) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let waiting = count(&self.counters.waiting);
+        if waiting <= self.most && self.queue.try_send(notice).is_ok() {
+            return;
+        }
+        self.counters.waiting.fetch_sub(1, Relaxed);
+        let dropped = count(&self.counters.dropped);
+        if is_told(dropped) {
+            warn!(
+                dropped,
+                "status callback dropped: too many wait for their receivers, or the bridge goes down"
+            );
+        }
+    }
+
+    /// What became of callbacks so far.
+    #[must_use]
+    pub fn stats(&self) -> CallbackStats {
+        self.counters.read()
+    }
+}

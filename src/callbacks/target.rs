@@ -1,0 +1,110 @@
+//! An address of a receiver.
+
+use std::fmt;
+
+use url::Url;
+
+use super::error::CallbackError;
+
+/// A checked http or https URL. Shown as scheme, host and port alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Without fragment; user and password become basic authentication.
+    url: Url,
+    shown: String,
+}
+
+impl Target {
+    /// Checks an address.
+    ///
+    /// # Errors
+    /// When it is no http or https URL with a host.
+    pub fn parse(text: &str) -> Result<Self, CallbackError> {
+        let bad = CallbackError::BadTarget;
+        let mut url = Url::parse(text).map_err(|_| bad("it is no URL"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad("its scheme is neither http nor https"));
+        }
+        let host = url.host_str().filter(|host| !host.is_empty());
+        let host = host.ok_or(bad("it has no host"))?;
+        let port = url.port().map(|port| format!(":{port}"));
+        let shown = format!("{}://{host}{}", url.scheme(), port.unwrap_or_default());
+        url.set_fragment(None);
+        Ok(Self { url, shown })
+    }
+
+    /// The URL without user and password: what is signed. `parameters` go to
+    /// the end of its query.
+    #[must_use]
+    pub fn with_query(&self, parameters: &[(String, String)]) -> String {
+        let mut url = self.url.clone();
+        // Neither can fail on a URL with a host.
+        let _ = (url.set_username(""), url.set_password(None));
+        if !parameters.is_empty() {
+            url.query_pairs_mut().extend_pairs(parameters);
+        }
+        url.into()
+    }
+
+    /// A URL made by [`Target::with_query`] or longer, with user and password again.
+    pub(super) fn with_login(&self, url: &str) -> Option<Url> {
+        let mut url = Url::parse(url).ok()?;
+        let _ = url.set_username(self.url.username());
+        let _ = url.set_password(self.url.password());
+        Some(url)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_http_addresses_are_taken() {
+        for (text, said) in [
+            ("receiver:80/x", "neither http"),
+            ("ws://receiver/", "neither http"),
+            ("http://", "no URL"),
+            ("", "no URL"),
+            ("/path", "no URL"),
+        ] {
+            let message = Target::parse(text).unwrap_err().to_string();
+            assert!(message.contains(said), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown_and_user_and_password_are_not_signed() {
+        let target = Target::parse("https://us%40er:se+cret@h:8443/p/k1?key=k2#k3").unwrap();
+        assert_eq!(
+            format!("{target} {target:?}"),
+            "https://h:8443 https://h:8443"
+        );
+        let plain = target.with_query(&[]);
+        assert_eq!(plain, "https://h:8443/p/k1?key=k2");
+        let login = target.with_login(&plain).unwrap();
+        assert_eq!(
+            (login.username(), login.password()),
+            ("us%40er", Some("se+cret"))
+        );
+        let pair = ("a b".to_owned(), "+33&x".to_owned());
+        let longer = target.with_query(&[pair]);
+        assert_eq!(longer, "https://h:8443/p/k1?key=k2&a+b=%2B33%26x");
+        assert_eq!(
+            Target::parse("http://h").unwrap().with_query(&[]),
+            "http://h/"
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! Tests of events and bodies.
+
+use super::*;
+use crate::core::call_object::CallDirection;
+use crate::core::ids::LineId;
+use crate::core::private::Private;
+use std::time::Duration;
+
+fn start() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123)
+}
+
+pub(super) fn call() -> CallObject {
+    CallObject {
+        sid: CallId::random(),
+        direction: CallDirection::Inbound,
+        line: LineId::new("7"),
+        restaurant: None,
+        from: Private::new("+33612345678"),
+        to: Private::new("+33972360682"),
+        status: CallStatus::Initiated,
+        on_hold: false,
+        custom_params: std::collections::BTreeMap::from([("a".into(), "b&c".into())]),
+        created: start(),
+        answered: None,
+        ended: None,
+        outcome: None,
+        sip_status: 0,
+    }
+}
+
+#[test]
+fn each_event_is_told_once_and_in_order() {
+    use CallStatus as S;
+    for (statuses, expected) in [
+        (
+            vec![
+                S::Initiated,
+                S::Ringing,
+                S::Answered,
+                S::Active,
+                S::Completed,
+            ],
+            "initiated 0 ringing 1 answered 2 completed 3",
+        ),
+        // Answered at once; the worker was there first; its successor came.
+        (
+            vec![
+                S::Initiated,
+                S::Active,
+                S::Answered,
+                S::Active,
+                S::Transferred,
+            ],
+            "initiated 0 answered 1 completed 2",
+        ),
+        (
+            vec![S::Initiated, S::Busy, S::Failed],
+            "initiated 0 completed 1",
+        ),
+        (
+            vec![S::Initiated, S::Answered, S::Ringing],
+            "initiated 0 answered 1",
+        ),
+    ] {
+        let mut progress = Progress::default();
+        let told: Vec<String> = statuses
+            .into_iter()
+            .filter_map(|status| progress.advance(status))
+            .map(|(event, number)| format!("{} {number}", event.as_str()))
+            .collect();
+        assert_eq!(told.join(" "), expected);
+    }
+}
+
+#[test]
+fn a_notice_is_the_call_object_with_event_and_sequence() {
+    let notice = Notice::new(&call(), (CallbackEvent::Ringing, 1), None, start());
+    let body: Value = serde_json::from_str(&notice.body).expect("JSON");
+    assert_eq!(
+        (&body["event"], &body["sequence"]),
+        (&json!("ringing"), &json!(1))
+    );
+    assert_eq!(body["from"], "+33612345678");
+    assert!(!format!("{notice:?}").contains("336"));
+}
+
+#[test]
+fn a_lost_call_gets_its_last_callback() {
+    let mut call = call();
+    call.answered = Some(start());
+    call.status = CallStatus::Active;
+    let url = Some("http://own/");
+    let before = Notice::new(&call, (CallbackEvent::Answered, 2), url, start());
+    let after = Notice::bridge_lost(&before, start() + Duration::from_secs(90)).expect("readable");
+    assert_eq!((after.sequence, after.event), (3, CallbackEvent::Completed));
+    assert_eq!(after.url.as_ref().map(Secret::expose), url);
+    let body: Value = serde_json::from_str(&after.body).expect("JSON");
+    assert_eq!(body["status"], "failed");
+    assert_eq!(body["outcome"], "bridge-lost");
+    assert_eq!(body["event"], "completed");
+    assert_eq!(
+        (&body["durationSec"], &body["sequence"]),
+        (&json!(90), &json!(3))
+    );
+    assert_eq!(body["endedAt"], "2026-01-15T14:31:30.123Z");
+    assert_eq!(body["customParams"], json!({"a": "b&c"}));
+    let unreadable = Notice {
+        body: "[]".into(),
+        ..before
+    };
+    assert!(Notice::bridge_lost(&unreadable, start()).is_none());
+}
+
+#[test]
+fn query_parameters_leave_out_what_is_not_known() {
+    let notice = Notice::new(&call(), (CallbackEvent::Initiated, 0), None, start());
+    let parameters = query_parameters(&notice.body);
+    let get = |name: &str| {
+        let found = parameters.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    assert_eq!(get("to"), Some("+33972360682"));
+    assert_eq!(get("sequence"), Some("0"));
+    assert_eq!(get("onHold"), Some("false"));
+    assert_eq!(get("customParams"), Some(r#"{"a":"b&c"}"#));
+    assert_eq!((get("answeredAt"), get("outcome")), (None, None));
+}

@@ -1,0 +1,214 @@
+//! Callbacks: which events a call has, what is said of each, in which order
+//! and how often delivery is tried, and what the answer to the incoming
+//! callback means. Sending is the room `callbacks`.
+
+pub mod answer;
+pub mod outbox;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+
+use super::call_object::{CallObject, CallStatus};
+use super::ids::CallId;
+use super::outcome::Outcome;
+use super::private::Secret;
+use super::timestamp::{parse_rfc3339_ms, rfc3339_ms};
+
+/// How a callback is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// The call object as a JSON body.
+    Post,
+    /// The call object as query parameters.
+    Get,
+}
+
+/// What receivers are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackEvent {
+    /// The INVITE is out, or in.
+    Initiated,
+    /// It rings.
+    Ringing,
+    /// The dialog stands.
+    Answered,
+    /// The call is over; the call object's `status` says how.
+    Completed,
+}
+
+impl CallbackEvent {
+    const ALL: [Self; 4] = [
+        Self::Initiated,
+        Self::Ringing,
+        Self::Answered,
+        Self::Completed,
+    ];
+
+    /// The name in `event`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Initiated => "initiated",
+            Self::Ringing => "ringing",
+            Self::Answered => "answered",
+            Self::Completed => "completed",
+        }
+    }
+
+    /// The event of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| event.as_str() == name)
+    }
+}
+
+/// Which events a call has had.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    last: Option<CallbackEvent>,
+    count: u32,
+}
+
+impl Progress {
+    /// The call has a new status: the event that this is, and its number from
+    /// 0; `None` when receivers know as much already.
+    pub fn advance(&mut self, status: CallStatus) -> Option<(CallbackEvent, u32)> {
+        use CallbackEvent as E;
+        let event = match status {
+            CallStatus::Initiated => E::Initiated,
+            CallStatus::Ringing => E::Ringing,
+            CallStatus::Answered | CallStatus::Active => E::Answered,
+            _ => E::Completed,
+        };
+        // A worker comes and goes: no event. What is over stays over.
+        if self.last.is_some_and(|last| last as u8 >= event as u8) {
+            return None;
+        }
+        self.last = Some(event);
+        let number = self.count;
+        self.count += 1;
+        Some((event, number))
+    }
+}
+
+/// One callback to be delivered. `Debug` shows no number and no URL.
+#[derive(Clone)]
+pub struct Notice {
+    /// The call.
+    pub call: CallId,
+    /// Which of its callbacks, from 0.
+    pub sequence: u32,
+    /// What happened.
+    pub event: CallbackEvent,
+    /// The call's own address; `None`: the one for all calls.
+    pub url: Option<Secret>,
+    /// What is sent: JSON.
+    pub body: String,
+}
+
+impl Notice {
+    /// The callback for an event.
+    #[must_use]
+    pub fn new(
+        call: &CallObject,
+        (event, sequence): (CallbackEvent, u32),
+        url: Option<&str>,
+        now: SystemTime,
+    ) -> Self {
+        Self {
+            call: call.sid.clone(),
+            sequence,
+            event,
+            url: url.map(|url| Secret::new(url.to_owned())),
+            body: event_body(call, event.as_str(), Some(sequence), now).to_string(),
+        }
+    }
+
+    /// The last callback of a call whose bridge died, from the last one that
+    /// was made for it before; `None` when that cannot be read.
+    #[must_use]
+    pub fn bridge_lost(before: &Self, now: SystemTime) -> Option<Self> {
+        let mut object: Map<String, Value> = serde_json::from_str(&before.body).ok()?;
+        let answered = object.get("answeredAt").and_then(Value::as_str);
+        let answered = answered.and_then(parse_rfc3339_ms);
+        let lasted = answered.and_then(|at| now.duration_since(at).ok());
+        let sequence = before.sequence + 1;
+        let event = CallbackEvent::Completed;
+        for (name, value) in [
+            ("event", json!(event.as_str())),
+            ("sequence", json!(sequence)),
+            ("status", json!(CallStatus::Failed.as_str())),
+            ("outcome", json!(Outcome::BridgeLost.as_str())),
+            ("onHold", json!(false)),
+            ("endedAt", json!(rfc3339_ms(now))),
+            ("durationSec", json!(lasted.unwrap_or_default().as_secs())),
+        ] {
+            object.insert(name.into(), value);
+        }
+        Some(Self {
+            sequence,
+            event,
+            body: Value::Object(object).to_string(),
+            ..before.clone()
+        })
+    }
+}
+
+impl std::fmt::Debug for Notice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.call, self.event.as_str())
+    }
+}
+
+/// One change of which callbacks are kept over a restart.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// This callback is to be delivered.
+    Insert(Arc<Notice>),
+    /// The last that was made for its call: should the bridge die now, the one
+    /// after it is owed. Takes the place of the one before.
+    Owe(Arc<Notice>),
+    /// This callback is delivered or given up.
+    Delete(CallId, u32),
+    /// The call is over in order: nothing is owed.
+    Settle(CallId),
+}
+
+/// What was kept.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Callbacks that were not delivered, in the order in which they were made.
+    pub waiting: Vec<Notice>,
+    /// The last callback of each call that the bridge had when it died.
+    pub owed: Vec<Notice>,
+}
+
+/// The call object with `event` and, where it is one of several, `sequence`.
+#[must_use]
+pub fn event_body(call: &CallObject, event: &str, sequence: Option<u32>, now: SystemTime) -> Value {
+    let mut body = call.to_json(now);
+    body["event"] = json!(event);
+    if let Some(sequence) = sequence {
+        body["sequence"] = json!(sequence);
+    }
+    body
+}
+
+/// A body as query parameters: texts as they are, other values as JSON writes
+/// them, `customParams` as a JSON object, and what is not known left out.
+#[must_use]
+pub fn query_parameters(body: &str) -> Vec<(String, String)> {
+    let object: Map<String, Value> = serde_json::from_str(body).unwrap_or_default();
+    let as_text = |(name, value): (String, Value)| match value {
+        Value::Null => None,
+        Value::String(text) => Some((name, text)),
+        other => Some((name, other.to_string())),
+    };
+    object.into_iter().filter_map(as_text).collect()
+}
+
+#[cfg(test)]
+#[path = "callback_tests.rs"]
+mod tests;

@@ -1,0 +1,190 @@
+//! Callbacks that wait in the database, on SQLite and PostgreSQL.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sipbridge::core::callback::{CallbackEvent, Change, Kept, Notice};
+use sipbridge::core::ids::CallId;
+use sipbridge::core::private::Secret;
+use sipbridge::store::Store;
+
+use crate::stage::Stage;
+
+const ALL: usize = 1_000;
+
+fn notice(call: &CallId, sequence: u32, url: Option<&str>) -> Arc<Notice> {
+    Arc::new(Notice {
+        call: call.clone(),
+        sequence,
+        event: CallbackEvent::Ringing,
+        url: url.map(|url| Secret::new(url.into())),
+        body: format!(r#"{{"é":"'{sequence}"}}"#),
+    })
+}
+
+async fn change(store: &Store, node: &str, changes: &[Change]) {
+    store.change_callbacks(node, changes).await.unwrap();
+}
+
+fn sequences(notices: &[Notice]) -> Vec<(CallId, u32)> {
+    let pair = |notice: &Notice| (notice.call.clone(), notice.sequence);
+    notices.iter().map(pair).collect()
+}
+
+#[tokio::test]
+async fn what_was_not_delivered_is_there_after_a_restart_in_order() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let [a, b, other] = [CallId::random(), CallId::random(), CallId::random()];
+        let insert = |call: &CallId, sequence| Change::Insert(notice(call, sequence, None));
+        change(
+            &store,
+            "node",
+            &[
+                insert(&a, 0),
+                Change::Insert(notice(&b, 0, Some("http://u:p@own/"))),
+            ],
+        )
+        .await;
+        change(&store, "node", &[insert(&a, 1)]).await;
+        // Twice, and one delivered in the same go.
+        change(
+            &store,
+            "node",
+            &[
+                insert(&a, 1),
+                insert(&a, 10),
+                insert(&a, 2),
+                Change::Delete(a.clone(), 10),
+            ],
+        )
+        .await;
+        change(&store, "other", &[insert(&other, 0)]).await;
+        change(
+            &store,
+            "node",
+            &[Change::Delete(a.clone(), 0), Change::Delete(a.clone(), 99)],
+        )
+        .await;
+        store.close().await;
+
+        let store = stage.open().await;
+        let Kept { waiting, owed } = store.callbacks("node", ALL).await.unwrap();
+        assert!(owed.is_empty());
+        let of_a: Vec<_> = sequences(&waiting)
+            .into_iter()
+            .filter(|(call, _)| *call == a)
+            .collect();
+        assert_eq!(of_a, [(a.clone(), 1), (a.clone(), 2)]);
+        let own = waiting.iter().find(|notice| notice.call == b).unwrap();
+        assert_eq!(
+            own.url.as_ref().map(Secret::expose),
+            Some("http://u:p@own/")
+        );
+        assert_eq!(
+            (own.event, own.body.as_str()),
+            (CallbackEvent::Ringing, r#"{"é":"'0"}"#)
+        );
+        assert_eq!(waiting.len(), 3);
+        assert_eq!(
+            store.callbacks("node", 2).await.unwrap().waiting.len(),
+            2,
+            "bounded"
+        );
+        assert_eq!(
+            store.callbacks("other", ALL).await.unwrap().waiting.len(),
+            1
+        );
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_owed_is_the_last_of_each_call_until_it_is_settled() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let [a, b] = [CallId::random(), CallId::random()];
+        for sequence in 0..3 {
+            change(
+                &store,
+                "node",
+                &[Change::Owe(notice(&a, sequence, Some("http://own/")))],
+            )
+            .await;
+        }
+        change(
+            &store,
+            "node",
+            &[Change::Owe(notice(&b, 0, None)), Change::Settle(b.clone())],
+        )
+        .await;
+        let kept = store.callbacks("node", ALL).await.unwrap();
+        assert_eq!(sequences(&kept.owed), [(a.clone(), 2)]);
+        assert_eq!(kept.owed[0].body, r#"{"é":"'2"}"#);
+        assert!(kept.waiting.is_empty());
+        change(&store, "node", &[Change::Settle(a)]).await;
+        assert!(store.callbacks("node", ALL).await.unwrap().owed.is_empty());
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn changes_are_made_together_or_not_at_all() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let call = CallId::random();
+        match stage {
+            Stage::Postgres(_) => {
+                stage.sql("ALTER TABLE callbacks ADD CHECK (event <> 'answered')")
+            }
+            Stage::Sqlite(_) => stage.sql(
+                "CREATE TRIGGER no BEFORE INSERT ON callbacks WHEN NEW.event = 'answered' \
+                 BEGIN SELECT RAISE(ABORT, 'no'); END",
+            ),
+        };
+        let good = notice(&call, 0, None);
+        let bad = Arc::new(Notice {
+            event: CallbackEvent::Answered,
+            sequence: 1,
+            ..(*good).clone()
+        });
+        let changes = [Change::Insert(good), Change::Insert(bad)];
+        let error = store.change_callbacks("node", &changes).await.unwrap_err();
+        assert!(!error.is_transient(), "{error}");
+        assert!(
+            store
+                .callbacks("node", ALL)
+                .await
+                .unwrap()
+                .waiting
+                .is_empty()
+        );
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_hundred_rows_of_one_moment_come_in_the_order_of_their_calls() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let calls: Vec<CallId> = (0..25).map(|_| CallId::random()).collect();
+        let changes: Vec<Change> = (0..4)
+            .flat_map(|sequence| {
+                let insert = move |call| Change::Insert(notice(call, sequence, None));
+                calls.iter().map(insert)
+            })
+            .collect();
+        let before = SystemTime::now();
+        change(&store, "node", &changes).await;
+        assert!(before.elapsed().unwrap().as_secs() < 10);
+        let waiting = store.callbacks("node", ALL).await.unwrap().waiting;
+        for call in &calls {
+            let own: Vec<u32> = sequences(&waiting)
+                .into_iter()
+                .filter_map(|(other, sequence)| (other == *call).then_some(sequence))
+                .collect();
+            assert_eq!(own, [0, 1, 2, 3]);
+        }
+        store.close().await;
+    }
+}
