@@ -18,7 +18,7 @@ fn hold(stage: &Stage, leg: LegId, on: bool) {
 }
 
 /// Our re-INVITE, which a 100 keeps from being sent again.
-fn reinvite(peer: &Peer, direction: &str) -> Message {
+pub fn reinvite(peer: &Peer, direction: &str) -> Message {
     let request = peer.wait("re-INVITE", |message| {
         message.method() == "INVITE" && message.header("to").is_some_and(|to| to.contains("tag="))
     });
@@ -29,7 +29,7 @@ fn reinvite(peer: &Peer, direction: &str) -> Message {
 }
 
 /// Answers with SDP of this direction.
-fn take(peer: &Peer, request: &Message, direction: &str) {
+pub fn take(peer: &Peer, request: &Message, direction: &str) {
     let audio = "a=rtpmap:0 PCMU/8000\r\na=rtpmap:101 telephone-event/8000\r\n";
     let sdp = peer.sdp("0 101", &format!("{audio}a={direction}\r\n"));
     answer_with(peer, request, 200, &sdp);

@@ -17,6 +17,7 @@ mod lines;
 mod offers;
 mod outgoing;
 mod peer;
+mod placed;
 mod shutdown;
 mod stage;
 mod transfers;

@@ -10,14 +10,18 @@ use futures_util::{SinkExt, StreamExt};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use sipbridge::bridge::calls::CallRequest;
+use sipbridge::bridge::place::NewCall;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::link::{Codec, Direction};
+use sipbridge::core::private::Private;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::caller::Caller;
 use super::harness::worker::QUEUE;
 use super::harness::{dial, sound};
+use super::placed::new_call;
 use super::stage::{Setup, Stage};
 
 /// Calls in a run, and how many workers wait for them.
@@ -77,15 +81,73 @@ async fn pause(random: &mut SmallRng) {
 /// One caller and his trunk.
 async fn caller(stage: &Stage, mut random: SmallRng, number: usize) {
     sleep(Duration::from_millis(20 * number as u64)).await;
-    let caller = stage.call();
+    let caller = if random.random_range(0..3) == 0 {
+        let Some(callee) = placed_call(stage, &mut random).await else {
+            return;
+        };
+        callee
+    } else {
+        stage.call()
+    };
     for _ in 0..random.random_range(0..60) {
         pause(&mut random).await;
         step(&caller, &mut random);
+        request(stage, &mut random).await;
     }
     match random.random_range(0..8) {
         0 => caller.fail(408),
         1 => {}
         _ => caller.hang_up(),
+    }
+}
+
+/// Somebody whom the bridge calls: he refuses, or answers at some time.
+async fn placed_call(stage: &Stage, random: &mut SmallRng) -> Option<Caller> {
+    let call = NewCall {
+        ring_timeout: Duration::from_millis(random.random_range(1..400)),
+        ..new_call()
+    };
+    // With others in between, it may be anybody's.
+    stage.place(call).await.unwrap();
+    let callee = loop {
+        if let Some(callee) = stage.take_callee() {
+            break callee;
+        }
+        pause(random).await;
+    };
+    for _ in 0..random.random_range(0..20) {
+        pause(random).await;
+        match random.random_range(0..12) {
+            0..4 => callee.ring(),
+            4 => callee.progress(183),
+            5 => {
+                callee.refuse(486);
+                return None;
+            }
+            _ => {}
+        }
+    }
+    callee.answer();
+    Some(Caller::new(callee.into_call()))
+}
+
+/// Somebody asks something of some call.
+async fn request(stage: &Stage, random: &mut SmallRng) {
+    let request = match random.random_range(0..60) {
+        0..3 => CallRequest::Hold,
+        3..6 => CallRequest::Resume,
+        6 => CallRequest::Transfer(Private::new("+33144556677")),
+        7..9 => CallRequest::Dtmf("12#".into()),
+        9 if random.random_range(0..4) == 0 => CallRequest::Hangup,
+        _ => return,
+    };
+    let calls = stage.context.calls.list();
+    let up: Vec<_> = calls
+        .iter()
+        .filter(|call| !call.status.is_final())
+        .collect();
+    if let Some(call) = up.get(random.random_range(0..up.len().max(1))) {
+        let _ = stage.context.calls.ask(&call.sid, request).await;
     }
 }
 
@@ -107,6 +169,7 @@ fn step(caller: &Caller, random: &mut SmallRng) {
         8 => caller.transfer_progress(100, random.random()),
         9 => caller.transfer_progress(200, random.random()),
         10 => caller.transfer_progress(603, random.random()),
+        16 => caller.refuse_holds(random.random::<bool>().then_some(491)),
         11 => caller.refuse_sends(random.random::<bool>().then_some(1)),
         12..=14 => {
             let mut bytes = vec![0; random.random_range(0..200)];

@@ -2,8 +2,8 @@
 //! when it is over.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sipbridge::bridge::calls::CallBook;
@@ -26,7 +26,7 @@ use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
 use sipbridge::queue::{Queue, QueueConfig, RedisState};
 use sipbridge::sip::engine::SipEngine;
-use sipbridge::sip::sim::SimEngine;
+use sipbridge::sip::sim::{SimCallee, SimEngine};
 use sipbridge::worker::{Dialer, Registry as Workers, StreamServer};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -150,6 +150,7 @@ impl Setup {
             redis: self.redis,
             invited: AtomicU64::new(0),
             in_vain: AtomicU64::new(0),
+            callees: Mutex::default(),
         }
     }
 }
@@ -219,6 +220,7 @@ pub struct Stage {
     intake: JoinHandle<()>,
     invited: AtomicU64,
     in_vain: AtomicU64,
+    callees: Mutex<Vec<SimCallee>>,
 }
 
 /// One event of `stream:call_events`.
@@ -251,6 +253,13 @@ impl Stage {
         self.invited
             .fetch_add(u64::from(placed.is_ok()), Ordering::Relaxed);
         placed
+    }
+
+    /// Somebody whom the bridge has called.
+    pub fn take_callee(&self) -> Option<SimCallee> {
+        let mut callees = self.callees.lock().unwrap();
+        callees.extend(self.sim.take_outgoing());
+        callees.pop()
     }
 
     /// So many calls took a place and came to nothing.

@@ -19,11 +19,12 @@
 //! their own: `search` decides which worker is asked next, `fallback` what the
 //! caller gets when there is none, `outgoing` how a call that we place gets to
 //! its answer, `requests` and `hold` what others may ask of it, `asking` what is
-//! asked before a call is taken.
+//! asked before a call is taken, `media` what is heard, and when nothing is.
 
 mod asking;
 mod fallback;
 mod hold;
+mod media;
 mod outgoing;
 mod requests;
 mod search;
@@ -344,32 +345,6 @@ impl Call {
         self.callee_answered(now);
     }
 
-    /// Media is up or changed its direction.
-    pub fn handle_media(&mut self, now: Instant, direction: Direction) {
-        if matches!(self.phase, Phase::Ending | Phase::Over) {
-            return;
-        }
-        self.direction = Some(direction);
-        // A callee that rings may send what it wants, or nothing.
-        if self.phase != Phase::Dialling {
-            self.watch_media(now);
-        }
-    }
-
-    /// The other side's RTP is waited for, as far as it may send any.
-    fn watch_media(&mut self, now: Instant) {
-        let Some(direction) = self.direction else {
-            return;
-        };
-        self.last_rtp = Some(now);
-        match self.policy.media_timeout {
-            Some(limit) if !direction.is_hold() && !self.is_held() => {
-                self.arm(Timer::Media, now + limit)
-            }
-            _ => self.disarm(Timer::Media),
-        }
-    }
-
     /// The leg is over. `remote`: the other side ended it.
     pub fn handle_leg_ended(&mut self, remote: bool) {
         let outcome = match (self.outcome, self.phase) {
@@ -388,35 +363,6 @@ impl Call {
     /// SIP or media cannot go on: end the leg.
     pub fn handle_leg_failed(&mut self, now: Instant) {
         self.hang_up(now, Outcome::Failed);
-    }
-
-    // ---- media ----
-
-    /// A packet came from the caller. Cheap: called 50 times a second.
-    pub fn handle_rtp(&mut self, now: Instant) {
-        self.last_rtp = Some(now);
-    }
-
-    /// What was asked for by [`Output::PlayOut`] has been heard.
-    pub fn handle_played_out(&mut self, now: Instant) {
-        match self.phase {
-            Phase::PlayingOut if self.transferring => self.wait_for_transfer(now),
-            Phase::PlayingOut => self.hang_up(now, Outcome::WorkerHungUp),
-            Phase::Announcing => self.announced(now),
-            _ => {}
-        }
-    }
-
-    fn check_media(&mut self, now: Instant) {
-        let (Some(last), Some(limit)) = (self.last_rtp, self.policy.media_timeout) else {
-            return;
-        };
-        let due = last + limit;
-        if due > now {
-            self.arm(Timer::Media, due);
-        } else {
-            self.hang_up(now, Outcome::MediaTimeout);
-        }
     }
 
     // ---- steps ----

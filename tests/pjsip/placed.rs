@@ -1,0 +1,273 @@
+//! A call that the bridge places over real SIP, with a worker of its own: the
+//! audio both ways bit for bit, and a hold in the midst of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use sipbridge::bridge::calls::{CallBook, CallRequest};
+use sipbridge::bridge::context::{Context, LineProfile, Settings};
+use sipbridge::bridge::dialling::Dialling;
+use sipbridge::bridge::line_book::LineBook;
+use sipbridge::bridge::place::{NewCall, place_call};
+use sipbridge::bridge::registry::{Limits, Registry};
+use sipbridge::core::call::AnswerMode;
+use sipbridge::core::call_object::CallStatus;
+use sipbridge::core::dialling::DialLine;
+use sipbridge::core::g711::{Gain, MULAW_SILENCE};
+use sipbridge::core::ids::{AccountSid, CallId, LineId};
+use sipbridge::core::numbers::Country;
+use sipbridge::core::private::Private;
+use sipbridge::media::pacer::Pacer;
+use sipbridge::media::sounds::Sounds;
+use sipbridge::sip::engine::SipEngine;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::holds::{reinvite, take};
+use crate::outgoing::{invite, pick_up, trunk};
+use crate::peer::{PATIENCE, Peer, answer};
+use crate::stage::{Stage, eventually, stage};
+
+const FRAME: usize = 160;
+
+/// A context on the real engine, with one line.
+fn context(stage: &Stage, line: &str) -> Arc<Context> {
+    let engine = stage.engine.clone();
+    let registered = engine.clone();
+    let profile = LineProfile {
+        id: LineId::new(line),
+        restaurant_id: None,
+        phone_number: Some(Private::new("+33972360682")),
+        fallback_number: None,
+        greeting: None,
+        announcement: None,
+        custom_parameters: BTreeMap::new(),
+        dial: DialLine {
+            country: Country::parse("FR"),
+            hosts: vec!["example.test".into()],
+        },
+    };
+    let lines = HashMap::from([(profile.id.clone(), Arc::new(profile))]);
+    let hold: Arc<[u8]> = numbered(3, 50).concat().into();
+    Arc::new(Context {
+        settings: Settings {
+            answer: AnswerMode::Immediate,
+            worker_timeout: PATIENCE,
+            claim_timeout: PATIENCE,
+            max_attempts: 1,
+            max_duration: None,
+            media_timeout: None,
+            ringback: true,
+            rx_gain: Gain::default(),
+            tx_gain: Gain::default(),
+            account_sid: AccountSid::of_node("pjsip"),
+            stream_url: String::new(),
+            params: BTreeMap::new(),
+        },
+        engine,
+        pacer: Pacer::start(move || registered.register_thread("pacer")).expect("a thread"),
+        queue: None,
+        call_log: None,
+        dialer: None,
+        ask: None,
+        signer: None,
+        dialling: Dialling::default(),
+        workers: Default::default(),
+        registry: Registry::new(Limits {
+            calls: 8,
+            ..Limits::default()
+        }),
+        gauges: Arc::default(),
+        lines: LineBook::new(lines),
+        calls: CallBook::new(None),
+        sounds: Sounds {
+            ringback: hold.clone(),
+            hold: hold.clone(),
+            unavailable: hold,
+        },
+        shutdown: Default::default(),
+    })
+}
+
+/// Frames of one speaker, no two alike, none of them silence.
+fn numbered(speaker: u8, frames: u8) -> Vec<Vec<u8>> {
+    let frame = |number: u8| {
+        let code = move |at: usize| match at % 4 {
+            0 => speaker,
+            1 => number,
+            _ => (at % 120) as u8,
+        };
+        (0..FRAME).map(code).collect()
+    };
+    (0..frames).map(frame).collect()
+}
+
+fn contains(whole: &[u8], part: &[u8]) -> bool {
+    whole.windows(part.len()).any(|window| window == part)
+}
+
+/// The worker of the call.
+struct Worker {
+    socket: WebSocketStream<TcpStream>,
+    stream: Value,
+    audio: Vec<u8>,
+}
+
+impl Worker {
+    async fn accept(listener: TcpListener) -> Self {
+        let (stream, _) = listener.accept().await.expect("the bridge dials");
+        let accepted = tokio_tungstenite::accept_async(stream).await;
+        let mut worker = Self {
+            socket: accepted.expect("a WebSocket"),
+            stream: Value::Null,
+            audio: Vec::new(),
+        };
+        while worker.stream.is_null() {
+            worker.read().await;
+        }
+        worker
+    }
+
+    /// Takes the next message.
+    async fn read(&mut self) {
+        let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
+        let Some(Ok(Message::Text(text))) = next.expect("a message in time") else {
+            return;
+        };
+        let message: Value = serde_json::from_str(&text).expect("JSON");
+        if message["event"] == "start" {
+            self.stream = message["streamSid"].clone();
+            assert_eq!(
+                message["start"]["customParameters"]["direction"],
+                "outbound"
+            );
+        }
+        if let Some(payload) = message["media"]["payload"].as_str() {
+            let payload = BASE64.decode(payload).expect("base64");
+            // A stall of this machine puts silence between; no frame has any.
+            self.audio
+                .extend(payload.into_iter().filter(|code| *code != MULAW_SILENCE));
+        }
+    }
+
+    async fn hears(&mut self, part: &[u8]) {
+        let deadline = Instant::now() + PATIENCE;
+        while !contains(&self.audio, part) {
+            assert!(Instant::now() < deadline, "the callee is not heard whole");
+            self.read().await;
+        }
+    }
+
+    async fn say(&mut self, audio: &[u8]) {
+        let message = json!({
+            "event": "media", "streamSid": self.stream,
+            "media": { "payload": BASE64.encode(audio) },
+        });
+        let sent = self.socket.send(Message::text(message.to_string())).await;
+        sent.expect("the socket takes it");
+    }
+}
+
+/// The callee speaks, a frame every 20 ms.
+fn speak(peer: &Peer, to: SocketAddr, frames: &[Vec<u8>], from: u16) {
+    for (sequence, frame) in (from..).zip(frames) {
+        let mut packet = Peer::rtp_packet(0, sequence, 0);
+        packet.truncate(12);
+        packet.extend_from_slice(frame);
+        peer.rtp.send_to(&packet, to).expect("loopback");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Listens until the callee has heard this without a break; all that it heard.
+fn listen(peer: &Peer, part: &[u8]) -> Vec<u8> {
+    let deadline = Instant::now() + PATIENCE;
+    let (mut heard, mut buffer) = (Vec::new(), [0; 2_000]);
+    let timeout = peer.rtp.set_read_timeout(Some(PATIENCE));
+    timeout.expect("a timeout");
+    while !contains(&heard, part) {
+        assert!(Instant::now() < deadline, "the bridge is not heard whole");
+        let (length, _) = peer.rtp.recv_from(&mut buffer).expect("RTP");
+        heard.extend_from_slice(&buffer[12..length]);
+    }
+    heard
+}
+
+fn shows(context: &Context, sid: &CallId, status: CallStatus) {
+    eventually(status.as_str(), || {
+        context.calls.get(sid).map(|call| call.status) == Some(status)
+    });
+}
+
+#[test]
+fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "placed");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let context = context(&stage, "placed");
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.expect("a port");
+    let address = listener.local_addr().expect("a bound socket");
+    let call = NewCall {
+        line: LineId::new("placed"),
+        to: Private::new("+33612345678"),
+        custom_params: BTreeMap::new(),
+        ws_target: Some(format!("ws://{address}/")),
+        callback_url: None,
+        ring_timeout: PATIENCE,
+    };
+    let sid = runtime.block_on(place_call(&context, call));
+    let sid = sid.expect("it is placed").sid;
+    let request = invite(&peer);
+    answer(&peer.sip, &request, 180, "");
+    shows(&context, &sid, CallStatus::Ringing);
+    let mut dialog = pick_up(&peer, &request);
+    let mut worker = runtime.block_on(Worker::accept(listener));
+    shows(&context, &sid, CallStatus::Active);
+
+    let bridge = request.rtp_address().expect("an audio line");
+    let question = numbered(1, 50);
+    speak(&peer, bridge, &question, 100);
+    runtime.block_on(worker.hears(&question.concat()));
+    let reply = numbered(2, 50).concat();
+    runtime.block_on(worker.say(&reply));
+    listen(&peer, &reply);
+
+    let ask = |request| runtime.block_on(context.calls.ask(&sid, request));
+    ask(CallRequest::Hold).expect("it can be held");
+    take(&peer, &reinvite(&peer, "sendonly"), "recvonly");
+    let later = numbered(4, 50).concat();
+    runtime.block_on(worker.say(&later));
+    let hold = numbered(3, 25).concat();
+    let heard = listen(&peer, &hold);
+    assert!(!contains(&heard, &later[..FRAME]), "it waits");
+    ask(CallRequest::Resume).expect("it can be taken back");
+    take(&peer, &reinvite(&peer, "sendrecv"), "sendrecv");
+    listen(&peer, &later);
+    let again = numbered(5, 30);
+    speak(&peer, bridge, &again, 300);
+    runtime.block_on(worker.hears(&again.concat()));
+
+    assert_eq!(dialog.ask("BYE", "", "").status(), 200);
+    shows(&context, &sid, CallStatus::Completed);
+    let ended = context.calls.get(&sid).and_then(|call| call.outcome);
+    assert_eq!(
+        ended.map(|outcome| outcome.as_str()),
+        Some("callee-hung-up")
+    );
+    eventually("nothing is left", || {
+        context.registry.active() == 0 && stage.engine.stats().legs == 0
+    });
+    assert_eq!(stage.engine.stats().panics, 0);
+}
