@@ -34,6 +34,7 @@ fn health(draining: bool) -> Health {
         engine: EngineStats::default(),
         redis: None,
         has_ws_target: true,
+        counters: Default::default(),
     }
 }
 

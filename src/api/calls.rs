@@ -140,6 +140,8 @@ async fn records(control: &Control, mut query: Query) -> Result<Response, Proble
             headers(("Location" = String, description = "Where it is."))),
         (status = 404, description = "The line went away meanwhile.",
             body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "The line has placed its calls of this hour; Retry-After says when the next is possible.",
+            body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "The SIP stack did not place it.",
             body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "No place for one more call, or the bridge shuts down.",
@@ -325,18 +327,19 @@ fn not_done(error: RequestError) -> Problem {
         RequestError::Unknown => missing(),
         RequestError::Over | RequestError::NotNow(_) => Problem::new(Kind::CONFLICT, text),
         RequestError::Invalid(_) => Problem::new(Kind::INVALID, text),
-        RequestError::NotAllowed(refused) => not_allowed(&refused),
         RequestError::Busy => Problem::new(Kind::TOO_MANY, text).retry_after(1),
+        RequestError::NotAllowed(refused) => not_allowed("destination", &refused),
     }
 }
 
-fn not_allowed(refused: &NotAllowed) -> Problem {
+/// A destination that the dial policy refuses.
+fn not_allowed(field: &str, refused: &NotAllowed) -> Problem {
     let text = refused.to_string();
     match refused {
-        NotAllowed::Malformed(_) => Problem::new(Kind::INVALID, text),
+        NotAllowed::Malformed(malformed) => Problem::field(field, malformed.to_string()),
         NotAllowed::Cap { again_in, .. } => {
-            let seconds = u32::try_from(again_in.as_secs() + 1).unwrap_or(u32::MAX);
-            Problem::new(Kind::TOO_MANY, text).retry_after(seconds)
+            let seconds = u32::try_from(again_in.as_secs()).unwrap_or(u32::MAX);
+            Problem::new(Kind::TOO_MANY, text).retry_after(seconds.saturating_add(1))
         }
         _ => Problem::new(Kind::NOT_ALLOWED, text),
     }
@@ -352,7 +355,7 @@ fn not_placed(error: PlaceError) -> Problem {
             Problem::new(Kind::UNAVAILABLE, text).retry_after(seconds)
         }
         PlaceError::BadTarget(reason) => Problem::field("wsTarget", reason),
-        PlaceError::NotAllowed(refused) => not_allowed(&refused),
+        PlaceError::NotAllowed(refused) => not_allowed("to", &refused),
         PlaceError::Sip(_) => Problem::new(Kind::SIP, text),
         PlaceError::Closed => Problem::new(Kind::UNAVAILABLE, text).retry_after(30),
     }
@@ -430,7 +433,10 @@ impl utoipa::IntoResponses for Asked {
                 "The call is over, or not at the point where this can be done.",
             ),
             ("422", "The request is at fault."),
-            ("429", "Too many requests wait for this call."),
+            (
+                "429",
+                "Too many requests wait for this call, or the line has dialled its share of this hour.",
+            ),
             ("500", "The database failed; the log says how."),
             ("503", "The database is away; try again."),
         ])
@@ -440,6 +446,7 @@ impl utoipa::IntoResponses for Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::dialling::destination::Malformed;
 
     #[test]
     fn a_page_goes_on_where_the_last_one_ended() {
@@ -469,6 +476,7 @@ mod tests {
             (RequestError::NotNow("no"), 409),
             (RequestError::Invalid("no".into()), 422),
             (RequestError::Busy, 429),
+            (NotAllowed::Nothing.into(), 403),
         ] {
             assert_eq!(not_done(error).status(), status);
         }
@@ -477,16 +485,20 @@ mod tests {
             status: 503,
             retry_after: None,
         };
-        let cap = NotAllowed::Cap {
-            most: 60,
-            again_in: Duration::from_secs(7),
-        };
         for (error, status) in [
             (PlaceError::UnknownLine, 404),
             (PlaceError::Refused(refusal), 503),
             (PlaceError::BadTarget("x".into()), 422),
-            (PlaceError::NotAllowed(NotAllowed::NoCountry), 403),
-            (PlaceError::NotAllowed(cap), 429),
+            (NotAllowed::Nothing.into(), 403),
+            (NotAllowed::from(Malformed::Empty).into(), 422),
+            (
+                NotAllowed::Cap {
+                    most: 1,
+                    again_in: Duration::ZERO,
+                }
+                .into(),
+                429,
+            ),
             (PlaceError::Sip(CallRefused::Full), 502),
             (PlaceError::Closed, 503),
         ] {

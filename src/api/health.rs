@@ -11,6 +11,7 @@
 //! | `overload` | whether new calls are refused for it; the latest tick of pacer and runtime in five seconds; rounds of 20 ms skipped |
 //! | `audio` | waiting for workers and callers now; lost since the start |
 //! | `panics` | caught in callbacks of the SIP stack |
+//! | `records` | of calls: written to the database, and lost |
 
 use std::time::Duration;
 
@@ -23,10 +24,12 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::control::HealthSource;
+use super::metrics::Counters;
 use crate::bridge::overload::Readings;
 use crate::bridge::registry::Refused;
 use crate::queue::QueueStats;
 use crate::sip::engine::EngineStats;
+use crate::store::CallLogStats;
 
 /// Whether calls can be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -114,6 +117,8 @@ pub struct Health {
     pub redis: Option<RedisHealth>,
     /// Whether there is a `--ws-target` to fall back to, or to use instead.
     pub has_ws_target: bool,
+    /// What only metrics tell, but for the records of calls.
+    pub counters: Counters,
 }
 
 impl Health {
@@ -161,6 +166,7 @@ impl Health {
             "audio": self.audio_body(),
             "panics": self.engine.panics,
             "redis": self.redis_body(),
+            "records": self.records_body(),
         })
     }
 
@@ -198,6 +204,15 @@ impl Health {
             "rtpOverflow": self.engine.rtp_overflow,
             "rtpForeign": self.engine.rtp_foreign,
         })
+    }
+
+    fn records_body(&self) -> Value {
+        match self.counters.records {
+            None => json!({ "configured": false }),
+            Some(CallLogStats { written, dropped }) => {
+                json!({ "configured": true, "written": written, "dropped": dropped })
+            }
+        }
     }
 
     fn redis_body(&self) -> Value {
@@ -240,6 +255,8 @@ pub struct HealthBody {
     /// Caught in callbacks of the SIP stack.
     panics: u64,
     redis: Value,
+    /// Records of calls: written to the database, and lost.
+    records: Value,
 }
 
 /// Whether new calls are taken, and how the bridge is. Needs no token.
@@ -295,6 +312,7 @@ mod tests {
                 lost: QueueStats::default(),
             }),
             has_ws_target: false,
+            counters: Counters::default(),
         }
     }
 

@@ -10,6 +10,7 @@
 //! | [`body`], [`query`], [`fields`] | what a request says, bounded and checked |
 //! | [`problem`] | what is answered otherwise: RFC 9457 |
 //! | [`health`] | `GET /health` |
+//! | [`metrics`], `exposition`, `process` | `GET /metrics` |
 //! | [`calls`] | `/api/calls` |
 //! | [`call_body`] | a call and its record as JSON |
 //! | [`new_call`] | what `POST /api/calls` takes |
@@ -26,11 +27,14 @@ pub mod body;
 pub mod call_body;
 pub mod calls;
 pub mod control;
+mod exposition;
 pub mod fields;
 pub mod health;
+pub mod metrics;
 pub mod new_call;
 pub mod openapi;
 pub mod problem;
+mod process;
 pub mod query;
 pub mod router;
 pub mod server;

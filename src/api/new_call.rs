@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::problem::{FieldError, Problem};
 use crate::bridge::context::LineProfile;
 use crate::config::ServiceUrl;
-use crate::core::numbers::{Country, to_e164};
+use crate::core::numbers::{self, Country};
 use crate::core::private::Private;
 
 /// Longest number or SIP URI.
@@ -132,16 +132,14 @@ impl Order {
     }
 }
 
-/// The same in E.164 by the line's country, or but for the spaces, dots,
-/// dashes and brackets that people write.
+/// One number in two forms, or the same text.
 fn same_number(a: &str, b: &str, country: Option<Country>) -> bool {
-    let bare = |text: &str| -> String {
-        let marks = |c: &char| !c.is_whitespace() && !".-()/".contains(*c);
-        text.chars().filter(marks).collect()
+    let plain = |text: &str| {
+        let e164 = numbers::to_e164(text, country);
+        e164.or_else(|| numbers::without_separators(text))
     };
-    let (bare_a, bare_b) = (bare(a), bare(b));
-    let e164 = to_e164(a, country);
-    (!bare_a.is_empty() && bare_a == bare_b) || (e164.is_some() && e164 == to_e164(b, country))
+    let (a, b) = (plain(a), plain(b));
+    a.is_some() && a == b
 }
 
 /// What is wrong with a number or SIP URI, as far as it can be told here.

@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::admin::{fallback, lines, register, servers};
 use super::control::{Control, HealthSource};
 use super::problem::{Kind, Problem};
-use super::{access, audit, calls, health, openapi};
+use super::{access, audit, calls, health, metrics, openapi};
 
 /// How long an answer may take; longer than a connection to the database.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -62,7 +62,9 @@ where
     S: Clone + Send + Sync + 'static,
     HealthSource: FromRef<S>,
 {
-    OpenApiRouter::new().routes(routes!(health::answer))
+    OpenApiRouter::new()
+        .routes(routes!(health::answer))
+        .routes(routes!(metrics::answer))
 }
 
 /// A database that hangs keeps nobody waiting for ever. A change that has

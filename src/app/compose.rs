@@ -170,8 +170,11 @@ pub async fn compose(
     let pjsip = PjsipEngine::start(engine_config(&config, &accounts), registry.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
-    let watchdog = start_watchdog(&pjsip, &pacer)?;
+    let watchdog = Watchdog::start(pulses(&pjsip, &pacer), hard_exit);
+    let watchdog = watchdog.map_err(StartError::Thread)?;
+    let shown_pulses = pulses(&pjsip, &pacer);
 
+    let told = callbacks.status.clone();
     let context = Arc::new(Context {
         settings: settings(&config, stream_url),
         engine: engine.clone(),
@@ -203,6 +206,8 @@ pub async fn compose(
         context.clone(),
         registrar.clone(),
         monitor.clone(),
+        shown_pulses,
+        told,
     );
     let api = listener.serve(api::routes(Arc::new(Control {
         health: health.source(),
@@ -306,19 +311,19 @@ fn start_pacer(engine: &SharedEngine) -> Result<Pacer, StartError> {
     Pacer::start(move || engine.register_thread("pacer")).map_err(StartError::Thread)
 }
 
-fn start_watchdog(engine: &Arc<PjsipEngine>, pacer: &Pacer) -> Result<Watchdog, StartError> {
+/// The threads that must never hang.
+fn pulses(engine: &Arc<PjsipEngine>, pacer: &Pacer) -> Vec<Pulse> {
     let pacing = pacer.beat();
     let [worker, control, media] = [engine.clone(), engine.clone(), engine.clone()];
-    let pulses = vec![
+    vec![
         pulse("media pacer thread", move || pacing.load(Ordering::Relaxed)),
         pulse("pjsip worker thread", move || worker.beats().worker),
         pulse("SIP control thread", move || control.beats().control),
         pulse("pjsip media thread", move || media.beats().media),
-    ];
-    Watchdog::start(pulses, hard_exit).map_err(StartError::Thread)
+    ]
 }
 
-fn pulse(name: &'static str, beat: impl Fn() -> u64 + Send + 'static) -> Pulse {
+fn pulse(name: &'static str, beat: impl Fn() -> u64 + Send + Sync + 'static) -> Pulse {
     Pulse {
         name,
         beat: Box::new(beat),

@@ -3,13 +3,18 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use crate::api::metrics::{CallbackTotals, Counters};
 use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
 use crate::bridge::context::Context;
 use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
+use crate::callbacks::{CallbackStats, StatusCallbacks};
 use crate::config::Config;
+use crate::core::call_object::CallDirection;
 use crate::queue::{QueueStats, RedisState};
 use crate::sip::engine::EngineStats;
+use crate::store::CallLog;
+use crate::watchdog::Pulse;
 
 /// Where the facts are.
 pub struct HealthReporter {
@@ -22,6 +27,8 @@ pub struct HealthReporter {
     context: Arc<Context>,
     registrar: RegistrarHandle,
     monitor: Arc<Monitor>,
+    pulses: Vec<Pulse>,
+    callbacks: StatusCallbacks,
 }
 
 impl HealthReporter {
@@ -33,6 +40,8 @@ impl HealthReporter {
         context: Arc<Context>,
         registrar: RegistrarHandle,
         monitor: Arc<Monitor>,
+        pulses: Vec<Pulse>,
+        callbacks: StatusCallbacks,
     ) -> Self {
         Self {
             node_id: config.node_id.clone(),
@@ -44,6 +53,8 @@ impl HealthReporter {
             context,
             registrar,
             monitor,
+            pulses,
+            callbacks,
         }
     }
 
@@ -72,6 +83,26 @@ impl HealthReporter {
                 .as_ref()
                 .map(|queue| redis(&queue.status(), queue.stats())),
             has_ws_target: self.has_ws_target,
+            counters: self.counters(),
+        }
+    }
+
+    fn counters(&self) -> Counters {
+        let calls = |direction| {
+            let calls = self.context.calls.in_progress(direction);
+            u64::try_from(calls).unwrap_or(u64::MAX)
+        };
+        let pulses = self.pulses.iter();
+        Counters {
+            inbound: calls(CallDirection::Inbound),
+            outbound: calls(CallDirection::Outbound),
+            tally: self.context.gauges.tally.read(),
+            dials: self.context.dialling.dialled(),
+            dials_refused: self.context.dialling.refused().collect(),
+            registration_failures: self.registrar.failures(),
+            records: self.context.call_log.as_ref().map(CallLog::stats),
+            callbacks: Some(callbacks(self.callbacks.stats())),
+            beats: pulses.map(|pulse| (pulse.name, (pulse.beat)())).collect(),
         }
     }
 
@@ -107,6 +138,15 @@ impl HealthReporter {
             unregistered: 0,
             unusable,
         }
+    }
+}
+
+fn callbacks(stats: CallbackStats) -> CallbackTotals {
+    CallbackTotals {
+        pending: stats.waiting,
+        delivered: stats.delivered,
+        retried: stats.retried,
+        dropped: stats.dropped + stats.given_up,
     }
 }
 

@@ -156,7 +156,6 @@ fn number_forms(config: &Config, ready: &ReadyLine) -> Vec<String> {
 /// A line as the SIP engine needs it.
 #[must_use]
 pub fn account(config: &Config, ready: &ReadyLine) -> Account {
-    let number_forms = number_forms(config, ready);
     let aliases = ready
         .line
         .phone_number
@@ -171,7 +170,7 @@ pub fn account(config: &Config, ready: &ReadyLine) -> Account {
         username: ready.route.username.expose().to_owned(),
         password: ready.password.clone(),
         aliases: aliases.collect(),
-        number_forms,
+        number_forms: number_forms(config, ready),
         register: config.sip.register,
         expires: config.sip.expires,
     }

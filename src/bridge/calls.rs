@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::call_object::{CallObject, CallStatus};
+use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
@@ -157,6 +157,15 @@ impl CallBook {
         calls
     }
 
+    /// How many calls of this direction are in progress.
+    #[must_use]
+    pub fn in_progress(&self, direction: CallDirection) -> usize {
+        let entries = self.entries();
+        let is_counted =
+            |entry: &&Entry| entry.ended.is_none() && entry.object.direction == direction;
+        entries.values().filter(is_counted).count()
+    }
+
     /// One of them.
     #[must_use]
     pub fn get(&self, sid: &CallId) -> Option<CallObject> {
@@ -275,7 +284,6 @@ impl Drop for Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::call_object::CallDirection;
     use crate::core::ids::LineId;
 
     #[derive(Default)]

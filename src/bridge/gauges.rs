@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::stream::CallStream;
+use super::tally::Tally;
 use super::uplink_port::UplinkPort;
 
 /// Audio that waits now, and audio that was lost since the start.
@@ -22,6 +23,12 @@ pub struct AudioGauges {
     pub to_callers_sum: Duration,
     /// Messages dropped on their way to a worker because too many waited.
     pub messages_dropped: u64,
+    /// RTP packets that came in.
+    pub rtp_in: u64,
+    /// RTP packets that went out.
+    pub rtp_out: u64,
+    /// RTP packets that never came, or too late.
+    pub rtp_lost: u64,
     /// RTP packets that could not be sent.
     pub rtp_unsent: u64,
     /// Frames to callers that were dropped or given up after a stall.
@@ -33,6 +40,8 @@ pub struct AudioGauges {
 /// The audio of all calls in progress.
 #[derive(Default)]
 pub struct Gauges {
+    /// What became of the calls.
+    pub tally: Tally,
     live: Mutex<Live>,
 }
 
@@ -86,9 +95,9 @@ impl Gauges {
 
 impl Watched {
     fn add_to(&self, sum: &mut AudioGauges) {
-        let (waiting, dropped) = {
+        let (waiting, dropped, up) = {
             let state = self.port.lock();
-            (state.waits_for(), state.dropped)
+            (state.waits_for(), state.dropped, state.uplink.stats())
         };
         let (queued, stats) = {
             let downlink = self.stream.downlink();
@@ -98,6 +107,9 @@ impl Watched {
         sum.to_workers_max = sum.to_workers_max.max(waiting);
         sum.to_callers_max = sum.to_callers_max.max(queued);
         sum.to_callers_sum += queued;
+        sum.rtp_in += up.packets;
+        sum.rtp_lost += up.lost;
+        sum.rtp_out += stats.packets;
         sum.messages_dropped += dropped;
         sum.rtp_unsent += self.stream.unsent();
         sum.frames_trimmed += stats.trimmed_frames + stats.skipped_frames;

@@ -24,6 +24,7 @@
 //! | [`admission`] | the rules by which one more call may come in |
 //! | [`registrar`] | when which line registers, and its state |
 //! | [`gauges`] | audio that waits in the calls, and audio that was lost |
+//! | [`tally`] | what became of calls and searches, counted |
 //! | [`overload`] | notices that audio is late, and shuts the door |
 //! | [`context`] | what all calls share |
 //! | [`shutdown`] | the signal that calls must end |
@@ -51,5 +52,6 @@ mod requests;
 mod shown;
 pub mod shutdown;
 mod stream;
+pub mod tally;
 mod uplink_port;
 mod worker_side;

@@ -200,6 +200,7 @@ impl Record {
 
     /// Tells Redis and the log of a step.
     pub(super) fn report(&self, context: &Context, report: Report) {
+        context.gauges.tally.step(report);
         let kind = match report {
             Report::Initiated => CallEventKind::Initiated,
             Report::Ringing => CallEventKind::Ringing,
@@ -238,6 +239,7 @@ impl Record {
         port: &UplinkPort,
         stream: &CallStream,
     ) {
+        context.gauges.tally.ended(self.direction, outcome);
         let duration = self.answered.map(|(at, _)| at.elapsed());
         let duration = duration.unwrap_or_default();
         let (up, dropped) = {

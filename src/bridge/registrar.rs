@@ -3,7 +3,7 @@
 //! while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -77,6 +77,8 @@ struct Shared {
     off: Mutex<BTreeSet<LineId>>,
     changed: Notify,
     stopping: AtomicBool,
+    /// Registrations that failed or were lost.
+    failures: AtomicU64,
     queue: Option<Queue>,
 }
 
@@ -95,6 +97,7 @@ impl RegistrarHandle {
             off: Mutex::default(),
             changed: Notify::new(),
             stopping: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
             queue,
         };
         Self {
@@ -267,8 +270,17 @@ impl RegistrarHandle {
         lock(&self.shared.refused).len()
     }
 
+    /// How many registrations failed or were lost since the start.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Relaxed)
+    }
+
     fn tell(&self, line: &LineId, change: Change, answer: &str) {
         let stopping = self.is_stopping();
+        if !stopping && matches!(change, Change::Failed { .. } | Change::Lost { .. }) {
+            self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        }
         match change {
             Change::Failed { .. } | Change::Lost { .. } if stopping => {
                 debug!(%line, "unregistered")

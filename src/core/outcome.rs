@@ -39,30 +39,33 @@ pub enum Outcome {
     BridgeLost,
 }
 
-const ALL: [Outcome; 16] = [
-    Outcome::CallerHungUp,
-    Outcome::WorkerHungUp,
-    Outcome::ApiHungUp,
-    Outcome::CalleeHungUp,
-    Outcome::Cancelled,
-    Outcome::NoAnswer,
-    Outcome::Transferred,
-    Outcome::Abandoned,
-    Outcome::NoWorker,
-    Outcome::WorkerLost,
-    Outcome::MediaTimeout,
-    Outcome::DurationLimit,
-    Outcome::Refused,
-    Outcome::Failed,
-    Outcome::Shutdown,
-    Outcome::BridgeLost,
-];
-
 impl Outcome {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::CallerHungUp,
+        Self::WorkerHungUp,
+        Self::ApiHungUp,
+        Self::CalleeHungUp,
+        Self::Cancelled,
+        Self::NoAnswer,
+        Self::Transferred,
+        Self::Abandoned,
+        Self::NoWorker,
+        Self::WorkerLost,
+        Self::MediaTimeout,
+        Self::DurationLimit,
+        Self::Refused,
+        Self::Failed,
+        Self::Shutdown,
+        Self::BridgeLost,
+    ];
+
     /// The outcome of this name; `None` for a name of a later version.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        ALL.into_iter().find(|outcome| outcome.as_str() == name)
+        Self::ALL
+            .into_iter()
+            .find(|outcome| outcome.as_str() == name)
     }
 
     /// The name used in Redis, metrics, logs and the API.
@@ -101,7 +104,7 @@ mod tests {
 
     #[test]
     fn each_name_is_read_back() {
-        for outcome in ALL {
+        for outcome in Outcome::ALL {
             assert_eq!(Outcome::parse(outcome.as_str()), Some(outcome));
         }
         assert_eq!(Outcome::parse("nonsense"), None);

@@ -30,7 +30,7 @@ pub struct Pulse {
     /// What it is, for the operator.
     pub name: &'static str,
     /// Reads a number that the thread changes at least once a second.
-    pub beat: Box<dyn Fn() -> u64 + Send>,
+    pub beat: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// How far the shutdown has come.

@@ -11,6 +11,7 @@
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
 //! | `leaks` | calls leave no descriptor and no thread behind |
 //! | `limits` | busy lines, a full bridge, calls a second, fair shares, a flood of INVITEs |
+//! | `metrics` | what Prometheus reads, and that it moves with calls |
 //! | `numbers` | E.164 by the line's country, and the line found in every form of its number |
 //! | `overload` | late audio shuts the door; file descriptors run out |
 //! | `fallback` | announcement, REFER, a joined call, BYE |
@@ -54,6 +55,7 @@ mod leaks;
 mod life;
 mod limits;
 mod media;
+mod metrics;
 mod numbers;
 mod openapi;
 mod overload;

@@ -1,0 +1,89 @@
+//! Counts what became of calls and of the search for workers, for metrics.
+//! One addition for each step of a call, none for a packet.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::core::call::Report;
+use crate::core::call_object::CallDirection;
+use crate::core::outcome::Outcome;
+
+const DIRECTIONS: [CallDirection; 2] = [CallDirection::Inbound, CallDirection::Outbound];
+
+/// The counters.
+#[derive(Debug, Default)]
+pub struct Tally {
+    ended: [[AtomicU64; Outcome::ALL.len()]; DIRECTIONS.len()],
+    searches: AtomicU64,
+    attempts: AtomicU64,
+    attached: AtomicU64,
+    lost: AtomicU64,
+    fallbacks: AtomicU64,
+}
+
+/// What they say. Each only rises.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TallyStats {
+    /// Calls that ended, by direction and outcome.
+    pub ended: Vec<(CallDirection, Outcome, u64)>,
+    /// Calls for which a worker was looked for.
+    pub searches: u64,
+    /// Jobs pushed and workers dialled.
+    pub attempts: u64,
+    /// Workers attached.
+    pub attached: u64,
+    /// Workers lost during a call, each followed by another attempt or the fallback.
+    pub lost: u64,
+    /// Callers who got the fallback.
+    pub fallbacks: u64,
+}
+
+impl Tally {
+    /// A step of a call.
+    pub(super) fn step(&self, report: Report) {
+        let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
+        match report {
+            Report::Queued(reason) => {
+                if reason.is_none() {
+                    count(&self.searches);
+                }
+                count(&self.attempts);
+            }
+            Report::WorkerAttached => count(&self.attached),
+            Report::WorkerLost => count(&self.lost),
+            Report::Fallback(..) => count(&self.fallbacks),
+            Report::Initiated | Report::Ringing | Report::Answered | Report::Transfer(_) => {}
+        }
+    }
+
+    /// The end of a call.
+    pub(super) fn ended(&self, direction: CallDirection, outcome: Outcome) {
+        let direction = DIRECTIONS.iter().position(|known| *known == direction);
+        let outcome = Outcome::ALL.iter().position(|known| *known == outcome);
+        let counter = direction
+            .zip(outcome)
+            .and_then(|(direction, outcome)| self.ended.get(direction)?.get(outcome));
+        if let Some(counter) = counter {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn read(&self) -> TallyStats {
+        let ended = DIRECTIONS.into_iter().zip(&self.ended);
+        let ended = ended.flat_map(|(direction, counters)| {
+            let counters = Outcome::ALL.into_iter().zip(counters);
+            counters
+                .map(move |(outcome, count)| (direction, outcome, count.load(Ordering::Relaxed)))
+        });
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TallyStats {
+            ended: ended.collect(),
+            searches: read(&self.searches),
+            attempts: read(&self.attempts),
+            attached: read(&self.attached),
+            lost: read(&self.lost),
+            fallbacks: read(&self.fallbacks),
+        }
+    }
+}
