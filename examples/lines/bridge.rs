@@ -38,12 +38,15 @@ pub struct Setup<'a> {
     pub expires_s: u64,
     pub registrar: SocketAddr,
     pub worker: SocketAddr,
+    /// Keep the lines in a database, imported from the file at the start.
+    pub database: bool,
 }
 
 /// A running bridge; killed when dropped without [`Bridge::stop`].
 pub struct Bridge {
     child: Child,
-    api: SocketAddr,
+    /// Where it takes HTTP.
+    pub api: SocketAddr,
     /// Where it takes SIP.
     pub sip: SocketAddr,
     folder: TempDir,
@@ -59,7 +62,11 @@ impl Bridge {
         let lines = folder.path().join("lines.json");
         std::fs::write(&lines, serde_json::to_vec(&lines_of(setup)?)?)?;
         let (sip, api) = free_ports()?;
-        let child = Command::new(setup.program)
+        let mut command = Command::new(setup.program);
+        if setup.database {
+            command.arg("--data-dir").arg(folder.path());
+        }
+        let child = command
             .env_clear()
             .env("ENCRYPTION_KEY", MASTER_KEY)
             .args(["--bind", "127.0.0.1", "--api-bind", "127.0.0.1"])

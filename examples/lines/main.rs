@@ -1,16 +1,22 @@
 //! What many lines cost: starts a registrar and the bridge with N lines, waits
 //! until all are registered, lets them idle, calls one of them, stops the
-//! bridge. A first run with one line is what the others are counted from.
+//! bridge. A first run with one line is what the others are counted from. Then,
+//! with `--api-lines`, a bridge with calls in progress gets lines through its
+//! API (see `control`).
 //!
 //! ```text
-//! cargo build --release
+//! cargo build --release --examples --bins
 //! cargo run --release --example lines -- --lines 1000 --encrypted --digest
+//! cargo run --release --example lines -- --lines 5000 --encrypted --digest \
+//!     --database --idle-seconds 60 --api-lines 1000 --calls 200
 //! ```
 //!
 //! Loopback only; it stops by itself. Exit code 0: every line was registered,
 //! within the limits, and no rule was broken.
 
+mod api_client;
 mod bridge;
+mod control;
 mod registrar;
 mod report;
 
@@ -68,6 +74,21 @@ pub struct Args {
     /// INVITEs to the first and to the last line.
     #[arg(long, default_value_t = 50)]
     invites: usize,
+    /// Keep the lines in a database (SQLite), where the file is imported.
+    #[arg(long)]
+    database: bool,
+    /// After that, add so many lines through the API while calls go on; 0: none.
+    #[arg(long, default_value_t = 0)]
+    api_lines: usize,
+    /// Calls in progress meanwhile.
+    #[arg(long, default_value_t = 200)]
+    calls: u16,
+    /// How long these calls last at most; the new lines must be registered by then.
+    #[arg(long, default_value_t = 90)]
+    call_seconds: u64,
+    /// The load generator's program, which makes these calls.
+    #[arg(long, default_value = "target/release/examples/load")]
+    load: PathBuf,
     /// Write the report here as JSON too.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -78,7 +99,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args = Args::parse();
     let one = run(&args, 1).await?;
     let many = run(&args, args.lines).await?;
-    let report = Report::new(&args, &one, &many);
+    let control = match args.api_lines {
+        0 => None,
+        _ => Some(control::run(&args).await?),
+    };
+    let report = Report::new(&args, &one, &many, control.as_ref());
     report.print();
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report.0)?)?;
@@ -97,6 +122,7 @@ async fn run(args: &Args, lines: usize) -> Result<Reading, Box<dyn Error>> {
         expires_s: args.expires,
         registrar: registrar.address,
         worker: workers.local_addr()?,
+        database: args.database,
     };
     tokio::spawn(serve_workers(workers));
     let started = Instant::now();

@@ -6,10 +6,15 @@ use serde_json::{Value, json};
 use sipbridge::lines::registration::REGISTERS_PER_SECOND_MAX;
 
 use crate::Args;
+use crate::control::{self, Control};
 use crate::registrar::Registrar;
 
 /// Limit of an idle registered line.
 const LINE_MAX_KB: f64 = 50.0;
+/// From the start until every line is registered.
+const REGISTERED_MAX_S: f64 = 180.0;
+/// CPU of all lines while nothing happens but refreshes.
+const IDLE_CPU_MAX_PERCENT: f64 = 5.0;
 
 /// How long INVITEs waited for their 200.
 pub struct Invites {
@@ -54,7 +59,7 @@ pub struct Reading {
 pub struct Report(pub Value);
 
 impl Report {
-    pub fn new(args: &Args, one: &Reading, many: &Reading) -> Self {
+    pub fn new(args: &Args, one: &Reading, many: &Reading, control: Option<&Control>) -> Self {
         let notes = many.registrar.notes();
         let more = (many.lines as f64 - one.lines as f64).max(1.0);
         let per_line = (many.rss_kb as f64 - one.rss_kb as f64) / more;
@@ -65,6 +70,7 @@ impl Report {
             "lines": many.lines,
             "encrypted": args.encrypted,
             "digest": args.digest,
+            "database": args.database,
             "servingAfterS": rounded(many.serving.as_secs_f64()),
             "allRegisteredAfterS": rounded(many.registered.as_secs_f64()),
             "registersPeakPerS": notes.peak_per_s(),
@@ -88,6 +94,7 @@ impl Report {
                 "oneLine": one.last.json(),
                 "firstLine": many.first.json(), "lastLine": many.last.json(),
             },
+            "control": control.map(Control::json),
             "faults": faults,
         }))
     }
@@ -102,6 +109,9 @@ impl Report {
             && number("/registrar/late") == Some(0.0)
             && number("/registrar/registered") == number("/lines")
             && self.0["faults"].as_array().is_some_and(Vec::is_empty)
+            && number("/allRegisteredAfterS").is_some_and(|s| s < REGISTERED_MAX_S)
+            && number("/idle/cpuShareOfCore").is_some_and(|share| share < IDLE_CPU_MAX_PERCENT)
+            && (self.0["control"].is_null() || control::is_good(&self.0["control"]))
     }
 
     pub fn print(&self) {
@@ -142,6 +152,9 @@ impl Report {
         ];
         for (name, value) in rows {
             println!("{name:<34} {value}");
+        }
+        if !value["control"].is_null() {
+            control::print(&value["control"]);
         }
         println!(
             "{}",

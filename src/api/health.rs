@@ -389,6 +389,10 @@ mod tests {
         let mut health = health();
         redis_down(&mut health);
         health.totals.taken = 9;
+        health.counters.records = Some(CallLogStats {
+            written: 8,
+            dropped: 1,
+        });
         health.totals.refused.line_share = 2;
         health.engine.unknown_line = 3;
         health.engine.rtp_foreign = 6;
@@ -428,7 +432,8 @@ mod tests {
                     "configured": true, "connected": false, "sinceS": 1,
                     "lastError": "unreachable", "eventsDropped": 4,
                     "removalsForgotten": 5, "jobsForgotten": 6
-                }
+                },
+                "records": { "configured": true, "written": 8, "dropped": 1 }
             })
         );
     }

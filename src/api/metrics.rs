@@ -63,7 +63,7 @@ pub struct CallbackTotals {
     tag = "health",
     operation_id = "metrics",
     security(()),
-    responses((status = 200, description = "All metrics.", body = String, content_type = "text/plain")),
+    responses((status = 200, description = "All metrics.", body = String, content_type = "text/plain; version=0.0.4; charset=utf-8")),
 )]
 pub(super) async fn answer(State(source): State<HealthSource>) -> Response {
     let process = tokio::task::spawn_blocking(Process::read).await;
