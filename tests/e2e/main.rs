@@ -21,6 +21,7 @@
 //! | `trunk` | Kamailio as a foreign registrar and proxy |
 //! | `bad_input` | malformed SIP, RTP, WebSocket and files |
 //! | `examples` | the example workers in Python |
+//! | `readme` | the README's curl lines, from an empty database to a transferred call |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `secrets` | no secret in any output, at the highest log level |
 //! | `hot_lines` | lines and servers change while the bridge runs |
@@ -60,6 +61,7 @@ mod numbers;
 mod openapi;
 mod overload;
 mod pacing;
+mod readme;
 mod redis_tls;
 mod secrets;
 mod shutdown;
