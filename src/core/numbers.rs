@@ -354,6 +354,9 @@ mod tests {
             "0612345678;phone-context=+33",
             "*31#0612345678",
             "+999123456789",
+            // A national prefix of more than a zero: somebody's mistake, not ours to mend.
+            "+360612345678",
+            "+788001234567",
         ] {
             assert_eq!(to_e164(raw, country("FR")), None, "{raw}");
         }
