@@ -78,6 +78,7 @@ pub struct Args {
     #[arg(long)]
     database: bool,
     /// After that, add so many lines through the API while calls go on; 0: none.
+    /// With --digest or --encrypted they have passwords, which the API encrypts.
     #[arg(long, default_value_t = 0)]
     api_lines: usize,
     /// Calls in progress meanwhile.

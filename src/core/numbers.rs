@@ -223,9 +223,15 @@ fn checked(parsed: &PhoneNumber, written: Written) -> Option<Number> {
     let regions = DATABASE.region(&parsed.code().value())?;
     let plan = regions.iter().find_map(|region| plan_of(region, &national));
     let (plan, kind) = plan.or_else(|| worldwide(parsed.code().value(), &national))?;
-    let dialled = parsed.format().mode(Mode::National).to_string();
+    let e164 = format!("+{}{national}", parsed.code().value());
+    // The library would write a carrier's code back in.
+    let plain = parsed
+        .carrier()
+        .and_then(|_| phonenumber::parse(None, &e164).ok());
+    let dialled = plain.as_ref().unwrap_or(parsed).format();
+    let dialled = dialled.mode(Mode::National).to_string();
     Some(Number {
-        e164: format!("+{}{national}", parsed.code().value()),
+        e164,
         country: plan.id().parse().ok().map(Country),
         kind,
         written,
@@ -354,6 +360,9 @@ mod tests {
             "0612345678;phone-context=+33",
             "*31#0612345678",
             "+999123456789",
+            // A national prefix of more than a zero: somebody's mistake, not ours to mend.
+            "+360612345678",
+            "+788001234567",
         ] {
             assert_eq!(to_e164(raw, country("FR")), None, "{raw}");
         }

@@ -219,7 +219,8 @@ fn country_of(number: &Number) -> String {
 fn dialled(text: &str, number: &Number) -> String {
     let digits = super::numbers::without_separators(text).unwrap_or_default();
     let is_certain = match number.written {
-        Written::National => true,
+        // Not with a carrier's code in its midst, which some countries have.
+        Written::National => digits == number.national,
         Written::International => digits.ends_with(number.e164.trim_start_matches('+')),
         Written::Bare => false,
     };

@@ -68,6 +68,39 @@ fn the_default_is_the_lines_own_country_without_what_is_dear() {
 }
 
 #[test]
+fn a_carrier_code_is_not_passed_on() {
+    for (destination, country, dialled) in [
+        ("0 15 11 2345-6789", "BR", "+551123456789"),
+        ("1 212 555 1234", "US", "+12125551234"),
+        ("(11) 2345-6789", "BR", "+551123456789"),
+    ] {
+        let judged = judge(&[], destination, country);
+        assert_eq!(judged.as_deref(), Ok(dialled), "{destination}");
+    }
+}
+
+#[test]
+fn emergency_numbers_are_permitted_in_no_country() {
+    let letters = || 'A'..='Z';
+    let codes = letters().flat_map(|a| letters().map(move |b| format!("{a}{b}")));
+    let countries: Vec<String> = codes
+        .filter(|code| Country::parse(code).is_some())
+        .collect();
+    assert!(countries.len() > 200);
+    let numbers = [
+        "112", "911", "999", "000", "110", "118", "119", "100", "101", "102", "103", "104", "108",
+        "113", "114", "115", "116", "117", "15", "17", "18", "190", "191", "192", "193", "061",
+        "062", "091", "111", "122", "123", "144", "155", "158", "997", "998", "995", "08", "02",
+    ];
+    for country in &countries {
+        for number in numbers {
+            let judged = judge(&[], number, country);
+            assert!(judged.is_err(), "{country} {number} {judged:?}");
+        }
+    }
+}
+
+#[test]
 fn without_a_country_the_default_permits_nothing() {
     for destination in ["+33612345678", "0612345678", "112"] {
         let judged = judge(&[], destination, "");
