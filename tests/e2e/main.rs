@@ -29,6 +29,7 @@
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `placed_to_sipp` | calls placed to SIPp as a foreign phone: answered, busy, declined, not answered |
 //! | `openapi` | the document of the API, held to what it answers |
 //! | `shutdown` | signals, exit codes, real hangs, nothing left |
 
@@ -61,6 +62,7 @@ mod numbers;
 mod openapi;
 mod overload;
 mod pacing;
+mod placed_to_sipp;
 mod readme;
 mod redis_tls;
 mod secrets;
