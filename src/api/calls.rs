@@ -26,6 +26,7 @@ use crate::core::dialling::NotAllowed;
 use crate::core::ids::{CallId, LineId};
 use crate::core::private::Private;
 use crate::core::timestamp::parse_rfc3339;
+use crate::sip::engine::CallRefused;
 use crate::store::CallQuery;
 
 /// Most digits of one request: 32 of them take 10 s to play.
@@ -356,6 +357,7 @@ fn not_placed(error: PlaceError) -> Problem {
         }
         PlaceError::BadTarget(reason) => Problem::field("wsTarget", reason),
         PlaceError::NotAllowed(refused) => not_allowed("to", &refused),
+        PlaceError::Sip(CallRefused::Full) => Problem::new(Kind::UNAVAILABLE, text).retry_after(5),
         PlaceError::Sip(_) => Problem::new(Kind::SIP, text),
         PlaceError::Closed => Problem::new(Kind::UNAVAILABLE, text).retry_after(30),
     }
@@ -480,7 +482,7 @@ mod tests {
         ] {
             assert_eq!(not_done(error).status(), status);
         }
-        use crate::sip::engine::{CallRefused, Refusal};
+        use crate::sip::engine::Refusal;
         let refusal = Refusal {
             status: 503,
             retry_after: None,
@@ -499,7 +501,8 @@ mod tests {
                 .into(),
                 429,
             ),
-            (PlaceError::Sip(CallRefused::Full), 502),
+            (PlaceError::Sip(CallRefused::Full), 503),
+            (PlaceError::Sip(CallRefused::Failed(String::new())), 502),
             (PlaceError::Closed, 503),
         ] {
             assert_eq!(not_placed(error).status(), status);

@@ -19,8 +19,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         // Fails only when the path is no UTF-8: no id is like that.
         let path = Path::<String>::from_request_parts(parts, state).await;
-        path.map(|Path(id)| Self(id))
-            .map_err(|_| Problem::not_found("thing"))
+        let id = path.ok().map(|Path(id)| id);
+        // PostgreSQL takes no NUL in a text.
+        let id = id.filter(|id| !id.contains(char::is_control));
+        id.map(Self).ok_or_else(|| Problem::not_found("thing"))
     }
 }
 
@@ -55,6 +57,9 @@ impl Query {
         if self.pairs.iter().any(|(known, _)| known == name) {
             self.pairs.retain(|(known, _)| known != name);
             self.mistake(name, "is given twice");
+        }
+        if text.contains(char::is_control) {
+            self.mistake(name, "holds a control character");
         }
         Some(text)
     }

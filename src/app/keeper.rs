@@ -102,8 +102,10 @@ impl Keeper {
             self.tell(read.as_ref().err());
             match read {
                 Ok(Some(more)) => due = more,
-                // The engine is gone: there is nothing to keep.
-                Ok(None) => return,
+                Ok(None) => {
+                    error!("the SIP engine is gone: changes of lines are not seen any more");
+                    return;
+                }
                 Err(_) => {
                     self.mark = None;
                     due = false;

@@ -187,7 +187,9 @@ async fn go_down(running: Running, limits: Limits) {
     courier.stop(callbacks::STOP_LIMIT).await;
     if let Some((store, call_log)) = store {
         call_log.stop(RECORDS_LIMIT).await;
-        store.close().await;
+        if timeout(RECORDS_LIMIT, store.close()).await.is_err() {
+            warn!("the database did not let go of its connections in time");
+        }
     }
 
     watchdog.stage(Stage::Media);

@@ -55,6 +55,8 @@ pub(super) struct Driver {
     pub(super) shown: Shown,
     /// Dials the worker where it is not the queue's.
     pub(super) dialer: Option<Dialer>,
+    /// Who placed the call named its worker, whose transfers are judged like his.
+    pub(super) is_worker_foreign: bool,
     pub(super) worker: WorkerSide,
     pub(super) pending: Pending,
     /// The leg to the fallback number, where the call has got so far.
@@ -192,6 +194,7 @@ impl Driver {
             call: Call::new(policy),
             media,
             shown: Shown::new(desk),
+            is_worker_foreign: own_dialer.is_some(),
             dialer: own_dialer.or_else(|| context.dialer.clone()),
             worker: WorkerSide::new(),
             pending: Pending::default(),

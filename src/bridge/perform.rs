@@ -4,12 +4,14 @@
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::calls::RequestError;
 use super::driver::Driver;
 use super::worker_side::WorkerEvent;
 use crate::core::backlog::HISTORY_MS;
 use crate::core::call::{Comfort, Output, Report, WorkerInput};
 use crate::core::call_object::CallDirection;
 use crate::core::media_streams::{MessageWriter, WorkerMessage};
+use crate::core::private::Private;
 use crate::sip::engine::Command;
 
 impl Driver {
@@ -204,11 +206,25 @@ impl Driver {
             WorkerMessage::Hangup | WorkerMessage::Stop => {
                 self.call.handle_worker(now.into_std(), WorkerInput::Hangup);
             }
-            WorkerMessage::Transfer(destination) => {
-                self.call
-                    .handle_worker(now.into_std(), WorkerInput::Transfer(destination));
+            WorkerMessage::Transfer(destination) => self.transfer_for_worker(now, destination),
+        }
+    }
+
+    /// A worker that the operator chose may transfer to anybody. One that was
+    /// named by who placed the call may not do what he may not.
+    fn transfer_for_worker(&mut self, now: Instant, mut destination: Private) {
+        if self.is_worker_foreign {
+            let checked = self.call.check_transfer().map_err(RequestError::from);
+            let line = &self.record.line;
+            let judged =
+                checked.and_then(|()| Ok(self.context.dialling.allow(line, &destination)?));
+            match judged {
+                Ok(judged) => destination = judged,
+                Err(why) => return self.worker.note_ignored(&why.to_string()),
             }
         }
+        self.call
+            .handle_worker(now.into_std(), WorkerInput::Transfer(destination));
     }
 
     fn queue_audio(&mut self, audio: bytes::Bytes) {

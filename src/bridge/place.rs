@@ -27,7 +27,7 @@ pub struct NewCall {
     pub line: LineId,
     /// Whom to call: a number or a SIP URI.
     pub to: Private,
-    /// For `customParameters`, before those of the line and `--param`.
+    /// For `customParameters`; they replace those of the line and `--param`.
     pub custom_params: BTreeMap<String, String>,
     /// The worker to dial for this call, instead of the queue or `--ws-target`.
     pub ws_target: Option<String>,
@@ -79,10 +79,12 @@ pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObj
         call.callback_url,
     );
     let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
-    // Before a place is taken: what is refused must not keep callers out.
-    let to = context.dialling.allow(&line, &call.to)?;
+    // Judged before a place is taken, which must not keep callers out; counted
+    // after, because a dial that finds no place is none.
+    let to = context.dialling.judge(&line, &call.to)?;
     let place = context.registry.enter(&call.line);
     let place = place.map_err(PlaceError::Refused)?;
+    context.dialling.charge(&line)?;
     let mut calling = Calling::submit(&context.engine, call.line, to.clone())?;
     let placed = calling.placed().await.map_err(PlaceError::from)?;
     let sip_call_id = placed.sip_call_id.clone();

@@ -254,7 +254,10 @@ impl RegistrarHandle {
 
     /// A line that the engine would not add.
     pub fn handle_refused(&self, line: LineId, reason: String) {
-        self.schedule().remove(&line);
+        let was_there = self.schedule().remove(&line);
+        if let (true, Some(queue)) = (was_there, &self.shared.queue) {
+            queue.set_registered(&line, false);
+        }
         lock(&self.shared.refused).insert(line, reason);
     }
 

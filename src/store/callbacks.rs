@@ -14,6 +14,7 @@ use super::connection::Store;
 use super::error::StoreError;
 use crate::core::callback::{CallbackEvent, Change, Kept, Notice};
 use crate::core::ids::CallId;
+use crate::core::outcome::Outcome;
 use crate::core::private::Secret;
 
 impl Store {
@@ -26,10 +27,26 @@ impl Store {
              WHERE node_id = $1 ORDER BY made_at, call_id, sequence";
         const OWED: &str = "SELECT call_id, sequence, event, url, body FROM callbacks_owed \
              WHERE node_id = $1 ORDER BY call_id";
+        self.forget_settled(node).await?;
         Ok(Kept {
             waiting: self.notices(WAITING, node, most).await?,
             owed: self.notices(OWED, node, most).await?,
         })
+    }
+
+    /// A call whose record says that it ended with its bridge alive owes nothing:
+    /// that its last callback was left was lost.
+    async fn forget_settled(&self, node: &str) -> Result<(), StoreError> {
+        const SQL: &str = "DELETE FROM callbacks_owed WHERE node_id = $1 AND EXISTS \
+             (SELECT 1 FROM calls WHERE calls.call_id = callbacks_owed.call_id \
+             AND calls.ended_at IS NOT NULL AND calls.outcome <> $2)";
+        sqlx::query(SQL)
+            .bind(node.to_owned())
+            .bind(Outcome::BridgeLost.as_str())
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(StoreError::query("settling callbacks"))
     }
 
     async fn notices(

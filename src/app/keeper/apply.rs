@@ -117,8 +117,13 @@ impl Keeper {
         if *sent % AT_ONCE != 0 {
             return Ok(());
         }
-        let (done, flushed) = oneshot::channel();
-        self.context.engine.submit(Command::Flush(done))?;
-        flushed.await.map_err(|_| SubmitError::Closed)
+        loop {
+            let (done, flushed) = oneshot::channel();
+            match self.context.engine.submit(Command::Flush(done)) {
+                Ok(()) => return flushed.await.map_err(|_| SubmitError::Closed),
+                Err(SubmitError::Full) => sleep(FULL_PAUSE).await,
+                Err(closed) => return Err(closed),
+            }
+        }
     }
 }

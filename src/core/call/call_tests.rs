@@ -517,3 +517,24 @@ fn random_input(call: &mut Call, now: Instant, which: u32) {
         _ => call.handle_timeout(now),
     }
 }
+
+#[test]
+fn a_transfer_under_way_is_not_cut_off_by_the_fallback() {
+    let mut policy = by(Route::Dial);
+    policy.fallback_number = Some(Private::new("+33911111111"));
+    let (mut call, now) = streaming(policy);
+    call.handle_worker(now, WorkerInput::Transfer(Private::new("+33123456789")));
+    call.handle_worker(now, WorkerInput::Lost);
+    call.handle_rtp(now + 29 * SECOND);
+    call.handle_timeout(now + 30 * SECOND);
+    outputs(&mut call);
+    let heard = now + 35 * SECOND;
+    call.handle_rtp(heard);
+    call.handle_played_out(heard);
+    assert_eq!(outputs(&mut call), [], "one REFER at a time");
+    call.handle_transfer(heard, 486, true);
+    call.handle_timeout(heard + SECOND);
+    let then = outputs(&mut call);
+    let refer = Output::Transfer(Private::new("+33911111111"));
+    assert!(then.contains(&refer), "{then:?}");
+}

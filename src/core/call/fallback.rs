@@ -3,13 +3,16 @@
 //! where the trunk refuses that, a call to the number that is joined with the
 //! caller's, then BYE (call-queue.md, "Life of a call", 6).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     Call, CalleeInput, Comfort, FALLBACK_LIMIT, Output, PLAY_OUT_LIMIT, Phase, Reason, Report,
     Rung, Timer,
 };
 use crate::core::outcome::Outcome;
+
+/// How often a worker's transfer that outlived it is looked at.
+const TRANSFER_LOOK: Duration = Duration::from_secs(1);
 
 impl Call {
     /// Nobody takes the call: announcement first.
@@ -39,6 +42,10 @@ impl Call {
 
     /// The announcement has been heard.
     pub(super) fn announced(&mut self, now: Instant) {
+        if self.transferring {
+            // BYE or another REFER would end the one under way: looked at again soon.
+            return self.arm(Timer::Fallback, now + TRANSFER_LOOK);
+        }
         let Some(number) = self.policy.fallback_number.clone() else {
             return self.give_up(now, Reason::NoFallbackNumber);
         };

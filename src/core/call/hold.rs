@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Call, Denied, Output, Phase, Timer};
+use crate::core::outcome::Outcome;
 
 /// An INVITE transaction gives up after 32 s (RFC 3261 timer B).
 const ANSWER_LIMIT: Duration = Duration::from_secs(35);
@@ -43,6 +44,10 @@ impl Call {
         self.hold.pending = false;
         self.disarm(Timer::Hold);
         let taken = (200..300).contains(&status);
+        if status == 408 && !self.hold.asked {
+            // To be taken back, and not there: no media would tell it (RFC 3261, 14.1).
+            return self.hang_up(now, Outcome::MediaTimeout);
+        }
         let as_asked = self.hold.wanted == self.hold.asked;
         if taken && !as_asked {
             self.reinvite(now);

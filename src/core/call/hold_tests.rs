@@ -111,3 +111,17 @@ fn a_held_caller_whose_worker_is_lost_stays_held_until_the_fallback() {
     assert!(fallback.contains(&held(false)) && fallback.contains(&reinvite(false)));
     assert!(fallback.contains(&Output::Comfort(Comfort::Announcement)));
 }
+
+#[test]
+fn a_held_caller_who_is_not_there_any_more_ends_the_call() {
+    let (mut call, now) = streaming(policy());
+    ask(&mut call, now, true);
+    call.handle_held(now, 200);
+    call.handle_media(now, Direction::SendOnly);
+    ask(&mut call, now, false);
+    call.handle_held(now, 408);
+    assert_eq!(outputs(&mut call), [Output::Hangup(200)]);
+    call.handle_leg_ended(false);
+    let finished = outputs(&mut call);
+    assert!(finished.contains(&Output::Finished(Outcome::MediaTimeout)));
+}

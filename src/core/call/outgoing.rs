@@ -46,15 +46,19 @@ impl Call {
     /// No worker takes the call that we placed.
     pub(super) fn let_callee_go(&mut self, now: Instant, reason: Reason) {
         let lost = self.attached_at.is_some();
+        let outcome = if lost {
+            Outcome::WorkerLost
+        } else {
+            Outcome::NoWorker
+        };
         self.report(Report::Fallback(Rung::Hangup, reason));
-        self.hang_up(
-            now,
-            if lost {
-                Outcome::WorkerLost
-            } else {
-                Outcome::NoWorker
-            },
-        );
+        if self.transferring {
+            self.stop_search();
+            self.outcome = Some(outcome);
+            self.phase = Phase::PlayingOut;
+            return self.wait_for_transfer(now);
+        }
+        self.hang_up(now, outcome);
     }
 
     /// How a leg that we placed came to its end by itself.

@@ -124,7 +124,9 @@ impl Call {
                 self.hang_up(now, Outcome::Transferred);
             }
             // The worker goes on with the caller; it may try another number.
-            Phase::Streaming | Phase::Seeking if refused => self.transferring = false,
+            Phase::Streaming | Phase::Seeking | Phase::Announcing if refused => {
+                self.transferring = false;
+            }
             Phase::Streaming | Phase::Seeking if self.transferring => {
                 self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
             }
@@ -139,7 +141,10 @@ impl Call {
     /// The trunk says nothing more of a transfer.
     pub(super) fn transfer_timeout(&mut self) {
         // Accepted, and nothing heard since: it may be tried again.
-        if matches!(self.phase, Phase::Streaming | Phase::Seeking) {
+        if matches!(
+            self.phase,
+            Phase::Streaming | Phase::Seeking | Phase::Announcing
+        ) {
             self.transferring = false;
         }
     }

@@ -221,7 +221,10 @@ fn dialled(text: &str, number: &Number) -> String {
     let is_certain = match number.written {
         // Not with a carrier's code in its midst, which some countries have.
         Written::National => digits == number.national,
-        Written::International => digits.ends_with(number.e164.trim_start_matches('+')),
+        Written::International => {
+            let prefix = digits.strip_suffix(number.e164.trim_start_matches('+'));
+            matches!(prefix, Some("+" | "00" | "011"))
+        }
         Written::Bare => false,
     };
     if is_certain {

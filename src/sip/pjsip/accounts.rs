@@ -78,6 +78,7 @@ pub fn add(
             };
             lines.table.insert(account, line);
             lines.by_account.insert(id, account.line.clone());
+            lines.domains.insert(id, account.domain.clone());
         }),
         Err(status) => {
             retired.extend(retire(shared, &account.line));
@@ -151,7 +152,10 @@ fn delete(shared: &Shared, retired: &Retired) -> bool {
     }
     // SAFETY: pjsua checks the id.
     unsafe { ffi::pjsua_acc_del(retired.account) };
-    shared.change_lines(|lines| lines.by_account.remove(&retired.account));
+    shared.change_lines(|lines| {
+        lines.by_account.remove(&retired.account);
+        lines.domains.remove(&retired.account);
+    });
     true
 }
 

@@ -140,7 +140,8 @@ pub fn transfer(shared: &Shared, leg: LegId, destination: &Private) {
     let Some(line) = shared.slots.line(leg) else {
         return;
     };
-    let domain = shared.with_lines(|lines| lines.table.data(&line).map(|line| line.domain.clone()));
+    let account = info(call_of(leg)).map_or(-1, |info| info.acc_id);
+    let domain = shared.with_lines(|lines| lines.domains.get(&account).cloned());
     let mut lent = Lent::default();
     let uri = lent.lend(&target(
         destination.expose(),

@@ -92,6 +92,8 @@ impl Binding {
 pub struct Lines {
     pub table: LineTable<Line>,
     pub by_account: HashMap<i32, LineId>,
+    /// Domain of each account until it is deleted: its calls outlive the line.
+    pub domains: HashMap<i32, String>,
 }
 
 /// Counters, each only rising.
