@@ -7,12 +7,14 @@ use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+
 use super::credentials::{Credential, CredentialError, is_encrypted};
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
-
-/// How much less a derivation counts than a call, once calls may be there.
-const NICENESS: i32 = 10;
 
 /// What a stored credential turned out to be, or why it cannot be used.
 pub type Opened = Result<Credential, CredentialError>;
@@ -75,8 +77,28 @@ fn is_same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
     one.map(Secret::expose) == other.map(Secret::expose)
 }
 
+/// From now on this thread has the core only while nobody else wants it
+/// (SCHED_IDLE): a merely nicer thread keeps it for its 3 ms, which the callers
+/// hear. One that keeps its priority does the same work.
+fn step_back() {
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+}
+
+/// Does it beside calls, which come first. Blocks meanwhile.
+pub fn gently<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let stepped_back = || {
+        step_back();
+        work()
+    };
+    match thread::scope(|scope| scope.spawn(stepped_back).join()) {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 /// Does the same with every item, on all cores; the results are in the order
-/// of the items.
+/// of the items. Gently: beside calls, which come first.
 pub fn in_parallel<T: Sync, R: Send>(
     items: &[T],
     gently: bool,
@@ -88,8 +110,7 @@ pub fn in_parallel<T: Sync, R: Send>(
     let next = AtomicUsize::new(0);
     let work = || {
         if gently {
-            // A thread that keeps its priority does the same work.
-            let _ = rustix::process::nice(NICENESS);
+            step_back();
         }
         let mut done = Vec::new();
         loop {

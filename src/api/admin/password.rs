@@ -7,6 +7,7 @@ use crate::api::problem::{Kind, Problem};
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
 use crate::lines::credentials::is_encrypted;
+use crate::lines::vault::gently;
 
 /// Puts what is to be stored in the place of the password that was given.
 /// A password that cannot be stored is reported as a mistake of its field.
@@ -27,8 +28,9 @@ pub async fn seal(
         return Ok(());
     };
     let (key, id) = (control.key.clone(), id.to_owned());
-    // 20 ms of CPU.
-    let sealed = tokio::task::spawn_blocking(move || stored(key.as_ref(), &id, &password));
+    // 20 ms of CPU, after everything that callers hear.
+    let sealed =
+        tokio::task::spawn_blocking(move || gently(|| stored(key.as_ref(), &id, &password)));
     let sealed = sealed.await.map_err(|error| {
         tracing::error!(%error, "a password was not encrypted");
         Problem::new(Kind::INTERNAL, "the password was not encrypted")
