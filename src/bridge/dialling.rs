@@ -3,7 +3,7 @@
 //! line's own fallback number, is the operator's own doing and is not judged.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::context::LineProfile;
@@ -43,38 +43,29 @@ impl Dialling {
     /// # Errors
     /// Why it may not be dialled.
     pub fn allow(&self, line: &LineProfile, to: &Private) -> Result<Private, NotAllowed> {
-        let to = self.judge(line, to)?;
-        self.charge(line)?;
-        Ok(to)
-    }
-
-    /// What to dial for this destination over this line. Not counted.
-    ///
-    /// # Errors
-    /// Why it may not be dialled.
-    pub(super) fn judge(&self, line: &LineProfile, to: &Private) -> Result<Private, NotAllowed> {
         let judged = self.policy.judge(to.expose(), &line.dial);
-        judged
-            .map(Private::new)
-            .inspect_err(|refused| self.count(refused))
-    }
-
-    /// Counts one dial of this line.
-    ///
-    /// # Errors
-    /// When it has had those of this hour.
-    pub(super) fn charge(&self, line: &LineProfile) -> Result<(), NotAllowed> {
-        let taken = {
-            let mut cap = self.cap.lock().unwrap_or_else(PoisonError::into_inner);
-            let most = cap.most().unwrap_or_default();
-            let taken = cap.take(&line.id, Instant::now());
-            taken.map_err(|again_in| NotAllowed::Cap { most, again_in })
-        };
-        match &taken {
-            Ok(()) => _ = self.dialled.fetch_add(1, Ordering::Relaxed),
+        let allowed = judged.and_then(|to| self.charge(line).map(|()| to));
+        match &allowed {
+            Ok(_) => _ = self.dialled.fetch_add(1, Ordering::Relaxed),
             Err(refused) => self.count(refused),
         }
-        taken
+        allowed.map(Private::new)
+    }
+
+    /// A dial that was allowed did not take place.
+    pub(super) fn give_back(&self, line: &LineProfile) {
+        self.cap().give_back(&line.id);
+    }
+
+    fn charge(&self, line: &LineProfile) -> Result<(), NotAllowed> {
+        let mut cap = self.cap();
+        let most = cap.most().unwrap_or_default();
+        let taken = cap.take(&line.id, Instant::now());
+        taken.map_err(|again_in| NotAllowed::Cap { most, again_in })
+    }
+
+    fn cap(&self) -> MutexGuard<'_, DialCap> {
+        self.cap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many dials were let through.

@@ -79,12 +79,13 @@ pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObj
         call.callback_url,
     );
     let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
-    // Judged before a place is taken, which must not keep callers out; counted
-    // after, because a dial that finds no place is none.
-    let to = context.dialling.judge(&line, &call.to)?;
-    let place = context.registry.enter(&call.line);
-    let place = place.map_err(PlaceError::Refused)?;
-    context.dialling.charge(&line)?;
+    // Before a place is taken: what is refused must not keep callers out.
+    let to = context.dialling.allow(&line, &call.to)?;
+    let place = context.registry.enter(&call.line).map_err(|refusal| {
+        // A dial that finds no place is none.
+        context.dialling.give_back(&line);
+        PlaceError::Refused(refusal)
+    })?;
     let mut calling = Calling::submit(&context.engine, call.line, to.clone())?;
     let placed = calling.placed().await.map_err(PlaceError::from)?;
     let sip_call_id = placed.sip_call_id.clone();

@@ -72,6 +72,14 @@ impl DialCap {
         Ok(())
     }
 
+    /// The line's last dial did not take place.
+    pub fn give_back(&mut self, line: &LineId) {
+        let last = self.lines.get_mut(line).and_then(VecDeque::back_mut);
+        if let Some(minute) = last {
+            minute.dials = minute.dials.saturating_sub(1);
+        }
+    }
+
     /// Once a minute, lines that have been quiet are forgotten.
     fn sweep(&mut self, number: u64) {
         if number == self.swept {
@@ -111,6 +119,8 @@ mod tests {
         assert!(cap.take(&a, at(61 * 60 - 1)).is_err());
         assert_eq!(cap.take(&a, at(61 * 60)), Ok(()));
         assert!(cap.take(&a, at(61 * 60)).is_err());
+        cap.give_back(&a);
+        assert_eq!(cap.take(&a, at(61 * 60)), Ok(()));
         assert_eq!(DialCap::new(None, start).take(&a, start), Ok(()));
     }
 
