@@ -8,15 +8,15 @@
 //! | [`app`] | composition root: builds everything, start order, drain order |
 //! | [`config`] | command line and environment; all mistakes reported at once |
 //! | [`lines`] | phone lines, SIP servers, credentials at rest, when to register |
-//! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call |
+//! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call, numbers, dialling |
 //! | [`sip`] | the SIP engine: trait, commands, events; `sim` for scenarios; `pjsip`, the only unsafe room |
 //! | [`media`] | the pacer threads that send RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
-//! | [`store`] | the database: lines, SIP servers, a record per call; SQLite or PostgreSQL |
+//! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken; signed, retried, kept |
 //! | [`bridge`] | the driver that joins them, one task per call; registry, admission, drain |
-//! | [`api`] | HTTP: health |
+//! | [`api`] | HTTP: health, metrics, calls, administration of lines and SIP servers |
 //! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
 //!
 //! # Threads
