@@ -3,7 +3,7 @@
 //! within 5 s, and no other line sends a REGISTER.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sipbridge::lines::Row;
@@ -36,25 +36,6 @@ fn trunk(variants: &[&'static str]) -> Kamailio {
         })
         .collect();
     Kamailio::start(&lines, variants)
-}
-
-/// How often a user has registered, and how often unregistered.
-fn registers(trunk: &Kamailio, user: &str) -> (usize, usize) {
-    let log = trunk.log();
-    let own = format!("trunk: {user} registered at ");
-    let own = log.lines().filter(|line| line.contains(&own));
-    let (gone, kept): (Vec<_>, Vec<_>) = own.partition(|line| line.ends_with("expires 0"));
-    (kept.len(), gone.len())
-}
-
-/// Waits for so many REGISTERs and unregistrations of a user; how long it took.
-async fn sees(trunk: &Kamailio, user: &str, expected: (usize, usize)) -> Duration {
-    let began = Instant::now();
-    until(SOON, "REGISTERs at the trunk", async || {
-        registers(trunk, user) == expected
-    })
-    .await;
-    began.elapsed()
 }
 
 struct Stage {
@@ -127,12 +108,12 @@ async fn lines_are_added_changed_paused_and_removed_and_others_are_left_alone() 
     let one = row("line-1", "one", NUMBER, &trunk);
     store.insert_line(&one).await.unwrap();
     let bridge = stage.bridge(&trunk).await;
-    sees(&trunk, "one", (1, 0)).await;
+    trunk.sees("one", (1, 0)).await;
 
     // Added by somebody else: called within 5 s.
     let two = row("line-2", "two", NUMBER_2, &trunk);
     store.insert_line(&two).await.unwrap();
-    assert!(sees(&trunk, "two", (1, 0)).await < LIMIT);
+    assert!(trunk.sees("two", (1, 0)).await < LIMIT);
     let mut call = Caller::connect(local(trunk.port), NUMBER_2).await;
     assert_eq!(Job::take(&stage.redis).await.text("phoneLineId"), "line-2");
     call.bye().await;
@@ -151,12 +132,12 @@ async fn lines_are_added_changed_paused_and_removed_and_others_are_left_alone() 
     .await;
     let right = fields(json!({"sipPassword": encrypt("line-2", PASSWORD)}));
     store.update_line("line-2", &right).await.unwrap();
-    assert!(sees(&trunk, "two", (2, 0)).await < LIMIT);
+    assert!(trunk.sees("two", (2, 0)).await < LIMIT);
 
     // A password that cannot be opened: unregistered, and reported with the reason.
     let foreign = fields(json!({"sipPassword": encrypt("line-1", PASSWORD)}));
     store.update_line("line-2", &foreign).await.unwrap();
-    assert!(sees(&trunk, "two", (2, 1)).await < LIMIT);
+    assert!(trunk.sees("two", (2, 1)).await < LIMIT);
     until(SOON, "the reason", async || {
         bridge
             .output()
@@ -166,16 +147,16 @@ async fn lines_are_added_changed_paused_and_removed_and_others_are_left_alone() 
     assert_eq!(lines_in_health(&bridge, "unusable").await, 1);
     assert_eq!(refused(&trunk, NUMBER_2).await, Some(404));
     store.update_line("line-2", &right).await.unwrap();
-    assert!(sees(&trunk, "two", (3, 1)).await < LIMIT);
+    assert!(trunk.sees("two", (3, 1)).await < LIMIT);
     assert_eq!(lines_in_health(&bridge, "unusable").await, 0);
 
     // Paused, and active again.
     let paused = fields(json!({"isActive": false}));
     store.update_line("line-2", &paused).await.unwrap();
-    assert!(sees(&trunk, "two", (3, 2)).await < LIMIT);
+    assert!(trunk.sees("two", (3, 2)).await < LIMIT);
     let active = fields(json!({"isActive": true}));
     store.update_line("line-2", &active).await.unwrap();
-    assert!(sees(&trunk, "two", (4, 2)).await < LIMIT);
+    assert!(trunk.sees("two", (4, 2)).await < LIMIT);
 
     // What does not concern SIP is there for the next call, without a REGISTER.
     let parameters = fields(
@@ -195,12 +176,12 @@ async fn lines_are_added_changed_paused_and_removed_and_others_are_left_alone() 
 
     // Another number: its calls are found by it, and nobody registers.
     store.delete_line("line-2").await.unwrap();
-    assert!(sees(&trunk, "two", (4, 3)).await < LIMIT);
-    assert_eq!(registers(&trunk, "one"), (1, 0), "line 1 was never touched");
+    assert!(trunk.sees("two", (4, 3)).await < LIMIT);
+    assert_eq!(trunk.registers("one"), (1, 0), "line 1 was never touched");
     bridge.shut_down().await;
     // Those that are held at the end are unregistered, and no others.
-    assert_eq!(registers(&trunk, "one"), (1, 1));
-    assert_eq!(registers(&trunk, "two"), (4, 3));
+    assert_eq!(trunk.registers("one"), (1, 1));
+    assert_eq!(trunk.registers("two"), (4, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,7 +191,7 @@ async fn a_call_goes_on_while_its_line_is_changed_and_removed() {
     let one = row("line-1", "one", NUMBER, &trunk);
     store.insert_line(&one).await.unwrap();
     let bridge = stage.bridge(&trunk).await;
-    sees(&trunk, "one", (1, 0)).await;
+    trunk.sees("one", (1, 0)).await;
 
     let mut call = Caller::connect(local(trunk.port), NUMBER).await;
     let mut worker = Worker::serve(&stage.redis).await;
@@ -220,7 +201,7 @@ async fn a_call_goes_on_while_its_line_is_changed_and_removed() {
     // once more after the farewell of the old one, which has the same Contact.
     let moved = fields(json!({"sipDomain": format!("localhost:{}", trunk.port)}));
     store.update_line("line-1", &moved).await.unwrap();
-    assert!(sees(&trunk, "one", (3, 1)).await < LIMIT);
+    assert!(trunk.sees("one", (3, 1)).await < LIMIT);
     both_hear(&call.rtp, &mut player, &mut worker, 0).await;
     // Another password: the account gets it without a farewell.
     let wrong = fields(json!({"sipPassword": encrypt("line-1", "wrong")}));
@@ -232,10 +213,10 @@ async fn a_call_goes_on_while_its_line_is_changed_and_removed() {
     both_hear(&call.rtp, &mut player, &mut worker, 1).await;
     let right = fields(json!({"sipPassword": PASSWORD}));
     store.update_line("line-1", &right).await.unwrap();
-    assert!(sees(&trunk, "one", (4, 1)).await < LIMIT);
+    assert!(trunk.sees("one", (4, 1)).await < LIMIT);
     both_hear(&call.rtp, &mut player, &mut worker, 2).await;
     store.delete_line("line-1").await.unwrap();
-    assert!(sees(&trunk, "one", (4, 2)).await < LIMIT);
+    assert!(trunk.sees("one", (4, 2)).await < LIMIT);
     both_hear(&call.rtp, &mut player, &mut worker, 5).await;
     assert_eq!(refused(&trunk, NUMBER).await, Some(404));
     let direct = Caller::invite(bridge.sip(), NUMBER, Offer::usual()).await;
@@ -285,7 +266,7 @@ async fn a_server_that_changes_moves_its_lines_and_no_others() {
         .start()
         .await;
     for user in USERS {
-        sees(&first, user, (1, 0)).await;
+        first.sees(user, (1, 0)).await;
     }
     // The bridge has opened UDP only so far.
     for (uri, kind) in [
@@ -295,24 +276,20 @@ async fn a_server_that_changes_moves_its_lines_and_no_others() {
         ),
         (format!("sips:127.0.0.1:{}", second.tls_port), "TLS"),
     ] {
-        let before = registers(&second, "two");
+        let before = second.registers("two");
         store.update_server("s", &server(uri)).await.unwrap();
         for user in ["two", "three"] {
             let kept = (before.0 + 1, if before.0 == 0 { 0 } else { 1 });
-            assert!(sees(&second, user, kept).await < LIMIT, "{kind}");
+            assert!(second.sees(user, kept).await < LIMIT, "{kind}");
         }
         let mut call = Caller::connect(local(second.port), NUMBER_2).await;
         assert_eq!(Job::take(&stage.redis).await.text("phoneLineId"), "line-2");
         call.bye().await;
     }
     for user in ["two", "three"] {
-        assert_eq!(registers(&first, user), (1, 1));
+        assert_eq!(first.registers(user), (1, 1));
     }
-    assert_eq!(
-        registers(&first, "one"),
-        (1, 0),
-        "line 1 has its own server"
-    );
+    assert_eq!(first.registers("one"), (1, 0), "line 1 has its own server");
     bridge.shut_down().await;
 }
 
@@ -337,29 +314,29 @@ async fn postgres_wakes_the_bridge_long_before_it_would_ask() {
     let mut taken = Vec::new();
     for user in USERS {
         insert(user, user);
-        taken.push(sees(&trunk, user, (1, 0)).await);
+        taken.push(trunk.sees(user, (1, 0)).await);
     }
     // Asking every 3 s would take half of that each time, on average.
     let sum: Duration = taken.iter().sum();
     assert!(sum < Duration::from_secs(3), "{taken:?}");
     postgres.sql("DELETE FROM phone_lines WHERE id = 'two'");
-    assert!(sees(&trunk, "two", (1, 1)).await < LIMIT);
+    assert!(trunk.sees("two", (1, 1)).await < LIMIT);
 
     // Nobody tells: it is found by asking.
     postgres.sql(
         "ALTER TABLE phone_lines DISABLE TRIGGER ALL;
          DELETE FROM phone_lines WHERE id = 'three'",
     );
-    assert!(sees(&trunk, "three", (1, 1)).await < LIMIT);
+    assert!(trunk.sees("three", (1, 1)).await < LIMIT);
 
     // A database that hangs changes nothing, and what it has next is done.
     postgres.signal("STOP");
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(registers(&trunk, "one"), (1, 0));
+    assert_eq!(trunk.registers("one"), (1, 0));
     postgres.signal("CONT");
     insert("back", "two");
-    sees(&trunk, "two", (2, 1)).await;
-    assert_eq!(registers(&trunk, "one"), (1, 0));
+    trunk.sees("two", (2, 1)).await;
+    assert_eq!(trunk.registers("one"), (1, 0));
     bridge.shut_down().await;
 }
 
@@ -372,7 +349,7 @@ async fn hundreds_of_lines_at_once_come_and_go() {
         .await
         .unwrap();
     let bridge = stage.bridge(&trunk).await;
-    sees(&trunk, "one", (1, 0)).await;
+    trunk.sees("one", (1, 0)).await;
     // All of them register as one user: the trunk knows no more.
     let stored = PASSWORD;
     let many: Vec<Row> = (0..300)
@@ -399,7 +376,7 @@ async fn hundreds_of_lines_at_once_come_and_go() {
             && lines_in_health(&bridge, "failed").await == 0
     })
     .await;
-    assert_eq!(registers(&trunk, "one"), (1, 0));
+    assert_eq!(trunk.registers("one"), (1, 0));
     let mut call = Caller::connect(local(trunk.port), NUMBER).await;
     call.bye().await;
     bridge.shut_down().await;

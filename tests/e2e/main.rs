@@ -23,6 +23,7 @@
 //! | `examples` | the example workers in Python |
 //! | `readme` | the README's curl lines, from an empty database to a transferred call |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
+//! | `resolution` | which SIP server a line uses, rule by rule |
 //! | `secrets` | no secret in any output, at the highest log level |
 //! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `store` | lines from a database, a record per call |
@@ -65,6 +66,7 @@ mod pacing;
 mod placed_to_sipp;
 mod readme;
 mod redis_tls;
+mod resolution;
 mod secrets;
 mod shutdown;
 mod sipp;

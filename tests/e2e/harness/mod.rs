@@ -11,6 +11,7 @@ pub mod peers;
 #[path = "../../store/postgres.rs"]
 pub mod postgres;
 pub mod receiver;
+mod registrar;
 pub mod rtp;
 pub mod sdp;
 pub mod sip;

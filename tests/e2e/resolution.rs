@@ -1,0 +1,290 @@
+//! Which SIP server a line uses (phone-lines.md), rule by rule, with a Kamailio
+//! for each of them: where the line registers, that it registers nowhere else,
+//! and what the API and `sipbridge lines` say of it. Every trunk would take
+//! every line, so that a REGISTER to the wrong one shows.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sipbridge::store::{Location, Store};
+use tempfile::TempDir;
+
+use crate::harness::bridge::{KEY, NUMBER, PASSWORD, Setup, clean_command, encrypt};
+use crate::harness::peers::{TrunkLine, local};
+use crate::harness::{Api, Bridge, Caller, Job, Kamailio, Redis, SOON, until};
+
+const LINES: &str = "/api/admin/telephony/phone-lines";
+const SERVERS: &str = "/api/admin/telephony/sip-servers";
+const FALLBACK: &str = "/api/admin/telephony/fallback";
+const USERS: [&str; 6] = ["named", "domain", "bare", "lost", "broken", "trunkwide"];
+
+/// What a change may take, by the issue.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A trunk for each rule, and the bridge between them.
+struct Stage {
+    named: Kamailio,
+    fallback: Kamailio,
+    domain: Kamailio,
+    flags: Kamailio,
+    dir: TempDir,
+    redis: Redis,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let trunk = || {
+            let lines = USERS.map(|username| TrunkLine {
+                username,
+                password: PASSWORD,
+                number: if username == "trunkwide" {
+                    NUMBER
+                } else {
+                    username
+                },
+            });
+            Kamailio::start(&lines, &[])
+        };
+        Self {
+            named: trunk(),
+            fallback: trunk(),
+            domain: trunk(),
+            flags: trunk(),
+            dir: TempDir::new().unwrap(),
+            redis: Redis::start(),
+        }
+    }
+
+    /// Without a table the environment says where lines go.
+    fn environment(&self) -> (&'static str, String) {
+        ("SIP_DOMAIN", host(&self.flags))
+    }
+
+    async fn bridge(&self) -> Bridge {
+        let (name, value) = self.environment();
+        let mut setup = Setup::queue(&self.redis)
+            .args(&["--data-dir", &self.dir.path().display().to_string()])
+            .env(name, &value)
+            .trunk(self.flags.port);
+        setup.lines.clear();
+        setup.start().await
+    }
+
+    /// What `sipbridge lines` says of a line.
+    fn listed(&self, id: &str) -> String {
+        let (name, value) = self.environment();
+        let mut command: Command = clean_command();
+        let output = command
+            .args(["lines", "--ws-target", "ws://127.0.0.1:9/", "--data-dir"])
+            .arg(self.dir.path())
+            .args(["--bind", "127.0.0.1"])
+            .env("ENCRYPTION_KEY", KEY)
+            .env(name, value)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let start = format!("{id:?} ");
+        let line = text.lines().find(|line| line.starts_with(&start));
+        line.unwrap_or_else(|| panic!("no {id} in:\n{text}"))
+            .to_owned()
+    }
+
+    /// A line is where it should be, by the rule, for the API and `sipbridge lines`.
+    async fn shows(&self, api: &Api, id: &str, trunk: &Kamailio, rule: &str) {
+        let line = becomes(api, id, "registered").await;
+        assert_eq!(line["server"], host(trunk), "{id}");
+        assert_eq!(line["rule"], rule, "{id}");
+        assert_eq!(line["lastError"], Value::Null, "{id}");
+        assert!(line["expiresAt"].is_string(), "{line}");
+        let listed = self.listed(id);
+        let expected = format!("usable: {} over udp, by {rule}", host(trunk));
+        assert!(listed.contains(&expected), "{listed}");
+    }
+
+    /// A line has no server, and both say why.
+    async fn shows_none(&self, api: &Api, id: &str, reason: &str) {
+        let line = becomes(api, id, "unusable").await;
+        assert!(
+            line["lastError"].as_str().unwrap().contains(reason),
+            "{line}"
+        );
+        assert_eq!(line["server"], Value::Null);
+        let listed = self.listed(id);
+        assert!(
+            listed.contains("unusable: ") && listed.contains(reason),
+            "{listed}"
+        );
+    }
+
+    /// (REGISTERs, unregistrations) of a user at the named, the fallback, the
+    /// domain's and the flags' trunk.
+    fn counts(&self, user: &str) -> [(usize, usize); 4] {
+        [&self.named, &self.fallback, &self.domain, &self.flags].map(|it| it.registers(user))
+    }
+}
+
+fn host(trunk: &Kamailio) -> String {
+    format!("127.0.0.1:{}", trunk.port)
+}
+
+async fn becomes(api: &Api, id: &str, state: &str) -> Value {
+    let mut line = Value::Null;
+    until(SOON, &format!("{id} {state}"), async || {
+        line = api.get(&format!("{LINES}/{id}")).await.expect(200);
+        line["state"] == state
+    })
+    .await;
+    line
+}
+
+async fn set_fallback(api: &Api, id: Option<&str>) {
+    let body = json!({"sip_server_id": id});
+    api.json("PUT", FALLBACK, &body).await.expect(200);
+}
+
+/// Two servers, and a third whose password was encrypted for another id.
+async fn add_servers(stage: &Stage, api: &Api) {
+    for server in [
+        json!({"id": "s-named", "trunk_uri": format!("sip:{}", host(&stage.named)),
+            "contact_host": "pbx.example", "contact_port": 5999, "contact_transport": "tcp"}),
+        json!({"id": "s-fallback", "trunk_uri": format!("sip:{}", host(&stage.fallback)),
+            "username": "trunkwide", "password": PASSWORD}),
+        json!({"id": "s-broken", "trunk_uri": format!("sip:{}", host(&stage.named))}),
+    ] {
+        api.post(SERVERS, &server).await.expect(201);
+    }
+    let store = stage.store().await;
+    let foreign = json!({"password": encrypt("another", PASSWORD)});
+    let foreign = sipbridge::lines::Row::from_object(
+        sipbridge::lines::row::SERVER_COLUMNS,
+        foreign.as_object().unwrap(),
+    );
+    store.update_server("s-broken", &foreign).await.unwrap();
+    store.close().await;
+}
+
+impl Stage {
+    /// The database as another program sees it.
+    async fn store(&self) -> Store {
+        let location = Location::Sqlite(self.dir.path().join("sipbridge.db"));
+        Store::open(&location).await.unwrap()
+    }
+}
+
+/// A line for each rule; the one named `shared` has no user name of its own.
+async fn add_lines(stage: &Stage, api: &Api) {
+    let own = host(&stage.domain);
+    for mut line in [
+        json!({"id": "named", "sipServerId": "s-named", "sipDomain": own}),
+        json!({"id": "domain", "sipDomain": own}),
+        json!({"id": "bare"}),
+        json!({"id": "broken", "sipServerId": "s-broken", "sipDomain": own}),
+        json!({"id": "lost", "sipDomain": own}),
+    ] {
+        line["sipUsername"] = line["id"].clone();
+        line["sipPassword"] = json!(PASSWORD);
+        api.post(LINES, &line).await.expect(201);
+    }
+    api.post(LINES, &json!({"id": "shared"})).await.expect(201);
+    // The API would not name a server that is not there; a database may.
+    becomes(api, "lost", "registered").await;
+    let store = stage.store().await;
+    let gone = json!({"sipServerId": "gone"});
+    let gone = sipbridge::lines::Row::from_object(
+        sipbridge::lines::row::LINE_COLUMNS,
+        gone.as_object().unwrap(),
+    );
+    store.update_line("lost", &gone).await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_rule_registers_a_line_at_its_server_and_nowhere_else() {
+    let stage = Stage::new();
+    let bridge = stage.bridge().await;
+    let api = Api::of(&bridge);
+    add_servers(&stage, &api).await;
+    add_lines(&stage, &api).await;
+
+    // 1. Its sipServerId, whatever its domain; with the Contact of that server.
+    let by_id = "its sipServerId \"s-named\"";
+    stage.shows(&api, "named", &stage.named, by_id).await;
+    let log = stage.named.log();
+    let contact = log.lines().find(|line| line.contains("named registered"));
+    let contact = contact.unwrap();
+    assert!(
+        contact.contains("@pbx.example:5999;transport=tcp"),
+        "{contact}"
+    );
+
+    // 3. Without a fallback server: its own domain, else SIP_DOMAIN.
+    stage
+        .shows(&api, "domain", &stage.domain, "its sipDomain")
+        .await;
+    stage
+        .shows(&api, "bare", &stage.flags, "--sip-domain")
+        .await;
+
+    // None: reported, and registered nowhere, though it has a domain of its own.
+    let unknown = "sipServerId \"gone\" is not a known SIP server";
+    stage.shows_none(&api, "lost", unknown).await;
+    stage.domain.sees("lost", (1, 1)).await;
+    stage
+        .shows_none(&api, "broken", "SIP server \"s-broken\" cannot be used")
+        .await;
+    stage.shows_none(&api, "shared", "has no sipUsername").await;
+
+    // 2. A fallback server takes those that name none, within 5 s.
+    set_fallback(&api, Some("s-fallback")).await;
+    let by_fallback = "the fallback server \"s-fallback\"";
+    // Who comes from another trunk registers twice, the second time after its
+    // farewell there: that has the same Contact.
+    for (user, times) in [("domain", 2), ("bare", 2), ("trunkwide", 1)] {
+        let taken = stage.fallback.sees(user, (times, 0)).await;
+        assert!(taken < LIMIT, "{user}");
+    }
+    for id in ["domain", "bare", "shared"] {
+        stage.shows(&api, id, &stage.fallback, by_fallback).await;
+    }
+    // The line without a user name registered as the server's, and is still told from others.
+    let mut call = Caller::connect(local(stage.fallback.port), NUMBER).await;
+    assert_eq!(Job::take(&stage.redis).await.text("phoneLineId"), "shared");
+    call.bye().await;
+
+    // A fallback server that is not there: nowhere at all, not back to the domain.
+    let store = stage.store().await;
+    store.set_fallback(Some("gone")).await.unwrap();
+    store.close().await;
+    for (user, times) in [("domain", 2), ("bare", 2), ("trunkwide", 1)] {
+        let taken = stage.fallback.sees(user, (times, 1)).await;
+        assert!(taken < LIMIT, "{user}");
+    }
+    let no_fallback = "the global fallback SIP server \"gone\" is not known";
+    for id in ["domain", "bare", "shared"] {
+        stage.shows_none(&api, id, no_fallback).await;
+    }
+    let (off, once, never) = ((1, 1), (1, 0), (0, 0));
+    let again = (2, 1);
+    assert_eq!(stage.counts("domain"), [never, again, off, never]);
+    assert_eq!(stage.counts("bare"), [never, again, never, off]);
+
+    // And without one again: where they were before.
+    set_fallback(&api, None).await;
+    assert!(stage.domain.sees("domain", (2, 1)).await < LIMIT);
+    assert!(stage.flags.sees("bare", (2, 1)).await < LIMIT);
+    stage
+        .shows(&api, "domain", &stage.domain, "its sipDomain")
+        .await;
+    stage.shows_none(&api, "shared", "has no sipUsername").await;
+
+    // All that while nobody touched the line with a server of its own, and
+    // nobody else went to a trunk that was not theirs.
+    assert_eq!(stage.counts("named"), [once, never, never, never]);
+    assert_eq!(stage.counts("domain"), [never, again, again, never]);
+    assert_eq!(stage.counts("bare"), [never, again, never, again]);
+    assert_eq!(stage.counts("trunkwide"), [never, off, never, never]);
+    assert_eq!(stage.counts("lost"), [never, never, off, never]);
+    assert_eq!(stage.counts("broken"), [never; 4]);
+    bridge.shut_down().await;
+}
