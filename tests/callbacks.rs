@@ -361,6 +361,25 @@ async fn what_is_refused_is_given_up_at_once_and_429_waits_as_asked() {
     courier.stop(SOON).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_too_long_for_a_get_is_given_up_at_once() {
+    let receiver = Receiver::start().await;
+    let common = target(&receiver.url("/s"));
+    let (status, courier) = start(client_with(Method::Get, false), Some(common), None);
+    let long = "x".repeat(70_000);
+    let too_long = CallObject {
+        custom_params: BTreeMap::from([("a".into(), long)]),
+        ..call()
+    };
+    live(&status, &too_long, None);
+    until("all are given up", || {
+        let stats = status.stats();
+        stats.given_up == 4 && stats.waiting == 0 && stats.retried == 0
+    })
+    .await;
+    courier.stop(SOON).await;
+}
+
 #[tokio::test]
 async fn what_has_no_room_is_dropped_and_counted_and_nobody_waits() {
     // Nobody accepts there.

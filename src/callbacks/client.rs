@@ -23,6 +23,7 @@ use crate::core::signature::{HEADER, Signer};
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Idle connections are kept for so long: less than common servers do.
 const IDLE: Duration = Duration::from_secs(15);
+const NO_REQUEST: &str = "with the call's fields it cannot be written as a request";
 const USER_AGENT: &str = concat!("sipbridge/", env!("CARGO_PKG_VERSION"));
 
 /// How requests are made.
@@ -124,9 +125,7 @@ impl Client {
             }
         };
         let url = target.with_login(&url);
-        let url = url.ok_or(CallbackError::BadTarget(
-            "it cannot be written as a request",
-        ))?;
+        let url = url.ok_or(CallbackError::BadTarget(NO_REQUEST))?;
         let mut request = match self.settings.method {
             Method::Get => self.http.get(url),
             Method::Post => {
@@ -141,6 +140,10 @@ impl Client {
     }
 
     fn explain(&self, target: &Target, error: &reqwest::Error) -> CallbackError {
+        // An address that is no URI for HTTP: too long with all its parameters.
+        if error.is_builder() {
+            return CallbackError::BadTarget(NO_REQUEST);
+        }
         let host = target.to_string();
         if error.is_timeout() {
             let after = self.settings.timeout;

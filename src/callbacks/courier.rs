@@ -286,7 +286,10 @@ async fn deliver(
         status,
         retry_after,
         ..
-    } = sent.map_err(|error| (Sent::Failed(None), error))?;
+    } = sent.map_err(|error| match error {
+        CallbackError::BadTarget(_) => (Sent::Refused, error),
+        _ => (Sent::Failed(None), error),
+    })?;
     let result = match status {
         200..300 => return Ok(()),
         429 => Sent::Failed(retry_after),

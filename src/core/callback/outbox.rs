@@ -2,8 +2,9 @@
 //! calls side by side, tried again with growing pauses.
 //!
 //! At most so many are on their way at once. A call whose callback waits for
-//! its next try takes none of these places, so that one receiver that is away
-//! holds up nobody else's calls.
+//! its next try takes none of these places, first tries go before later ones,
+//! and later ones get half of the places at most: a receiver that takes
+//! requests and never answers holds up nobody else's calls.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,10 +49,14 @@ pub enum Fate {
 pub struct Outbox {
     lanes: HashMap<CallId, Lane>,
     /// Calls whose first callback may leave, in the order in which that became so.
-    ready: VecDeque<CallId>,
+    fresh: VecDeque<CallId>,
+    /// The same, where it was tried before.
+    again: VecDeque<CallId>,
     /// Calls whose first callback waits for its next try.
     paused: BTreeSet<(Instant, CallId)>,
     on_their_way: usize,
+    /// Of these, the ones that were tried before.
+    retries: usize,
     most: usize,
     count: usize,
 }
@@ -70,9 +75,11 @@ impl Outbox {
     pub fn new(most: usize) -> Self {
         Self {
             lanes: HashMap::new(),
-            ready: VecDeque::new(),
+            fresh: VecDeque::new(),
+            again: VecDeque::new(),
             paused: BTreeSet::new(),
             on_their_way: 0,
+            retries: 0,
             most,
             count: 0,
         }
@@ -93,7 +100,7 @@ impl Outbox {
     /// Whether none is on its way or could leave now.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.on_their_way == 0 && self.ready.is_empty()
+        self.on_their_way == 0 && self.fresh.is_empty() && self.again.is_empty()
     }
 
     /// One more.
@@ -103,7 +110,7 @@ impl Outbox {
         lane.waiting.push_back((notice, now));
         self.count += 1;
         if lane.waiting.len() == 1 {
-            self.ready.push_back(call);
+            self.fresh.push_back(call);
         }
     }
 
@@ -114,15 +121,25 @@ impl Outbox {
                 self.paused.insert((at, call));
                 break;
             }
-            self.ready.push_back(call);
+            self.again.push_back(call);
         }
+        let call = self.next_to_leave()?;
+        let lane = self.lanes.get_mut(&call)?;
+        self.on_their_way += 1;
+        self.retries += usize::from(lane.tries > 0);
+        lane.tries = lane.tries.saturating_add(1);
+        lane.waiting.front().map(|(notice, _)| notice.clone())
+    }
+
+    fn next_to_leave(&mut self) -> Option<CallId> {
         if self.on_their_way >= self.most {
             return None;
         }
-        let lane = self.lanes.get_mut(&self.ready.pop_front()?)?;
-        self.on_their_way += 1;
-        lane.tries = lane.tries.saturating_add(1);
-        lane.waiting.front().map(|(notice, _)| notice.clone())
+        let retries_most = self.most.div_ceil(2);
+        match self.fresh.pop_front() {
+            None if self.retries < retries_most => self.again.pop_front(),
+            fresh => fresh,
+        }
     }
 
     /// When [`Outbox::poll`] may have another, if nothing else happens.
@@ -140,6 +157,7 @@ impl Outbox {
         let Some(lane) = self.lanes.get_mut(call) else {
             return Fate::GivenUp;
         };
+        self.retries = self.retries.saturating_sub(usize::from(lane.tries > 1));
         let since = lane.waiting.front().map_or(now, |(_, since)| *since);
         let fate = fate(sent, lane.tries, now.duration_since(since), random);
         if let Fate::Again(pause) = fate {
@@ -152,7 +170,7 @@ impl Outbox {
         if lane.waiting.is_empty() {
             self.lanes.remove(call);
         } else {
-            self.ready.push_back(call.clone());
+            self.fresh.push_back(call.clone());
         }
         fate
     }

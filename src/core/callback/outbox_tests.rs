@@ -115,6 +115,41 @@ fn what_is_refused_is_given_up_and_the_next_one_follows() {
 }
 
 #[test]
+fn a_receiver_that_never_answers_leaves_places_for_the_first_tries_of_others() {
+    let (now, mut outbox) = (Instant::now(), Outbox::new(4));
+    let stuck: Vec<CallId> = (0..10).map(|_| CallId::random()).collect();
+    for call in &stuck {
+        outbox.push(now, notice(call, 0));
+    }
+    for round in stuck.chunks(4) {
+        let tried: Vec<_> = std::iter::from_fn(|| outbox.poll(now)).collect();
+        assert_eq!(tried.len(), round.len(), "first tries take every place");
+        for notice in tried {
+            outbox.handle_sent(now, &notice.call, FAILED, 0.5);
+        }
+    }
+    // All ten are due again: two leave, and a new call passes by the others.
+    let again = now + SECOND;
+    let tried: Vec<_> = std::iter::from_fn(|| outbox.poll(again)).collect();
+    assert_eq!(tried.len(), 2);
+    let fresh = CallId::random();
+    outbox.push(again, notice(&fresh, 7));
+    assert_eq!(sequence(outbox.poll(again)), Some(7));
+    outbox.handle_sent(again, &fresh, Sent::Delivered, 0.5);
+    assert!(outbox.poll(again).is_none() && !outbox.is_idle());
+    // A place of theirs that becomes free is the next one's, and so to the end.
+    for notice in tried {
+        outbox.handle_sent(again, &notice.call, Sent::Delivered, 0.5);
+    }
+    let mut delivered = 2;
+    while let Some(notice) = outbox.poll(again) {
+        outbox.handle_sent(again, &notice.call, Sent::Delivered, 0.5);
+        delivered += 1;
+    }
+    assert!(delivered == stuck.len() && outbox.is_empty());
+}
+
+#[test]
 fn calls_that_wait_for_their_next_try_hold_up_nobody() {
     let (now, mut outbox) = (Instant::now(), Outbox::new(2));
     for _ in 0..100 {
