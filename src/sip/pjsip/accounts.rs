@@ -19,6 +19,9 @@ const CONTACT_REWRITE_NO_UNREG_ALWAYS: i32 = 2 | 4;
 /// How long a removed account waits for the answer to its last REGISTER:
 /// longer than SIP itself does (64 * T1, RFC 3261 timer F).
 const FAREWELL_MAX: Duration = Duration::from_secs(40);
+/// How long pjsua may wait for the answer to the BYE of a call that is over
+/// for us (64 * T1, RFC 3261 timer F). It reads the account until then.
+const LAST_BYE_MAX: Duration = Duration::from_secs(33);
 /// pjlib's "too many objects": no account is free.
 const PJ_ETOOMANY: ffi::pj_status_t = 70_010;
 /// pjsip's "object is busy": a REGISTER of the account is under way.
@@ -30,6 +33,8 @@ pub struct Retired {
     line: LineId,
     account: i32,
     since: Instant,
+    /// When it last had a call, or may have had one.
+    called_at: Instant,
     /// Its last REGISTER could not be sent yet: another one was under way.
     owes_farewell: bool,
     /// The line's new account announces the same Contact: where both addresses
@@ -109,6 +114,7 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
         line,
         account,
         since: Instant::now(),
+        called_at: Instant::now(),
         owes_farewell,
         renews: false,
     })
@@ -135,21 +141,26 @@ pub fn delete_unneeded(shared: &Shared, retired: &mut Retired) -> bool {
         let sent = current.map(|account| send_register(account, true));
         retired.renews = sent == Some(Err(PJSIP_EBUSY));
     }
-    waited && !retired.renews && delete(shared, retired)
+    waited && !retired.renews && !has_calls(shared, retired) && delete(shared, retired)
 }
 
 /// Deletes the retired account that has waited longest for an answer; whether
 /// there was one.
 fn make_room(shared: &Shared, retired: &mut Vec<Retired>) -> bool {
-    let found = retired.iter().position(|retired| delete(shared, retired));
-    found.map(|index| retired.remove(index)).is_some()
+    let free = |retired: &Retired| !shared.slots.has_line(&retired.line);
+    let found = retired.iter().position(free);
+    found.is_some_and(|index| delete(shared, &retired.remove(index)))
+}
+
+/// Whether pjsua may still have a call of this account.
+fn has_calls(shared: &Shared, retired: &mut Retired) -> bool {
+    if shared.slots.has_line(&retired.line) {
+        retired.called_at = Instant::now();
+    }
+    retired.called_at.elapsed() < LAST_BYE_MAX
 }
 
 fn delete(shared: &Shared, retired: &Retired) -> bool {
-    // pjsua's calls read their account until they end.
-    if shared.slots.has_line(&retired.line) {
-        return false;
-    }
     // SAFETY: pjsua checks the id.
     unsafe { ffi::pjsua_acc_del(retired.account) };
     shared.change_lines(|lines| {

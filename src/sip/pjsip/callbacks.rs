@@ -41,10 +41,7 @@ unsafe extern "C" fn on_incoming_call(
         // SAFETY: pjsua passes the INVITE, parsed, for the time of the call.
         let told = unsafe { announce(shared, account, call, rdata) };
         if let Err(status) = told {
-            // SAFETY: pjsua's call is there; hanging it up here is allowed.
-            unsafe {
-                ffi::pjsua_call_hangup(call, status, std::ptr::null(), std::ptr::null());
-            }
+            calls::end_without_leg(call, status);
         }
     });
 }

@@ -91,6 +91,12 @@ pub fn hang_up(shared: &Shared, leg: LegId, status: u16, retry_after: Option<Dur
     finish(shared, leg, status, end, retry_after);
 }
 
+/// Ends a call that has no leg.
+pub fn end_without_leg(call: i32, status: u32) {
+    // SAFETY: pjsua checks the id and takes no message from us.
+    unsafe { ffi::pjsua_call_hangup(call, status, ptr::null(), ptr::null()) };
+}
+
 /// Ends a leg for a fault of its driver or a callback.
 pub fn abort(shared: &Shared, leg: LegId, why: &'static str) {
     if shared.slots.is_alive(leg) {

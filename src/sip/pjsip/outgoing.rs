@@ -165,7 +165,14 @@ fn try_place(
             events,
             rtp,
         }),
-        (Ok(_), None) => Err(CallRefused::Full),
+        (Ok(call), None) => {
+            // Its INVITE is out, and nobody would ever end it. The id may be
+            // another call's by now.
+            if ticket_of(call) == ticket {
+                calls::end_without_leg(call, 487);
+            }
+            Err(CallRefused::Full)
+        }
         (Err(status), opened) => {
             if let Some((leg, _)) = opened {
                 shared.slots.end(leg, None);
