@@ -190,7 +190,8 @@ pub async fn compose(
         lines: LineBook::new(profiles),
         calls: CallBook::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds,
-        dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour),
+        dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
+            .judging_workers(config.dialling.judges_workers),
         shutdown: Shutdown::default(),
     });
     context.lines.judge(judged);

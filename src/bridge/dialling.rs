@@ -1,6 +1,7 @@
 //! Whom the lines may call, and how often: the dial policy with its clock, for
-//! calls and transfers that come through the API. What a worker asks for, or a
-//! line's own fallback number, is the operator's own doing and is not judged.
+//! calls and transfers that come through the API. A line's own fallback number
+//! is the operator's own doing and is not judged; nor is what a worker of the
+//! operator's asks for, unless `--judge-transfers` says so.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use crate::core::private::Private;
 #[derive(Debug)]
 pub struct Dialling {
     policy: DialPolicy,
+    judges_workers: bool,
     cap: Mutex<DialCap>,
     dialled: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
@@ -32,10 +34,24 @@ impl Dialling {
     pub fn new(policy: DialPolicy, most_per_hour: Option<u32>) -> Self {
         Self {
             policy,
+            judges_workers: false,
             cap: Mutex::new(DialCap::new(most_per_hour, Instant::now())),
             dialled: AtomicU64::new(0),
             refused: Default::default(),
         }
+    }
+
+    /// `--judge-transfers`: what the operator's workers ask for is judged too.
+    #[must_use]
+    pub const fn judging_workers(mut self, judges_workers: bool) -> Self {
+        self.judges_workers = judges_workers;
+        self
+    }
+
+    /// Whether a worker's transfer needs to be allowed. One that was named by
+    /// who placed the call (`is_foreign`) may never do what he may not.
+    pub(super) const fn judges(&self, is_foreign: bool) -> bool {
+        is_foreign || self.judges_workers
     }
 
     /// What to dial for this destination over this line; counted as one dial.

@@ -210,10 +210,10 @@ impl Driver {
         }
     }
 
-    /// A worker that the operator chose may transfer to anybody. One that was
-    /// named by who placed the call may not do what he may not.
+    /// A worker that the operator chose may transfer to anybody, unless
+    /// `--judge-transfers` says otherwise: its caller may talk it into much.
     fn transfer_for_worker(&mut self, now: Instant, mut destination: Private) {
-        if self.is_worker_foreign {
+        if self.context.dialling.judges(self.is_worker_foreign) {
             let checked = self.call.check_transfer().map_err(RequestError::from);
             let line = &self.record.line;
             let judged =

@@ -1,4 +1,4 @@
-//! `--country`, `--allow-dial`, `--max-dials-per-hour`: whom the lines may call.
+//! `--country`, `--allow-dial`, `--max-dials-per-hour`, `--judge-transfers`: whom the lines may call.
 
 use super::mistake::Problem;
 use super::reader::Reader;
@@ -17,6 +17,8 @@ pub struct DiallingConfig {
     pub policy: DialPolicy,
     /// `--max-dials-per-hour`; `None` for any number.
     pub max_per_hour: Option<u32>,
+    /// `--judge-transfers`: workers may transfer to nobody else either.
+    pub judges_workers: bool,
 }
 
 pub(super) fn dialling(reader: &mut Reader) -> DiallingConfig {
@@ -27,6 +29,7 @@ pub(super) fn dialling(reader: &mut Reader) -> DiallingConfig {
             .whole("max-dials-per-hour", 0, DIALS_PER_HOUR_MAX)
             .and_then(|dials| u32::try_from(dials).ok())
             .filter(|&dials| dials > 0),
+        judges_workers: reader.switch("judge-transfers"),
     }
 }
 
@@ -77,6 +80,8 @@ mod tests {
         assert_eq!(config.country, None);
         assert_eq!(config.policy, DialPolicy::default());
         assert_eq!(config.max_per_hour, Some(60));
+        assert!(!config.judges_workers);
+        assert!(read(&[("judge-transfers", "yes")]).0.judges_workers);
     }
 
     #[test]

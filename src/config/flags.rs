@@ -148,6 +148,8 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLS, "What calls and transfers of the API may dial; may be repeated, or with commas between: own-country or a country (BE), without premium-rate and shared-cost numbers; +33* or +33612345678, whatever it costs; 3639 or 36* for short numbers and extensions; * for any number; sip:*@pbx.example.com; none [default: own-country]"),
     value("max-dials-per-hour", "MAX_DIALS_PER_HOUR", "N").or("60")
         .help(CALLS, "Most calls and transfers that the API may dial over one line in any hour; 0 for any number"),
+    switch("judge-transfers", "JUDGE_TRANSFERS")
+        .help(CALLS, "Judge the transfers of workers like those of the API: a caller may talk a bot into a dear number"),
     value("answer", "ANSWER_MODE", "immediate|on-worker").or("immediate")
         .help(CALLS, "Answer at once, or let it ring until a worker is there"),
     value("redis-url", "REDIS_URL", "URL")

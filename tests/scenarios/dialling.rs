@@ -1,6 +1,7 @@
 //! Whom calls and transfers of the API may reach, and how often. The line is
 //! French, `--allow-dial` is not given.
 
+use serde_json::json;
 use sipbridge::bridge::calls::{CallRequest, RequestError};
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
 use sipbridge::core::dialling::NotAllowed;
@@ -105,4 +106,34 @@ async fn a_line_dials_so_often_in_an_hour_transfers_included() {
     callee.hang_up();
     drop(worker);
     stage.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transfers_of_workers_are_judged_where_the_operator_wants_it() {
+    for (judges, reached) in [
+        (false, &["+33892123456", "+33144556677"][..]),
+        (true, &["+33144556677"]),
+    ] {
+        let mut setup = Setup::queue();
+        setup.judges_transfers = judges;
+        let stage = setup.start().await;
+        let (_, callee, worker) = talking(&stage).await;
+        for (done, to) in ["+33892123456", "+33144556677"].into_iter().enumerate() {
+            worker.send(&json!({"event": "transfer", "streamSid": worker.stream_sid,
+                "transfer": {"destination": to}}));
+            until("judged or under way", async || {
+                callee.transfers().len() + refused(&stage).len() > done
+            })
+            .await;
+            // Refused by the other side: the next may follow.
+            callee.transfer_progress(603, true);
+        }
+        let reached: Vec<_> = reached.iter().map(|to| Private::new(*to)).collect();
+        assert_eq!(callee.transfers(), reached);
+        let premium: &[_] = if judges { &[("premium_rate", 1)] } else { &[] };
+        assert_eq!(refused(&stage), premium);
+        callee.hang_up();
+        drop(worker);
+        stage.finish().await;
+    }
 }

@@ -45,6 +45,7 @@ pub struct Setup {
     pub settings: Settings,
     pub fallback_number: Option<&'static str>,
     pub dials_per_hour: Option<u32>,
+    pub judges_transfers: bool,
     redis: Option<Redis>,
     target: Option<String>,
 }
@@ -68,6 +69,7 @@ impl Setup {
             },
             fallback_number: None,
             dials_per_hour: None,
+            judges_transfers: false,
             redis,
             target,
         }
@@ -137,7 +139,8 @@ impl Setup {
             )])),
             calls: CallBook::new(None),
             sounds: sounds(),
-            dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour),
+            dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour)
+                .judging_workers(self.judges_transfers),
             shutdown: Shutdown::default(),
             settings: self.settings,
         });

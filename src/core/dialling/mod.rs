@@ -174,7 +174,10 @@ impl DialPolicy {
         let number = Number::read(text, line.country);
         let as_uri = |pattern: &Pattern| {
             let mut hosts = line.hosts.iter();
-            is_uri && hosts.any(|host| pattern.permits_uri(text, host))
+            // `sip:*` means other people's hosts, not premium-rate numbers of
+            // the own trunk.
+            let is_meant = number.is_none() || pattern.names_host();
+            is_uri && is_meant && hosts.any(|host| pattern.permits_uri(text, host))
         };
         let is_permitted = self.patterns.iter().any(|pattern| {
             let as_number = match &number {

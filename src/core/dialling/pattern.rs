@@ -153,6 +153,12 @@ impl Pattern {
         }
     }
 
+    /// Whether it is for SIP URIs of one host.
+    #[must_use]
+    pub const fn names_host(&self) -> bool {
+        matches!(self, Self::Uri { host: Some(_), .. })
+    }
+
     /// Whether it permits this SIP URI.
     #[must_use]
     pub fn permits_uri(&self, user: &str, host: &str) -> bool {
