@@ -7,11 +7,20 @@
 //! comes very late (the process was stopped) skips whole rounds and tells
 //! each stream how many, because a burst of old packets would only grow the
 //! listener's jitter buffer.
+//!
+//! The thread comes before everything else where the system permits that:
+//! what it does is short, and what waits for it is heard.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+    set_thread_priority_and_policy, thread_native_id,
+};
+use tracing::info;
 
 /// Audio in one packet.
 pub const FRAME: Duration = Duration::from_millis(20);
@@ -62,6 +71,8 @@ impl Pacer {
             wheel: Wheel::default(),
         };
         let thread = thread::Builder::new().name("pacer".into()).spawn(move || {
+            let real_time = step_forward();
+            info!(real_time, "the clock of audio runs");
             on_start();
             worker.run();
         })?;
@@ -121,6 +132,14 @@ impl Drop for Pacer {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Real-time scheduling at its lowest rank (SCHED_RR 1), for this thread; whether
+/// the system permits it (CAP_SYS_NICE, or RLIMIT_RTPRIO of 1). Else a thread
+/// that has used its share of the core comes first now and then.
+fn step_forward() -> bool {
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy).is_ok()
 }
 
 struct PacerThread {
@@ -288,6 +307,19 @@ mod tests {
         while let Poll::Due { phase, .. } = schedule.poll(now) {
             wheel.tick(phase, schedule.rounds_skipped);
         }
+    }
+
+    #[test]
+    fn its_thread_comes_first_where_that_is_permitted() {
+        let permitted = thread::spawn(step_forward).join().expect("no panic");
+        let (tell, told) = std::sync::mpsc::channel();
+        let pacer = Pacer::start(move || {
+            let _ = tell.send(thread_priority::thread_schedule_policy());
+        });
+        let policy = told.recv().expect("it starts");
+        let is_real_time = matches!(policy, Ok(ThreadSchedulePolicy::Realtime(_)));
+        assert_eq!(is_real_time, permitted);
+        pacer.expect("a thread").stop();
     }
 
     #[test]
