@@ -167,7 +167,7 @@ fn workers(text: &mut Exposition, health: &Health) {
         ),
         (
             "sipbridge_worker_attempts_total",
-            "Jobs pushed and workers dialled.",
+            "Tries to reach a worker: jobs pushed and dials.",
             tally.attempts,
         ),
         (
@@ -180,14 +180,13 @@ fn workers(text: &mut Exposition, health: &Health) {
             "Workers lost during a call.",
             tally.lost,
         ),
-        (
-            "sipbridge_fallbacks_total",
-            "Callers who got the fallback.",
-            tally.fallbacks,
-        ),
     ] {
         text.counter(name, help, count);
     }
+    let help = "Calls that came to each rung of the fallback, for want of a worker.";
+    let rungs = tally.fallbacks.iter();
+    let rungs = rungs.map(|(rung, count)| (rung.as_str(), *count));
+    text.counters("sipbridge_fallbacks_total", help, "rung", rungs);
     let Some(redis) = &health.redis else { return };
     let help = "Whether Redis is there.";
     text.gauge("sipbridge_redis_connected", help, u8::from(redis.connected));

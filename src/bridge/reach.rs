@@ -124,7 +124,7 @@ impl Driver {
             let call = self.record.call_id.clone();
             self.pending.ticket = Some(self.context.workers.expect(call, token.clone()));
         }
-        self.record.begin(attempt);
+        self.record.begin(&self.context, attempt);
         let job = self.record.job(&self.context, &token);
         let before = self.pending.job.replace(job.clone());
         self.pending.before = before.clone();
@@ -160,7 +160,7 @@ impl Driver {
     }
 
     pub(super) fn dial(&mut self, attempt: Attempt) {
-        self.record.begin(attempt);
+        self.record.begin(&self.context, attempt);
         let dialer = self.dialer.clone();
         self.pending.dial = Some(Box::pin(async move {
             match &dialer {

@@ -116,7 +116,8 @@ impl Record {
     }
 
     /// Another attempt to find a worker begins: its stream is another one.
-    pub(super) fn begin(&mut self, attempt: Attempt) {
+    pub(super) fn begin(&mut self, context: &Context, attempt: Attempt) {
+        context.gauges.tally.attempt(self.attempt.until.is_none());
         if attempt.number != self.attempt.number {
             self.stream_id = StreamId::random();
         }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::core::call::Report;
+use crate::core::call::{Report, Rung};
 use crate::core::call_object::CallDirection;
 use crate::core::outcome::Outcome;
 
@@ -17,7 +17,7 @@ pub struct Tally {
     attempts: AtomicU64,
     attached: AtomicU64,
     lost: AtomicU64,
-    fallbacks: AtomicU64,
+    fallbacks: [AtomicU64; Rung::ALL.len()],
 }
 
 /// What they say. Each only rises.
@@ -27,14 +27,14 @@ pub struct TallyStats {
     pub ended: Vec<(CallDirection, Outcome, u64)>,
     /// Calls for which a worker was looked for.
     pub searches: u64,
-    /// Jobs pushed and workers dialled.
+    /// Tries to reach a worker: jobs and dials.
     pub attempts: u64,
     /// Workers attached.
     pub attached: u64,
     /// Workers lost during a call, each followed by another attempt or the fallback.
     pub lost: u64,
-    /// Callers who got the fallback.
-    pub fallbacks: u64,
+    /// Callers who came to each rung of the fallback.
+    pub fallbacks: Vec<(Rung, u64)>,
 }
 
 impl Tally {
@@ -42,17 +42,28 @@ impl Tally {
     pub(super) fn step(&self, report: Report) {
         let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
         match report {
-            Report::Queued(reason) => {
-                if reason.is_none() {
-                    count(&self.searches);
-                }
-                count(&self.attempts);
-            }
             Report::WorkerAttached => count(&self.attached),
             Report::WorkerLost => count(&self.lost),
-            Report::Fallback(..) => count(&self.fallbacks),
-            Report::Initiated | Report::Ringing | Report::Answered | Report::Transfer(_) => {}
+            Report::Fallback(rung, _) => {
+                let at = Rung::ALL.iter().position(|known| *known == rung);
+                if let Some(counter) = at.and_then(|at| self.fallbacks.get(at)) {
+                    count(counter);
+                }
+            }
+            Report::Initiated
+            | Report::Ringing
+            | Report::Queued(_)
+            | Report::Answered
+            | Report::Transfer(_) => {}
         }
+    }
+
+    /// A job is pushed or a worker dialled; whether it is the call's first.
+    pub(super) fn attempt(&self, is_first: bool) {
+        if is_first {
+            self.searches.fetch_add(1, Ordering::Relaxed);
+        }
+        self.attempts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The end of a call.
@@ -83,7 +94,10 @@ impl Tally {
             attempts: read(&self.attempts),
             attached: read(&self.attached),
             lost: read(&self.lost),
-            fallbacks: read(&self.fallbacks),
+            fallbacks: Rung::ALL
+                .into_iter()
+                .zip(self.fallbacks.iter().map(read))
+                .collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! numbers move with real calls.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -234,5 +235,26 @@ async fn the_numbers_move_with_calls() {
     let health = bridge.health().await.json();
     assert_eq!(health["records"]["written"], 2);
     assert_eq!(health["records"]["dropped"], 0);
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dials_in_vain_and_the_rungs_of_the_fallback_are_counted() {
+    let nobody = format!("ws://127.0.0.1:{}/", crate::harness::peers::free_port());
+    let setup = Setup::new().args(&["--ws-target", &nobody, "--worker-timeout", "1"]);
+    let bridge = setup.start().await;
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
+    call.ended_by_bridge(Duration::from_secs(40)).await;
+    let after = scrape(&bridge).await;
+    for (series, value) in [
+        ("sipbridge_worker_searches_total", 1.0),
+        ("sipbridge_workers_attached_total", 0.0),
+        ("sipbridge_fallbacks_total{rung=\"announcement\"}", 1.0),
+        ("sipbridge_fallbacks_total{rung=\"transfer\"}", 0.0),
+        ("sipbridge_fallbacks_total{rung=\"hangup\"}", 1.0),
+    ] {
+        assert_eq!(after.get(series), Some(&value), "{series}");
+    }
+    assert!(after["sipbridge_worker_attempts_total"] > 1.0);
     bridge.shut_down().await;
 }

@@ -148,6 +148,14 @@ pub enum Rung {
 }
 
 impl Rung {
+    /// All of them, from the top.
+    pub const ALL: [Self; 4] = [
+        Self::Announcement,
+        Self::Transfer,
+        Self::Bridge,
+        Self::Hangup,
+    ];
+
     /// The name used in Redis and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
