@@ -83,6 +83,7 @@ const TYPES: &[&str] = &[
     "pjsip_module",
     "pjsip_module_priority",
     "pjsip_name_addr",
+    "pjsip_retry_after_hdr",
     "pjsip_uri",
     "pjsip_uri_vptr",
     "pjsua_on_rejected_incoming_call_param",

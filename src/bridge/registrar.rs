@@ -208,7 +208,12 @@ impl RegistrarHandle {
             if let Err(error) = engine.submit(Command::Register(line.clone())) {
                 warn!(%line, %error, "REGISTER not sent");
                 let text = error.to_string();
-                self.handle_result(line, Registration::Failed { status: 503, text });
+                let failed = Registration::Failed {
+                    status: 503,
+                    text,
+                    retry_after: None,
+                };
+                self.handle_result(line, failed);
             }
         }
     }
@@ -230,16 +235,18 @@ impl RegistrarHandle {
             Registration::Registered { expires } => {
                 (RegisterResult::Registered { expires }, String::new())
             }
-            Registration::Failed { status, text } => {
+            Registration::Failed {
+                status,
+                text,
+                retry_after,
+            } => {
                 let answer = format!("{status} {text}");
-                (
-                    RegisterResult::Failed {
-                        status,
-                        text,
-                        retry_after: None,
-                    },
-                    answer,
-                )
+                let result = RegisterResult::Failed {
+                    status,
+                    text,
+                    retry_after,
+                };
+                (result, answer)
             }
             Registration::Unregistered => (RegisterResult::Unregistered, String::new()),
         };

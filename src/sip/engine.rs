@@ -236,7 +236,12 @@ pub enum Registration {
     /// 200 OK; valid for so long, refreshed before.
     Registered { expires: Duration },
     /// Refused or unanswered. 408 and 503 stand for no answer and no transport.
-    Failed { status: u16, text: String },
+    Failed {
+        status: u16,
+        text: String,
+        /// Retry-After, where the answer had one.
+        retry_after: Option<Duration>,
+    },
     /// REGISTER with expiry 0 was answered, or timed out.
     Unregistered,
 }

@@ -223,12 +223,18 @@ async fn a_registrar_that_is_away_is_retried_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_registrar_is_retried() {
+async fn a_busy_registrar_is_retried_when_it_says() {
     let redis = Redis::start();
     let trunk = Kamailio::start(TRUNK, &["REGISTRAR_BUSY"]);
     let bridge = Setup::queue(&redis).trunk(trunk.port).start().await;
     until(SOON, "503 shows", async || bridge.output().contains("503")).await;
     assert!(bridge.health().await.body.contains("\"failed\":1"));
+    // Retry-After is 30; by itself it would be tried again after 2 s.
+    let told = bridge.output();
+    let told = told.lines().find(|line| line.contains("retry_in_s="));
+    let again = told.and_then(|line| line.split_once("retry_in_s="));
+    let again_s: u64 = again.unwrap().1.trim().parse().unwrap();
+    assert!((30..=33).contains(&again_s), "{again_s}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

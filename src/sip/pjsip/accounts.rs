@@ -182,6 +182,7 @@ pub fn register(shared: &Shared, line: &LineId, renew: bool) {
         Registration::Failed {
             status: 503,
             text: text::status_text(status),
+            retry_after: None,
         }
     } else {
         // There was no registration to take back.

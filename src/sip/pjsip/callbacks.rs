@@ -355,8 +355,14 @@ unsafe fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registr
         let expires = Duration::from_secs(u64::from(answer.expiration));
         return Registration::Registered { expires };
     }
-    // SAFETY: the reason lives as long as the block.
-    let reason = unsafe { text::to_string(&answer.reason) };
+    // SAFETY: the reason lives as long as the block, as does the response,
+    // where there is one.
+    let (reason, retry_after) = unsafe {
+        let response = answer.rdata.as_ref().map(|rdata| rdata.msg_info.msg);
+        let response = response.filter(|message| !message.is_null());
+        let retry_after = response.and_then(|message| text::retry_after(message));
+        (text::to_string(&answer.reason), retry_after)
+    };
     // A refused credential has both: pjsip's own error, and the 401 that it came with.
     let (status, text) = match answer.status {
         ffi::PJ_SUCCESS => (answer.code, reason),
@@ -366,6 +372,7 @@ unsafe fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registr
     Registration::Failed {
         status: u16::try_from(status).unwrap_or(503),
         text,
+        retry_after,
     }
 }
 

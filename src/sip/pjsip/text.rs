@@ -117,17 +117,11 @@ unsafe fn uri_text(uri: *mut c_void) -> Option<String> {
 /// # Safety
 /// `message` must be a parsed message that stays as it is during the call.
 unsafe fn plain_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(String, String)) {
-    // SAFETY: the header list of a parsed message is a ring that ends at its
-    // head, and every entry begins with type and name. Type OTHER alone does
-    // not tell the struct (Session-Expires has it too), but headers of these
-    // names have no parser of their own and are pjsip_generic_string_hdr.
+    // SAFETY: the caller's promise is passed on. Type OTHER alone does not
+    // tell the struct (Session-Expires has it too), but headers of these names
+    // have no parser of their own and are pjsip_generic_string_hdr.
     unsafe {
-        let head = &raw mut (*message).hdr;
-        let mut at = (*head).next;
-        for _ in 0..HEADERS_SCANNED_MAX {
-            if at.cast::<c_void>() == head.cast::<c_void>() || at.is_null() {
-                break;
-            }
+        each_header(message, |at| {
             if (*at).type_ == ffi::PJSIP_H_OTHER {
                 let name = to_string(&(*at).name).to_ascii_lowercase();
                 if name.starts_with("x-") || name == ASSERTED_IDENTITY {
@@ -135,9 +129,45 @@ unsafe fn plain_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(Strin
                     take(name, to_string(&(*header).hvalue));
                 }
             }
+        });
+    }
+}
+
+/// # Safety
+/// As for [`plain_headers`].
+unsafe fn each_header(message: *mut ffi::pjsip_msg, mut take: impl FnMut(*mut ffi::pjsip_hdr)) {
+    // SAFETY: the header list of a parsed message is a ring that ends at its
+    // head, and every entry begins with type and name.
+    unsafe {
+        let head = &raw mut (*message).hdr;
+        let mut at = (*head).next;
+        for _ in 0..HEADERS_SCANNED_MAX {
+            if at.cast::<c_void>() == head.cast::<c_void>() || at.is_null() {
+                break;
+            }
+            take(at);
             at = (*at).next;
         }
     }
+}
+
+/// Retry-After of a response (RFC 3261 section 20.33).
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call.
+pub unsafe fn retry_after(message: *mut ffi::pjsip_msg) -> Option<Duration> {
+    let mut seconds = None;
+    // SAFETY: the caller's promise is passed on; pjsip's parser makes a
+    // pjsip_retry_after_hdr of every header of this type.
+    unsafe {
+        each_header(message, |at| {
+            if (*at).type_ == ffi::PJSIP_H_RETRY_AFTER {
+                seconds = Some((*at.cast::<ffi::pjsip_retry_after_hdr>()).ivalue);
+            }
+        });
+    }
+    let seconds = u64::try_from(seconds?).ok();
+    seconds.map(Duration::from_secs)
 }
 
 /// `X-` headers, bounded in count and size, and P-Asserted-Identity.
