@@ -136,6 +136,7 @@ async fn a_refused_hold_leaves_the_call_as_it_was() {
     // A refused resume leaves it held, and it may be tried again.
     callee.refuse_holds(None);
     ask(&stage, &sid, CallRequest::Hold).await;
+    until("the second hold", async || callee.holds() == [true, true]).await;
     callee.refuse_holds(Some(491));
     ask(&stage, &sid, CallRequest::Resume).await;
     until("it is asked", async || callee.holds().len() == 3).await;
