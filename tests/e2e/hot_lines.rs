@@ -16,7 +16,7 @@ use crate::harness::peers::{TrunkLine, local};
 use crate::harness::postgres::Postgres;
 use crate::harness::rtp::{Player, Rtp};
 use crate::harness::sdp::Offer;
-use crate::harness::{Bridge, Caller, Job, Kamailio, Redis, SOON, Worker, sound, until};
+use crate::harness::{Api, Bridge, Caller, Job, Kamailio, Redis, SOON, Worker, sound, until};
 
 const NUMBER_2: &str = "+33142000002";
 const NUMBER_3: &str = "+33142000003";
@@ -227,6 +227,37 @@ async fn a_call_goes_on_while_its_line_is_changed_and_removed() {
     both_hear(&call.rtp, &mut player, &mut worker, 8).await;
     call.bye().await;
     worker.listen_to_end().await;
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_comes_back_before_its_farewell_is_through_stays_registered() {
+    let (stage, trunk) = (Stage::new(), trunk(&["SLOW_FAREWELL"]));
+    let store = stage.store().await;
+    let one = row("line-1", "one", NUMBER, &trunk);
+    store.insert_line(&one).await.unwrap();
+    let bridge = stage.bridge(&trunk).await;
+    trunk.sees("one", (1, 0)).await;
+    let api = Api::of(&bridge);
+    let line = "/api/admin/telephony/phone-lines/line-1";
+    for is_active in [false, true] {
+        let change = json!({"isActive": is_active});
+        api.json("PATCH", line, &change).await.expect(200);
+        until(SOON, "the bridge has it", async || {
+            let state = api.get(line).await.expect(200)["state"].clone();
+            (state == "left-out") != is_active
+        })
+        .await;
+    }
+    // The farewell takes away what was announced meanwhile, and is answered:
+    // then the line registers once more.
+    until(SOON, "registered to stay", async || {
+        let (kept, gone) = trunk.registers("one");
+        kept == 3 && gone >= 1
+    })
+    .await;
+    let mut call = Caller::connect(local(trunk.port), NUMBER).await;
+    call.bye().await;
     bridge.shut_down().await;
 }
 

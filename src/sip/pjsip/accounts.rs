@@ -73,6 +73,9 @@ pub fn add(
             })
         }
     };
+    if made.is_ok() && account.register {
+        renew_after_farewells(shared, &account.line, retired);
+    }
     match made {
         Ok(id) => shared.change_lines(|lines| {
             let line = Line {
@@ -89,6 +92,15 @@ pub fn add(
             retired.extend(retire(shared, &account.line));
             refuse(shared, account, text::status_text(status));
         }
+    }
+}
+
+/// A line that comes back before its farewell was answered, or even sent: that
+/// would take away the Contact that the new account has just announced.
+fn renew_after_farewells(shared: &Shared, line: &LineId, retired: &mut [Retired]) {
+    for old in retired.iter_mut().filter(|old| old.line == *line) {
+        let unanswered = shared.with_lines(|lines| lines.by_account.contains_key(&old.account));
+        old.renews |= unanswered;
     }
 }
 
