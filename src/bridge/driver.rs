@@ -362,7 +362,16 @@ impl Driver {
 
     fn handle_woken(&mut self, now: Instant) {
         self.send_echoes();
-        let drained = self.pending.waits_for_play_out && self.media.stream.downlink().is_drained();
+        if !self.pending.waits_for_play_out {
+            return;
+        }
+        let mut downlink = self.media.stream.downlink();
+        let drained = downlink.is_drained();
+        if !drained {
+            // Digits came between the wake-up and this look.
+            downlink.notify_drained();
+        }
+        drop(downlink);
         if drained {
             self.pending.waits_for_play_out = false;
             self.call.handle_played_out(now.into_std());

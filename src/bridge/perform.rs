@@ -214,7 +214,10 @@ impl Driver {
     /// `--judge-transfers` says otherwise: its caller may talk it into much.
     fn transfer_for_worker(&mut self, now: Instant, mut destination: Private) {
         if self.context.dialling.judges(self.is_worker_foreign) {
-            let checked = self.call.check_transfer().map_err(RequestError::from);
+            let checked = self
+                .call
+                .check_worker_transfer()
+                .map_err(RequestError::from);
             let line = &self.record.line;
             let judged =
                 checked.and_then(|()| Ok(self.context.dialling.allow(line, &destination)?));

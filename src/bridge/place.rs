@@ -86,8 +86,15 @@ pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObj
         context.dialling.give_back(&line);
         PlaceError::Refused(refusal)
     })?;
-    let mut calling = Calling::submit(&context.engine, call.line, to.clone())?;
-    let placed = calling.placed().await.map_err(PlaceError::from)?;
+    // Nor is one that the engine refuses.
+    let not_dialled = |error| {
+        context.dialling.give_back(&line);
+        error
+    };
+    let calling = Calling::submit(&context.engine, call.line, to.clone());
+    let mut calling = calling.map_err(not_dialled)?;
+    let placed = calling.placed().await;
+    let placed = placed.map_err(|error| not_dialled(PlaceError::from(error)))?;
     let sip_call_id = placed.sip_call_id.clone();
     let record = Record::placed(context, line, to, sip_call_id, &terms);
     let span = info_span!(

@@ -91,7 +91,10 @@ impl CallStatus {
             (Outcome::Transferred, _) => Self::Transferred,
             (Outcome::Failed | Outcome::BridgeLost, true) => Self::Failed,
             (_, true) => Self::Completed,
+            // The last two between our 200 and its ACK.
             (Outcome::Abandoned | Outcome::Cancelled, false) => Self::Cancelled,
+            (Outcome::CallerHungUp, false) => Self::Cancelled,
+            (Outcome::WorkerHungUp, false) => Self::Completed,
             (Outcome::NoWorker | Outcome::NoAnswer, false) => Self::NoAnswer,
             (_, false) => match sip_status {
                 486 | 600 | 603 => Self::Busy,

@@ -132,6 +132,7 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
         ..policy()
     });
     call.handle_job_pushed();
+    call.handle_established(now);
     outputs(&mut call);
     assert_eq!(
         call.poll_timeout(),

@@ -43,6 +43,7 @@ pub use self::terms::{
 };
 use crate::core::link::Direction;
 use crate::core::outcome::Outcome;
+use crate::core::private::Private;
 
 /// The longest queue (10 minutes and a half) played out, with some room.
 const PLAY_OUT_LIMIT: Duration = Duration::from_secs(640);
@@ -116,6 +117,10 @@ pub struct Call {
     attached_at: Option<Instant>,
     /// A REFER that is none of the fallback is under way.
     transferring: bool,
+    /// Where to, while the dialog does not stand yet.
+    early_transfer: Option<Private>,
+    /// The worker's last words were heard: only its transfer is waited for.
+    waits_for_transfer: bool,
     /// The target of the fallback's REFER rings.
     target_rings: bool,
     /// Why the caller gets no worker, once that is so.
@@ -145,6 +150,8 @@ impl Call {
             worker_open: false,
             attached_at: None,
             transferring: false,
+            early_transfer: None,
+            waits_for_transfer: false,
             target_rings: false,
             fallback_reason: None,
             last_rtp: None,
@@ -332,15 +339,20 @@ impl Call {
             self.arm(Timer::Duration, now + limit);
         }
         self.callee_answered(now);
+        self.transfer_at_last(now);
     }
 
     /// The leg is over. `remote`: the other side ended it.
     pub fn handle_leg_ended(&mut self, remote: bool) {
         let outcome = match (self.outcome, self.phase) {
             (_, Phase::Over) => return,
+            // The trunk's BYE completes the transfer, whatever was settled before.
+            (_, Phase::PlayingOut | Phase::Announcing) if remote && self.is_referred() => {
+                Outcome::Transferred
+            }
             (Some(decided), _) => decided,
             (None, Phase::PlayingOut) => Outcome::WorkerHungUp,
-            (None, _) if self.transferring && remote => Outcome::Transferred,
+            (None, _) if remote && self.is_referred() => Outcome::Transferred,
             (None, _) if self.is_ours => self.end_of_ours(remote),
             (None, _) if !remote => Outcome::Failed,
             (None, _) if self.attached_at.is_some() => Outcome::CallerHungUp,
@@ -389,7 +401,8 @@ impl Call {
         self.phase = Phase::Ending;
         self.deadlines = [None; TIMERS.len()];
         self.arm(Timer::Ending, now + ENDING_LIMIT);
-        self.push(Output::Hangup(match (self.answered, why) {
+        // 200 may wait for ICE: until its ACK the caller can still be refused.
+        self.push(Output::Hangup(match (self.established, why) {
             (true, _) => 200,
             (false, _) if self.is_ours => 487,
             (false, Outcome::ApiHungUp) => 603,

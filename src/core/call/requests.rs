@@ -71,6 +71,20 @@ impl Call {
         Ok(())
     }
 
+    /// Whether the worker can have its caller transferred: also before the ACK,
+    /// which comes later than the answer of a fast worker.
+    ///
+    /// # Errors
+    /// When it is not the worker's to say, or a transfer is under way.
+    pub const fn check_worker_transfer(&self) -> Result<(), Denied> {
+        match self.phase {
+            Phase::Ending | Phase::Over => Err(Denied::Over),
+            Phase::Streaming if self.transferring => Err(Denied::Transferring),
+            Phase::Streaming => Ok(()),
+            _ => Err(Denied::Leaving),
+        }
+    }
+
     /// Whether digits can be sent to the other side.
     ///
     /// # Errors
@@ -96,29 +110,48 @@ impl Call {
 
     /// `transfer` of the worker.
     pub(super) fn transfer(&mut self, now: Instant, destination: Private) {
-        if self.phase == Phase::Streaming && !self.transferring {
+        if self.check_worker_transfer().is_ok() {
             self.begin_transfer(now, destination);
         }
     }
 
     fn begin_transfer(&mut self, now: Instant, destination: Private) {
         self.transferring = true;
-        self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
-        self.push(Output::Transfer(destination));
+        // REFER belongs into a dialog (RFC 3515).
+        self.early_transfer = Some(destination);
+        if self.established {
+            self.transfer_at_last(now);
+        }
+    }
+
+    /// The dialog stands: what was asked for before is done.
+    pub(super) fn transfer_at_last(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Ending | Phase::Over) {
+            return;
+        }
+        if let Some(destination) = self.early_transfer.take() {
+            self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
+            self.push(Output::Transfer(destination));
+        }
+    }
+
+    /// A REFER is out, and not refused.
+    pub(super) const fn is_referred(&self) -> bool {
+        self.transferring && self.early_transfer.is_none()
     }
 
     /// Progress of a REFER.
     pub fn handle_transfer(&mut self, now: Instant, status: u16, last: bool) {
         let done = (200..300).contains(&status) && last;
         let refused = status >= 300 || (last && !done);
-        if self.transferring && !matches!(self.phase, Phase::Ending | Phase::Over) {
+        // A trunk may be silent for longer than we wait, and succeed.
+        let is_told = self.transferring || (done && self.phase != Phase::Referring);
+        if is_told && !matches!(self.phase, Phase::Ending | Phase::Over) {
             self.report(Report::Transfer(status));
         }
         match self.phase {
             Phase::Referring => self.fallback_transfer(now, status, done, refused),
-            Phase::Streaming | Phase::Seeking | Phase::PlayingOut | Phase::Announcing
-                if self.transferring && done =>
-            {
+            Phase::Streaming | Phase::Seeking | Phase::PlayingOut | Phase::Announcing if done => {
                 // Whatever the fallback had settled: the caller has somebody.
                 self.outcome = Some(Outcome::Transferred);
                 self.hang_up(now, Outcome::Transferred);
@@ -133,6 +166,9 @@ impl Call {
             Phase::PlayingOut if refused => {
                 self.transferring = false;
                 self.push(Output::PlayOut);
+            }
+            Phase::PlayingOut if self.waits_for_transfer => {
+                self.arm(Timer::PlayOut, now + TRANSFER_LIMIT);
             }
             _ => {}
         }
@@ -152,6 +188,7 @@ impl Call {
     /// The worker's last words were heard while its transfer is under way: BYE
     /// before the answer to REFER would end the transfer too.
     pub(super) fn wait_for_transfer(&mut self, now: Instant) {
+        self.waits_for_transfer = true;
         self.arm(Timer::PlayOut, now + FALLBACK_LIMIT);
     }
 }
