@@ -110,10 +110,20 @@ async def serve(socket, args, greeting):
         write_wav(os.path.join(args.record, name + ".wav"), heard)
 
 
+async def serve_or_hand_over(socket, args, greeting):
+    """Only who has said all closes with 1000, which hangs up. `websockets` would do so
+    for every end, a mistake in here too: with 1011 the caller gets another worker."""
+    try:
+        await serve(socket, args, greeting)
+    except BaseException:
+        await socket.close(1011)
+        raise
+
+
 async def take_job(job, args, greeting):
     try:
         async with websockets.connect(job["audioStreamUrl"], max_size=None) as socket:
-            await serve(socket, args, greeting)
+            await serve_or_hand_over(socket, args, greeting)
     except (OSError, websockets.WebSocketException) as error:
         print(f"{job['callId']}: cannot dial: {error}", flush=True)
 
@@ -144,7 +154,7 @@ async def push_mode(args, greeting, calls):
         calls.add(asyncio.current_task())
         if args.calls is not None and len(calls) >= args.calls:
             enough.set()
-        await serve(socket, args, greeting)
+        await serve_or_hand_over(socket, args, greeting)
 
     async with websockets.serve(accept, args.bind, args.listen, max_size=None):
         print(f"listening on ws://{args.bind}:{args.listen}/", flush=True)

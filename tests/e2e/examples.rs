@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::peers::{Process, free_port, wait_for_tcp};
-use crate::harness::{Caller, Redis, sound, until};
+use crate::harness::{Caller, Job, Redis, sound, until};
 
 /// `examples/worker.py`, ended when dropped. Debian's Python has its modules.
 fn python_worker(args: &[&str]) -> Process {
@@ -55,4 +55,22 @@ async fn the_python_worker_is_dialled() {
     let url = format!("ws://127.0.0.1:{port}/");
     let setup = Setup::new().args(&["--ws-target", &url, "--ringback", "off"]);
     greets_and_echoes(setup).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_worker_that_is_stopped_hands_its_caller_over() {
+    let redis = Redis::start();
+    let worker = python_worker(&["--redis-url", &redis.url()]);
+    let setup = Setup::queue(&redis).args(&["--ringback", "off"]);
+    let bridge = setup.start().await;
+    let mut call = Caller::connect(bridge.sip(), NUMBER).await;
+    until(Duration::from_secs(10), "a greeting", async || {
+        !sound::is_silence(&call.rtp.audio())
+    })
+    .await;
+    worker.signal("TERM");
+    let job = Job::take(&redis).await;
+    assert_eq!(job.json["attempt"], 2);
+    call.bye().await;
+    bridge.shut_down().await;
 }
