@@ -45,7 +45,10 @@ pub(super) async fn servers_table(pool: &AnyPool, dialect: Dialect) -> Result<Ta
 
 const SQLITE_COLUMNS: &str = "SELECT CAST(name AS TEXT), CAST(type AS TEXT), \
      CAST(dflt_value IS NOT NULL AS TEXT) FROM pragma_table_info($1)";
-const POSTGRES_COLUMNS: &str = "SELECT CAST(attname AS TEXT), format_type(atttypid, NULL), \
+/// With -1 instead of NULL a `char(n)` is called `bpchar`: a cast to `character`
+/// would cut the text to one character. With its length a text that is too long
+/// would be cut as well, where it is to be refused.
+const POSTGRES_COLUMNS: &str = "SELECT CAST(attname AS TEXT), format_type(atttypid, -1), \
      CASE WHEN atthasdef OR attidentity <> '' THEN '1' ELSE '0' END \
      FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
 

@@ -120,6 +120,21 @@ async fn the_table_of_production_is_read_and_written_as_it_is() {
     ));
     assert_eq!(typed, "t");
 
+    // Texts of a fixed or greatest length are stored whole, or refused.
+    let trunk = format!("TK{}", "1".repeat(32));
+    let whole = line(json!({"twilioTrunkSid": trunk}));
+    assert!(store.update_line(&id, &whole).await.unwrap());
+    let stored = store.line(&id).await.unwrap().unwrap();
+    assert_eq!(stored.get("twilio_trunk_sid"), Some(trunk.as_str()));
+    for (field, text) in [
+        ("twilioTrunkSid", format!("{trunk}1")),
+        ("sipUsername", "u".repeat(101)),
+    ] {
+        let long = line(json!({field: text}));
+        let error = store.update_line(&id, &long).await.unwrap_err();
+        assert!(matches!(error, StoreError::Values { .. }), "{error}");
+    }
+
     let number = line(json!({"restaurantId": "no-uuid", "phoneNumber": "+33155667788"}));
     let error = store.insert_line(&number).await.unwrap_err().to_string();
     assert_eq!(
