@@ -173,6 +173,42 @@ async fn ids_and_flags_may_be_numbers() {
 }
 
 #[tokio::test]
+async fn only_the_columns_that_are_missing_are_added() {
+    const OURS: [&str; 6] = [
+        "sip_server_id",
+        "max_concurrent_calls",
+        "greeting",
+        "announcement",
+        "fallback_number",
+        "custom_parameters",
+    ];
+    for stage_columns in [&OURS[2..3], &OURS[..]] {
+        for stage in Stage::both() {
+            let added = stage_columns.join(" TEXT, ");
+            stage.sql(&format!(
+                "CREATE TABLE phone_lines (id TEXT PRIMARY KEY, phone_number TEXT, {added} TEXT);
+                 INSERT INTO phone_lines (id, greeting) VALUES ('a', 'a.wav')"
+            ));
+            let store = stage.open().await;
+            assert_eq!(
+                shown(&store.line("a").await.unwrap().unwrap()),
+                json!({"id": "a", "greeting": "a.wav"})
+            );
+            let all = json!({"id": "b", "sipServerId": "s", "maxConcurrentCalls": 2,
+                "greeting": "a.wav", "announcement": "b.wav", "fallbackNumber": "+331",
+                "customParameters": {"a": 1}});
+            store.insert_line(&line(all.clone())).await.unwrap();
+            assert_eq!(shown(&store.line("b").await.unwrap().unwrap()), all);
+            store.close().await;
+            // The list of migrations is as after any other start.
+            stage.open().await.close().await;
+            let columns = "SELECT COUNT(*) FROM phone_lines WHERE announcement IS NULL";
+            assert_eq!(stage.sql(columns), "1");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_role_that_does_not_own_the_table_needs_only_the_columns() {
     let Stage::Postgres(postgres) = Stage::postgres() else {
         panic!("PostgreSQL")
