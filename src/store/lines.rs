@@ -204,7 +204,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn delete_server(&self, id: &str) -> Result<Removal, StoreError> {
-        const UNLESS: &str = "AND NOT EXISTS (SELECT 1 FROM phone_lines WHERE sip_server_id = $1) \
+        const UNLESS: &str = "AND NOT EXISTS (SELECT 1 FROM phone_lines \
+             WHERE CAST(sip_server_id AS TEXT) = $1) \
              AND NOT EXISTS (SELECT 1 FROM settings \
              WHERE name = 'fallback_sip_server_id' AND value = $1)";
         let mut connection = self.acquire("removing a server").await?;
@@ -226,7 +227,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn lines_of_server(&self, id: &str) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT CAST(id AS TEXT) FROM phone_lines WHERE sip_server_id = $1 ORDER BY 1";
+        let sql = "SELECT CAST(id AS TEXT) FROM phone_lines \
+                   WHERE CAST(sip_server_id AS TEXT) = $1 ORDER BY 1";
         sqlx::query_scalar(sql)
             .bind(id.to_owned())
             .fetch_all(&self.pool)

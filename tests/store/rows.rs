@@ -131,6 +131,27 @@ async fn servers_stay_while_they_are_in_use() {
     }
 }
 
+/// Where the owner of the table has added our columns, with types of its own.
+#[tokio::test]
+async fn a_server_that_is_named_by_a_number_stays_as_well() {
+    for stage in Stage::both() {
+        stage.sql("CREATE TABLE phone_lines (id TEXT PRIMARY KEY, sip_server_id INTEGER)");
+        let store = stage.open().await;
+        for id in ["7", "8"] {
+            let uri = json!({"id": id, "trunk_uri": "sip:a.example"});
+            store.insert_server(&server(uri)).await.unwrap();
+        }
+        let named = line(json!({"id": "a", "sipServerId": 7}));
+        store.insert_line(&named).await.unwrap();
+        let in_use = Removal::InUse {
+            lines: vec!["a".to_owned()],
+            fallback: false,
+        };
+        assert_eq!(store.delete_server("7").await.unwrap(), in_use);
+        assert_eq!(store.delete_server("8").await.unwrap(), Removal::Done);
+    }
+}
+
 #[tokio::test]
 async fn an_import_inserts_and_updates_by_id() {
     for stage in Stage::both() {
