@@ -83,7 +83,7 @@ impl Store {
     /// When the id is taken, or the database fails.
     pub async fn insert_line(&self, row: &Row) -> Result<String, StoreError> {
         let mut connection = self.acquire("inserting a line").await?;
-        self.lines.insert(&mut connection, row).await
+        self.lines.insert_alone(&mut connection, row).await
     }
 
     /// Sets the columns of a line that the row has, and no others; false when
@@ -187,7 +187,7 @@ impl Store {
     /// When the id is taken, or the database fails.
     pub async fn insert_server(&self, row: &Row) -> Result<String, StoreError> {
         let mut connection = self.acquire("inserting a server").await?;
-        self.servers.insert(&mut connection, row).await
+        self.servers.insert_alone(&mut connection, row).await
     }
 
     /// Sets columns of a server; as [`Store::update_line`].

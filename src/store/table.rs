@@ -239,15 +239,24 @@ impl Table {
         for (_, text) in values {
             query = query.bind(text);
         }
-        query.fetch_one(connection).await.map_err(|error| {
-            let taken = error
-                .as_database_error()
-                .is_some_and(sqlx::error::DatabaseError::is_unique_violation);
-            match row.id() {
-                Some(id) if taken => StoreError::Taken(id.to_owned()),
-                _ => StoreError::query("inserting a line or server")(error),
+        let inserted = query.fetch_one(connection).await;
+        inserted.map_err(StoreError::query("inserting a line or server"))
+    }
+
+    /// As [`Table::insert`], where no transaction is open: an id that is there
+    /// already is told apart from what else the database does not take.
+    pub(super) async fn insert_alone(
+        &self,
+        connection: &mut AnyConnection,
+        row: &Row,
+    ) -> Result<String, StoreError> {
+        let inserted = self.insert(connection, row).await;
+        if let (Err(StoreError::Values { .. }), Some(id)) = (&inserted, row.id()) {
+            if !self.select(connection, Some(id)).await?.is_empty() {
+                return Err(StoreError::Taken(id.to_owned()));
             }
-        })
+        }
+        inserted
     }
 
     /// What the database does not fill in by itself.

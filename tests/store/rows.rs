@@ -54,6 +54,32 @@ async fn lines_are_inserted_changed_and_removed() {
 }
 
 #[tokio::test]
+async fn only_an_id_that_is_there_is_taken() {
+    for stage in Stage::both() {
+        stage.sql("CREATE TABLE phone_lines (id TEXT PRIMARY KEY, phone_number TEXT UNIQUE)");
+        let store = stage.open().await;
+        let insert = async |id: &str, number: &str| {
+            let row = line(json!({"id": id, "phoneNumber": number}));
+            store.insert_line(&row).await
+        };
+        insert("a", "+331").await.unwrap();
+        let taken = insert("a", "+332").await.unwrap_err();
+        assert!(
+            matches!(&taken, StoreError::Taken(id) if id == "a"),
+            "{taken}"
+        );
+        let twin = insert("b", "+331").await.unwrap_err();
+        assert!(matches!(twin, StoreError::Values { .. }), "{twin}");
+        let twin = twin.to_string();
+        assert!(
+            twin.contains("phone_number") && !twin.contains("+331"),
+            "{twin}"
+        );
+        insert("b", "+332").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn values_are_data_and_not_sql() {
     let odd = "'; DROP TABLE phone_lines; -- \" $1 ? é\\";
     for stage in Stage::both() {
