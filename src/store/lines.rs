@@ -67,6 +67,16 @@ impl Store {
         self.lines.fresh_id()
     }
 
+    /// The id of a line as the database will give it back: seal a password
+    /// for this one.
+    ///
+    /// # Errors
+    /// When it is no id for this database, or the database fails.
+    pub async fn canonical_line_id(&self, id: &str) -> Result<String, StoreError> {
+        let mut connection = self.acquire("reading an id").await?;
+        self.lines.canonical_id(&mut connection, id).await
+    }
+
     /// One line.
     ///
     /// # Errors
@@ -170,6 +180,15 @@ impl Store {
     #[must_use]
     pub fn fresh_server_id(&self) -> Option<String> {
         self.servers.fresh_id()
+    }
+
+    /// The id of a server; as [`Store::canonical_line_id`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn canonical_server_id(&self, id: &str) -> Result<String, StoreError> {
+        let mut connection = self.acquire("reading an id").await?;
+        self.servers.canonical_id(&mut connection, id).await
     }
 
     /// One server.

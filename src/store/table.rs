@@ -160,6 +160,35 @@ impl Table {
         (!is_number).then(random_uuid)
     }
 
+    /// An id as the database will give it back: numbers lose their zeros in
+    /// front, UUIDs their capitals. It is the salt of the row's password.
+    pub(super) async fn canonical_id(
+        &self,
+        connection: &mut AnyConnection,
+        id: &str,
+    ) -> Result<String, StoreError> {
+        let type_name = self.actual.get("id").map(|actual| &actual.type_name);
+        let type_name = type_name.map_or("text", String::as_str);
+        let sql = match self.dialect {
+            Dialect::Sqlite if is_kept(type_name) => return Ok(id.to_owned()),
+            Dialect::Postgres if ["text", "character varying"].contains(&type_name) => {
+                return Ok(id.to_owned());
+            }
+            // What is no number stays what it is.
+            Dialect::Sqlite => "SELECT CASE WHEN CAST($1 AS NUMERIC) = $1 \
+                 THEN CAST(CAST($1 AS NUMERIC) AS TEXT) ELSE $1 END"
+                .to_owned(),
+            Dialect::Postgres => {
+                format!("SELECT CAST(CAST(CAST($1 AS TEXT) AS {type_name}) AS TEXT)")
+            }
+        };
+        sqlx::query_scalar(&sql)
+            .bind(id.to_owned())
+            .fetch_one(connection)
+            .await
+            .map_err(StoreError::query("reading an id"))
+    }
+
     fn read(&self, found: &AnyRow) -> Result<Row, sqlx::Error> {
         let mut row = Row::default();
         for column in self.present() {
@@ -332,6 +361,16 @@ impl Table {
         let done = done.map_err(StoreError::query("removing a line or server"))?;
         Ok(done.rows_affected() > 0)
     }
+}
+
+/// Whether SQLite keeps a text in a column of this type as it is (its rules of
+/// affinity).
+fn is_kept(type_name: &str) -> bool {
+    let type_name = type_name.to_lowercase();
+    let kept = ["char", "clob", "text", "blob"]
+        .iter()
+        .any(|part| type_name.contains(part));
+    !type_name.contains("int") && (kept || type_name.is_empty())
 }
 
 /// RFC 9562, version 4.

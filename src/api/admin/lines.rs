@@ -154,7 +154,10 @@ pub async fn create(
     let store = control.store()?;
     let mut given = Given::new(object, &SPEC);
     let fields = given.names();
-    let id = given.id().or_else(|| store.fresh_line_id());
+    let id = match given.id() {
+        Some(id) => Some(store.canonical_line_id(&id).await?),
+        None => store.fresh_line_id(),
+    };
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
     given.add_issues(issues);
     check_server(store, &mut given).await?;

@@ -164,7 +164,10 @@ pub async fn create(
     let store = control.store()?;
     let mut given = Given::new(object, &SPEC);
     let fields = given.names();
-    let id = given.id().or_else(|| store.fresh_server_id());
+    let id = match given.id() {
+        Some(id) => Some(store.canonical_server_id(&id).await?),
+        None => store.fresh_server_id(),
+    };
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
     given.add_issues(issues);
     password::seal_new(&control, id, "password", &mut given).await?;
