@@ -78,6 +78,18 @@ impl StoreError {
         }
     }
 
+    /// The reason, where one row is at fault and others may well be taken.
+    ///
+    /// # Errors
+    /// With the same error where that is not so.
+    pub(super) fn of_one_row(self) -> Result<String, Self> {
+        match self {
+            Self::Values { reason, .. } => Ok(reason),
+            Self::Taken(_) | Self::NoColumn { .. } => Ok(self.to_string()),
+            other => Err(other),
+        }
+    }
+
     /// Whether the same may well succeed later: the database is away or busy.
     #[must_use]
     pub const fn is_transient(&self) -> bool {

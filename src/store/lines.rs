@@ -1,7 +1,6 @@
-//! Phone lines, SIP servers and the fallback server: read, changed, and
-//! imported from a file.
+//! Phone lines, SIP servers and the fallback server: read and changed.
 
-use sqlx::{AnyConnection, Connection};
+use sqlx::AnyConnection;
 
 use super::connection::Store;
 use super::error::StoreError;
@@ -9,17 +8,6 @@ use crate::lines::Row;
 
 /// The setting that names the global fallback server.
 const FALLBACK: &str = "fallback_sip_server_id";
-
-/// What an import did; each list holds ids of lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
-    /// Lines that were not there.
-    pub inserted: Vec<String>,
-    /// Lines that were there and had other values.
-    pub updated: Vec<String>,
-    /// How many were there as they are in the file.
-    pub unchanged: usize,
-}
 
 /// What became of a server that was to be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,45 +101,6 @@ impl Store {
     pub async fn delete_line(&self, id: &str) -> Result<bool, StoreError> {
         let mut connection = self.acquire("removing a line").await?;
         self.lines.delete(&mut connection, id, "").await
-    }
-
-    /// Writes the lines of a file into the database, all or none: inserted, or
-    /// by their ids updated in the columns that the file names.
-    ///
-    /// # Errors
-    /// When the database fails; nothing is changed then.
-    pub async fn import(&self, rows: &[Row]) -> Result<Imported, StoreError> {
-        const WHAT: &str = "importing the lines file";
-        let mut stored: std::collections::HashMap<String, Row> = self
-            .lines()
-            .await?
-            .into_iter()
-            .filter_map(|row| Some((row.id()?.to_owned(), row)))
-            .collect();
-        let mut imported = Imported::default();
-        let mut connection = self.acquire(WHAT).await?;
-        let begun = connection.begin().await;
-        let mut transaction = begun.map_err(StoreError::query(WHAT))?;
-        for row in rows {
-            let Some(id) = row.id() else { continue };
-            let changed = stored.get_mut(id).map(|old| old.overlay(row));
-            match changed {
-                Some(false) => imported.unchanged += 1,
-                Some(true) => {
-                    self.lines.update(&mut transaction, id, row).await?;
-                    imported.updated.push(id.to_owned());
-                }
-                None => {
-                    self.lines.insert(&mut transaction, row).await?;
-                    imported.inserted.push(id.to_owned());
-                }
-            }
-        }
-        transaction
-            .commit()
-            .await
-            .map_err(StoreError::query(WHAT))?;
-        Ok(imported)
     }
 
     /// All servers, in the order of their ids.

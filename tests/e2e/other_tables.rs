@@ -14,8 +14,8 @@ use crate::harness::{Api, Bridge};
 
 const LINES: &str = "/api/admin/telephony/phone-lines";
 /// Columns after the id.
-const REST: &str = "phone_number varchar(20) UNIQUE, sip_username varchar(100), \
-     sip_password text, is_active boolean DEFAULT true";
+const REST: &str = "phone_number varchar(20) UNIQUE, sip_domain varchar(255), \
+     sip_username varchar(100), sip_password text, is_active boolean DEFAULT true";
 
 enum Base {
     Sqlite(TempDir),
@@ -119,6 +119,44 @@ async fn a_password_is_sealed_for_the_id_as_it_is_read_back() {
         let sealed = base.sql("SELECT password FROM sip_servers");
         let key = MasterKey::parse(KEY).unwrap();
         assert_eq!(key.decrypt(stored, &sealed).unwrap().expose(), PASSWORD);
+        bridge.shut_down().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_the_database_refuses_is_named_and_the_others_start() {
+    for base in [Base::sqlite(), Base::postgres()] {
+        base.sql(&format!(
+            "CREATE TABLE phone_lines (id INTEGER PRIMARY KEY, {REST});
+             INSERT INTO phone_lines (id, phone_number, is_active) VALUES (1, '+33142000001', false)"
+        ));
+        let mut setup = base.setup();
+        for (id, number) in [("02", "2"), ("3", "1"), ("4", "4")] {
+            let number = format!("+3314200000{number}");
+            let line = json!({"id": id, "phoneNumber": number, "sipUsername": "u",
+                "sipDomain": "127.0.0.1:9"});
+            setup = setup.line(line);
+        }
+        let bridge = setup.start().await;
+        let output = bridge.output();
+        assert!(
+            output.contains(": line \"3\" (entry 2): the database does not take it"),
+            "{output}"
+        );
+        let summary = "new=2 changed=0 unchanged=0 refused=1";
+        assert!(output.contains(summary), "{output}");
+        assert!(!output.contains("+3314200000"), "a number is in the log");
+        let page = Api::of(&bridge).get(LINES).await.expect(200);
+        let shown: Vec<_> = page["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| (line["id"].as_str().unwrap(), line["server"].as_str()))
+            .collect();
+        let server = Some("127.0.0.1:9");
+        assert_eq!(shown[1..], [("2", server), ("4", server)]);
+        let health: serde_json::Value = serde_json::from_str(&bridge.health().await.body).unwrap();
+        assert_eq!(health["lines"]["unusable"], 1, "{health}");
         bridge.shut_down().await;
     }
 }
