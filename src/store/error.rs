@@ -42,6 +42,9 @@ pub enum StoreError {
     /// A row with this id is there already.
     #[error("the id {0:?} is taken already")]
     Taken(String),
+    /// The row cannot be removed: another table refers to it.
+    #[error("another table refers to it: {0}")]
+    Referenced(String),
     /// The table has no such column.
     #[error("table {table} has no column {column}")]
     NoColumn {

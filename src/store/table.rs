@@ -358,8 +358,11 @@ impl Table {
             .bind(id.to_owned())
             .execute(connection)
             .await;
-        let done = done.map_err(StoreError::query("removing a line or server"))?;
-        Ok(done.rows_affected() > 0)
+        match done.map_err(StoreError::query("removing a line or server")) {
+            // Nothing is written here: the fault is with what refers to it.
+            Err(StoreError::Values { reason, .. }) => Err(StoreError::Referenced(reason)),
+            done => Ok(done?.rows_affected() > 0),
+        }
     }
 }
 

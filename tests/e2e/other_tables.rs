@@ -160,3 +160,24 @@ async fn a_line_that_the_database_refuses_is_named_and_the_others_start() {
         bridge.shut_down().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_another_table_refers_to_stays() {
+    for base in [Base::sqlite(), Base::postgres()] {
+        base.sql(&format!(
+            "CREATE TABLE phone_lines (id TEXT PRIMARY KEY, {REST});
+             CREATE TABLE orders (line_id TEXT REFERENCES phone_lines (id));
+             INSERT INTO phone_lines (id) VALUES ('a');
+             INSERT INTO orders VALUES ('a')"
+        ));
+        let (bridge, api) = base.started().await;
+        let path = format!("{LINES}/a");
+        let problem = api.delete(&path).await.problem(409, "conflict");
+        let detail = problem["detail"].as_str().unwrap().to_lowercase();
+        assert!(detail.contains("foreign key constraint"), "{detail}");
+        api.get(&path).await.expect(200);
+        base.sql("DELETE FROM orders");
+        assert_eq!(api.delete(&path).await.status, 204);
+        bridge.shut_down().await;
+    }
+}
