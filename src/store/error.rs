@@ -125,7 +125,8 @@ pub(super) fn reason(error: &sqlx::Error) -> String {
     }
 }
 
-/// PostgreSQL: data exceptions and broken constraints. SQLite: a constraint,
+/// PostgreSQL: data exceptions, broken constraints, and an id where the table
+/// always counts them. SQLite: a constraint,
 /// or a value of another type.
 fn is_about_values(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database) = error else {
@@ -133,7 +134,8 @@ fn is_about_values(error: &sqlx::Error) -> bool {
     };
     let code = database.code().unwrap_or_default();
     let sqlite = code.parse::<u32>().ok().filter(|_| code.len() != 5);
-    let postgres = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+    let classes = ["22", "23", "428C9"];
+    let postgres = code.len() == 5 && classes.iter().any(|class| code.starts_with(class));
     postgres || sqlite.is_some_and(|code| matches!(code & 0xff, 18..=20))
 }
 

@@ -1,9 +1,12 @@
 //! Phone lines, SIP servers and the fallback server: read and changed.
 
-use sqlx::AnyConnection;
+use std::sync::Arc;
+
+use sqlx::{AnyConnection, Transaction};
 
 use super::connection::Store;
 use super::error::StoreError;
+use super::table::Table;
 use crate::lines::Row;
 
 /// The setting that names the global fallback server.
@@ -25,7 +28,66 @@ pub enum Removal {
     },
 }
 
+/// A row whose id the database has counted, seen by nobody yet. Dropped, it
+/// is as if it had never been.
+#[derive(Debug)]
+pub struct Begun {
+    transaction: Transaction<'static, sqlx::Any>,
+    table: Arc<Table>,
+    id: String,
+}
+
+impl Begun {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Sets the columns that had to wait for the id, and lets it be seen. The
+    /// answer is the id.
+    ///
+    /// # Errors
+    /// When the database fails, or does not take them.
+    pub async fn finish(mut self, row: &Row) -> Result<String, StoreError> {
+        self.table
+            .update(&mut self.transaction, &self.id, row)
+            .await?;
+        let committed = self.transaction.commit().await;
+        committed.map_err(StoreError::query("inserting a line or server"))?;
+        Ok(self.id)
+    }
+}
+
 impl Store {
+    async fn begin(&self, table: &Arc<Table>, row: &Row) -> Result<Begun, StoreError> {
+        let begun = self.pool.begin().await;
+        let mut transaction = begun.map_err(StoreError::query("inserting a line or server"))?;
+        let id = table.insert(&mut transaction, row).await?;
+        let table = table.clone();
+        Ok(Begun {
+            transaction,
+            table,
+            id,
+        })
+    }
+
+    /// Begins to insert a line whose id the database counts.
+    ///
+    /// # Errors
+    /// When the database fails, or does not take it.
+    pub async fn begin_line(&self, row: &Row) -> Result<Begun, StoreError> {
+        self.begin(&self.lines, row).await
+    }
+
+    /// Begins to insert a server; as [`Store::begin_line`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn begin_server(&self, row: &Row) -> Result<Begun, StoreError> {
+        self.begin(&self.servers, row).await
+    }
+
     /// All lines, in the order of their ids.
     ///
     /// # Errors

@@ -36,4 +36,4 @@ pub use changes::{Listener, Mark, Snapshot};
 pub use connection::{Location, Store};
 pub use error::StoreError;
 pub use import::{Imported, Refused};
-pub use lines::Removal;
+pub use lines::{Begun, Removal};

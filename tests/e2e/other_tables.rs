@@ -181,3 +181,42 @@ async fn a_line_that_another_table_refers_to_stays() {
         bridge.shut_down().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_the_database_counts_go_on_being_counted() {
+    for (base, id_type) in [
+        (Base::sqlite(), "INTEGER PRIMARY KEY"),
+        (Base::postgres(), "SERIAL PRIMARY KEY"),
+        (
+            Base::postgres(),
+            "integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        ),
+    ] {
+        base.sql(&format!("CREATE TABLE phone_lines (id {id_type}, {REST})"));
+        let theirs = "INSERT INTO phone_lines (phone_number) VALUES (NULL)";
+        base.sql(theirs);
+        let (bridge, api) = base.started().await;
+        let line = json!({"sipUsername": "u", "sipPassword": PASSWORD});
+        assert_eq!(api.post(LINES, &line).await.expect(201)["id"], "2");
+        assert_eq!(base.password("2").await, PASSWORD);
+        let without = json!({"sipUsername": "u", "sipPassword": null});
+        let made = api.post(LINES, &without).await.expect(201);
+        assert_eq!(
+            (&made["id"], &made["hasPassword"]),
+            (&json!("3"), &json!(false))
+        );
+        base.sql(theirs);
+        let ids = "SELECT id FROM phone_lines ORDER BY id";
+        assert_eq!(base.sql(ids), "1\n2\n3\n4");
+
+        // A password that cannot be sealed leaves no row behind.
+        let foreign = json!({"sipUsername": "u", "sipPassword": "iv:tag:text"});
+        assert_eq!(api.post(LINES, &foreign).await.faulty(), ["sipPassword"]);
+        assert_eq!(base.sql(ids), "1\n2\n3\n4");
+        if id_type.contains("ALWAYS") {
+            let own = api.post(LINES, &json!({"id": 9})).await;
+            own.problem(422, "invalid");
+        }
+        bridge.shut_down().await;
+    }
+}

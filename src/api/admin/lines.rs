@@ -23,7 +23,7 @@ use crate::api::query::{Id, Query};
 use crate::lines::Row;
 use crate::lines::entry::{Entry, read_entry};
 use crate::lines::line::FieldIssue;
-use crate::lines::row::LINE_COLUMNS;
+use crate::lines::row::{Column, LINE_COLUMNS};
 use crate::store::Store;
 
 static SPEC: Spec = Spec {
@@ -42,6 +42,8 @@ static SPEC: Spec = Spec {
     ],
 };
 const PATH: &str = "/api/admin/telephony/phone-lines";
+/// The column of the password.
+const PASSWORD: Column = LINE_COLUMNS[6];
 /// Stands in for an id that the database will count.
 const NEW: &str = "new";
 
@@ -161,9 +163,15 @@ pub async fn create(
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
     given.add_issues(issues);
     check_server(store, &mut given).await?;
-    password::seal_new(&control, id, "sipPassword", &mut given).await?;
+    let waiting = password::seal_new(&control, id, PASSWORD.json, &mut given).await?;
     given.check()?;
-    let id = store.insert_line(&given.row()).await?;
+    let id = match waiting {
+        None => store.insert_line(&given.row()).await?,
+        Some(password) => {
+            let begun = store.begin_line(&given.row()).await?;
+            password::insert_counted(&control, begun, password, PASSWORD).await?
+        }
+    };
     control.context.lines.ring();
     let body = LineBody::of(&stored(store, &id).await?, &control);
     let location = [(LOCATION, format!("{PATH}/{id}"))];
@@ -205,7 +213,7 @@ pub async fn change(
     });
     given.add_issues(issues);
     check_server(store, &mut given).await?;
-    password::seal(&control, &id, "sipPassword", &mut given).await?;
+    password::seal(&control, &id, PASSWORD.json, &mut given).await?;
     given.check()?;
     if !store.update_line(&id, &given.row()).await? {
         return Err(missing());
