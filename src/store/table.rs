@@ -315,6 +315,18 @@ impl Table {
         id: &str,
         row: &Row,
     ) -> Result<bool, StoreError> {
+        self.update_if(connection, id, row, None).await
+    }
+
+    /// As [`Table::update`]; false as well when a column does not hold this
+    /// text, or null, any more.
+    pub(super) async fn update_if(
+        &self,
+        connection: &mut AnyConnection,
+        id: &str,
+        row: &Row,
+        still: Option<(&'static str, Option<&str>)>,
+    ) -> Result<bool, StoreError> {
         let mut values = self.values(row)?;
         values.retain(|(column, _)| column.name != "id");
         if values.is_empty() {
@@ -327,17 +339,25 @@ impl Table {
                 format!("{} = {}", column.name, self.placeholder(*column, index + 1))
             })
             .collect();
+        let number = values.len() + 1;
+        let condition = still.map_or_else(String::new, |(name, _)| {
+            let number = number + 1;
+            format!("AND CAST({name} AS TEXT) IS NOT DISTINCT FROM CAST(${number} AS TEXT)")
+        });
         let sql = format!(
-            "UPDATE {} SET {} WHERE CAST(id AS TEXT) = ${}",
+            "UPDATE {} SET {} WHERE CAST(id AS TEXT) = ${number} {condition}",
             self.name,
             set.join(", "),
-            values.len() + 1
         );
         let mut query = sqlx::query(&sql);
         for (_, text) in values {
             query = query.bind(text);
         }
-        let done = query.bind(id.to_owned()).execute(connection).await;
+        query = query.bind(id.to_owned());
+        if let Some((_, text)) = still {
+            query = query.bind(text.map(str::to_owned));
+        }
+        let done = query.execute(connection).await;
         let done = done.map_err(StoreError::query("changing a line or server"))?;
         Ok(done.rows_affected() > 0)
     }

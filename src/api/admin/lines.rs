@@ -18,7 +18,7 @@ use crate::api::body::JsonObject;
 use crate::api::control::Control;
 use crate::api::fields::{Given, Spec};
 use crate::api::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
-use crate::api::problem::Problem;
+use crate::api::problem::{Kind, Problem};
 use crate::api::query::{Id, Query};
 use crate::lines::Row;
 use crate::lines::entry::{Entry, read_entry};
@@ -42,6 +42,9 @@ static SPEC: Spec = Spec {
     ],
 };
 const PATH: &str = "/api/admin/telephony/phone-lines";
+/// How often parameters are merged anew, when another request changes them
+/// meanwhile: each time one of those has got through.
+const MERGES: usize = 20;
 /// The column of the password.
 const PASSWORD: Column = LINE_COLUMNS[6];
 /// Stands in for an id that the database will count.
@@ -198,12 +201,13 @@ pub async fn change(
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
     let store = control.store()?;
-    let before = stored(store, &id).await?.to_object(LINE_COLUMNS);
+    let mut before = stored(store, &id).await?;
     let mut given = Given::new(object, &SPEC);
     let fields = given.names();
     given.keep_id(&id);
-    merge_parameters(&mut given, before.get("customParameters"));
-    let mut merged = before;
+    let parameters = given.get("customParameters").cloned();
+    merge_parameters(&mut given, parameters.as_ref(), &before);
+    let mut merged = before.to_object(LINE_COLUMNS);
     merged.extend(given.object().clone());
     // What is wrong with other fields of an old row does not keep this from changing.
     let mut issues = issues(&merged, &id);
@@ -215,12 +219,17 @@ pub async fn change(
     check_server(store, &mut given).await?;
     password::seal(&control, &id, PASSWORD.json, &mut given).await?;
     given.check()?;
-    if !store.update_line(&id, &given.row()).await? {
-        return Err(missing());
+    for _ in 0..MERGES {
+        if store.merge_line(&id, &given.row(), &before).await? {
+            control.context.lines.ring();
+            let body = LineBody::of(&stored(store, &id).await?, &control);
+            return Ok(Changed::fields(fields).to(Json(body)));
+        }
+        before = stored(store, &id).await?;
+        merge_parameters(&mut given, parameters.as_ref(), &before);
     }
-    control.context.lines.ring();
-    let body = LineBody::of(&stored(store, &id).await?, &control);
-    Ok(Changed::fields(fields).to(Json(body)))
+    let detail = "the line was changed by others again and again: try once more";
+    Err(Problem::new(Kind::CONFLICT, detail))
 }
 
 /// Removes a phone line: it unregisters, and its calls run to their end.
@@ -260,14 +269,14 @@ fn issues(object: &Map<String, Value>, id: &str) -> Vec<FieldIssue> {
 }
 
 /// Keys that are not given stay, and null removes one (RFC 7396).
-fn merge_parameters(given: &mut Given, before: Option<&Value>) {
-    let Some(Value::Object(changes)) = given.get("customParameters") else {
+fn merge_parameters(given: &mut Given, changes: Option<&Value>, before: &Row) {
+    let Some(Value::Object(changes)) = changes else {
         return;
     };
-    let mut merged = before
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default();
+    let mut merged = match before.to_object(LINE_COLUMNS).remove("customParameters") {
+        Some(Value::Object(parameters)) => parameters,
+        _ => Map::new(),
+    };
     for (key, value) in changes {
         if value.is_null() {
             merged.remove(key);
@@ -325,7 +334,9 @@ mod tests {
     fn parameters_are_merged_key_by_key() {
         let merged = |changes: Value| {
             let mut given = Given::new(object(json!({"customParameters": changes})), &SPEC);
-            merge_parameters(&mut given, Some(&json!({"a": "1", "b": "2"})));
+            let before = json!({"customParameters": {"a": "1", "b": "2"}});
+            let before = Row::from_object(LINE_COLUMNS, &object(before));
+            merge_parameters(&mut given, Some(&changes), &before);
             given.get("customParameters").cloned()
         };
         let expected = json!({"b": "3", "c": "4"});
