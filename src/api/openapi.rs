@@ -132,7 +132,7 @@ impl IntoResponses for Stored {
         problems([
             (
                 "409",
-                "The bridge has no database, or it does not go with what is in it.",
+                "The bridge has no database, or it does not go with what is in it: the id is taken, or what is to be removed is in use.",
             ),
             ("500", "The database failed; the log says how."),
             ("503", "The database is away; try again."),

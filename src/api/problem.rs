@@ -270,6 +270,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Taken(_) => Self::new(Kind::TAKEN, error.to_string()),
+            StoreError::Referenced(_) => Self::new(Kind::CONFLICT, error.to_string()),
             StoreError::Values { reason, .. } => {
                 let detail = format!("the database does not take these values: {reason}");
                 Self::new(Kind::INVALID, detail)

@@ -12,7 +12,7 @@ use super::start_lines::{StartLines, Vaults, start_lines, start_lines_with};
 use crate::config::{Config, Database};
 use crate::core::private::Secret;
 use crate::lines::{self, LinesFile, Row};
-use crate::store::{Imported, Location, Store, StoreError};
+use crate::store::{Imported, Location, Refused, Store, StoreError};
 
 /// The file in `--data-dir`.
 const FILE_NAME: &str = "sipbridge.db";
@@ -74,7 +74,7 @@ pub fn lines_file(config: &Config) -> Result<LinesFile, lines::FileError> {
 /// # Errors
 /// When the lines file as a whole or the database cannot be used.
 pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), StartError> {
-    let file = lines_file(config)?;
+    let mut file = lines_file(config)?;
     let Some(database) = &config.database else {
         return Ok((None, start_lines(config, file, None)));
     };
@@ -92,8 +92,14 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), Sta
             "calls that this bridge had when it died are marked bridge-lost"
         );
     }
-    if config.lines_file.is_some() {
-        tell(&store.import(&file.rows).await?);
+    if let Some(path) = &config.lines_file {
+        let imported = store.import(&file.rows).await?;
+        tell(&imported);
+        for Refused { place, reason } in imported.refused {
+            file.refuse(path, place, reason);
+        }
+        // What the database has taken is read from it.
+        file.rows.clear();
     }
     let stored = read(&store).await?;
     let lines = tokio::task::block_in_place(|| {
@@ -121,6 +127,7 @@ fn tell(imported: &Imported) {
         inserted,
         updated,
         unchanged,
+        refused,
     } = imported;
     for id in inserted {
         info!(line = %id, "line imported from the lines file: new");
@@ -132,6 +139,7 @@ fn tell(imported: &Imported) {
         new = inserted.len(),
         changed = updated.len(),
         unchanged,
+        refused = refused.len(),
         "lines file imported"
     );
 }

@@ -138,7 +138,7 @@ pub fn start_lines_with(
     start
 }
 
-/// After an import nothing changes; `check` and `lines` import nothing.
+/// After an import there is nothing to lay over; `check` and `lines` import nothing.
 fn laid_over(mut stored: Vec<Row>, file: Vec<Row>) -> Vec<Row> {
     let places: HashMap<String, usize> = stored
         .iter()

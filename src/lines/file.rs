@@ -76,6 +76,30 @@ impl fmt::Display for EntryName {
     }
 }
 
+/// What is wrong with an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryIssue {
+    /// It is no object.
+    NotAnObject,
+    /// The field and what is wrong with it.
+    Field(FieldIssue),
+    /// The database does not take it, and says why.
+    Refused(String),
+}
+
+impl fmt::Display for EntryIssue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAnObject => f.write_str("must be a JSON object"),
+            Self::Field(issue) => issue.fmt(f),
+            Self::Refused(reason) => write!(
+                f,
+                "the database does not take it, and keeps what it has: {reason}"
+            ),
+        }
+    }
+}
+
 /// One mistake or warning: (file, entry, field, reason).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileIssue {
@@ -83,17 +107,14 @@ pub struct FileIssue {
     pub path: PathBuf,
     /// The entry.
     pub entry: EntryName,
-    /// The field and what is wrong with it; absent when the entry is no object.
-    pub issue: Option<FieldIssue>,
+    /// What is wrong with it.
+    pub issue: EntryIssue,
 }
 
 impl fmt::Display for FileIssue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "lines file {}: {}: ", self.path.display(), self.entry)?;
-        match &self.issue {
-            Some(issue) => write!(f, "{issue}"),
-            None => f.write_str("must be a JSON object"),
-        }
+        let path = self.path.display();
+        write!(f, "lines file {path}: {}: {}", self.entry, self.issue)
     }
 }
 
@@ -105,6 +126,8 @@ pub struct LinesFile {
     /// Every entry without mistakes as a row, also of lines that do not
     /// register: what an import writes.
     pub rows: Vec<Row>,
+    /// Which entry each of `rows` is, from 1.
+    numbers: Vec<usize>,
     /// Why the other entries are left out.
     pub mistakes: Vec<FileIssue>,
     /// What is ignored without harm.
@@ -113,6 +136,19 @@ pub struct LinesFile {
     pub inactive: usize,
     /// How many lines belong to provider "twilio".
     pub twilio: usize,
+}
+
+impl LinesFile {
+    /// Counts one of `rows` as a mistake: the database does not take it.
+    pub fn refuse(&mut self, path: &Path, place: usize, reason: String) {
+        let number = self.numbers.get(place).copied().unwrap_or_default();
+        let id = self.rows.get(place).and_then(Row::id).map(LineId::new);
+        self.mistakes.push(FileIssue {
+            path: path.into(),
+            entry: EntryName { number, id },
+            issue: EntryIssue::Refused(reason),
+        });
+    }
 }
 
 /// Reads a lines file. Blocks for the file system.
@@ -194,35 +230,35 @@ fn read_entries(path: &Path, entries: Vec<Value>) -> LinesFile {
             Value::Object(object) => object,
             mut other => {
                 wipe_value(&mut other);
-                found.mistakes.push(issue(None, None));
+                found.mistakes.push(issue(None, EntryIssue::NotAnObject));
                 continue;
             }
         };
         let row = Row::from_object(LINE_COLUMNS, &object);
         let (entry, warnings) = read_entry(object);
         let id = entry.id().cloned();
-        let warn = |warning| issue(id.as_ref(), Some(warning));
+        let warn = |warning| issue(id.as_ref(), EntryIssue::Field(warning));
         found.warnings.extend(warnings.into_iter().map(warn));
         if let Some(id) = &id {
             let first = *seen.entry(id.clone()).or_insert(number);
             if first != number {
                 let problem = FieldProblem::Duplicate { first };
                 let field = "id".to_owned();
-                found
-                    .mistakes
-                    .push(issue(Some(id), Some(FieldIssue { field, problem })));
+                let twin = EntryIssue::Field(FieldIssue { field, problem });
+                found.mistakes.push(issue(Some(id), twin));
                 continue;
             }
         }
         if !matches!(entry, Entry::Mistaken(..)) {
             found.rows.push(row);
+            found.numbers.push(number);
         }
         match entry {
             Entry::Line(line) => found.lines.push(*line),
             Entry::Inactive(_) => found.inactive += 1,
             Entry::Twilio(_) => found.twilio += 1,
             Entry::Mistaken(id, issues) => {
-                let mistake = |mistake| issue(id.as_ref(), Some(mistake));
+                let mistake = |mistake| issue(id.as_ref(), EntryIssue::Field(mistake));
                 found.mistakes.extend(issues.into_iter().map(mistake));
             }
         }

@@ -105,7 +105,7 @@ impl Store {
         }
         let pool = connect(location).await?;
         let migrate = async {
-            let migrator = migrator(location.dialect()).await?;
+            let migrator = migrator(location.dialect(), &pool).await?;
             migrator.run(&pool).await
         };
         if let Err(error) = migrate.await {

@@ -42,6 +42,9 @@ pub enum StoreError {
     /// A row with this id is there already.
     #[error("the id {0:?} is taken already")]
     Taken(String),
+    /// The row cannot be removed: another table refers to it.
+    #[error("another table refers to it: {0}")]
+    Referenced(String),
     /// The table has no such column.
     #[error("table {table} has no column {column}")]
     NoColumn {
@@ -78,6 +81,18 @@ impl StoreError {
         }
     }
 
+    /// The reason, where one row is at fault and others may well be taken.
+    ///
+    /// # Errors
+    /// With the same error where that is not so.
+    pub(super) fn of_one_row(self) -> Result<String, Self> {
+        match self {
+            Self::Values { reason, .. } => Ok(reason),
+            Self::Taken(_) | Self::NoColumn { .. } => Ok(self.to_string()),
+            other => Err(other),
+        }
+    }
+
     /// Whether the same may well succeed later: the database is away or busy.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
@@ -110,7 +125,8 @@ pub(super) fn reason(error: &sqlx::Error) -> String {
     }
 }
 
-/// PostgreSQL: data exceptions and broken constraints. SQLite: a constraint,
+/// PostgreSQL: data exceptions, broken constraints, and an id where the table
+/// always counts them. SQLite: a constraint,
 /// or a value of another type.
 fn is_about_values(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(database) = error else {
@@ -118,7 +134,8 @@ fn is_about_values(error: &sqlx::Error) -> bool {
     };
     let code = database.code().unwrap_or_default();
     let sqlite = code.parse::<u32>().ok().filter(|_| code.len() != 5);
-    let postgres = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+    let classes = ["22", "23", "428C9"];
+    let postgres = code.len() == 5 && classes.iter().any(|class| code.starts_with(class));
     postgres || sqlite.is_some_and(|code| matches!(code & 0xff, 18..=20))
 }
 

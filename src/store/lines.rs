@@ -1,25 +1,16 @@
-//! Phone lines, SIP servers and the fallback server: read, changed, and
-//! imported from a file.
+//! Phone lines, SIP servers and the fallback server: read and changed.
 
-use sqlx::{AnyConnection, Connection};
+use std::sync::Arc;
+
+use sqlx::{AnyConnection, Transaction};
 
 use super::connection::Store;
 use super::error::StoreError;
+use super::table::Table;
 use crate::lines::Row;
 
 /// The setting that names the global fallback server.
 const FALLBACK: &str = "fallback_sip_server_id";
-
-/// What an import did; each list holds ids of lines.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
-    /// Lines that were not there.
-    pub inserted: Vec<String>,
-    /// Lines that were there and had other values.
-    pub updated: Vec<String>,
-    /// How many were there as they are in the file.
-    pub unchanged: usize,
-}
 
 /// What became of a server that was to be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +28,66 @@ pub enum Removal {
     },
 }
 
+/// A row whose id the database has counted, seen by nobody yet. Dropped, it
+/// is as if it had never been.
+#[derive(Debug)]
+pub struct Begun {
+    transaction: Transaction<'static, sqlx::Any>,
+    table: Arc<Table>,
+    id: String,
+}
+
+impl Begun {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Sets the columns that had to wait for the id, and lets it be seen. The
+    /// answer is the id.
+    ///
+    /// # Errors
+    /// When the database fails, or does not take them.
+    pub async fn finish(mut self, row: &Row) -> Result<String, StoreError> {
+        self.table
+            .update(&mut self.transaction, &self.id, row)
+            .await?;
+        let committed = self.transaction.commit().await;
+        committed.map_err(StoreError::query("inserting a line or server"))?;
+        Ok(self.id)
+    }
+}
+
 impl Store {
+    async fn begin(&self, table: &Arc<Table>, row: &Row) -> Result<Begun, StoreError> {
+        let begun = self.pool.begin().await;
+        let mut transaction = begun.map_err(StoreError::query("inserting a line or server"))?;
+        let id = table.insert(&mut transaction, row).await?;
+        let table = table.clone();
+        Ok(Begun {
+            transaction,
+            table,
+            id,
+        })
+    }
+
+    /// Begins to insert a line whose id the database counts.
+    ///
+    /// # Errors
+    /// When the database fails, or does not take it.
+    pub async fn begin_line(&self, row: &Row) -> Result<Begun, StoreError> {
+        self.begin(&self.lines, row).await
+    }
+
+    /// Begins to insert a server; as [`Store::begin_line`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn begin_server(&self, row: &Row) -> Result<Begun, StoreError> {
+        self.begin(&self.servers, row).await
+    }
+
     /// All lines, in the order of their ids.
     ///
     /// # Errors
@@ -67,6 +117,16 @@ impl Store {
         self.lines.fresh_id()
     }
 
+    /// The id of a line as the database will give it back: seal a password
+    /// for this one.
+    ///
+    /// # Errors
+    /// When it is no id for this database, or the database fails.
+    pub async fn canonical_line_id(&self, id: &str) -> Result<String, StoreError> {
+        let mut connection = self.acquire("reading an id").await?;
+        self.lines.canonical_id(&mut connection, id).await
+    }
+
     /// One line.
     ///
     /// # Errors
@@ -83,7 +143,7 @@ impl Store {
     /// When the id is taken, or the database fails.
     pub async fn insert_line(&self, row: &Row) -> Result<String, StoreError> {
         let mut connection = self.acquire("inserting a line").await?;
-        self.lines.insert(&mut connection, row).await
+        self.lines.insert_alone(&mut connection, row).await
     }
 
     /// Sets the columns of a line that the row has, and no others; false when
@@ -96,6 +156,20 @@ impl Store {
         self.lines.update(&mut connection, id, row).await
     }
 
+    /// As [`Store::update_line`]; where the row has parameters, false as well
+    /// when the line's are not those of `before` any more: they were merged
+    /// with those, and another change would be undone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn merge_line(&self, id: &str, row: &Row, before: &Row) -> Result<bool, StoreError> {
+        const PARAMETERS: &str = "custom_parameters";
+        let still = (PARAMETERS, before.get(PARAMETERS));
+        let still = row.has(PARAMETERS).then_some(still);
+        let mut connection = self.acquire("changing a line").await?;
+        self.lines.update_if(&mut connection, id, row, still).await
+    }
+
     /// Removes a line; false when there is none.
     ///
     /// # Errors
@@ -103,45 +177,6 @@ impl Store {
     pub async fn delete_line(&self, id: &str) -> Result<bool, StoreError> {
         let mut connection = self.acquire("removing a line").await?;
         self.lines.delete(&mut connection, id, "").await
-    }
-
-    /// Writes the lines of a file into the database, all or none: inserted, or
-    /// by their ids updated in the columns that the file names.
-    ///
-    /// # Errors
-    /// When the database fails; nothing is changed then.
-    pub async fn import(&self, rows: &[Row]) -> Result<Imported, StoreError> {
-        const WHAT: &str = "importing the lines file";
-        let mut stored: std::collections::HashMap<String, Row> = self
-            .lines()
-            .await?
-            .into_iter()
-            .filter_map(|row| Some((row.id()?.to_owned(), row)))
-            .collect();
-        let mut imported = Imported::default();
-        let mut connection = self.acquire(WHAT).await?;
-        let begun = connection.begin().await;
-        let mut transaction = begun.map_err(StoreError::query(WHAT))?;
-        for row in rows {
-            let Some(id) = row.id() else { continue };
-            let changed = stored.get_mut(id).map(|old| old.overlay(row));
-            match changed {
-                Some(false) => imported.unchanged += 1,
-                Some(true) => {
-                    self.lines.update(&mut transaction, id, row).await?;
-                    imported.updated.push(id.to_owned());
-                }
-                None => {
-                    self.lines.insert(&mut transaction, row).await?;
-                    imported.inserted.push(id.to_owned());
-                }
-            }
-        }
-        transaction
-            .commit()
-            .await
-            .map_err(StoreError::query(WHAT))?;
-        Ok(imported)
     }
 
     /// All servers, in the order of their ids.
@@ -172,6 +207,15 @@ impl Store {
         self.servers.fresh_id()
     }
 
+    /// The id of a server; as [`Store::canonical_line_id`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn canonical_server_id(&self, id: &str) -> Result<String, StoreError> {
+        let mut connection = self.acquire("reading an id").await?;
+        self.servers.canonical_id(&mut connection, id).await
+    }
+
     /// One server.
     ///
     /// # Errors
@@ -187,7 +231,7 @@ impl Store {
     /// When the id is taken, or the database fails.
     pub async fn insert_server(&self, row: &Row) -> Result<String, StoreError> {
         let mut connection = self.acquire("inserting a server").await?;
-        self.servers.insert(&mut connection, row).await
+        self.servers.insert_alone(&mut connection, row).await
     }
 
     /// Sets columns of a server; as [`Store::update_line`].
@@ -204,7 +248,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn delete_server(&self, id: &str) -> Result<Removal, StoreError> {
-        const UNLESS: &str = "AND NOT EXISTS (SELECT 1 FROM phone_lines WHERE sip_server_id = $1) \
+        const UNLESS: &str = "AND NOT EXISTS (SELECT 1 FROM phone_lines \
+             WHERE CAST(sip_server_id AS TEXT) = $1) \
              AND NOT EXISTS (SELECT 1 FROM settings \
              WHERE name = 'fallback_sip_server_id' AND value = $1)";
         let mut connection = self.acquire("removing a server").await?;
@@ -226,7 +271,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn lines_of_server(&self, id: &str) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT CAST(id AS TEXT) FROM phone_lines WHERE sip_server_id = $1 ORDER BY 1";
+        let sql = "SELECT CAST(id AS TEXT) FROM phone_lines \
+                   WHERE CAST(sip_server_id AS TEXT) = $1 ORDER BY 1";
         sqlx::query_scalar(sql)
             .bind(id.to_owned())
             .fetch_all(&self.pool)

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use sqlx::AnyPool;
 use sqlx::migrate::{Migration, MigrationSource, MigrationType, Migrator};
 
 /// Which database.
@@ -52,25 +53,57 @@ const ALL: [(i64, &str, &str, &str); 4] = [
 /// How many there are.
 pub const COUNT: usize = ALL.len();
 
-/// What runs them.
-pub(super) async fn migrator(dialect: Dialect) -> Result<Migrator, sqlx::migrate::MigrateError> {
-    Migrator::new(Embedded(dialect)).await
+/// What runs them on this database.
+pub(super) async fn migrator(
+    dialect: Dialect,
+    pool: &AnyPool,
+) -> Result<Migrator, sqlx::migrate::MigrateError> {
+    let there = match dialect {
+        Dialect::Sqlite => {
+            let columns = "SELECT CAST(name AS TEXT) FROM pragma_table_info('phone_lines')";
+            sqlx::query_scalar(columns).fetch_all(pool).await?
+        }
+        Dialect::Postgres => Vec::new(),
+    };
+    Migrator::new(Embedded { dialect, there }).await
 }
 
 #[derive(Debug)]
-struct Embedded(Dialect);
+struct Embedded {
+    dialect: Dialect,
+    /// SQLite: the columns that `phone_lines` has before.
+    there: Vec<String>,
+}
+
+/// SQLite has no `ADD COLUMN IF NOT EXISTS`: columns that are there are left
+/// out of what runs. The migration is the same, and so is its checksum; where
+/// it has been run, it is not run again.
+fn add_only_missing(migration: &mut Migration, there: &[String]) {
+    let is_there = |line: &&str| {
+        let added = line.strip_prefix("ALTER TABLE phone_lines ADD COLUMN ");
+        let name = added.and_then(|rest| rest.split(' ').next());
+        name.is_some_and(|name| there.iter().any(|other| other.eq_ignore_ascii_case(name)))
+    };
+    if migration.sql.lines().any(|line| is_there(&line)) {
+        let missing = migration.sql.lines().filter(|line| !is_there(line));
+        migration.sql = missing.collect::<Vec<_>>().join("\n").into();
+    }
+}
 
 type Resolved = Result<Vec<Migration>, sqlx::error::BoxDynError>;
 
 impl MigrationSource<'static> for Embedded {
     fn resolve(self) -> std::pin::Pin<Box<dyn Future<Output = Resolved> + Send + 'static>> {
         let migration = |&(version, description, sqlite, postgres): &(i64, &'static str, _, _)| {
-            let sql = match self.0 {
+            let sql = match self.dialect {
                 Dialect::Sqlite => sqlite,
                 Dialect::Postgres => postgres,
             };
             let (description, sql) = (Cow::Borrowed(description), Cow::Borrowed(sql));
-            Migration::new(version, description, MigrationType::Simple, sql, false)
+            let mut migration =
+                Migration::new(version, description, MigrationType::Simple, sql, false);
+            add_only_missing(&mut migration, &self.there);
+            migration
         };
         let all: Vec<Migration> = ALL.iter().map(migration).collect();
         Box::pin(std::future::ready(Ok(all)))

@@ -6,7 +6,8 @@
 //! | [`connection`] | opening it: created and migrated by itself |
 //! | [`migrations`] | the SQL that is checked in, and how it is run |
 //! | [`table`] | rows whose column types are not known beforehand |
-//! | [`lines`] | lines, servers, the fallback server, the import of a file |
+//! | [`lines`] | lines, servers, the fallback server |
+//! | [`import`] | the lines of a file written into it |
 //! | [`changes`] | noticing that lines or servers are other than before |
 //! | [`calls`] | the record of a call, and pages of them |
 //! | [`call_log`] | writes records without ever holding up a call |
@@ -24,6 +25,7 @@ pub mod calls;
 pub mod changes;
 pub mod connection;
 pub mod error;
+pub mod import;
 pub mod lines;
 pub mod migrations;
 pub mod table;
@@ -33,4 +35,5 @@ pub use calls::{AudioStats, CallPage, CallQuery, CallRecord};
 pub use changes::{Listener, Mark, Snapshot};
 pub use connection::{Location, Store};
 pub use error::StoreError;
-pub use lines::{Imported, Removal};
+pub use import::{Imported, Refused};
+pub use lines::{Begun, Removal};

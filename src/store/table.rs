@@ -45,7 +45,10 @@ pub(super) async fn servers_table(pool: &AnyPool, dialect: Dialect) -> Result<Ta
 
 const SQLITE_COLUMNS: &str = "SELECT CAST(name AS TEXT), CAST(type AS TEXT), \
      CAST(dflt_value IS NOT NULL AS TEXT) FROM pragma_table_info($1)";
-const POSTGRES_COLUMNS: &str = "SELECT CAST(attname AS TEXT), format_type(atttypid, NULL), \
+/// With -1 instead of NULL a `char(n)` is called `bpchar`: a cast to `character`
+/// would cut the text to one character. With its length a text that is too long
+/// would be cut as well, where it is to be refused.
+const POSTGRES_COLUMNS: &str = "SELECT CAST(attname AS TEXT), format_type(atttypid, -1), \
      CASE WHEN atthasdef OR attidentity <> '' THEN '1' ELSE '0' END \
      FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
 
@@ -157,6 +160,35 @@ impl Table {
         (!is_number).then(random_uuid)
     }
 
+    /// An id as the database will give it back: numbers lose their zeros in
+    /// front, UUIDs their capitals. It is the salt of the row's password.
+    pub(super) async fn canonical_id(
+        &self,
+        connection: &mut AnyConnection,
+        id: &str,
+    ) -> Result<String, StoreError> {
+        let type_name = self.actual.get("id").map(|actual| &actual.type_name);
+        let type_name = type_name.map_or("text", String::as_str);
+        let sql = match self.dialect {
+            Dialect::Sqlite if is_kept(type_name) => return Ok(id.to_owned()),
+            Dialect::Postgres if ["text", "character varying"].contains(&type_name) => {
+                return Ok(id.to_owned());
+            }
+            // What is no number stays what it is.
+            Dialect::Sqlite => "SELECT CASE WHEN CAST($1 AS NUMERIC) = $1 \
+                 THEN CAST(CAST($1 AS NUMERIC) AS TEXT) ELSE $1 END"
+                .to_owned(),
+            Dialect::Postgres => {
+                format!("SELECT CAST(CAST(CAST($1 AS TEXT) AS {type_name}) AS TEXT)")
+            }
+        };
+        sqlx::query_scalar(&sql)
+            .bind(id.to_owned())
+            .fetch_one(connection)
+            .await
+            .map_err(StoreError::query("reading an id"))
+    }
+
     fn read(&self, found: &AnyRow) -> Result<Row, sqlx::Error> {
         let mut row = Row::default();
         for column in self.present() {
@@ -236,15 +268,24 @@ impl Table {
         for (_, text) in values {
             query = query.bind(text);
         }
-        query.fetch_one(connection).await.map_err(|error| {
-            let taken = error
-                .as_database_error()
-                .is_some_and(sqlx::error::DatabaseError::is_unique_violation);
-            match row.id() {
-                Some(id) if taken => StoreError::Taken(id.to_owned()),
-                _ => StoreError::query("inserting a line or server")(error),
+        let inserted = query.fetch_one(connection).await;
+        inserted.map_err(StoreError::query("inserting a line or server"))
+    }
+
+    /// As [`Table::insert`], where no transaction is open: an id that is there
+    /// already is told apart from what else the database does not take.
+    pub(super) async fn insert_alone(
+        &self,
+        connection: &mut AnyConnection,
+        row: &Row,
+    ) -> Result<String, StoreError> {
+        let inserted = self.insert(connection, row).await;
+        if let (Err(StoreError::Values { .. }), Some(id)) = (&inserted, row.id()) {
+            if !self.select(connection, Some(id)).await?.is_empty() {
+                return Err(StoreError::Taken(id.to_owned()));
             }
-        })
+        }
+        inserted
     }
 
     /// What the database does not fill in by itself.
@@ -274,6 +315,18 @@ impl Table {
         id: &str,
         row: &Row,
     ) -> Result<bool, StoreError> {
+        self.update_if(connection, id, row, None).await
+    }
+
+    /// As [`Table::update`]; false as well when a column does not hold this
+    /// text, or null, any more.
+    pub(super) async fn update_if(
+        &self,
+        connection: &mut AnyConnection,
+        id: &str,
+        row: &Row,
+        still: Option<(&'static str, Option<&str>)>,
+    ) -> Result<bool, StoreError> {
         let mut values = self.values(row)?;
         values.retain(|(column, _)| column.name != "id");
         if values.is_empty() {
@@ -286,17 +339,25 @@ impl Table {
                 format!("{} = {}", column.name, self.placeholder(*column, index + 1))
             })
             .collect();
+        let number = values.len() + 1;
+        let condition = still.map_or_else(String::new, |(name, _)| {
+            let number = number + 1;
+            format!("AND CAST({name} AS TEXT) IS NOT DISTINCT FROM CAST(${number} AS TEXT)")
+        });
         let sql = format!(
-            "UPDATE {} SET {} WHERE CAST(id AS TEXT) = ${}",
+            "UPDATE {} SET {} WHERE CAST(id AS TEXT) = ${number} {condition}",
             self.name,
             set.join(", "),
-            values.len() + 1
         );
         let mut query = sqlx::query(&sql);
         for (_, text) in values {
             query = query.bind(text);
         }
-        let done = query.bind(id.to_owned()).execute(connection).await;
+        query = query.bind(id.to_owned());
+        if let Some((_, text)) = still {
+            query = query.bind(text.map(str::to_owned));
+        }
+        let done = query.execute(connection).await;
         let done = done.map_err(StoreError::query("changing a line or server"))?;
         Ok(done.rows_affected() > 0)
     }
@@ -317,9 +378,22 @@ impl Table {
             .bind(id.to_owned())
             .execute(connection)
             .await;
-        let done = done.map_err(StoreError::query("removing a line or server"))?;
-        Ok(done.rows_affected() > 0)
+        match done.map_err(StoreError::query("removing a line or server")) {
+            // Nothing is written here: the fault is with what refers to it.
+            Err(StoreError::Values { reason, .. }) => Err(StoreError::Referenced(reason)),
+            done => Ok(done?.rows_affected() > 0),
+        }
     }
+}
+
+/// Whether SQLite keeps a text in a column of this type as it is (its rules of
+/// affinity).
+fn is_kept(type_name: &str) -> bool {
+    let type_name = type_name.to_lowercase();
+    let kept = ["char", "clob", "text", "blob"]
+        .iter()
+        .any(|part| type_name.contains(part));
+    !type_name.contains("int") && (kept || type_name.is_empty())
 }
 
 /// RFC 9562, version 4.

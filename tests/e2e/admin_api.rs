@@ -302,6 +302,36 @@ async fn a_line_added_here_registers_pauses_and_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parameters_that_are_changed_at_once_are_all_kept() {
+    let dir = TempDir::new().unwrap();
+    let (bridge, api) = started(&dir).await;
+    api.post(LINES, &json!({"id": "l"})).await.expect(201);
+    let path = format!("{LINES}/l");
+    for round in 0..5 {
+        let change = async |key: &str| {
+            let change = json!({"customParameters": {key: round.to_string()}});
+            api.json("PATCH", &path, &change).await.expect(200);
+        };
+        tokio::join!(
+            change("a"),
+            change("b"),
+            change("c"),
+            change("d"),
+            change("e"),
+            change("f")
+        );
+        let kept = api.get(&path).await.expect(200)["customParameters"].clone();
+        let all = ["a", "b", "c", "d", "e", "f"].map(|key| (key, round.to_string()));
+        let all: serde_json::Map<_, _> = all
+            .into_iter()
+            .map(|(key, text)| (key.to_owned(), text.into()))
+            .collect();
+        assert_eq!(kept, Value::Object(all));
+    }
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_follow_each_other_until_the_last() {
     let dir = TempDir::new().unwrap();
     let (bridge, api) = started(&dir).await;

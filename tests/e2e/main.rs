@@ -26,6 +26,7 @@
 //! | `resolution` | which SIP server a line uses, rule by rule |
 //! | `secrets` | no secret in any output, at the highest log level |
 //! | `hot_lines` | lines and servers change while the bridge runs |
+//! | `other_tables` | tables that other programs made: ids of every type, rows that are refused |
 //! | `store` | lines from a database, a record per call |
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
@@ -61,6 +62,7 @@ mod media;
 mod metrics;
 mod numbers;
 mod openapi;
+mod other_tables;
 mod overload;
 mod pacing;
 mod placed_to_sipp;

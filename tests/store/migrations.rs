@@ -120,6 +120,21 @@ async fn the_table_of_production_is_read_and_written_as_it_is() {
     ));
     assert_eq!(typed, "t");
 
+    // Texts of a fixed or greatest length are stored whole, or refused.
+    let trunk = format!("TK{}", "1".repeat(32));
+    let whole = line(json!({"twilioTrunkSid": trunk}));
+    assert!(store.update_line(&id, &whole).await.unwrap());
+    let stored = store.line(&id).await.unwrap().unwrap();
+    assert_eq!(stored.get("twilio_trunk_sid"), Some(trunk.as_str()));
+    for (field, text) in [
+        ("twilioTrunkSid", format!("{trunk}1")),
+        ("sipUsername", "u".repeat(101)),
+    ] {
+        let long = line(json!({field: text}));
+        let error = store.update_line(&id, &long).await.unwrap_err();
+        assert!(matches!(error, StoreError::Values { .. }), "{error}");
+    }
+
     let number = line(json!({"restaurantId": "no-uuid", "phoneNumber": "+33155667788"}));
     let error = store.insert_line(&number).await.unwrap_err().to_string();
     assert_eq!(
@@ -154,6 +169,42 @@ async fn ids_and_flags_may_be_numbers() {
         assert_eq!(store.insert_line(&new).await.unwrap(), "43");
         let created = stage.sql("SELECT created_at FROM phone_lines WHERE id = 43");
         assert!(created.parse::<u64>().unwrap() > 1_700_000_000);
+    }
+}
+
+#[tokio::test]
+async fn only_the_columns_that_are_missing_are_added() {
+    const OURS: [&str; 6] = [
+        "sip_server_id",
+        "max_concurrent_calls",
+        "greeting",
+        "announcement",
+        "fallback_number",
+        "custom_parameters",
+    ];
+    for stage_columns in [&OURS[2..3], &OURS[..]] {
+        for stage in Stage::both() {
+            let added = stage_columns.join(" TEXT, ");
+            stage.sql(&format!(
+                "CREATE TABLE phone_lines (id TEXT PRIMARY KEY, phone_number TEXT, {added} TEXT);
+                 INSERT INTO phone_lines (id, greeting) VALUES ('a', 'a.wav')"
+            ));
+            let store = stage.open().await;
+            assert_eq!(
+                shown(&store.line("a").await.unwrap().unwrap()),
+                json!({"id": "a", "greeting": "a.wav"})
+            );
+            let all = json!({"id": "b", "sipServerId": "s", "maxConcurrentCalls": 2,
+                "greeting": "a.wav", "announcement": "b.wav", "fallbackNumber": "+331",
+                "customParameters": {"a": 1}});
+            store.insert_line(&line(all.clone())).await.unwrap();
+            assert_eq!(shown(&store.line("b").await.unwrap().unwrap()), all);
+            store.close().await;
+            // The list of migrations is as after any other start.
+            stage.open().await.close().await;
+            let columns = "SELECT COUNT(*) FROM phone_lines WHERE announcement IS NULL";
+            assert_eq!(stage.sql(columns), "1");
+        }
     }
 }
 

@@ -54,6 +54,32 @@ async fn lines_are_inserted_changed_and_removed() {
 }
 
 #[tokio::test]
+async fn only_an_id_that_is_there_is_taken() {
+    for stage in Stage::both() {
+        stage.sql("CREATE TABLE phone_lines (id TEXT PRIMARY KEY, phone_number TEXT UNIQUE)");
+        let store = stage.open().await;
+        let insert = async |id: &str, number: &str| {
+            let row = line(json!({"id": id, "phoneNumber": number}));
+            store.insert_line(&row).await
+        };
+        insert("a", "+331").await.unwrap();
+        let taken = insert("a", "+332").await.unwrap_err();
+        assert!(
+            matches!(&taken, StoreError::Taken(id) if id == "a"),
+            "{taken}"
+        );
+        let twin = insert("b", "+331").await.unwrap_err();
+        assert!(matches!(twin, StoreError::Values { .. }), "{twin}");
+        let twin = twin.to_string();
+        assert!(
+            twin.contains("phone_number") && !twin.contains("+331"),
+            "{twin}"
+        );
+        insert("b", "+332").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn values_are_data_and_not_sql() {
     let odd = "'; DROP TABLE phone_lines; -- \" $1 ? é\\";
     for stage in Stage::both() {
@@ -131,6 +157,27 @@ async fn servers_stay_while_they_are_in_use() {
     }
 }
 
+/// Where the owner of the table has added our columns, with types of its own.
+#[tokio::test]
+async fn a_server_that_is_named_by_a_number_stays_as_well() {
+    for stage in Stage::both() {
+        stage.sql("CREATE TABLE phone_lines (id TEXT PRIMARY KEY, sip_server_id INTEGER)");
+        let store = stage.open().await;
+        for id in ["7", "8"] {
+            let uri = json!({"id": id, "trunk_uri": "sip:a.example"});
+            store.insert_server(&server(uri)).await.unwrap();
+        }
+        let named = line(json!({"id": "a", "sipServerId": 7}));
+        store.insert_line(&named).await.unwrap();
+        let in_use = Removal::InUse {
+            lines: vec!["a".to_owned()],
+            fallback: false,
+        };
+        assert_eq!(store.delete_server("7").await.unwrap(), in_use);
+        assert_eq!(store.delete_server("8").await.unwrap(), Removal::Done);
+    }
+}
+
 #[tokio::test]
 async fn an_import_inserts_and_updates_by_id() {
     for stage in Stage::both() {
@@ -188,21 +235,116 @@ async fn an_import_inserts_and_updates_by_id() {
 }
 
 #[tokio::test]
-async fn an_import_is_all_or_nothing() {
+async fn a_row_that_is_refused_keeps_no_other_back() {
+    for stage in Stage::both() {
+        stage.sql(
+            "CREATE TABLE phone_lines (id INTEGER PRIMARY KEY, phone_number varchar(20) UNIQUE,
+                sip_username varchar(3) NOT NULL CHECK (sip_username <> 'bad'));
+             INSERT INTO phone_lines VALUES (1, '+331', 'old')",
+        );
+        let store = stage.open().await;
+        let row = |id: &str, number: &str, name: &str| {
+            line(json!({"id": id, "phoneNumber": number, "sipUsername": name}))
+        };
+        let rows = [
+            row("1", "+331", "bad"),
+            row("2", "+332", "two"),
+            row("3", "+332", "3"),
+            line(json!({"id": 4})),
+            line(json!({"id": 5, "sipUsername": "5", "sipDomain": "a.example"})),
+            row("letters", "+336", "6"),
+            row("7", "+337", "7"),
+        ];
+        let imported = store.import(&rows).await.unwrap();
+        assert_eq!(imported.inserted, ["2", "7"]);
+        assert_eq!((imported.updated.len(), imported.unchanged), (0, 0));
+        let reasons: Vec<_> = imported
+            .refused
+            .iter()
+            .map(|refused| (refused.place, refused.reason.as_str()))
+            .collect();
+        let places: Vec<_> = reasons.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places, [0, 2, 3, 4, 5], "{reasons:?}");
+        for ((_, reason), part) in reasons.iter().zip([
+            "CHECK",
+            "phone_number",
+            "sip_username",
+            "has no column sip_domain",
+            "",
+        ]) {
+            let reason = reason.replace("check constraint", "CHECK");
+            assert!(reason.contains(part), "{reason}");
+        }
+        let names = "SELECT id || sip_username FROM phone_lines ORDER BY id";
+        assert_eq!(stage.sql(names), "1old\n2two\n77");
+        // The connection is as good as new.
+        let again = store.import(&rows).await.unwrap();
+        assert_eq!((again.unchanged, again.refused.len()), (2, 5));
+    }
+}
+
+/// As some ORMs make every foreign key.
+#[tokio::test]
+async fn a_constraint_that_waits_for_the_commit_refuses_its_row_alone() {
     let stage = Stage::postgres();
-    stage.sql("CREATE TABLE phone_lines (id text PRIMARY KEY, greeting varchar(3))");
-    let store = stage.open().await;
-    let rows = [
-        line(json!({"id": "a"})),
-        line(json!({"id": "b", "greeting": "long"})),
-    ];
-    let error = store.import(&rows).await.unwrap_err().to_string();
-    assert!(
-        error.ends_with("value too long for type character varying(3)"),
-        "{error}"
+    stage.sql(
+        "CREATE TABLE restaurants (id integer PRIMARY KEY);
+         INSERT INTO restaurants VALUES (7);
+         CREATE TABLE phone_lines (id text PRIMARY KEY, restaurant_id integer
+            REFERENCES restaurants (id) DEFERRABLE INITIALLY DEFERRED)",
     );
+    let store = stage.open().await;
+    let rows = [("a", 8), ("b", 7)].map(|(id, restaurant)| {
+        let row = json!({"id": id, "restaurantId": restaurant});
+        line(row)
+    });
+    let imported = store.import(&rows).await.unwrap();
+    assert_eq!(imported.inserted, ["b"]);
+    assert_eq!(imported.refused[0].place, 0);
+    let reason = &imported.refused[0].reason;
+    assert!(reason.contains("restaurant_id"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_import_finds_its_lines_however_the_file_writes_their_ids() {
+    for stage in Stage::both() {
+        stage.sql(
+            "CREATE TABLE phone_lines (id INTEGER PRIMARY KEY, sip_username varchar(9));
+             INSERT INTO phone_lines VALUES (7, 'old')",
+        );
+        let store = stage.open().await;
+        let row = |id: &str, name: &str| line(json!({"id": id, "sipUsername": name}));
+        let rows = [row("007", "new"), row("08", "8")];
+        let first = store.import(&rows).await.unwrap();
+        assert_eq!(
+            (&first.updated[..], &first.inserted[..]),
+            (&["7".to_owned()][..], &["8".to_owned()][..])
+        );
+        assert_eq!(store.import(&rows).await.unwrap().unchanged, 2);
+        let twins = [row("7", "new"), row("007", "twin")];
+        let imported = store.import(&twins).await.unwrap();
+        assert_eq!((imported.unchanged, imported.refused.len()), (1, 1));
+        assert_eq!(
+            stage.sql("SELECT sip_username FROM phone_lines WHERE id = 7"),
+            "new"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_import_that_the_database_fails_changes_nothing() {
+    let stage = Stage::postgres();
+    let store = stage.open().await;
+    stage.sql(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END';
+         CREATE TRIGGER fail BEFORE INSERT ON phone_lines FOR EACH ROW WHEN (NEW.id = 'b')
+            EXECUTE FUNCTION fail()",
+    );
+    let rows = [line(json!({"id": "a"})), line(json!({"id": "b"}))];
+    let error = store.import(&rows).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
     assert!(store.lines().await.unwrap().is_empty());
-    // The connection is as good as new.
     store.import(&rows[..1]).await.unwrap();
     assert_eq!(store.lines().await.unwrap().len(), 1);
 }

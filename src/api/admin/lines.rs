@@ -18,12 +18,12 @@ use crate::api::body::JsonObject;
 use crate::api::control::Control;
 use crate::api::fields::{Given, Spec};
 use crate::api::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
-use crate::api::problem::Problem;
+use crate::api::problem::{Kind, Problem};
 use crate::api::query::{Id, Query};
 use crate::lines::Row;
 use crate::lines::entry::{Entry, read_entry};
 use crate::lines::line::FieldIssue;
-use crate::lines::row::LINE_COLUMNS;
+use crate::lines::row::{Column, LINE_COLUMNS};
 use crate::store::Store;
 
 static SPEC: Spec = Spec {
@@ -42,6 +42,11 @@ static SPEC: Spec = Spec {
     ],
 };
 const PATH: &str = "/api/admin/telephony/phone-lines";
+/// How often parameters are merged anew, when another request changes them
+/// meanwhile: each time one of those has got through.
+const MERGES: usize = 20;
+/// The column of the password.
+const PASSWORD: Column = LINE_COLUMNS[6];
 /// Stands in for an id that the database will count.
 const NEW: &str = "new";
 
@@ -154,13 +159,22 @@ pub async fn create(
     let store = control.store()?;
     let mut given = Given::new(object, &SPEC);
     let fields = given.names();
-    let id = given.id().or_else(|| store.fresh_line_id());
+    let id = match given.id() {
+        Some(id) => Some(store.canonical_line_id(&id).await?),
+        None => store.fresh_line_id(),
+    };
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
     given.add_issues(issues);
     check_server(store, &mut given).await?;
-    password::seal_new(&control, id, "sipPassword", &mut given).await?;
+    let waiting = password::seal_new(&control, id, PASSWORD.json, &mut given).await?;
     given.check()?;
-    let id = store.insert_line(&given.row()).await?;
+    let id = match waiting {
+        None => store.insert_line(&given.row()).await?,
+        Some(password) => {
+            let begun = store.begin_line(&given.row()).await?;
+            password::insert_counted(&control, begun, password, PASSWORD).await?
+        }
+    };
     control.context.lines.ring();
     let body = LineBody::of(&stored(store, &id).await?, &control);
     let location = [(LOCATION, format!("{PATH}/{id}"))];
@@ -187,12 +201,13 @@ pub async fn change(
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
     let store = control.store()?;
-    let before = stored(store, &id).await?.to_object(LINE_COLUMNS);
+    let mut before = stored(store, &id).await?;
     let mut given = Given::new(object, &SPEC);
     let fields = given.names();
     given.keep_id(&id);
-    merge_parameters(&mut given, before.get("customParameters"));
-    let mut merged = before;
+    let parameters = given.get("customParameters").cloned();
+    merge_parameters(&mut given, parameters.as_ref(), &before);
+    let mut merged = before.to_object(LINE_COLUMNS);
     merged.extend(given.object().clone());
     // What is wrong with other fields of an old row does not keep this from changing.
     let mut issues = issues(&merged, &id);
@@ -202,14 +217,19 @@ pub async fn change(
     });
     given.add_issues(issues);
     check_server(store, &mut given).await?;
-    password::seal(&control, &id, "sipPassword", &mut given).await?;
+    password::seal(&control, &id, PASSWORD.json, &mut given).await?;
     given.check()?;
-    if !store.update_line(&id, &given.row()).await? {
-        return Err(missing());
+    for _ in 0..MERGES {
+        if store.merge_line(&id, &given.row(), &before).await? {
+            control.context.lines.ring();
+            let body = LineBody::of(&stored(store, &id).await?, &control);
+            return Ok(Changed::fields(fields).to(Json(body)));
+        }
+        before = stored(store, &id).await?;
+        merge_parameters(&mut given, parameters.as_ref(), &before);
     }
-    control.context.lines.ring();
-    let body = LineBody::of(&stored(store, &id).await?, &control);
-    Ok(Changed::fields(fields).to(Json(body)))
+    let detail = "the line was changed by others again and again: try once more";
+    Err(Problem::new(Kind::CONFLICT, detail))
 }
 
 /// Removes a phone line: it unregisters, and its calls run to their end.
@@ -249,14 +269,14 @@ fn issues(object: &Map<String, Value>, id: &str) -> Vec<FieldIssue> {
 }
 
 /// Keys that are not given stay, and null removes one (RFC 7396).
-fn merge_parameters(given: &mut Given, before: Option<&Value>) {
-    let Some(Value::Object(changes)) = given.get("customParameters") else {
+fn merge_parameters(given: &mut Given, changes: Option<&Value>, before: &Row) {
+    let Some(Value::Object(changes)) = changes else {
         return;
     };
-    let mut merged = before
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default();
+    let mut merged = match before.to_object(LINE_COLUMNS).remove("customParameters") {
+        Some(Value::Object(parameters)) => parameters,
+        _ => Map::new(),
+    };
     for (key, value) in changes {
         if value.is_null() {
             merged.remove(key);
@@ -314,7 +334,9 @@ mod tests {
     fn parameters_are_merged_key_by_key() {
         let merged = |changes: Value| {
             let mut given = Given::new(object(json!({"customParameters": changes})), &SPEC);
-            merge_parameters(&mut given, Some(&json!({"a": "1", "b": "2"})));
+            let before = json!({"customParameters": {"a": "1", "b": "2"}});
+            let before = Row::from_object(LINE_COLUMNS, &object(before));
+            merge_parameters(&mut given, Some(&changes), &before);
             given.get("customParameters").cloned()
         };
         let expected = json!({"b": "3", "c": "4"});

@@ -6,8 +6,11 @@ use crate::api::fields::Given;
 use crate::api::problem::{Kind, Problem};
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
+use crate::lines::Row;
 use crate::lines::credentials::is_encrypted;
+use crate::lines::row::Column;
 use crate::lines::vault::gently;
+use crate::store::Begun;
 
 /// Puts what is to be stored in the place of the password that was given.
 /// A password that cannot be stored is reported as a mistake of its field.
@@ -27,15 +30,7 @@ pub async fn seal(
         given.set(field, serde_json::Value::Null);
         return Ok(());
     };
-    let (key, id) = (control.key.clone(), id.to_owned());
-    // 20 ms of CPU, after everything that callers hear.
-    let sealed =
-        tokio::task::spawn_blocking(move || gently(|| stored(key.as_ref(), &id, &password)));
-    let sealed = sealed.await.map_err(|error| {
-        tracing::error!(%error, "a password was not encrypted");
-        Problem::new(Kind::INTERNAL, "the password was not encrypted")
-    })?;
-    match sealed {
+    match sealed(control, id, password).await? {
         Ok(text) => given.set(field, text.into()),
         Err(reason) => given.refuse(field, reason),
     }
@@ -43,7 +38,8 @@ pub async fn seal(
 }
 
 /// As [`seal`], for a new row: gives it its id as well. `None` is an id that
-/// the database counts by itself.
+/// the database counts by itself: the answer is the password that waits for
+/// it, see [`insert_counted`].
 ///
 /// # Errors
 /// As [`seal`].
@@ -52,20 +48,51 @@ pub async fn seal_new(
     id: Option<String>,
     field: &'static str,
     given: &mut Given,
-) -> Result<(), Problem> {
+) -> Result<Option<Secret>, Problem> {
     match id {
         Some(id) => {
             given.set("id", id.as_str().into());
-            seal(control, &id, field, given).await
+            seal(control, &id, field, given).await?;
+            Ok(None)
         }
-        None if given.get(field).is_none_or(serde_json::Value::is_null) => Ok(()),
-        None => {
-            let reason = "is required with a password: ids are numbers here, which the database \
-                 counts only afterwards";
-            given.refuse("id", reason.into());
-            Ok(())
-        }
+        None => Ok(given.take_password(field).flatten()),
     }
+}
+
+/// Seals a password for the id that the database has counted. The answer is
+/// the id. A number of our own would be in the way of the next that the
+/// database counts.
+///
+/// # Errors
+/// When the password cannot be stored, or the database fails; the row is not
+/// there then.
+pub async fn insert_counted(
+    control: &Control,
+    begun: Begun,
+    password: Secret,
+    column: Column,
+) -> Result<String, Problem> {
+    let text = sealed(control, begun.id(), password).await?;
+    let text = text.map_err(|reason| Problem::field(column.json, reason))?;
+    let mut row = Row::default();
+    row.set(column, Some(text));
+    Ok(begun.finish(&row).await?)
+}
+
+/// What is to be stored, or why nothing can be.
+async fn sealed(
+    control: &Control,
+    id: &str,
+    password: Secret,
+) -> Result<Result<String, String>, Problem> {
+    let (key, id) = (control.key.clone(), id.to_owned());
+    // 20 ms of CPU, after everything that callers hear.
+    let sealed =
+        tokio::task::spawn_blocking(move || gently(|| stored(key.as_ref(), &id, &password)));
+    sealed.await.map_err(|error| {
+        tracing::error!(%error, "a password was not encrypted");
+        Problem::new(Kind::INTERNAL, "the password was not encrypted")
+    })
 }
 
 fn stored(key: Option<&MasterKey>, id: &str, password: &Secret) -> Result<String, String> {

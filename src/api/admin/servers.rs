@@ -21,7 +21,7 @@ use crate::api::problem::{Kind, Problem};
 use crate::api::query::{Id, Query};
 use crate::lines::Row;
 use crate::lines::line::FieldIssue;
-use crate::lines::row::SERVER_COLUMNS;
+use crate::lines::row::{Column, SERVER_COLUMNS};
 use crate::lines::server::read_server;
 use crate::store::{Removal, Store};
 
@@ -30,6 +30,8 @@ static SPEC: Spec = Spec {
     read_only: &["has_password"],
 };
 const PATH: &str = "/api/admin/telephony/sip-servers";
+/// The column of the password.
+const PASSWORD: Column = SERVER_COLUMNS[4];
 /// Stands in for an id that the database will count.
 const NEW: &str = "new";
 
@@ -164,12 +166,21 @@ pub async fn create(
     let store = control.store()?;
     let mut given = Given::new(object, &SPEC);
     let fields = given.names();
-    let id = given.id().or_else(|| store.fresh_server_id());
+    let id = match given.id() {
+        Some(id) => Some(store.canonical_server_id(&id).await?),
+        None => store.fresh_server_id(),
+    };
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
     given.add_issues(issues);
-    password::seal_new(&control, id, "password", &mut given).await?;
+    let waiting = password::seal_new(&control, id, PASSWORD.json, &mut given).await?;
     given.check()?;
-    let id = store.insert_server(&given.row()).await?;
+    let id = match waiting {
+        None => store.insert_server(&given.row()).await?,
+        Some(password) => {
+            let begun = store.begin_server(&given.row()).await?;
+            password::insert_counted(&control, begun, password, PASSWORD).await?
+        }
+    };
     control.context.lines.ring();
     let body = ServerBody::of(&stored(store, &id).await?);
     let location = [(LOCATION, format!("{PATH}/{id}"))];
@@ -205,7 +216,7 @@ pub async fn change(
     let mut issues = issues(&merged, &id);
     issues.retain(|issue| given.get(&issue.field).is_some());
     given.add_issues(issues);
-    password::seal(&control, &id, "password", &mut given).await?;
+    password::seal(&control, &id, PASSWORD.json, &mut given).await?;
     given.check()?;
     if !store.update_server(&id, &given.row()).await? {
         return Err(missing());
