@@ -17,7 +17,15 @@ use crate::harness::{Api, Bridge, Caller, Job, Kamailio, Redis, SOON, until};
 const LINES: &str = "/api/admin/telephony/phone-lines";
 const SERVERS: &str = "/api/admin/telephony/sip-servers";
 const FALLBACK: &str = "/api/admin/telephony/fallback";
-const USERS: [&str; 6] = ["named", "domain", "bare", "lost", "broken", "trunkwide"];
+const USERS: [&str; 7] = [
+    "named",
+    "domain",
+    "bare",
+    "lost",
+    "broken",
+    "own",
+    "trunkwide",
+];
 
 /// What a change may take, by the issue.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -150,7 +158,8 @@ async fn add_servers(stage: &Stage, api: &Api) {
             "contact_host": "pbx.example", "contact_port": 5999, "contact_transport": "tcp"}),
         json!({"id": "s-fallback", "trunk_uri": format!("sip:{}", host(&stage.fallback)),
             "username": "trunkwide", "password": PASSWORD}),
-        json!({"id": "s-broken", "trunk_uri": format!("sip:{}", host(&stage.named))}),
+        json!({"id": "s-broken", "trunk_uri": format!("sip:{}", host(&stage.named)),
+            "username": "broken"}),
     ] {
         api.post(SERVERS, &server).await.expect(201);
     }
@@ -172,21 +181,26 @@ impl Stage {
     }
 }
 
-/// A line for each rule; the one named `shared` has no user name of its own.
+/// A line for each rule; `shared` and `broken` have no user name of their own.
 async fn add_lines(stage: &Stage, api: &Api) {
     let own = host(&stage.domain);
     for mut line in [
         json!({"id": "named", "sipServerId": "s-named", "sipDomain": own}),
         json!({"id": "domain", "sipDomain": own}),
         json!({"id": "bare"}),
-        json!({"id": "broken", "sipServerId": "s-broken", "sipDomain": own}),
+        json!({"id": "own", "sipServerId": "s-broken"}),
         json!({"id": "lost", "sipDomain": own}),
     ] {
         line["sipUsername"] = line["id"].clone();
         line["sipPassword"] = json!(PASSWORD);
         api.post(LINES, &line).await.expect(201);
     }
-    api.post(LINES, &json!({"id": "shared"})).await.expect(201);
+    for line in [
+        json!({"id": "shared"}),
+        json!({"id": "broken", "sipServerId": "s-broken", "sipDomain": own}),
+    ] {
+        api.post(LINES, &line).await.expect(201);
+    }
     // The API would not name a server that is not there; a database may.
     becomes(api, "lost", "registered").await;
     let store = stage.store().await;
@@ -217,6 +231,10 @@ async fn each_rule_registers_a_line_at_its_server_and_nowhere_else() {
         contact.contains("@pbx.example:5999;transport=tcp"),
         "{contact}"
     );
+
+    // The server's own password does not open: that is nothing to who has his own.
+    let by_broken = "its sipServerId \"s-broken\"";
+    stage.shows(&api, "own", &stage.named, by_broken).await;
 
     // 3. Without a fallback server: its own domain, else SIP_DOMAIN.
     stage
@@ -286,5 +304,6 @@ async fn each_rule_registers_a_line_at_its_server_and_nowhere_else() {
     assert_eq!(stage.counts("trunkwide"), [never, off, never, never]);
     assert_eq!(stage.counts("lost"), [never, never, off, never]);
     assert_eq!(stage.counts("broken"), [never; 4]);
+    assert_eq!(stage.counts("own"), [once, never, never, never]);
     bridge.shut_down().await;
 }
