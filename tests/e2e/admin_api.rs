@@ -342,6 +342,11 @@ async fn no_password_is_stored_in_clear() {
     assert_eq!(refused.faulty(), ["sipPassword"]);
     let reason = &refused.json()["errors"][0]["reason"];
     assert!(reason.as_str().unwrap().contains("--encryption-key"));
+    let colons = json!({"id": "l", "sipUsername": "u", "sipPassword": "my:secret:pw"});
+    let refused = api.post(LINES, &colons).await;
+    assert_eq!(refused.faulty(), ["sipPassword"]);
+    let reason = &refused.json()["errors"][0]["reason"];
+    assert!(reason.as_str().unwrap().contains("two colons"), "{reason}");
     let sealed = encrypt("l", PASSWORD);
     let line =
         json!({"id": "l", "sipUsername": "u", "sipPassword": sealed, "sipDomain": "127.0.0.1"});
