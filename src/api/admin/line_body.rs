@@ -67,7 +67,7 @@ impl LineBody {
     #[must_use]
     pub fn of(row: &Row, control: &Control) -> Self {
         let text = |name| row.get(name).map(str::to_owned);
-        let object = row.to_object(LINE_COLUMNS);
+        let object = row.to_open_object(LINE_COLUMNS);
         let value = |name: &str| object.get(name);
         let id = text("id").unwrap_or_default();
         Self {

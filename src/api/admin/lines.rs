@@ -151,8 +151,9 @@ pub async fn create(
     State(control): State<Arc<Control>>,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let store = control.store()?;
+    // First of all: it wipes what was sent.
     let mut given = Given::new(object, &SPEC);
+    let store = control.store()?;
     let fields = given.names();
     let id = given.id().or_else(|| store.fresh_line_id());
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
@@ -186,16 +187,16 @@ pub async fn change(
     Id(id): Id,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let store = control.store()?;
-    let before = stored(store, &id).await?.to_object(LINE_COLUMNS);
+    // First of all: it wipes what was sent.
     let mut given = Given::new(object, &SPEC);
+    let store = control.store()?;
+    let before = stored(store, &id).await?;
     let fields = given.names();
     given.keep_id(&id);
-    merge_parameters(&mut given, before.get("customParameters"));
-    let mut merged = before;
-    merged.extend(given.object().clone());
+    let parameters = before.to_open_object(LINE_COLUMNS);
+    merge_parameters(&mut given, parameters.get("customParameters"));
     // What is wrong with other fields of an old row does not keep this from changing.
-    let mut issues = issues(&merged, &id);
+    let mut issues = issues(&given.over(&before), &id);
     issues.retain(|issue| {
         let field = issue.field.split('.').next().unwrap_or_default();
         given.get(field).is_some()

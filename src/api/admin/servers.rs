@@ -161,8 +161,9 @@ pub async fn create(
     State(control): State<Arc<Control>>,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let store = control.store()?;
+    // First of all: it wipes what was sent.
     let mut given = Given::new(object, &SPEC);
+    let store = control.store()?;
     let fields = given.names();
     let id = given.id().or_else(|| store.fresh_server_id());
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
@@ -195,14 +196,13 @@ pub async fn change(
     Id(id): Id,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
+    // First of all: it wipes what was sent.
+    let mut given = Given::new(object, &SPEC);
     let store = control.store()?;
     let before = stored(store, &id).await?;
-    let mut given = Given::new(object, &SPEC);
     let fields = given.names();
     given.keep_id(&id);
-    let mut merged = before.to_object(SERVER_COLUMNS);
-    merged.extend(given.object().clone());
-    let mut issues = issues(&merged, &id);
+    let mut issues = issues(&given.over(&before), &id);
     issues.retain(|issue| given.get(&issue.field).is_some());
     given.add_issues(issues);
     password::seal(&control, &id, "password", &mut given).await?;
