@@ -375,8 +375,7 @@ async fn without_a_database_it_is_said_how_to_get_one() {
     for answer in [
         api.get(SERVERS).await,
         api.post(SERVERS, &json!({})).await,
-        api.get(LINES).await,
-        api.get(&format!("{LINES}/x")).await,
+        api.post(LINES, &json!({"sipPassword": PASSWORD})).await,
         api.delete(&format!("{LINES}/x")).await,
         api.json("PATCH", &format!("{LINES}/x"), &json!({})).await,
         api.get(FALLBACK).await,
@@ -387,6 +386,13 @@ async fn without_a_database_it_is_said_how_to_get_one() {
         let problem = answer.problem(409, "no-database");
         assert!(problem["detail"].as_str().unwrap().contains("--data-dir"));
     }
+    // The lines that it was started with are shown all the same.
+    let page = api.get(LINES).await.expect(200);
+    assert_eq!(page["items"][0]["id"], crate::harness::bridge::LINE);
+    assert_eq!(
+        (&page["items"][1], &page["next"]),
+        (&Value::Null, &Value::Null)
+    );
     bridge.shut_down().await;
 }
 

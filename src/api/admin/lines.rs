@@ -17,13 +17,14 @@ use crate::api::audit::Changed;
 use crate::api::body::JsonObject;
 use crate::api::control::Control;
 use crate::api::fields::{Given, Spec};
-use crate::api::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
+use crate::api::openapi::{Guarded, Missing, Read, Stored, WithBody, WithQuery};
 use crate::api::problem::Problem;
 use crate::api::query::{Id, Query};
-use crate::lines::Row;
+use crate::core::ids::LineId;
 use crate::lines::entry::{Entry, read_entry};
 use crate::lines::line::FieldIssue;
 use crate::lines::row::LINE_COLUMNS;
+use crate::lines::{FLAGS_LINE_ID, Row};
 use crate::store::Store;
 
 static SPEC: Spec = Spec {
@@ -82,7 +83,8 @@ pub struct LinePage {
     next: Option<String>,
 }
 
-/// Lists the phone lines.
+/// Lists the phone lines: those of the database, or without one those that the
+/// bridge was started with.
 #[utoipa::path(
     get,
     path = "/api/admin/telephony/phone-lines",
@@ -94,27 +96,37 @@ pub struct LinePage {
     ),
     responses(
         (status = 200, description = "One page.", body = LinePage),
-        Guarded, WithQuery, Stored,
+        Guarded, WithQuery, Read,
     ),
 )]
 pub async fn list(
     State(control): State<Arc<Control>>,
     mut query: Query,
 ) -> Result<Response, Problem> {
-    let store = control.store()?;
     let (limit, after) = (query.limit(), query.text("after"));
     query.finish()?;
-    let rows = store.lines_page(after.as_deref(), limit + 1).await?;
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = rows.len() > wanted;
-    let rows = rows.iter().take(wanted);
-    let items: Vec<_> = rows.map(|row| LineBody::of(row, &control)).collect();
+    // One more, to know whether there is one.
+    let mut items: Vec<LineBody> = match &control.store {
+        Some(store) => {
+            let rows = store.lines_page(after.as_deref(), limit + 1).await?;
+            rows.iter().map(|row| LineBody::of(row, &control)).collect()
+        }
+        None => {
+            let ids = control.context.lines.ids(after.as_deref(), wanted + 1);
+            let held = ids.iter().filter_map(|id| LineBody::held(id, &control));
+            held.collect()
+        }
+    };
+    let has_more = items.len() > wanted;
+    items.truncate(wanted);
     let last = items.last().filter(|_| has_more);
     let next = last.map(|line| line.id().to_owned());
     Ok(Json(LinePage { items, next }).into_response())
 }
 
-/// Shows one phone line.
+/// Shows one phone line: of the database, or without one of those that the
+/// bridge was started with. The line of --sip-username is in no database.
 #[utoipa::path(
     get,
     path = "/api/admin/telephony/phone-lines/{id}",
@@ -123,12 +135,22 @@ pub async fn list(
     params(("id" = String, Path, description = "Id of the line.")),
     responses(
         (status = 200, description = "The line.", body = LineBody),
-        Guarded, Missing, Stored,
+        Guarded, Missing, Read,
     ),
 )]
 pub async fn get(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
-    let row = stored(control.store()?, &id).await?;
-    Ok(Json(LineBody::of(&row, &control)).into_response())
+    let row = match &control.store {
+        Some(store) => store.line(&id).await?,
+        None => None,
+    };
+    let body = match row {
+        Some(row) => Some(LineBody::of(&row, &control)),
+        None if control.store.is_none() || id == FLAGS_LINE_ID => {
+            LineBody::held(&LineId::new(id), &control)
+        }
+        None => None,
+    };
+    Ok(Json(body.ok_or_else(missing)?).into_response())
 }
 
 /// Adds a phone line; the bridge registers it at once.
