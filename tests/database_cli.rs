@@ -54,7 +54,7 @@ async fn fill(path: &Path, fallback: Option<&str>) {
         json!({"id": "ovh", "trunk_uri": "sip:ovh.example:5070;transport=tcp"}),
         json!({"id": "spare", "trunk_uri": "sip:spare.example", "username": "shared", "password": stored("spare")}),
         json!({"id": "broken", "trunk_uri": "http://x"}),
-        json!({"id": "moved", "trunk_uri": "sip:a.example", "password": stored("other")}),
+        json!({"id": "moved", "trunk_uri": "sip:a.example", "username": "shared", "password": stored("other")}),
     ] {
         store
             .insert_server(&row(SERVER_COLUMNS, &server))
@@ -67,7 +67,8 @@ async fn fill(path: &Path, fallback: Option<&str>) {
         json!({"id": "c-domain", "sipUsername": "3", "sipDomain": "own.example"}),
         json!({"id": "d-gone", "phoneNumber": "+33142888888", "sipUsername": "4", "sipServerId": "gone", "sipDomain": "own.example"}),
         json!({"id": "e-broken", "sipUsername": "5", "sipServerId": "broken"}),
-        json!({"id": "f-moved", "sipUsername": "6", "sipServerId": "moved"}),
+        json!({"id": "f-moved", "sipServerId": "moved"}),
+        json!({"id": "f-own", "sipUsername": "6", "sipServerId": "moved"}),
         json!({"id": "g-odd", "sipUsername": "7", "maxConcurrentCalls": "many"}),
         json!({"id": "h-off", "isActive": false}),
         json!({"id": "i-twilio", "provider": "twilio"}),
@@ -124,6 +125,10 @@ async fn lines_shows_the_server_of_each_line_and_by_which_rule() {
         (
             "f-moved",
             "\"f-moved\" - unusable: SIP server \"moved\" cannot be used: the encrypted password does not decrypt",
+        ),
+        (
+            "f-own",
+            "\"f-own\" - usable: a.example over udp, by its sipServerId \"moved\"",
         ),
         (
             "g-odd",

@@ -131,6 +131,19 @@ impl Given {
         }
     }
 
+    /// What is given, laid over a row. Without passwords: nobody wipes the
+    /// object, and there is no more to say of them than [`Given::new`] did.
+    #[must_use]
+    pub fn over(&self, row: &Row) -> Map<String, Value> {
+        let mut merged = row.to_open_object(self.spec.columns);
+        for column in self.spec.columns.iter().filter(|column| column.is_open()) {
+            if let Some(value) = self.object.get(column.json) {
+                merged.insert(column.json.to_owned(), value.clone());
+            }
+        }
+        merged
+    }
+
     /// The object as it is to be stored.
     #[must_use]
     pub fn object(&self) -> &Map<String, Value> {
@@ -301,5 +314,22 @@ mod tests {
         let mut null = given(json!({"sipPassword": null}));
         assert!(null.take_password("sipPassword").expect("given").is_none());
         assert!(given(json!({})).take_password("sipPassword").is_none());
+    }
+
+    #[test]
+    fn laid_over_a_row_there_is_no_password_in_it() {
+        let row = |value: Value| match value {
+            Value::Object(object) => Row::from_object(LINE_COLUMNS, &object),
+            other => panic!("not an object: {other}"),
+        };
+        let before =
+            row(json!({"id": "7", "sipPassword": "old", "sipDomain": "a", "greeting": "g"}));
+        let change = given(json!({"sipPassword": "hunter2", "sipDomain": "b", "greeting": null}));
+        let merged = Value::Object(change.over(&before));
+        assert_eq!(
+            merged,
+            json!({"id": "7", "sipDomain": "b", "greeting": null})
+        );
+        assert!(change.get("sipPassword").is_some());
     }
 }

@@ -60,6 +60,12 @@ pub fn document() -> OpenApi {
     document
 }
 
+/// How a database fails.
+const FAILED: [(&str, &str); 2] = [
+    ("500", "The database failed; the log says how."),
+    ("503", "The database is away; try again."),
+];
+
 fn problem(description: &str) -> RefOr<Response> {
     let schema = Ref::from_schema_name(Problem::name());
     let response = ResponseBuilder::new()
@@ -124,18 +130,25 @@ impl IntoResponses for WithQuery {
     }
 }
 
+/// What a request that also works without a database may be answered.
+pub struct Read;
+
+impl IntoResponses for Read {
+    fn responses() -> std::collections::BTreeMap<String, RefOr<Response>> {
+        problems(FAILED)
+    }
+}
+
 /// What any request to the database may be answered.
 pub struct Stored;
 
 impl IntoResponses for Stored {
     fn responses() -> std::collections::BTreeMap<String, RefOr<Response>> {
-        problems([
-            (
-                "409",
-                "The bridge has no database, or it does not go with what is in it: the id is taken, or what is to be removed is in use.",
-            ),
-            ("500", "The database failed; the log says how."),
-            ("503", "The database is away; try again."),
-        ])
+        let mut all = problems(FAILED);
+        all.extend(problems([(
+            "409",
+            "The bridge has no database, or it does not go with what is in it: the id is taken, or what is to be removed is in use.",
+        )]));
+        all
     }
 }

@@ -1,11 +1,11 @@
 //! `sipbridge lines`: each phone line with its server, by which rule it has
-//! it, and whether it is usable. Changes nothing.
-//!
-//! Leaves out whether a line is registered: only a running bridge knows.
+//! it, and whether it is usable; and where the bridge of the same settings
+//! runs, its state there. Changes nothing.
 
 use std::process::ExitCode;
 
 use super::check::look_into;
+use super::line_states::{self, LineStates};
 use super::start_lines::{StartLines, start_lines};
 use super::{EXIT_FAILURE, database};
 use crate::config::{self, Config, Given};
@@ -30,7 +30,8 @@ pub fn main(given: Given) -> ExitCode {
     }
     match read(&checked.config) {
         Ok(lines) => {
-            print!("{}", listing(&lines));
+            let states = line_states::ask(&checked.config);
+            print!("{}", listing(&lines, &states));
             failed |= lines.unusable() > 0;
         }
         Err(error) => {
@@ -55,7 +56,7 @@ fn read(config: &Config) -> Result<StartLines, String> {
 }
 
 /// One line of text for each, usable ones first.
-fn listing(start: &StartLines) -> String {
+fn listing(start: &StartLines, states: &LineStates) -> String {
     let mut text = String::new();
     let mut put = |id: &LineId, rest: String| {
         let number = start.numbers.get(id);
@@ -63,28 +64,31 @@ fn listing(start: &StartLines) -> String {
         text.push_str(&format!("{:?} {number} {rest}\n", id.as_str()));
     };
     for ready in &start.loaded.ready {
-        let route = &ready.route;
-        let server = route.server.as_ref().unwrap_or(&route.domain);
-        let (transport, rule) = (route.transport, &route.rule);
+        let (id, route) = (&ready.line.id, &ready.route);
+        let (server, transport, rule) = (route.server(), route.transport, &route.rule);
+        let state = states.of_usable(id);
         put(
-            &ready.line.id,
-            format!("usable: {server} over {transport}, by {rule}"),
+            id,
+            format!("usable: {server} over {transport}, by {rule}{state}"),
         );
     }
-    for unusable in &start.loaded.unusable {
-        put(&unusable.id, format!("unusable: {}", unusable.reason));
-    }
-    for mistake in &start.stored_mistakes {
-        put(&mistake.id, format!("unusable: {}", mistake.issue));
-    }
-    for (id, why) in &start.left_out {
-        put(id, format!("left out: {why}"));
+    let unusable = start.loaded.unusable.iter();
+    let unusable = unusable.map(|line| (&line.id, format!("unusable: {}", line.reason)));
+    let stored = start.stored_mistakes.iter();
+    let stored = stored.map(|mistake| (&mistake.id, format!("unusable: {}", mistake.issue)));
+    let left_out = start.left_out.iter();
+    let left_out = left_out.map(|(id, why)| (id, format!("left out: {why}")));
+    for (id, why) in unusable.chain(stored).chain(left_out) {
+        put(id, format!("{why}{}", states.of_other(id)));
     }
     for mistake in &start.file_mistakes {
         text.push_str(&format!("unusable: {mistake}\n"));
     }
     if text.is_empty() {
-        text.push_str("no phone line\n");
+        return "no phone line\n".to_owned();
+    }
+    if let Some(why) = &states.silence {
+        text.push_str(&format!("states not shown: {why}\n"));
     }
     text
 }

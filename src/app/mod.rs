@@ -17,6 +17,7 @@
 //! | [`start_lines`] | the lines of flags, file and database, made ready |
 //! | [`keeper`] | lines that change while the bridge runs |
 //! | [`lines`] | `sipbridge lines` |
+//! | [`line_states`] | what a running bridge says of its lines |
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
 pub mod callbacks;
@@ -29,6 +30,7 @@ pub mod encrypt;
 pub mod health;
 pub mod keeper;
 pub mod line_sounds;
+pub mod line_states;
 pub mod lines;
 pub mod logging;
 pub mod profiles;

@@ -32,7 +32,7 @@ pub struct Lines {
     pub profiles: HashMap<LineId, Arc<LineProfile>>,
     /// `maxConcurrentCalls` of the lines that have one.
     pub call_limits: HashMap<LineId, u32>,
-    /// How many entries of the lines file were left out because of mistakes.
+    /// Mistakes of the lines file that are not shown with any line.
     pub file_mistakes: usize,
     /// What is known of each line, for people.
     pub judged: HashMap<LineId, Usability>,
@@ -50,7 +50,11 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
     numbers::prepare();
     tell(&start);
     let unusable = start.unusable();
-    let judged = start.judged();
+    let mut judged = start.judged();
+    let mut file_mistakes = start.file_mistakes.len();
+    if config.database.is_none() {
+        file_mistakes = start.judge_file(&mut judged);
+    }
     let sounds = Sounds::built_in();
     let vaults = std::mem::take(&mut start.vaults);
     let mut books = Books::new(SoundLoader::new(sounds.clone()), vaults);
@@ -82,7 +86,7 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
         accounts,
         profiles,
         call_limits,
-        file_mistakes: start.file_mistakes.len(),
+        file_mistakes,
         judged,
         sounds,
         books,

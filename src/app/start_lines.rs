@@ -2,7 +2,7 @@
 //! lines file, their credentials opened. Shared by `check`, `lines` and the
 //! start of the bridge.
 
-use std::collections::HashMap;
+use std::collections::hash_map::{self, HashMap};
 use std::fmt;
 
 use super::database::Stored;
@@ -203,18 +203,20 @@ impl StartLines {
             judged.insert(unusable.id.clone(), Usability::Unusable { reason });
         }
         for mistake in &self.stored_mistakes {
-            let found = judged.entry(mistake.id.clone());
-            let one = mistake.issue.to_string();
-            found
-                .and_modify(|usability| {
-                    if let Usability::Unusable { reason } = usability {
-                        reason.push_str("; ");
-                        reason.push_str(&one);
-                    }
-                })
-                .or_insert(Usability::Unusable { reason: one });
+            add_mistake(&mut judged, &mistake.id, mistake.issue.to_string());
         }
         judged
+    }
+
+    /// Adds what is wrong with entries of the lines file: without a database
+    /// they are lines like others. The answer is how many mistakes are not
+    /// shown with any line.
+    pub fn judge_file(&self, judged: &mut HashMap<LineId, Usability>) -> usize {
+        let is_left = |mistake: &&FileIssue| match &mistake.entry.id {
+            Some(id) => !add_mistake(judged, id, mistake.issue.to_string()),
+            None => true,
+        };
+        self.file_mistakes.iter().filter(is_left).count()
     }
 
     /// How many lines cannot be used.
@@ -223,6 +225,25 @@ impl StartLines {
         let stored: std::collections::BTreeSet<_> =
             self.stored_mistakes.iter().map(|issue| &issue.id).collect();
         self.file_mistakes.len() + stored.len() + self.loaded.unusable.len()
+    }
+}
+
+/// Adds a mistake of a line; false where a line of this id can be used, or is
+/// left out.
+fn add_mistake(judged: &mut HashMap<LineId, Usability>, id: &LineId, mistake: String) -> bool {
+    match judged.entry(id.clone()) {
+        hash_map::Entry::Vacant(place) => {
+            place.insert(Usability::Unusable { reason: mistake });
+            true
+        }
+        hash_map::Entry::Occupied(mut place) => match place.get_mut() {
+            Usability::Unusable { reason } => {
+                reason.push_str("; ");
+                reason.push_str(&mistake);
+                true
+            }
+            Usability::Usable { .. } | Usability::LeftOut { .. } => false,
+        },
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Who changes the database rings the bell here; the keeper hears it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::Notify;
@@ -102,6 +102,17 @@ impl LineBook {
         self.read().judged.get(line).cloned()
     }
 
+    /// The ids of all lines that are held or that something is known of, those
+    /// after an id, in their order; at most so many.
+    #[must_use]
+    pub fn ids(&self, after: Option<&str>, most: usize) -> Vec<LineId> {
+        let held = self.read();
+        let all = held.profiles.keys().chain(held.judged.keys());
+        let wanted = all.filter(|id| after.is_none_or(|after| id.as_str() > after));
+        let sorted: BTreeSet<&LineId> = wanted.collect();
+        sorted.into_iter().take(most).cloned().collect()
+    }
+
     /// How many lines have something wrong with them.
     #[must_use]
     pub fn unusable(&self) -> usize {
@@ -149,6 +160,9 @@ mod tests {
         book.judge(HashMap::from([(a.clone(), bad.clone()), (b, paused)]));
         assert_eq!((book.usability(&a), book.unusable()), (Some(bad), 1));
         assert_eq!(book.usability(&LineId::new("c")), None);
+        assert_eq!(book.ids(None, 1), [a]);
+        assert_eq!(book.ids(Some("a"), 9), [LineId::new("b")]);
+        assert_eq!(book.ids(Some("b"), 9), []);
     }
 
     #[tokio::test(start_paused = true)]

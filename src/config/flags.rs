@@ -254,8 +254,9 @@ pub fn command() -> Command {
         .about("Prints each phone line: its server, by which rule, and whether it is usable")
         .long_about(
             "Prints each phone line of the database, the lines file and the flags: its number (masked), \
-             the server it uses, by which rule, and why not where it is unusable. Changes nothing: a \
-             lines file is shown as it would be imported. Exits with 1 when a line is unusable.",
+             the server it uses, by which rule, and why not where it is unusable; and what became of it \
+             at the bridge that runs with these settings, asked over its API (--api-bind, --api-port, \
+             --api-token). Changes nothing: a lines file is shown as it would be imported. Exits with 1 when a line is unusable.",
         )
         .args(FLAGS.iter().map(arg));
     Command::new("sipbridge")

@@ -117,6 +117,40 @@ pub fn is_encrypted(stored: &str) -> bool {
     stored.split(':').count() == 3
 }
 
+/// Whether an encrypted value has the form of one: parts of base64, of the
+/// right lengths. All that can be said of it without a key.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_form(stored: &str) -> Result<(), CredentialError> {
+    Parts::read(stored).map(drop)
+}
+
+/// The stored form, taken apart.
+struct Parts {
+    iv: [u8; IV_BYTES],
+    tag: [u8; TAG_BYTES],
+    text: Zeroizing<Vec<u8>>,
+}
+
+impl Parts {
+    fn read(stored: &str) -> Result<Self, CredentialError> {
+        let mut parts = stored.split(':');
+        let mut part = |name| {
+            let decoded = STANDARD.decode(parts.next().unwrap_or_default());
+            // Of a clear password with two colons it may be a piece.
+            decoded
+                .map(Zeroizing::new)
+                .map_err(|_| CredentialError::Base64(name))
+        };
+        let (iv, tag) = (part(Part::Iv)?, part(Part::Tag)?);
+        let text = part(Part::Ciphertext)?;
+        let iv = exact(&iv).ok_or(CredentialError::IvLength(iv.len()))?;
+        let tag = exact(&tag).ok_or(CredentialError::TagLength(tag.len()))?;
+        Ok(Self { iv, tag, text })
+    }
+}
+
 impl MasterKey {
     /// Encrypts a password for a line, with a fresh random IV.
     #[must_use]
@@ -129,18 +163,7 @@ impl MasterKey {
     /// # Errors
     /// When the stored form is malformed or its tag does not match.
     pub fn decrypt(&self, line_id: &str, stored: &str) -> Result<Secret, CredentialError> {
-        let mut parts = stored.split(':');
-        let mut part = |name| {
-            let text = parts.next().unwrap_or_default();
-            STANDARD
-                .decode(text)
-                .map_err(|_| CredentialError::Base64(name))
-        };
-        let iv = part(Part::Iv)?;
-        let tag = part(Part::Tag)?;
-        let mut text = Zeroizing::new(part(Part::Ciphertext)?);
-        let iv: [u8; IV_BYTES] = exact(&iv).ok_or(CredentialError::IvLength(iv.len()))?;
-        let tag: [u8; TAG_BYTES] = exact(&tag).ok_or(CredentialError::TagLength(tag.len()))?;
+        let Parts { iv, tag, mut text } = Parts::read(stored)?;
         self.cipher(line_id)
             .decrypt_inout_detached(
                 &Nonce::from(iv),

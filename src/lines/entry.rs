@@ -205,7 +205,8 @@ impl Reader<'_> {
                     self.report("sipPassword", FieldProblem::TooLong);
                     return None;
                 }
-                Some(secret)
+                // As the API shows it: "" is no password.
+                Some(secret).filter(|secret| !secret.expose().is_empty())
             }
             mut other => {
                 self.report_type("sipPassword", "a string", &other);

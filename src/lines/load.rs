@@ -209,7 +209,7 @@ pub fn open_servers(
         let id = row.id().unwrap_or_default().to_owned();
         let opened = server
             .map_err(ServerProblem::Fields)
-            .and_then(|server| open_server(server, transport, vault));
+            .map(|server| open_server(server, transport, vault));
         if let Ok((_, true)) = opened {
             warnings.push(LineWarning::PlainServerPassword(id.clone()));
         }
@@ -219,23 +219,18 @@ pub fn open_servers(
 }
 
 /// The server, and whether its password is stored in clear.
-fn open_server(
-    server: StoredServer,
-    transport: Transport,
-    vault: &Vault,
-) -> Result<(SipServer, bool), ServerProblem> {
+fn open_server(server: StoredServer, transport: Transport, vault: &Vault) -> (SipServer, bool) {
     // Servers are few: their vault opens all of them at once.
     let opened = vault.get(&server.id).unwrap_or(Ok(Credential::Absent));
-    let credential = opened.map_err(ServerProblem::Credential)?;
-    let is_plain = matches!(credential, Credential::Plain(_));
+    let is_plain = matches!(opened, Ok(Credential::Plain(_)));
     let server = SipServer {
         address: server.trunk.address,
         transport: server.trunk.transport.unwrap_or(transport),
         username: server.username,
-        password: credential.into_password(),
+        password: opened.map(Credential::into_password),
         contact: server.contact,
     };
-    Ok((server, is_plain))
+    (server, is_plain)
 }
 
 fn warnings(
@@ -379,20 +374,22 @@ mod tests {
             row(
                 serde_json::json!({"id": "s4", "trunk_uri": "sip:a.example", "password": "letmein"}),
             ),
+            row(serde_json::json!({"id": "s5", "trunk_uri": "sip:a.example", "password": ""})),
         ];
         let (table, warnings) =
             open_servers(&rows, Some(&key()), Transport::Tcp, &mut Vault::default());
-        let password = |id: &str| {
+        let opened = |id: &str| {
             let server = table[id].as_ref().expect(id);
-            (
-                server.transport,
-                server.password.as_ref().map(|pw| pw.expose().to_owned()),
-            )
+            let password = server.password.as_ref().map_err(|error| *error);
+            let password = password.map(|pw| pw.as_ref().map(|pw| pw.expose().to_owned()));
+            (server.transport, password)
         };
-        assert_eq!(password("s1"), (Transport::Tls, Some("hunter2".into())));
-        assert_eq!(password("s4"), (Transport::Tcp, Some("letmein".into())));
-        let other_salt = ServerProblem::Credential(CredentialError::Authentication);
-        assert_eq!(table["s2"].as_ref().err(), Some(&other_salt));
+        let plain = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(opened("s1"), (Transport::Tls, plain("hunter2")));
+        assert_eq!(opened("s4"), (Transport::Tcp, plain("letmein")));
+        assert_eq!(opened("s5"), (Transport::Tcp, Ok(None)));
+        let other_salt = Err(CredentialError::Authentication);
+        assert_eq!(opened("s2"), (Transport::Tcp, other_salt));
         assert!(
             table["s3"]
                 .as_ref()
@@ -402,10 +399,13 @@ mod tests {
         );
         assert_eq!(warnings, [LineWarning::PlainServerPassword("s4".into())]);
         let servers = servers().with_table(table, Some("s1".into()));
-        let loaded = load(lines(r#"[{"id":"x"}]"#), Some(&key()), &servers);
-        assert_eq!(
-            loaded.ready[0].password.as_ref().map(Secret::expose),
-            Some("hunter2")
-        );
+        // An empty password is none.
+        let text = r#"[{"id":"x"},{"id":"y","sipPassword":""}]"#;
+        let loaded = load(lines(text), Some(&key()), &servers);
+        for ready in &loaded.ready {
+            assert_eq!(ready.password.as_ref().map(Secret::expose), Some("hunter2"));
+        }
+        let is_plain = |warning: &LineWarning| matches!(warning, LineWarning::PlainPassword(_));
+        assert!(loaded.ready.len() == 2 && !loaded.warnings.iter().any(is_plain));
     }
 }

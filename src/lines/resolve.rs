@@ -23,13 +23,14 @@ pub struct SipServer {
     pub transport: Transport,
     /// User name for lines that have none of their own.
     pub username: Option<Private>,
-    /// Password that belongs to that user name, in clear.
-    pub password: Option<Secret>,
+    /// Password that belongs to that user name, in clear; or why it cannot be
+    /// used, which concerns only the lines that need it.
+    pub password: Result<Option<Secret>, CredentialError>,
     /// What REGISTER announces instead of our own address.
     pub contact: ContactOverride,
 }
 
-/// Why a server of the table cannot be used. Never holds a value of it.
+/// Why a server of the table cannot be used, or its password. Never holds a value of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerProblem {
     /// What is wrong with its columns.
@@ -166,15 +167,15 @@ impl SipServers {
     /// When the server it names is unknown, or nothing names one.
     pub fn resolve(&self, line: &PhoneLine) -> Result<Route, ServerError> {
         match self.table_server(line)? {
-            Some((server, rule)) => via_server(line, server, rule),
+            Some((id, server, rule)) => via_server(line, id, server, rule),
             None => self.via_domain(line),
         }
     }
 
-    fn table_server(
-        &self,
-        line: &PhoneLine,
-    ) -> Result<Option<(&SipServer, ServerRule)>, ServerError> {
+    fn table_server<'a>(
+        &'a self,
+        line: &'a PhoneLine,
+    ) -> Result<Option<(&'a str, &'a SipServer, ServerRule)>, ServerError> {
         let (id, rule, unknown): (_, _, fn(String) -> ServerError) =
             match (&line.sip_server_id, &self.fallback_id) {
                 (Some(id), _) => (id, ServerRule::OwnServer(id.clone()), ServerError::Unknown),
@@ -185,7 +186,7 @@ impl SipServers {
                 (None, None) => return Ok(None),
             };
         match self.by_id.get(id) {
-            Some(Ok(server)) => Ok(Some((server, rule))),
+            Some(Ok(server)) => Ok(Some((id, server, rule))),
             Some(Err(problem)) => Err(ServerError::Unusable {
                 id: id.clone(),
                 problem: problem.clone(),
@@ -232,12 +233,22 @@ impl Route {
 
 fn via_server(
     line: &PhoneLine,
+    id: &str,
     server: &SipServer,
     rule: ServerRule,
 ) -> Result<Route, ServerError> {
     let (username, server_password) = match (&line.sip_username, &server.username) {
         (Some(own), _) => (own.clone(), None),
-        (None, Some(shared)) => (shared.clone(), server.password.clone()),
+        // A password of the line's own comes before the server's.
+        (None, Some(shared)) if line.stored_password.is_some() => (shared.clone(), None),
+        (None, Some(shared)) => {
+            let password = server.password.clone();
+            let password = password.map_err(|error| ServerError::Unusable {
+                id: id.to_owned(),
+                problem: ServerProblem::Credential(error),
+            })?;
+            (shared.clone(), password)
+        }
         (None, None) => return Err(ServerError::NoUsername),
     };
     let domain = line.sip_domain.as_ref().unwrap_or(&server.address);
@@ -257,6 +268,7 @@ mod tests {
     use super::*;
     use crate::core::ids::LineId;
     use crate::lines::entry::{Entry, read_entry};
+    use crate::lines::line::FieldProblem;
     use serde_json::{Value, json};
 
     fn line(value: Value) -> PhoneLine {
@@ -281,7 +293,7 @@ mod tests {
                 address: host("trunk.example:5090"),
                 transport: Transport::Tcp,
                 username: Some(Private::new("shared-user")),
-                password: Some(Secret::new("shared".into())),
+                password: Ok(Some(Secret::new("shared".into()))),
                 contact: ContactOverride::default(),
             }),
         );
@@ -365,7 +377,11 @@ mod tests {
     #[test]
     fn a_line_whose_server_is_unusable_is_registered_nowhere() {
         let mut servers = with_server();
-        let problem = ServerProblem::Credential(CredentialError::Authentication);
+        let fields = vec![FieldIssue {
+            field: "trunk_uri".into(),
+            problem: FieldProblem::Missing,
+        }];
+        let problem = ServerProblem::Fields(fields);
         servers.by_id.insert("bad".into(), Err(problem.clone()));
         let named =
             line(json!({"id":1,"sipUsername":"u","sipServerId":"bad","sipDomain":"own.example"}));
@@ -378,5 +394,31 @@ mod tests {
         // One that names a good server is not touched by it.
         let good = line(json!({"id":1,"sipUsername":"u","sipServerId":"t"}));
         assert!(servers.resolve(&good).is_ok());
+    }
+
+    #[test]
+    fn a_server_password_that_does_not_open_concerns_who_needs_it_alone() {
+        let mut servers = with_server();
+        for server in servers.by_id.values_mut().flatten() {
+            server.password = Err(CredentialError::Authentication);
+        }
+        for needs_it in [
+            json!({"id":1,"sipServerId":"t"}),
+            json!({"id":1,"sipServerId":"t","sipPassword":""}),
+        ] {
+            let expected = ServerError::Unusable {
+                id: "t".into(),
+                problem: ServerProblem::Credential(CredentialError::Authentication),
+            };
+            assert_eq!(servers.resolve(&line(needs_it)).err(), Some(expected));
+        }
+        for has_its_own in [
+            json!({"id":1,"sipServerId":"t","sipUsername":"u","sipPassword":"pw"}),
+            json!({"id":1,"sipServerId":"t","sipUsername":"u"}),
+            json!({"id":1,"sipServerId":"t","sipPassword":"pw"}),
+        ] {
+            let route = servers.resolve(&line(has_its_own)).expect("usable");
+            assert!(route.server_password.is_none());
+        }
     }
 }

@@ -37,6 +37,14 @@ pub struct Column {
     pub kind: Kind,
 }
 
+impl Column {
+    /// Whether it holds no password.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.kind != Kind::Password
+    }
+}
+
 const fn column(name: &'static str, json: &'static str, kind: Kind) -> Column {
     Column { name, json, kind }
 }
@@ -103,6 +111,16 @@ impl Row {
     /// and objects where the texts are such, strings where not.
     #[must_use]
     pub fn to_object(&self, columns: &[Column]) -> Map<String, Value> {
+        self.object(columns.iter())
+    }
+
+    /// The same without a password: whoever drops the object wipes nothing.
+    #[must_use]
+    pub fn to_open_object(&self, columns: &[Column]) -> Map<String, Value> {
+        self.object(columns.iter().filter(|column| column.is_open()))
+    }
+
+    fn object<'a>(&self, columns: impl Iterator<Item = &'a Column>) -> Map<String, Value> {
         let value = |column: &Column| {
             let text = self.get(column.name)?;
             let parsed = match column.kind {
@@ -114,7 +132,7 @@ impl Row {
             Some(parsed.unwrap_or_else(|| Value::String(text.to_owned())))
         };
         let pair = |column: &Column| Some((column.json.to_owned(), value(column)?));
-        columns.iter().filter_map(pair).collect()
+        columns.filter_map(pair).collect()
     }
 
     /// Sets a column. A flag is kept as `true` or `false`, however it is spelled.
@@ -197,6 +215,9 @@ mod tests {
             "customParameters": {"lang": "fr", "n": 1}, "sipPassword": "pw"});
         let row = row(line.clone());
         assert_eq!(Value::Object(row.to_object(LINE_COLUMNS)), line);
+        let mut open = line;
+        open.as_object_mut().expect("object").remove("sipPassword");
+        assert_eq!(Value::Object(row.to_open_object(LINE_COLUMNS)), open);
         assert_eq!(row.get("custom_parameters"), Some(r#"{"lang":"fr","n":1}"#));
         assert_eq!(row.id(), Some("7"));
         assert!(!format!("{row:?}").contains("pw\""));

@@ -134,7 +134,9 @@ pub fn read_server(row: &Row) -> Result<StoredServer, Vec<FieldIssue>> {
             label: row.get("label").map(str::to_owned),
             trunk,
             username: username.map(Private::new),
-            stored_password: row.secret("password"),
+            stored_password: row
+                .secret("password")
+                .filter(|password| !password.expose().is_empty()),
             contact,
         }),
         _ => Err(issues),

@@ -372,6 +372,11 @@ async fn no_password_is_stored_in_clear() {
     assert_eq!(refused.faulty(), ["sipPassword"]);
     let reason = &refused.json()["errors"][0]["reason"];
     assert!(reason.as_str().unwrap().contains("--encryption-key"));
+    let colons = json!({"id": "l", "sipUsername": "u", "sipPassword": "my:secret:pw"});
+    let refused = api.post(LINES, &colons).await;
+    assert_eq!(refused.faulty(), ["sipPassword"]);
+    let reason = &refused.json()["errors"][0]["reason"];
+    assert!(reason.as_str().unwrap().contains("two colons"), "{reason}");
     let sealed = encrypt("l", PASSWORD);
     let line =
         json!({"id": "l", "sipUsername": "u", "sipPassword": sealed, "sipDomain": "127.0.0.1"});
@@ -400,8 +405,7 @@ async fn without_a_database_it_is_said_how_to_get_one() {
     for answer in [
         api.get(SERVERS).await,
         api.post(SERVERS, &json!({})).await,
-        api.get(LINES).await,
-        api.get(&format!("{LINES}/x")).await,
+        api.post(LINES, &json!({"sipPassword": PASSWORD})).await,
         api.delete(&format!("{LINES}/x")).await,
         api.json("PATCH", &format!("{LINES}/x"), &json!({})).await,
         api.get(FALLBACK).await,
@@ -412,6 +416,13 @@ async fn without_a_database_it_is_said_how_to_get_one() {
         let problem = answer.problem(409, "no-database");
         assert!(problem["detail"].as_str().unwrap().contains("--data-dir"));
     }
+    // The lines that it was started with are shown all the same.
+    let page = api.get(LINES).await.expect(200);
+    assert_eq!(page["items"][0]["id"], crate::harness::bridge::LINE);
+    assert_eq!(
+        (&page["items"][1], &page["next"]),
+        (&Value::Null, &Value::Null)
+    );
     bridge.shut_down().await;
 }
 

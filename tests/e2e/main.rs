@@ -9,6 +9,7 @@
 //! | `pacing` | 50 packets a second, stalls leave no delay |
 //! | `delayed` | a worker 20 ms away, below TCP |
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
+//! | `line_states` | what became of each line, for `sipbridge lines` and the API |
 //! | `leaks` | calls leave no descriptor and no thread behind |
 //! | `limits` | busy lines, a full bridge, calls a second, fair shares, a flood of INVITEs |
 //! | `metrics` | what Prometheus reads, and that it moves with calls |
@@ -58,6 +59,7 @@ mod hot_lines;
 mod leaks;
 mod life;
 mod limits;
+mod line_states;
 mod media;
 mod metrics;
 mod numbers;

@@ -203,6 +203,17 @@ async fn every_route_answers_as_the_document_says() {
         assert_eq!(answer.status, 401, "{method} {template}");
         document.hold(&method, &template, &answer);
     }
+    // This one has no database.
+    let api = Api::of(&bridge).with_token(token);
+    let id = crate::harness::bridge::LINE;
+    for request in [
+        ("GET", LINES, "", None),
+        ("GET", LINE, id, None),
+        ("GET", LINE, "x", None),
+        ("PATCH", LINE, id, Some(json!({}))),
+    ] {
+        document.hold(request.0, request.1, &ask(&api, &request).await);
+    }
     bridge.shut_down().await;
 }
 

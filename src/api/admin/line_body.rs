@@ -1,18 +1,20 @@
 //! A phone line as JSON: what is stored, and what became of it on this bridge.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::api::control::Control;
 use crate::bridge::line_book::Usability;
 use crate::core::ids::LineId;
+use crate::core::private::Private;
 use crate::core::timestamp::rfc3339_ms;
 use crate::lines::Row;
 use crate::lines::row::LINE_COLUMNS;
 
-/// A phone line. Its password is never shown.
-#[derive(Debug, Serialize, ToSchema)]
+/// A phone line. Its password is never shown. Of a line that is in no database
+/// not all fields are known; the others are null.
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LineBody {
     id: String,
@@ -22,8 +24,8 @@ pub struct LineBody {
     provider: Option<String>,
     sip_domain: Option<String>,
     sip_username: Option<String>,
-    /// Whether a password is stored.
-    has_password: bool,
+    /// Whether a password is stored; null for a line that is in no database.
+    has_password: Option<bool>,
     twilio_trunk_sid: Option<String>,
     is_active: Option<bool>,
     created_at: Option<String>,
@@ -67,7 +69,7 @@ impl LineBody {
     #[must_use]
     pub fn of(row: &Row, control: &Control) -> Self {
         let text = |name| row.get(name).map(str::to_owned);
-        let object = row.to_object(LINE_COLUMNS);
+        let object = row.to_open_object(LINE_COLUMNS);
         let value = |name: &str| object.get(name);
         let id = text("id").unwrap_or_default();
         Self {
@@ -78,7 +80,7 @@ impl LineBody {
             provider: text("provider"),
             sip_domain: text("sip_domain"),
             sip_username: text("sip_username"),
-            has_password: row.get("sip_password").is_some_and(|pw| !pw.is_empty()),
+            has_password: Some(row.get("sip_password").is_some_and(|pw| !pw.is_empty())),
             twilio_trunk_sid: text("twilio_trunk_sid"),
             is_active: value("isActive").and_then(Value::as_bool),
             created_at: text("created_at"),
@@ -91,6 +93,34 @@ impl LineBody {
                 .filter(|it| it.is_object())
                 .cloned(),
         }
+    }
+
+    /// A line that is in no database, as far as the bridge knows it: one that
+    /// it holds, or that it could not take up.
+    #[must_use]
+    pub fn held(id: &LineId, control: &Control) -> Option<Self> {
+        let lines = &control.context.lines;
+        let unheld = Self {
+            id: id.as_str().to_owned(),
+            standing: standing(id, control),
+            ..Self::default()
+        };
+        let Some(line) = lines.get(id) else {
+            return lines.usability(id).map(|_| unheld);
+        };
+        let number = |number: &Option<Private>| Some(number.as_ref()?.expose().to_owned());
+        let parameters = line.custom_parameters.iter();
+        let parameters = parameters.map(|(key, value)| (key.clone(), value.as_str().into()));
+        let parameters: Map<String, Value> = parameters.collect();
+        Some(Self {
+            restaurant_id: line.restaurant_id.clone(),
+            phone_number: number(&line.phone_number),
+            provider: Some("sip".into()),
+            is_active: Some(true),
+            fallback_number: number(&line.fallback_number),
+            custom_parameters: (!parameters.is_empty()).then_some(Value::Object(parameters)),
+            ..unheld
+        })
     }
 
     /// Its id.

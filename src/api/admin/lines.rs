@@ -17,13 +17,14 @@ use crate::api::audit::Changed;
 use crate::api::body::JsonObject;
 use crate::api::control::Control;
 use crate::api::fields::{Given, Spec};
-use crate::api::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
+use crate::api::openapi::{Guarded, Missing, Read, Stored, WithBody, WithQuery};
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::{Id, Query};
-use crate::lines::Row;
+use crate::core::ids::LineId;
 use crate::lines::entry::{Entry, read_entry};
 use crate::lines::line::FieldIssue;
 use crate::lines::row::{Column, LINE_COLUMNS};
+use crate::lines::{FLAGS_LINE_ID, Row};
 use crate::store::Store;
 
 static SPEC: Spec = Spec {
@@ -87,7 +88,8 @@ pub struct LinePage {
     next: Option<String>,
 }
 
-/// Lists the phone lines.
+/// Lists the phone lines: those of the database, or without one those that the
+/// bridge was started with.
 #[utoipa::path(
     get,
     path = "/api/admin/telephony/phone-lines",
@@ -99,27 +101,37 @@ pub struct LinePage {
     ),
     responses(
         (status = 200, description = "One page.", body = LinePage),
-        Guarded, WithQuery, Stored,
+        Guarded, WithQuery, Read,
     ),
 )]
 pub async fn list(
     State(control): State<Arc<Control>>,
     mut query: Query,
 ) -> Result<Response, Problem> {
-    let store = control.store()?;
     let (limit, after) = (query.limit(), query.text("after"));
     query.finish()?;
-    let rows = store.lines_page(after.as_deref(), limit + 1).await?;
     let wanted = usize::try_from(limit).unwrap_or(usize::MAX);
-    let has_more = rows.len() > wanted;
-    let rows = rows.iter().take(wanted);
-    let items: Vec<_> = rows.map(|row| LineBody::of(row, &control)).collect();
+    // One more, to know whether there is one.
+    let mut items: Vec<LineBody> = match &control.store {
+        Some(store) => {
+            let rows = store.lines_page(after.as_deref(), limit + 1).await?;
+            rows.iter().map(|row| LineBody::of(row, &control)).collect()
+        }
+        None => {
+            let ids = control.context.lines.ids(after.as_deref(), wanted + 1);
+            let held = ids.iter().filter_map(|id| LineBody::held(id, &control));
+            held.collect()
+        }
+    };
+    let has_more = items.len() > wanted;
+    items.truncate(wanted);
     let last = items.last().filter(|_| has_more);
     let next = last.map(|line| line.id().to_owned());
     Ok(Json(LinePage { items, next }).into_response())
 }
 
-/// Shows one phone line.
+/// Shows one phone line: of the database, or without one of those that the
+/// bridge was started with. The line of --sip-username is in no database.
 #[utoipa::path(
     get,
     path = "/api/admin/telephony/phone-lines/{id}",
@@ -128,12 +140,22 @@ pub async fn list(
     params(("id" = String, Path, description = "Id of the line.")),
     responses(
         (status = 200, description = "The line.", body = LineBody),
-        Guarded, Missing, Stored,
+        Guarded, Missing, Read,
     ),
 )]
 pub async fn get(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
-    let row = stored(control.store()?, &id).await?;
-    Ok(Json(LineBody::of(&row, &control)).into_response())
+    let row = match &control.store {
+        Some(store) => store.line(&id).await?,
+        None => None,
+    };
+    let body = match row {
+        Some(row) => Some(LineBody::of(&row, &control)),
+        None if control.store.is_none() || id == FLAGS_LINE_ID => {
+            LineBody::held(&LineId::new(id), &control)
+        }
+        None => None,
+    };
+    Ok(Json(body.ok_or_else(missing)?).into_response())
 }
 
 /// Adds a phone line; the bridge registers it at once.
@@ -156,8 +178,9 @@ pub async fn create(
     State(control): State<Arc<Control>>,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let store = control.store()?;
+    // First of all: it wipes what was sent.
     let mut given = Given::new(object, &SPEC);
+    let store = control.store()?;
     let fields = given.names();
     let id = match given.id() {
         Some(id) => Some(store.canonical_line_id(&id).await?),
@@ -200,17 +223,16 @@ pub async fn change(
     Id(id): Id,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
+    // First of all: it wipes what was sent.
+    let mut given = Given::new(object, &SPEC);
     let store = control.store()?;
     let mut before = stored(store, &id).await?;
-    let mut given = Given::new(object, &SPEC);
     let fields = given.names();
     given.keep_id(&id);
     let parameters = given.get("customParameters").cloned();
     merge_parameters(&mut given, parameters.as_ref(), &before);
-    let mut merged = before.to_object(LINE_COLUMNS);
-    merged.extend(given.object().clone());
     // What is wrong with other fields of an old row does not keep this from changing.
-    let mut issues = issues(&merged, &id);
+    let mut issues = issues(&given.over(&before), &id);
     issues.retain(|issue| {
         let field = issue.field.split('.').next().unwrap_or_default();
         given.get(field).is_some()
@@ -273,7 +295,10 @@ fn merge_parameters(given: &mut Given, changes: Option<&Value>, before: &Row) {
     let Some(Value::Object(changes)) = changes else {
         return;
     };
-    let mut merged = match before.to_object(LINE_COLUMNS).remove("customParameters") {
+    let mut merged = match before
+        .to_open_object(LINE_COLUMNS)
+        .remove("customParameters")
+    {
         Some(Value::Object(parameters)) => parameters,
         _ => Map::new(),
     };

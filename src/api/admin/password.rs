@@ -7,7 +7,7 @@ use crate::api::problem::{Kind, Problem};
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
 use crate::lines::Row;
-use crate::lines::credentials::is_encrypted;
+use crate::lines::credentials::{CredentialError, check_form, is_encrypted};
 use crate::lines::row::Column;
 use crate::lines::vault::gently;
 use crate::store::Begun;
@@ -100,15 +100,16 @@ fn stored(key: Option<&MasterKey>, id: &str, password: &Secret) -> Result<String
     if text.is_empty() {
         return Err("is empty: write null where no password is needed".into());
     }
+    let as_given = |checked: Result<(), CredentialError>| match checked {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{error} (a value with two colons counts as encrypted, iv:tag:ciphertext)"
+        )),
+    };
     match (key, is_encrypted(text)) {
-        (Some(key), true) => match key.decrypt(id, text) {
-            Ok(_) => Ok(text.to_owned()),
-            Err(error) => Err(format!(
-                "{error} (a value with two colons counts as encrypted, iv:tag:ciphertext)"
-            )),
-        },
+        (Some(key), true) => as_given(key.decrypt(id, text).map(drop)),
         (Some(key), false) => Ok(key.encrypt(id, password)),
-        (None, true) => Ok(text.to_owned()),
+        (None, true) => as_given(check_form(text)),
         (None, false) => Err("cannot be stored: no password is kept in clear, and this bridge \
              has no --encryption-key (ENCRYPTION_KEY) to encrypt it with. Start it with one, or send the \
              output of `sipbridge encrypt --line-id ID` together with that id"
@@ -149,5 +150,10 @@ mod tests {
         assert!(refused.contains("--encryption-key") && !refused.contains("hunter2"));
         let text = key().encrypt("7", &secret("hunter2"));
         assert_eq!(stored(None, "7", &secret(&text)), Ok(text.clone()));
+        // A clear one with two colons is not an encrypted one.
+        for clear in ["my:secret:pw", "Zm9v:YmFy:cHc=", "::"] {
+            let refused = stored(None, "7", &secret(clear)).expect_err(clear);
+            assert!(refused.contains("two colons") && !refused.contains(clear));
+        }
     }
 }

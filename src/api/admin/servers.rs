@@ -163,8 +163,9 @@ pub async fn create(
     State(control): State<Arc<Control>>,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let store = control.store()?;
+    // First of all: it wipes what was sent.
     let mut given = Given::new(object, &SPEC);
+    let store = control.store()?;
     let fields = given.names();
     let id = match given.id() {
         Some(id) => Some(store.canonical_server_id(&id).await?),
@@ -206,14 +207,13 @@ pub async fn change(
     Id(id): Id,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
+    // First of all: it wipes what was sent.
+    let mut given = Given::new(object, &SPEC);
     let store = control.store()?;
     let before = stored(store, &id).await?;
-    let mut given = Given::new(object, &SPEC);
     let fields = given.names();
     given.keep_id(&id);
-    let mut merged = before.to_object(SERVER_COLUMNS);
-    merged.extend(given.object().clone());
-    let mut issues = issues(&merged, &id);
+    let mut issues = issues(&given.over(&before), &id);
     issues.retain(|issue| given.get(&issue.field).is_some());
     given.add_issues(issues);
     password::seal(&control, &id, PASSWORD.json, &mut given).await?;

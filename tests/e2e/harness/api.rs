@@ -85,6 +85,11 @@ impl Api {
         }
     }
 
+    /// Where it is, on this machine.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, "", "").await
     }

@@ -274,6 +274,11 @@ impl Bridge {
         self.process.child.id()
     }
 
+    /// The file that `--lines` names.
+    pub fn lines_file(&self) -> PathBuf {
+        self.log.with_file_name("lines.json")
+    }
+
     /// Everything it wrote to standard output and standard error.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
