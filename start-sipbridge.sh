@@ -93,7 +93,7 @@ check_env_file() {
 # Whether anything says which line to hold and where its workers are.
 hint_at_settings() {
     [[ $# -eq 0 && ! -e $env_file ]] || return 0
-    [[ -z ${SIP_DOMAIN:-}${LINES_FILE:-} ]] || return 0
+    [[ -z ${SIP_DOMAIN:-}${LINES_FILE:-}${DATA_DIR:-}${DATABASE_URL:-} ]] || return 0
     say "there are no settings yet: cp .env.example .env, edit it, and start again"
 }
 

@@ -234,7 +234,7 @@ impl Health {
     }
 }
 
-/// The facts as JSON; see the table in the README.
+/// The facts as JSON.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "a schema: the body is made by hand")]
 pub struct HealthBody {

@@ -79,7 +79,7 @@ const CALLBACKS: &str = "Callbacks";
 const RUN: &str = "Running";
 const OLD: &str = "Kept from the program this one replaces";
 
-/// All flags. Variables have the flag's name, but for five whose plain name
+/// All flags. Variables have the flag's name, but for a few whose plain name
 /// other programs set for themselves (shells set LINES).
 pub const FLAGS: &[Flag] = &[
     value("sip-domain", "SIP_DOMAIN", "HOST[:PORT]")
@@ -101,7 +101,7 @@ pub const FLAGS: &[Flag] = &[
     value("tls-key", "TLS_KEY", "FILE")
         .help(SIP, "PEM key of our SIP TLS port; needs --tls-cert"),
     value("tls-ca", "TLS_CA", "FILE")
-        .help(SIP, "PEM roots that SIP servers' certificates must come from"),
+        .help(SIP, "PEM roots that SIP servers' certificates must come from [default: /etc/ssl/certs/ca-certificates.crt; without that file servers are not verified]"),
     value("lines", "LINES_FILE", "FILE")
         .help(LINES, "JSON array of phone lines. With a database: imported into it at every start"),
     value("database-url", "DATABASE_URL", "URL")
