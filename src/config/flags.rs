@@ -183,7 +183,7 @@ pub const FLAGS: &[Flag] = &[
     value("auth-token", "AUTH_TOKEN", "TOKEN")
         .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature. Prefer the variable"),
     value("node-id", "NODE_ID", "NAME")
-        .help(RUN, "This bridge's name in Redis; unique among bridges [default: the host's name]"),
+        .help(RUN, "This bridge's name in Redis and the database: unique among bridges, and the same after a restart, which the host's name of a container may not be [default: the host's name]"),
     value("api-port", "API_PORT", "PORT").or("8080")
         .help(RUN, "Port of the HTTP API and GET /health"),
     value("api-bind", "API_BIND", "IP").or("127.0.0.1")

@@ -24,16 +24,17 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn callbacks(&self, node: &str, most: usize) -> Result<Kept, StoreError> {
+        let ours = self.is_ours();
         let waiting = format!(
             "SELECT call_id, sequence, event, url, body FROM callbacks \
-             WHERE node_id = $1 ORDER BY made_at, call_id, sequence LIMIT {most}"
+             WHERE {ours} ORDER BY made_at, call_id, sequence LIMIT {most}"
         );
         // A record is written apart from its call's last callback, and so may
         // have an end where that callback was lost.
         let owed = format!(
             "SELECT call_id, sequence, event, url, body, \
              answered_at, ended_at, outcome, sip_status FROM \
-             (SELECT * FROM callbacks_owed WHERE node_id = $1) AS owed \
+             (SELECT * FROM callbacks_owed WHERE {ours}) AS owed \
              LEFT JOIN calls USING (call_id) ORDER BY call_id LIMIT {most}"
         );
         Ok(Kept {

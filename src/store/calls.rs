@@ -238,17 +238,20 @@ impl Store {
     }
 
     /// Marks the calls that this bridge had when it died; the answer is how
-    /// many. For the start only, before there are new ones.
+    /// many. For the start only, before there are new ones. An SQLite file has
+    /// one bridge: there, calls of one of another name are marked too.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn end_lost_calls(&self, node: &str, now: SystemTime) -> Result<u64, StoreError> {
-        let sql =
-            "UPDATE calls SET ended_at = $1, outcome = $2 WHERE node_id = $3 AND ended_at IS NULL";
-        let done = sqlx::query(sql)
+        let sql = format!(
+            "UPDATE calls SET ended_at = $2, outcome = $3 WHERE {} AND ended_at IS NULL",
+            self.is_ours()
+        );
+        let done = sqlx::query(&sql)
+            .bind(node.to_owned())
             .bind(millis(now))
             .bind(Outcome::BridgeLost.as_str())
-            .bind(node.to_owned())
             .execute(&self.pool)
             .await
             .map_err(StoreError::query("marking calls of a bridge that died"))?;

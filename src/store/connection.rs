@@ -181,6 +181,16 @@ impl Store {
         Ok(count > 0)
     }
 
+    /// The condition under which a row is the bridge's whose name is `$1`. An
+    /// SQLite file has one bridge, which may have had another name before: the
+    /// default name is that of the host, and a container's changes.
+    pub(super) const fn is_ours(&self) -> &'static str {
+        match self.dialect {
+            Dialect::Sqlite => "$1 IS NOT NULL",
+            Dialect::Postgres => "node_id = $1",
+        }
+    }
+
     pub(super) async fn acquire(
         &self,
         what: &'static str,

@@ -208,7 +208,8 @@ async fn calls_of_a_killed_bridge_are_marked_at_its_next_start() {
     .await;
     bridge.process.signal("KILL");
     bridge.exit(SOON).await;
-    let bridge = setup().start().await;
+    // A container that is made anew has another name, and the same folder.
+    let bridge = setup().args(&["--node-id", "node-anew"]).start().await;
     let found = records(&location).await;
     assert_eq!(found[0].outcome.as_deref(), Some("bridge-lost"));
     assert!(found[0].ended.is_some());

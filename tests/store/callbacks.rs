@@ -72,7 +72,9 @@ async fn what_was_not_delivered_is_there_after_a_restart_in_order() {
 
         let store = stage.open().await;
         let Kept { waiting, owed } = store.callbacks("node", ALL).await.unwrap();
-        assert_eq!(owed.len(), 2, "each of its calls goes on");
+        // A file has one bridge, whatever it was called before.
+        let strangers = usize::from(matches!(stage, Stage::Sqlite(_)));
+        assert_eq!(owed.len(), 2 + strangers, "each of its calls goes on");
         let of_a: Vec<_> = sequences(&waiting)
             .into_iter()
             .filter(|(call, _)| *call == a)
@@ -87,7 +89,7 @@ async fn what_was_not_delivered_is_there_after_a_restart_in_order() {
             (own.event, own.body.as_str()),
             (CallbackEvent::Ringing, r#"{"é":"'0"}"#)
         );
-        assert_eq!(waiting.len(), 3);
+        assert_eq!(waiting.len(), 3 + strangers);
         assert_eq!(
             store.callbacks("node", 2).await.unwrap().waiting.len(),
             2,
@@ -95,7 +97,7 @@ async fn what_was_not_delivered_is_there_after_a_restart_in_order() {
         );
         assert_eq!(
             store.callbacks("other", ALL).await.unwrap().waiting.len(),
-            1
+            1 + 3 * strangers
         );
         store.close().await;
     }
