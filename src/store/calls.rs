@@ -148,13 +148,13 @@ pub(super) async fn write(
     let count = |count: Option<u64>| count.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
     sqlx::query(&upsert())
         .bind(record.call.as_str().to_owned())
-        .bind(record.sip_call_id.clone())
+        .bind(record.sip_call_id.as_deref().map(storable))
         .bind(record.node.clone())
         .bind(record.line.as_str().to_owned())
         .bind(record.restaurant.clone())
         .bind(record.direction.clone())
-        .bind(record.from.expose().to_owned())
-        .bind(record.to.expose().to_owned())
+        .bind(storable(record.from.expose()))
+        .bind(storable(record.to.expose()))
         .bind(millis(record.started))
         .bind(record.answered.map(millis))
         .bind(record.ended.map(millis))
@@ -171,6 +171,12 @@ pub(super) async fn write(
         .execute(connection)
         .await
         .map(drop)
+}
+
+/// What a caller wrote, without the one character that PostgreSQL does not
+/// take: a record must not be lost for it.
+fn storable(text: &str) -> String {
+    text.replace('\0', "")
 }
 
 impl Store {

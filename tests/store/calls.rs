@@ -183,6 +183,26 @@ async fn calls_of_a_bridge_that_died_are_marked_and_no_others() {
 }
 
 #[tokio::test]
+async fn what_a_caller_wrote_never_costs_the_record() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let record = CallRecord {
+            sip_call_id: Some("a\0b@c".into()),
+            from: Private::new("\0"),
+            to: Private::new("+33\0972360682"),
+            ..begun("l", 0)
+        };
+        write(&store, [record.clone()]).await;
+        let found = store.call(&record.call).await.unwrap().unwrap();
+        assert_eq!(found.sip_call_id.as_deref(), Some("ab@c"));
+        assert_eq!(
+            (found.from.expose(), found.to.expose()),
+            ("", "+33972360682")
+        );
+    }
+}
+
+#[tokio::test]
 async fn pages_are_read_by_an_index() {
     let stage = Stage::sqlite();
     stage.open().await;
