@@ -124,7 +124,7 @@ pub struct Running {
     pub keeping: Option<JoinHandle<()>>,
 }
 
-/// Builds everything.
+/// Builds everything; the API answers on `listener`.
 ///
 /// # Errors
 /// When a port is in use, or something that was asked for cannot be had.
@@ -132,6 +132,7 @@ pub async fn compose(
     config: Config,
     lines: Lines,
     store: Option<Store>,
+    listener: ApiListener,
 ) -> Result<Running, StartError> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -161,8 +162,6 @@ pub async fn compose(
         .transpose()?;
     let signer = callbacks::signer(&config.callbacks);
     let dialer = dialer.map(|dialer| dialer.signed(signer.clone()));
-    let api_address = SocketAddr::new(config.api_bind, config.api_port);
-    let listener = ApiListener::bind(api_address).await?;
 
     let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
     let (call_log, store) = start_call_log(store, &config.node_id);

@@ -217,6 +217,38 @@ async fn calls_of_a_killed_bridge_are_marked_at_its_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_start_by_mistake_touches_nothing_of_the_first() {
+    let (redis, dir) = (Redis::start(), TempDir::new().unwrap());
+    let data = dir.path().join("data");
+    let setup = || {
+        let setup = Setup::queue(&redis);
+        setup.args(&["--data-dir", data.to_str().unwrap()])
+    };
+    let bridge = setup().start().await;
+    let location = Location::Sqlite(data.join("sipbridge.db"));
+    let mut caller = Caller::connect(bridge.sip(), NUMBER).await;
+    Job::take(&redis).await;
+    until(SOON, "its record", async || {
+        records(&location).await.len() == 1
+    })
+    .await;
+    let mut second = setup()
+        .line(line("line-2", "trunkuser2", "+33155667788"))
+        .args(&["--api-port", &bridge.api_port.to_string()])
+        .spawn();
+    assert_eq!(second.exit(SOON).await.code, Some(1));
+    let output = second.output();
+    assert!(output.contains("cannot listen for HTTP"), "{output}");
+    let found = records(&location).await.remove(0);
+    assert_eq!((found.ended, found.outcome), (None, None), "it goes on");
+    let store = Store::look(&location).await.unwrap().unwrap();
+    assert!(store.line("line-2").await.unwrap().is_none());
+    store.close().await;
+    caller.bye().await;
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_hangs_holds_up_no_call() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let setup = Setup::queue(&redis).args(&["--database-url", &postgres.url()]);
