@@ -14,6 +14,7 @@ use super::callbacks::{self, Listener};
 use super::health::HealthReporter;
 use super::keeper::{self, Keeper};
 use super::profiles::Lines;
+use super::retention;
 use super::stream_url::stream_base_url;
 use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::calls::CallBook;
@@ -122,6 +123,8 @@ pub struct Running {
     pub store: Option<(Store, CallLogTask)>,
     /// Keeps the lines as the database has them, where there is one.
     pub keeping: Option<JoinHandle<()>>,
+    /// Deletes old records of calls, where that is wanted.
+    pub forgetting: Option<JoinHandle<()>>,
 }
 
 /// Builds everything; the API answers on `listener`.
@@ -235,6 +238,9 @@ pub async fn compose(
         let keeper = Keeper::new(&config, store, &context, &registrar, books);
         tokio::spawn(keeper.run())
     });
+    let forgetting = store.as_ref().zip(config.keep_records);
+    let forgetting =
+        forgetting.map(|((store, _), keep)| tokio::spawn(retention::run(store.clone(), keep)));
     let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
     tell(&config, &engine, &stream_server, &api);
     Ok(Running {
@@ -250,6 +256,7 @@ pub async fn compose(
         courier: callbacks.courier,
         store,
         keeping,
+        forgetting,
     })
 }
 

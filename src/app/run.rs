@@ -156,6 +156,7 @@ async fn go_down(running: Running, limits: Limits) {
         courier,
         store,
         keeping,
+        forgetting,
     } = running;
     info!(
         calls = context.registry.active(),
@@ -167,9 +168,9 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(queue) = &context.queue {
         queue.set_draining();
     }
-    if let Some(keeping) = keeping {
-        keeping.abort();
-        let _ = keeping.await;
+    for task in keeping.into_iter().chain(forgetting) {
+        task.abort();
+        let _ = task.await;
     }
     registrar.stop();
     registering.abort();

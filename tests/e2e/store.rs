@@ -249,6 +249,41 @@ async fn a_second_start_by_mistake_touches_nothing_of_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_are_deleted_so_many_days_after_the_calls_end() {
+    let (redis, dir) = (Redis::start(), TempDir::new().unwrap());
+    let path = dir.path().join("bridge.db");
+    let location = Location::Sqlite(path.clone());
+    Store::open(&location).await.unwrap().close().await;
+    // 500 that ended 31 days ago, and one that ended 29 days ago.
+    let sql = "WITH RECURSIVE n(day, i) AS (VALUES (29, 0) UNION ALL \
+         SELECT 31, i + 1 FROM n WHERE i < 500) \
+         INSERT INTO calls (call_id, node_id, line_id, direction, started_at, ended_at, attempts) \
+         SELECT 'CA' || lower(hex(randomblob(16))), 'n', 'l', 'inbound', ended, ended, 1 FROM \
+         (SELECT (CAST(strftime('%s', 'now') AS INTEGER) - day * 86400) * 1000 AS ended FROM n)";
+    let mut sqlite = std::process::Command::new("sqlite3");
+    let filled = sqlite.args(["-cmd", ".timeout 5000"]).arg(&path).arg(sql);
+    assert!(filled.status().unwrap().success());
+    let keeping = |days: &str| {
+        let setup = with_database(&redis, &sqlite_url(&path)).env("KEEP_RECORDS", days);
+        setup.start()
+    };
+    let bridge = keeping("0").await;
+    bridge.shut_down().await;
+    assert_eq!(records(&location).await.len(), 100, "a page of them");
+    let bridge = keeping("30").await;
+    until(SOON, "the old ones are deleted", async || {
+        records(&location).await.len() == 1
+    })
+    .await;
+    until(SOON, "the log says so", async || {
+        let output = bridge.output();
+        output.contains("old records of calls deleted") && output.contains("records=500")
+    })
+    .await;
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_hangs_holds_up_no_call() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let setup = Setup::queue(&redis).args(&["--database-url", &postgres.url()]);

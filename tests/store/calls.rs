@@ -203,6 +203,29 @@ async fn what_a_caller_wrote_never_costs_the_record() {
 }
 
 #[tokio::test]
+async fn old_records_are_deleted_a_few_at_a_time() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let old: Vec<_> = (0..5).map(|n| ended(&begun("l", n))).collect();
+        // One that began before the limit and ended after it, one that goes on.
+        let long = CallRecord {
+            ended: Some(at(200_000)),
+            ..ended(&begun("l", 0))
+        };
+        let young = ended(&begun("l", 100_000));
+        let kept = [long, begun("l", 0), young];
+        write(&store, old.into_iter().chain(kept.clone())).await;
+        let before = at(100_000);
+        assert_eq!(store.forget_calls(before, 3).await.unwrap(), 3);
+        assert_eq!(store.forget_calls(before, 3).await.unwrap(), 2);
+        assert_eq!(store.forget_calls(before, 3).await.unwrap(), 0);
+        for record in kept {
+            assert_eq!(store.call(&record.call).await.unwrap(), Some(record));
+        }
+    }
+}
+
+#[tokio::test]
 async fn pages_are_read_by_an_index() {
     let stage = Stage::sqlite();
     stage.open().await;
