@@ -24,7 +24,7 @@ use sipbridge::callbacks::{
 };
 use sipbridge::core::call::Verdict;
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
-use sipbridge::core::callback::{Change, Kept, Method, Notice};
+use sipbridge::core::callback::{CallbackEvent, Change, Kept, Method, Notice, Owed};
 use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::core::signature::Signer;
@@ -408,12 +408,15 @@ struct Memory {
     waiting: Arc<Mutex<Vec<Notice>>>,
     owed: Arc<Mutex<Vec<Notice>>>,
     is_away: Arc<Mutex<bool>>,
+    /// The call that it refuses; for each time it does, it is away once.
+    refused: Arc<Mutex<Option<CallId>>>,
 }
 
 impl Spool for Memory {
     fn kept(&self, _most: usize) -> Answer<Kept> {
         let waiting = self.waiting.lock().unwrap().clone();
-        let owed = self.owed.lock().unwrap().clone();
+        let owed = self.owed.lock().unwrap().clone().into_iter();
+        let owed = owed.map(|last| Owed { last, end: None }).collect();
         Box::pin(async move { Ok(Kept { waiting, owed }) })
     }
 
@@ -425,13 +428,33 @@ impl Spool for Memory {
             };
             return Box::pin(async move { Err(away) });
         }
+        let refused = self.refused.lock().unwrap().clone();
+        let is_refused = |change: &Change| match change {
+            Change::Insert(notice) => Some(&notice.call) == refused.as_ref(),
+            _ => false,
+        };
+        if changes.iter().any(is_refused) {
+            *self.is_away.lock().unwrap() = true;
+            let is_away = self.is_away.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                *is_away.lock().unwrap() = false;
+            });
+            let error = SpoolError {
+                reason: "refused".into(),
+                transient: false,
+            };
+            return Box::pin(async move { Err(error) });
+        }
         let (mut waiting, mut owed) = (self.waiting.lock().unwrap(), self.owed.lock().unwrap());
         for change in changes {
             match change {
-                Change::Insert(notice) => waiting.push((*notice).clone()),
-                Change::Owe(notice) => {
+                Change::Insert(notice) => {
+                    waiting.push((*notice).clone());
                     owed.retain(|other| other.call != notice.call);
-                    owed.push((*notice).clone());
+                    if notice.event != CallbackEvent::Completed {
+                        owed.push((*notice).clone());
+                    }
                 }
                 Change::Delete(call, sequence) => {
                     waiting.retain(|other| (&other.call, other.sequence) != (&call, sequence));
@@ -505,6 +528,26 @@ async fn a_database_that_is_away_holds_up_no_delivery() {
         memory.waiting.lock().unwrap().is_empty(),
         "inserted and deleted in order"
     );
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_takes_nothing_else_with_it() {
+    let receiver = Receiver::start().await;
+    receiver.script("/s", [Reply::status(500)]);
+    let memory = Arc::new(Memory::default());
+    let common = Some(target(&receiver.url("/s")));
+    let (status, courier) = start(client(), common, Some(memory.clone()));
+    let (good, bad, other) = (call(), call(), call());
+    *memory.refused.lock().unwrap() = Some(bad.sid.clone());
+    for call in [&good, &bad, &other] {
+        status.changed(call, None);
+    }
+    until("the others are kept", || {
+        memory.waiting.lock().unwrap().len() == 2
+    })
+    .await;
+    assert_eq!(status.stats().unkept, 1);
+    courier.stop(Duration::from_millis(500)).await;
 }
 
 #[tokio::test]

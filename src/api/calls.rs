@@ -27,7 +27,7 @@ use crate::core::ids::{CallId, LineId};
 use crate::core::private::Private;
 use crate::core::timestamp::parse_rfc3339;
 use crate::sip::engine::CallRefused;
-use crate::store::CallQuery;
+use crate::store::{CallLog, CallQuery, CallRecord};
 
 /// Most digits of one request: 32 of them take 10 s to play.
 const DIGITS_MAX: usize = 32;
@@ -310,16 +310,31 @@ async fn ask(control: &Control, sid: &str, request: CallRequest) -> Result<Respo
     let sid = CallId::parse(sid).ok_or_else(missing)?;
     let calls = &control.context.calls;
     if let Err(error) = calls.ask(&sid, request).await {
-        let kept = match (&error, &control.store) {
-            (RequestError::Unknown, Some(store)) => store.call(&sid).await?.is_some(),
-            _ => false,
-        };
         // Another bridge may have it, or it ended a while ago.
-        let error = if kept { RequestError::Over } else { error };
-        return Err(not_done(error));
+        let record = match (&error, &control.store) {
+            (RequestError::Unknown, Some(store)) => store.call(&sid).await?,
+            _ => None,
+        };
+        return Err(match record {
+            Some(record) if is_elsewhere(control, &record) => elsewhere(&record.node),
+            Some(_) => not_done(RequestError::Over),
+            None => not_done(error),
+        });
     }
     let call = calls.get(&sid).ok_or_else(missing)?;
     Ok(shown(StatusCode::OK, &call))
+}
+
+/// Whether another bridge has the call, as far as its record tells. A call of
+/// this one that is not in the book is over, whatever its record lacks.
+fn is_elsewhere(control: &Control, record: &CallRecord) -> bool {
+    let node = control.context.call_log.as_ref().map(CallLog::node);
+    record.ended.is_none() && node != Some(record.node.as_str())
+}
+
+fn elsewhere(node: &str) -> Problem {
+    let text = format!("the call is at the bridge {node:?}: ask that one");
+    Problem::new(Kind::CONFLICT, text)
 }
 
 fn not_done(error: RequestError) -> Problem {
@@ -432,7 +447,7 @@ impl utoipa::IntoResponses for Asked {
         super::openapi::problems([
             (
                 "409",
-                "The call is over, or not at the point where this can be done.",
+                "The call is over, at another bridge, or not at the point where this can be done.",
             ),
             ("422", "The request is at fault."),
             (

@@ -14,6 +14,7 @@ use super::callbacks::{self, Listener};
 use super::health::HealthReporter;
 use super::keeper::{self, Keeper};
 use super::profiles::Lines;
+use super::retention;
 use super::stream_url::stream_base_url;
 use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::calls::CallBook;
@@ -122,9 +123,11 @@ pub struct Running {
     pub store: Option<(Store, CallLogTask)>,
     /// Keeps the lines as the database has them, where there is one.
     pub keeping: Option<JoinHandle<()>>,
+    /// Deletes old records of calls, where that is wanted.
+    pub forgetting: Option<JoinHandle<()>>,
 }
 
-/// Builds everything.
+/// Builds everything; the API answers on `listener`.
 ///
 /// # Errors
 /// When a port is in use, or something that was asked for cannot be had.
@@ -132,6 +135,7 @@ pub async fn compose(
     config: Config,
     lines: Lines,
     store: Option<Store>,
+    listener: ApiListener,
 ) -> Result<Running, StartError> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -161,8 +165,6 @@ pub async fn compose(
         .transpose()?;
     let signer = callbacks::signer(&config.callbacks);
     let dialer = dialer.map(|dialer| dialer.signed(signer.clone()));
-    let api_address = SocketAddr::new(config.api_bind, config.api_port);
-    let listener = ApiListener::bind(api_address).await?;
 
     let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
     let (call_log, store) = start_call_log(store, &config.node_id);
@@ -236,6 +238,9 @@ pub async fn compose(
         let keeper = Keeper::new(&config, store, &context, &registrar, books);
         tokio::spawn(keeper.run())
     });
+    let forgetting = store.as_ref().zip(config.keep_records);
+    let forgetting =
+        forgetting.map(|((store, _), keep)| tokio::spawn(retention::run(store.clone(), keep)));
     let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
     tell(&config, &engine, &stream_server, &api);
     Ok(Running {
@@ -251,6 +256,7 @@ pub async fn compose(
         courier: callbacks.courier,
         store,
         keeping,
+        forgetting,
     })
 }
 

@@ -16,6 +16,7 @@
 //! | [`database`] | the database opened, the lines file imported |
 //! | [`start_lines`] | the lines of flags, file and database, made ready |
 //! | [`keeper`] | lines that change while the bridge runs |
+//! | [`retention`] | old records of calls deleted |
 //! | [`lines`] | `sipbridge lines` |
 //! | [`line_states`] | what a running bridge says of its lines |
 //! | [`stream_url`] | where jobs tell workers to dial in |
@@ -34,6 +35,7 @@ pub mod line_states;
 pub mod lines;
 pub mod logging;
 pub mod profiles;
+pub mod retention;
 pub mod run;
 pub mod start_lines;
 pub mod stream_url;

@@ -1,8 +1,8 @@
 //! Runs the bridge: the start order, and the order in which it goes down.
 //!
-//! Up: the database, lines and credentials, Redis, the workers' port, the API, then SIP,
-//! the pacer, the watchdog, and last the registrations, so that no call comes
-//! in before everything behind it stands.
+//! Up: the API's port, the database, lines and credentials, Redis, the
+//! workers' port, then SIP, the pacer, the watchdog, and last the
+//! registrations, so that no call comes in before everything behind it stands.
 //!
 //! Down, on the first SIGTERM or Ctrl+C: no new calls, lines change no more and
 //! unregister, and
@@ -17,6 +17,7 @@
 //! at once, and so does one while the bridge still starts: nothing is
 //! registered then, and no call is in.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use tracing::{error, info, warn};
 
 use super::compose::{Running, StartError, compose};
 use super::{EXIT_FAILURE, callbacks, database, descriptors, drain, logging, profiles};
+use crate::api::ApiListener;
 use crate::bridge::context::Context;
 use crate::config::Config;
 use crate::sip::pjsip::hard_exit;
@@ -71,9 +73,14 @@ fn start_and_serve(config: Config) -> Result<(), StartError> {
             drain: config.drain_timeout,
             shutdown: config.shutdown_timeout,
         };
+        // Before the database is touched: a bridge that is started a second
+        // time by mistake ends here, and does not take the calls of the one
+        // that runs for those of a dead one.
+        let address = SocketAddr::new(config.api_bind, config.api_port);
+        let listener = ApiListener::bind(address).await?;
         let (store, start) = database::prepare(&config).await?;
         let lines = profiles::lines(&config, start)?;
-        let running = compose(config, lines, store).await?;
+        let running = compose(config, lines, store, listener).await?;
         signals.first().await;
         go_down(running, limits).await;
         Ok(())
@@ -149,6 +156,7 @@ async fn go_down(running: Running, limits: Limits) {
         courier,
         store,
         keeping,
+        forgetting,
     } = running;
     info!(
         calls = context.registry.active(),
@@ -160,9 +168,9 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(queue) = &context.queue {
         queue.set_draining();
     }
-    if let Some(keeping) = keeping {
-        keeping.abort();
-        let _ = keeping.await;
+    for task in keeping.into_iter().chain(forgetting) {
+        task.abort();
+        let _ = task.await;
     }
     registrar.stop();
     registering.abort();

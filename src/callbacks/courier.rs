@@ -17,7 +17,7 @@ use super::stats::{Counters, count};
 use super::status::StatusCallbacks;
 use super::target::Target;
 use crate::core::callback::outbox::{Fate, Outbox, Sent};
-use crate::core::callback::{CallbackEvent, Change, Kept, Notice};
+use crate::core::callback::{CallEnd, Change, Kept, Notice, Owed};
 use crate::core::ids::CallId;
 use crate::core::seldom::Seldom;
 
@@ -172,7 +172,7 @@ impl Delivery {
         }
         info!(
             callbacks = waiting.len(),
-            lost_calls = owed.len(),
+            ends_owed = owed.len(),
             "status callbacks of the last run are sent first"
         );
         let now = Instant::now();
@@ -180,8 +180,9 @@ impl Delivery {
             self.counters.waiting.fetch_add(1, Relaxed);
             self.outbox.push(now, Arc::new(notice));
         }
-        for last in owed {
-            if let Some(notice) = Notice::bridge_lost(&last, SystemTime::now()) {
+        for Owed { last, end } in owed {
+            let end = end.unwrap_or_else(|| CallEnd::bridge_lost(SystemTime::now()));
+            if let Some(notice) = Notice::at_end(&last, &end) {
                 self.counters.waiting.fetch_add(1, Relaxed);
                 self.take(Arc::new(notice));
             } else {
@@ -193,10 +194,6 @@ impl Delivery {
     /// A new one: kept, and queued behind the others of its call.
     fn take(&mut self, notice: Arc<Notice>) {
         self.keeper.leave(Change::Insert(notice.clone()));
-        self.keeper.leave(match notice.event {
-            CallbackEvent::Completed => Change::Settle(notice.call.clone()),
-            _ => Change::Owe(notice.clone()),
-        });
         self.outbox.push(Instant::now(), notice);
     }
 

@@ -1,6 +1,6 @@
 //! What is kept of callbacks over a restart: each from when it is made until
 //! it is delivered or given up, and for each call in progress what is owed if
-//! the bridge dies with it.
+//! the bridge dies before the last one is kept.
 //!
 //! Changes are written in order by a task of their own: deliveries never wait
 //! for the database. While it is away changes wait, up to a bound; what has no
@@ -20,7 +20,7 @@ use tracing::warn;
 use super::stats::{Counters, count, is_told};
 use crate::core::callback::{Change, Kept};
 
-/// Changes that may wait: each callback has two or three.
+/// Changes that may wait: each callback has two.
 const QUEUE: usize = 32_768;
 /// Changes written in one go.
 const BATCH: usize = 64;
@@ -96,25 +96,28 @@ async fn write(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while received.recv_many(&mut batch, BATCH).await > 0 {
-        let mut pause = RETRY_MIN;
-        while let Err(error) = spool.apply(batch.clone()).await {
-            if !error.transient {
-                write_singly(&*spool, &batch, &counters).await;
-                break;
+        if write_patiently(&*spool, &batch).await.is_err() {
+            // One of them is at fault: the others are written.
+            for change in &batch {
+                if let Err(error) = write_patiently(&*spool, std::slice::from_ref(change)).await {
+                    lose(&counters, &error.to_string());
+                }
             }
-            warn!(%error, "callbacks wait for the database to be kept");
-            sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
         }
         batch.clear();
     }
 }
 
-/// One of them is at fault: the others are written.
-async fn write_singly(spool: &dyn Spool, batch: &[Change], counters: &Counters) {
-    for change in batch {
-        if let Err(error) = spool.apply(vec![change.clone()]).await {
-            lose(counters, &error.to_string());
+/// Tries until they are written or refused; the error is the refusal.
+async fn write_patiently(spool: &dyn Spool, changes: &[Change]) -> Result<(), SpoolError> {
+    let mut pause = RETRY_MIN;
+    while let Err(error) = spool.apply(changes.to_vec()).await {
+        if !error.transient {
+            return Err(error);
         }
+        warn!(%error, "callbacks wait for the database to be kept");
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
     }
+    Ok(())
 }

@@ -108,6 +108,8 @@ pub const FLAGS: &[Flag] = &[
         .help(LINES, "Database of lines, SIP servers and call records: sqlite:///path/file.db or postgres://user:password@host/name; created and migrated at the start. Prefer the variable [default: with --data-dir the file sipbridge.db in it, else none]"),
     value("data-dir", "DATA_DIR", "FOLDER")
         .help(LINES, "Where the database is kept when no --database-url is given; created when absent"),
+    value("keep-records", "KEEP_RECORDS", "DAYS").or("0")
+        .help(LINES, "Delete the record of a call so many days after its end; 0 for never"),
     value("country", "COUNTRY", "CODE")
         .help(LINES, "Country of the lines whose phoneNumber is not in E.164 (+33…), two letters such as FR; numbers are told in E.164 where the line's country is known"),
     value("encryption-key", "ENCRYPTION_KEY", "HEX")
@@ -183,7 +185,7 @@ pub const FLAGS: &[Flag] = &[
     value("auth-token", "AUTH_TOKEN", "TOKEN")
         .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature. Prefer the variable"),
     value("node-id", "NODE_ID", "NAME")
-        .help(RUN, "This bridge's name in Redis; unique among bridges [default: the host's name]"),
+        .help(RUN, "This bridge's name in Redis and the database: unique among bridges, and the same after a restart, which the host's name of a container may not be [default: the host's name]"),
     value("api-port", "API_PORT", "PORT").or("8080")
         .help(RUN, "Port of the HTTP API and GET /health"),
     value("api-bind", "API_BIND", "IP").or("127.0.0.1")

@@ -7,6 +7,7 @@
 //! | [`given`] | what was given, as texts: command line first, then environment |
 //! | [`mod@validate`] | from texts to settings, with every mistake |
 //! | `dialling` | whom the lines may call |
+//! | `records` | for how long records of calls are kept |
 //! | [`settings`] | the settings, typed |
 //! | [`mistake`] | what can be wrong, and how it is said |
 //! | [`url`] | URLs that are shown without their passwords |
@@ -20,6 +21,7 @@ pub mod flags;
 pub mod given;
 pub mod mistake;
 mod reader;
+mod records;
 pub mod settings;
 pub mod url;
 pub mod validate;

@@ -24,6 +24,9 @@ pub struct Config {
     pub lines_file: Option<PathBuf>,
     /// `--database-url`, or the file of `--data-dir`; none without either.
     pub database: Option<Database>,
+    /// `--keep-records`: how long after its end the record of a call is
+    /// deleted; `None` for never.
+    pub keep_records: Option<Duration>,
     /// `--encryption-key`.
     pub encryption_key: Option<MasterKey>,
     /// Sockets and NAT.

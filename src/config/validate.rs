@@ -13,6 +13,7 @@ use super::flags::FLAGS;
 use super::given::Given;
 use super::mistake::{Mistake, Problem, Warning};
 use super::reader::Reader;
+use super::records;
 use super::settings::{
     AnswerMode, AudioConfig, CallsConfig, Config, Database, FlagsLine, LogFormat, NetworkConfig,
     QueueConfig, SipConfig, TurnServer, WorkerConfig,
@@ -103,6 +104,7 @@ fn config(reader: &mut Reader) -> Config {
         flags_line: flags_line(reader),
         lines_file: reader.file("lines"),
         database: database(reader),
+        keep_records: records::keep_records(reader),
         encryption_key: key(reader),
         calls: calls(reader, network.rtp_ports),
         dialling: dialling(reader),
@@ -450,6 +452,7 @@ fn check_together(config: &Config, reader: &mut Reader) {
         }
     }
     access::check(config.api_bind, reader);
+    records::check(config.database.is_some(), reader);
     check_ports(config, reader);
 }
 

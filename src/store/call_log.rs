@@ -171,28 +171,32 @@ impl Writer {
 
     /// Returns when the batch is written or given up.
     async fn write_all(&self, batch: &mut Vec<CallRecord>) {
+        if self.write_patiently(batch).await.is_err() {
+            // One of them is at fault: the others are written.
+            for record in &*batch {
+                let written = self.write_patiently(std::slice::from_ref(record)).await;
+                if let Err(error) = written {
+                    drop_one(&self.counters, &error.to_string());
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    /// Tries until they are written or refused; the error is the refusal.
+    async fn write_patiently(&self, records: &[CallRecord]) -> Result<(), StoreError> {
         let mut pause = RETRY_MIN;
-        while let Err(error) = self.write(batch).await {
+        while let Err(error) = self.write(records).await {
             if !error.is_transient() {
-                return self.write_singly(batch).await;
+                return Err(error);
             }
             warn!(%error, "records of calls wait for the database");
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
-        let written = u64::try_from(batch.len()).unwrap_or_default();
+        let written = u64::try_from(records.len()).unwrap_or_default();
         self.counters.written.fetch_add(written, Ordering::Relaxed);
-        batch.clear();
-    }
-
-    /// One of them is at fault: the others are written.
-    async fn write_singly(&self, batch: &mut Vec<CallRecord>) {
-        for record in batch.drain(..) {
-            match self.write(std::slice::from_ref(&record)).await {
-                Ok(()) => drop(self.counters.written.fetch_add(1, Ordering::Relaxed)),
-                Err(error) => drop_one(&self.counters, &error.to_string()),
-            }
-        }
+        Ok(())
     }
 
     async fn write(&self, batch: &[CallRecord]) -> Result<(), StoreError> {

@@ -9,55 +9,48 @@ use std::time::SystemTime;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Connection, Row as _};
 
-use super::calls::millis;
+use super::calls::{at, millis};
 use super::connection::Store;
 use super::error::StoreError;
-use crate::core::callback::{CallbackEvent, Change, Kept, Notice};
+use crate::core::callback::{CallEnd, CallbackEvent, Change, Kept, Notice, Owed};
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
 use crate::core::private::Secret;
 
 impl Store {
-    /// What a bridge kept, `most` of each kind at most: the oldest.
+    /// What this bridge kept, `most` of each kind at most: the oldest. For the
+    /// start only, once calls that the bridge had when it died are marked.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn callbacks(&self, node: &str, most: usize) -> Result<Kept, StoreError> {
-        const WAITING: &str = "SELECT call_id, sequence, event, url, body FROM callbacks \
-             WHERE node_id = $1 ORDER BY made_at, call_id, sequence";
-        const OWED: &str = "SELECT call_id, sequence, event, url, body FROM callbacks_owed \
-             WHERE node_id = $1 ORDER BY call_id";
-        self.forget_settled(node).await?;
+        let ours = self.is_ours();
+        let waiting = format!(
+            "SELECT call_id, sequence, event, url, body FROM callbacks \
+             WHERE {ours} ORDER BY made_at, call_id, sequence LIMIT {most}"
+        );
+        // A record is written apart from its call's last callback, and so may
+        // have an end where that callback was lost.
+        let owed = format!(
+            "SELECT call_id, sequence, event, url, body, \
+             answered_at, ended_at, outcome, sip_status FROM \
+             (SELECT * FROM callbacks_owed WHERE {ours}) AS owed \
+             LEFT JOIN calls USING (call_id) ORDER BY call_id LIMIT {most}"
+        );
         Ok(Kept {
-            waiting: self.notices(WAITING, node, most).await?,
-            owed: self.notices(OWED, node, most).await?,
+            waiting: self.kept(&waiting, node, notice).await?,
+            owed: self.kept(&owed, node, owed_of).await?,
         })
     }
 
-    /// A call whose record says that it ended with its bridge alive owes nothing:
-    /// that its last callback was left was lost.
-    async fn forget_settled(&self, node: &str) -> Result<(), StoreError> {
-        const SQL: &str = "DELETE FROM callbacks_owed WHERE node_id = $1 AND EXISTS \
-             (SELECT 1 FROM calls WHERE calls.call_id = callbacks_owed.call_id \
-             AND calls.ended_at IS NOT NULL AND calls.outcome <> $2)";
-        sqlx::query(SQL)
-            .bind(node.to_owned())
-            .bind(Outcome::BridgeLost.as_str())
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(StoreError::query("settling callbacks"))
-    }
-
-    async fn notices(
+    async fn kept<T>(
         &self,
-        select: &'static str,
+        sql: &str,
         node: &str,
-        most: usize,
-    ) -> Result<Vec<Notice>, StoreError> {
+        read: impl Fn(&AnyRow) -> Result<Option<T>, sqlx::Error>,
+    ) -> Result<Vec<T>, StoreError> {
         const WHAT: &str = "reading callbacks";
-        let sql = format!("{select} LIMIT {most}");
-        let rows = sqlx::query(&sql)
+        let rows = sqlx::query(sql)
             .bind(node.to_owned())
             .fetch_all(&self.pool)
             .await;
@@ -98,8 +91,13 @@ async fn apply(
          sequence = excluded.sequence, event = excluded.event, url = excluded.url, \
          body = excluded.body, node_id = excluded.node_id, made_at = excluded.made_at";
     match change {
-        Change::Insert(notice) => put(connection, INSERT, node, notice).await,
-        Change::Owe(notice) => put(connection, OWE, node, notice).await,
+        Change::Insert(notice) => {
+            put(connection, INSERT, node, notice).await?;
+            match notice.event {
+                CallbackEvent::Completed => settle(connection, &notice.call).await,
+                _ => put(connection, OWE, node, notice).await,
+            }
+        }
         Change::Delete(call, sequence) => {
             sqlx::query("DELETE FROM callbacks WHERE call_id = $1 AND sequence = $2")
                 .bind(call.as_str().to_owned())
@@ -108,12 +106,16 @@ async fn apply(
                 .await
                 .map(drop)
         }
-        Change::Settle(call) => sqlx::query("DELETE FROM callbacks_owed WHERE call_id = $1")
-            .bind(call.as_str().to_owned())
-            .execute(connection)
-            .await
-            .map(drop),
+        Change::Settle(call) => settle(connection, call).await,
     }
+}
+
+async fn settle(connection: &mut AnyConnection, call: &CallId) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM callbacks_owed WHERE call_id = $1")
+        .bind(call.as_str().to_owned())
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 async fn put(
@@ -137,7 +139,7 @@ async fn put(
 }
 
 /// `None` for a row that no version of this program wrote.
-fn read(row: &AnyRow) -> Result<Option<Notice>, sqlx::Error> {
+fn notice(row: &AnyRow) -> Result<Option<Notice>, sqlx::Error> {
     let text = |name: &str| row.try_get::<String, _>(name);
     let url: Option<String> = row.try_get("url")?;
     let (call, event) = (text("call_id")?, text("event")?);
@@ -157,4 +159,24 @@ fn read(row: &AnyRow) -> Result<Option<Notice>, sqlx::Error> {
         url: url.map(Secret::new),
         body: text("body")?,
     }))
+}
+
+fn owed_of(row: &AnyRow) -> Result<Option<Owed>, sqlx::Error> {
+    let Some(last) = notice(row)? else {
+        return Ok(None);
+    };
+    let time = |name: &str| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(name)?.map(at));
+    let outcome: Option<String> = row.try_get("outcome")?;
+    let outcome = outcome.as_deref().and_then(Outcome::parse);
+    let sip_status: Option<i64> = row.try_get("sip_status")?;
+    let sip_status = sip_status.and_then(|status| u16::try_from(status).ok());
+    let answered = time("answered_at")?;
+    let end = time("ended_at")?.zip(outcome);
+    let end = end.map(|(ended, outcome)| CallEnd {
+        answered,
+        ended,
+        outcome,
+        sip_status: sip_status.unwrap_or_default(),
+    });
+    Ok(Some(Owed { last, end }))
 }

@@ -148,13 +148,13 @@ pub(super) async fn write(
     let count = |count: Option<u64>| count.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
     sqlx::query(&upsert())
         .bind(record.call.as_str().to_owned())
-        .bind(record.sip_call_id.clone())
+        .bind(record.sip_call_id.as_deref().map(storable))
         .bind(record.node.clone())
         .bind(record.line.as_str().to_owned())
         .bind(record.restaurant.clone())
         .bind(record.direction.clone())
-        .bind(record.from.expose().to_owned())
-        .bind(record.to.expose().to_owned())
+        .bind(storable(record.from.expose()))
+        .bind(storable(record.to.expose()))
         .bind(millis(record.started))
         .bind(record.answered.map(millis))
         .bind(record.ended.map(millis))
@@ -171,6 +171,12 @@ pub(super) async fn write(
         .execute(connection)
         .await
         .map(drop)
+}
+
+/// What a caller wrote, without the one character that PostgreSQL does not
+/// take: a record must not be lost for it.
+fn storable(text: &str) -> String {
+    text.replace('\0', "")
 }
 
 impl Store {
@@ -238,17 +244,20 @@ impl Store {
     }
 
     /// Marks the calls that this bridge had when it died; the answer is how
-    /// many. For the start only, before there are new ones.
+    /// many. For the start only, before there are new ones. An SQLite file has
+    /// one bridge: there, calls of one of another name are marked too.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn end_lost_calls(&self, node: &str, now: SystemTime) -> Result<u64, StoreError> {
-        let sql =
-            "UPDATE calls SET ended_at = $1, outcome = $2 WHERE node_id = $3 AND ended_at IS NULL";
-        let done = sqlx::query(sql)
+        let sql = format!(
+            "UPDATE calls SET ended_at = $2, outcome = $3 WHERE {} AND ended_at IS NULL",
+            self.is_ours()
+        );
+        let done = sqlx::query(&sql)
+            .bind(node.to_owned())
             .bind(millis(now))
             .bind(Outcome::BridgeLost.as_str())
-            .bind(node.to_owned())
             .execute(&self.pool)
             .await
             .map_err(StoreError::query("marking calls of a bridge that died"))?;
@@ -312,6 +321,6 @@ pub(super) fn millis(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn at(millis: i64) -> SystemTime {
+pub(super) fn at(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
 }

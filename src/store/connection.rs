@@ -22,6 +22,12 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// connection: nothing in this process ever meets a locked file.
 const POSTGRES_CONNECTIONS: u32 = 8;
 
+/// SQLite for the bridge: readers in other processes are not held up, nor do
+/// they hold us up. The journal mode is written into the file.
+const WRITING: &str = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000";
+/// SQLite for those who only look.
+const LOOKING: &str = "PRAGMA busy_timeout = 5000";
+
 /// Where the database is.
 #[derive(Clone, Debug)]
 pub enum Location {
@@ -103,7 +109,7 @@ impl Store {
                 reason: error.to_string(),
             })?;
         }
-        let pool = connect(location).await?;
+        let pool = connect(location, WRITING).await?;
         let migrate = async {
             let migrator = migrator(location.dialect(), &pool).await?;
             migrator.run(&pool).await
@@ -129,7 +135,7 @@ impl Store {
                 return Ok(None);
             }
         }
-        let pool = connect(location).await?;
+        let pool = connect(location, LOOKING).await?;
         Self::with_tables(pool, location).await.map(Some)
     }
 
@@ -181,6 +187,16 @@ impl Store {
         Ok(count > 0)
     }
 
+    /// The condition under which a row is the bridge's whose name is `$1`. An
+    /// SQLite file has one bridge, which may have had another name before: the
+    /// default name is that of the host, and a container's changes.
+    pub(super) const fn is_ours(&self) -> &'static str {
+        match self.dialect {
+            Dialect::Sqlite => "$1 IS NOT NULL",
+            Dialect::Postgres => "node_id = $1",
+        }
+    }
+
     pub(super) async fn acquire(
         &self,
         what: &'static str,
@@ -215,7 +231,8 @@ fn create_file(path: &Path) -> std::io::Result<()> {
     }
 }
 
-async fn connect(location: &Location) -> Result<AnyPool, StoreError> {
+/// `pragmas` are for SQLite.
+async fn connect(location: &Location, pragmas: &'static str) -> Result<AnyPool, StoreError> {
     static DRIVERS: Once = Once::new();
     DRIVERS.call_once(sqlx::any::install_default_drivers);
     let open = |error: sqlx::Error| StoreError::Open {
@@ -233,12 +250,8 @@ async fn connect(location: &Location) -> Result<AnyPool, StoreError> {
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
-            .after_connect(|connection, _| {
-                Box::pin(async move {
-                    // Readers in other processes are not held up, nor do they hold us up.
-                    let pragmas = "PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 5000";
-                    connection.execute(pragmas).await.map(drop)
-                })
+            .after_connect(move |connection, _| {
+                Box::pin(async move { connection.execute(pragmas).await.map(drop) })
             }),
     };
     pool.connect_with(options).await.map_err(open)

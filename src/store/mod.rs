@@ -11,6 +11,7 @@
 //! | [`changes`] | noticing that lines or servers are other than before |
 //! | [`calls`] | the record of a call, and pages of them |
 //! | [`call_log`] | writes records without ever holding up a call |
+//! | [`retention`] | deleting records that are older than wanted |
 //! | [`callbacks`] | callbacks that are not delivered yet |
 //! | [`error`] | what can go wrong, without secrets |
 //!
@@ -28,6 +29,7 @@ pub mod error;
 pub mod import;
 pub mod lines;
 pub mod migrations;
+pub mod retention;
 pub mod table;
 
 pub use call_log::{CallLog, CallLogStats};

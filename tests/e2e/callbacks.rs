@@ -228,6 +228,68 @@ async fn what_a_killed_bridge_could_not_deliver_comes_from_its_successor() {
     assert_eq!(receiver.requests().len(), before + 6, "each once");
 }
 
+/// The record of a call's end and its last callback are written apart: the
+/// bridge may die between the two.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_dies_just_after_a_call_still_tells_its_end() {
+    let (redis, dir) = (Redis::start(), TempDir::new().unwrap());
+    let receiver = Receiver::start().await;
+    receiver.script("/status", [Reply::status(500)]);
+    let data = dir.path().join("data");
+    let setup = || telling(&redis, &receiver).args(&["--data-dir", data.to_str().unwrap()]);
+    let mut bridge = setup().start().await;
+    let path = data.join("sipbridge.db");
+    let sql = |sql: &str| {
+        let mut sqlite = std::process::Command::new("sqlite3");
+        let output = sqlite.args(["-cmd", ".timeout 5000"]).arg(&path).arg(sql);
+        let output = output.output().unwrap();
+        assert!(output.status.success(), "{sql}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    sql(
+        "CREATE TRIGGER lost BEFORE INSERT ON callbacks WHEN NEW.event = 'completed' \
+         BEGIN SELECT RAISE(ABORT, 'lost'); END",
+    );
+    let mut call = Caller::connect(bridge.sip(), NUMBER).await;
+    let job = Job::take(&redis).await;
+    let mut worker = Worker::attach(&job).await;
+    call.bye().await;
+    worker.listen_to_end().await;
+    until(SOON, "the record has its end", async || {
+        sql("SELECT outcome FROM calls") == "caller-hung-up"
+    })
+    .await;
+    until(SOON, "the rest is kept", async || {
+        sql("SELECT COUNT(*) FROM callbacks") == "2"
+    })
+    .await;
+    bridge.process.signal("KILL");
+    bridge.exit(SOON).await;
+    sql("DROP TRIGGER lost");
+
+    receiver.script("/status", [Reply::status(200)]);
+    let before = receiver.requests().len();
+    let bridge = setup().start().await;
+    receiver.receives("/status", before + 3).await;
+    let told = receiver.requests().split_off(before);
+    assert_eq!(events(&told), ["initiated", "answered", "completed"]);
+    let last = told[2].json();
+    assert_eq!(
+        (&last["status"], &last["outcome"], &last["sequence"]),
+        (&json!("completed"), &json!("caller-hung-up"), &json!(2))
+    );
+    assert_eq!(last["sipStatus"], 200);
+    let ended = sql("SELECT ended_at FROM calls");
+    let ended = Duration::from_millis(ended.parse().unwrap());
+    let ended = sipbridge::core::timestamp::rfc3339_ms(std::time::UNIX_EPOCH + ended);
+    assert_eq!(last["endedAt"], ended);
+    bridge.shut_down().await;
+    assert_eq!(
+        sql("SELECT (SELECT COUNT(*) FROM callbacks) + (SELECT COUNT(*) FROM callbacks_owed)"),
+        "0"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn going_down_waits_briefly_and_leaves_the_rest_to_the_next_start() {
     let (redis, dir) = (Redis::start(), TempDir::new().unwrap());

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::bridge::{LINE, NUMBER, Setup, line};
 use crate::harness::caller::CALLER_NUMBER;
+use crate::harness::postgres::Postgres;
 use crate::harness::sip::Message;
 use crate::harness::{Api, Bridge, Callee, Caller, Job, Redis, SOON, Worker, sound, until};
 
@@ -442,4 +443,42 @@ async fn a_bridge_that_goes_down_places_no_call() {
     call.bye().await;
     let mut bridge = stage.bridge;
     bridge.exit(Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_another_bridge_is_not_called_over() {
+    let (redis, postgres) = (Redis::start(), Postgres::start());
+    let setup = |node: &str| {
+        let setup = Setup::queue(&redis).args(&["--node-id", node]);
+        setup.args(&["--database-url", &postgres.url()])
+    };
+    let (bridge, other) = (setup("node-a").start().await, setup("node-b").start().await);
+    let api = Api::of(&bridge);
+    let mut caller = Caller::connect(other.sip(), NUMBER).await;
+    let path = format!("{CALLS}/{}", Job::take(&redis).await.text("callId"));
+    until(SOON, "its record", async || {
+        api.get(&path).await.status == 200
+    })
+    .await;
+    let destination = json!({"destination": CALLER_NUMBER});
+    for answer in [
+        api.delete(&path).await,
+        api.post_empty(&format!("{path}/hold")).await,
+        api.post(&format!("{path}/transfer"), &destination).await,
+    ] {
+        let problem = answer.problem(409, "conflict");
+        assert_eq!(
+            problem["detail"],
+            "the call is at the bridge \"node-b\": ask that one"
+        );
+    }
+    caller.bye().await;
+    until(SOON, "its end", async || {
+        api.get(&path).await.expect(200)["endedAt"].is_string()
+    })
+    .await;
+    let problem = api.delete(&path).await.problem(409, "conflict");
+    assert_eq!(problem["detail"], "the call is over");
+    bridge.shut_down().await;
+    other.shut_down().await;
 }

@@ -208,10 +208,78 @@ async fn calls_of_a_killed_bridge_are_marked_at_its_next_start() {
     .await;
     bridge.process.signal("KILL");
     bridge.exit(SOON).await;
-    let bridge = setup().start().await;
+    // A container that is made anew has another name, and the same folder.
+    let bridge = setup().args(&["--node-id", "node-anew"]).start().await;
     let found = records(&location).await;
     assert_eq!(found[0].outcome.as_deref(), Some("bridge-lost"));
     assert!(found[0].ended.is_some());
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_start_by_mistake_touches_nothing_of_the_first() {
+    let (redis, dir) = (Redis::start(), TempDir::new().unwrap());
+    let data = dir.path().join("data");
+    let setup = || {
+        let setup = Setup::queue(&redis);
+        setup.args(&["--data-dir", data.to_str().unwrap()])
+    };
+    let bridge = setup().start().await;
+    let location = Location::Sqlite(data.join("sipbridge.db"));
+    let mut caller = Caller::connect(bridge.sip(), NUMBER).await;
+    Job::take(&redis).await;
+    until(SOON, "its record", async || {
+        records(&location).await.len() == 1
+    })
+    .await;
+    let mut second = setup()
+        .line(line("line-2", "trunkuser2", "+33155667788"))
+        .args(&["--api-port", &bridge.api_port.to_string()])
+        .spawn();
+    assert_eq!(second.exit(SOON).await.code, Some(1));
+    let output = second.output();
+    assert!(output.contains("cannot listen for HTTP"), "{output}");
+    let found = records(&location).await.remove(0);
+    assert_eq!((found.ended, found.outcome), (None, None), "it goes on");
+    let store = Store::look(&location).await.unwrap().unwrap();
+    assert!(store.line("line-2").await.unwrap().is_none());
+    store.close().await;
+    caller.bye().await;
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_deleted_so_many_days_after_the_calls_end() {
+    let (redis, dir) = (Redis::start(), TempDir::new().unwrap());
+    let path = dir.path().join("bridge.db");
+    let location = Location::Sqlite(path.clone());
+    Store::open(&location).await.unwrap().close().await;
+    // 500 that ended 31 days ago, and one that ended 29 days ago.
+    let sql = "WITH RECURSIVE n(day, i) AS (VALUES (29, 0) UNION ALL \
+         SELECT 31, i + 1 FROM n WHERE i < 500) \
+         INSERT INTO calls (call_id, node_id, line_id, direction, started_at, ended_at, attempts) \
+         SELECT 'CA' || lower(hex(randomblob(16))), 'n', 'l', 'inbound', ended, ended, 1 FROM \
+         (SELECT (CAST(strftime('%s', 'now') AS INTEGER) - day * 86400) * 1000 AS ended FROM n)";
+    let mut sqlite = std::process::Command::new("sqlite3");
+    let filled = sqlite.args(["-cmd", ".timeout 5000"]).arg(&path).arg(sql);
+    assert!(filled.status().unwrap().success());
+    let keeping = |days: &str| {
+        let setup = with_database(&redis, &sqlite_url(&path)).env("KEEP_RECORDS", days);
+        setup.start()
+    };
+    let bridge = keeping("0").await;
+    bridge.shut_down().await;
+    assert_eq!(records(&location).await.len(), 100, "a page of them");
+    let bridge = keeping("30").await;
+    until(SOON, "the old ones are deleted", async || {
+        records(&location).await.len() == 1
+    })
+    .await;
+    until(SOON, "the log says so", async || {
+        let output = bridge.output();
+        output.contains("old records of calls deleted") && output.contains("records=500")
+    })
+    .await;
     bridge.shut_down().await;
 }
 

@@ -99,6 +99,36 @@ async fn a_record_that_is_refused_takes_no_other_with_it() {
     }
 }
 
+/// One record is refused, and while the others are written one by one the
+/// database has to roll back another for a reason that passes.
+#[tokio::test]
+async fn a_failure_that_passes_costs_no_record_beside_one_that_is_refused() {
+    let stage = Stage::postgres();
+    let store = stage.open().await;
+    let (log, task) = CallLog::start(store.clone(), "node");
+    // A sequence is not rolled back: it counts the tries.
+    stage.sql(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF NEW.from_number = 'bad' THEN RAISE check_violation; END IF;
+             IF NEW.from_number = 'shaky' AND nextval('tries') < 3
+                 THEN RAISE serialization_failure; END IF;
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER judge BEFORE INSERT ON calls FOR EACH ROW EXECUTE FUNCTION judge()",
+    );
+    for (n, from) in ["good", "bad", "shaky", "good"].into_iter().enumerate() {
+        log.record(CallRecord {
+            from: Private::new(from),
+            ..begun("l", n as u64)
+        });
+    }
+    task.stop(Duration::from_secs(20)).await;
+    assert_eq!((log.stats().written, log.stats().dropped), (3, 1));
+    assert_eq!(count(&store).await, 3);
+    assert_eq!(stage.sql("SELECT last_value FROM tries"), "3");
+}
+
 #[tokio::test]
 async fn what_waits_at_the_end_is_written_and_what_comes_later_is_counted() {
     let stage = Stage::sqlite();

@@ -261,6 +261,10 @@ async fn looking_changes_nothing() {
         assert_eq!(store.lines().await.unwrap().len(), 2);
         assert!(store.servers().await.unwrap().is_empty());
         assert_eq!(store.fallback().await.unwrap(), None);
+        store.close().await;
+        if matches!(stage, Stage::Sqlite(_)) {
+            assert_eq!(stage.sql("PRAGMA journal_mode"), "delete", "as it was");
+        }
     }
 }
 

@@ -92,7 +92,8 @@ fn a_lost_call_gets_its_last_callback() {
     call.status = CallStatus::Active;
     let url = Some("http://own/");
     let before = Notice::new(&call, (CallbackEvent::Answered, 2), url, start());
-    let after = Notice::bridge_lost(&before, start() + Duration::from_secs(90)).expect("readable");
+    let lost = CallEnd::bridge_lost(start() + Duration::from_secs(90));
+    let after = Notice::at_end(&before, &lost).expect("readable");
     assert_eq!((after.sequence, after.event), (3, CallbackEvent::Completed));
     assert_eq!(after.url.as_ref().map(Secret::expose), url);
     let body: Value = serde_json::from_str(&after.body).expect("JSON");
@@ -109,7 +110,45 @@ fn a_lost_call_gets_its_last_callback() {
         body: "[]".into(),
         ..before
     };
-    assert!(Notice::bridge_lost(&unreadable, start()).is_none());
+    assert!(Notice::at_end(&unreadable, &lost).is_none());
+}
+
+#[test]
+fn a_call_whose_end_was_not_told_is_told_as_its_record_says() {
+    let before = Notice::new(&call(), (CallbackEvent::Ringing, 1), None, start());
+    let told = |end: &CallEnd| -> Value {
+        let after = Notice::at_end(&before, end).expect("readable");
+        serde_json::from_str(&after.body).expect("JSON")
+    };
+    let end = CallEnd {
+        answered: Some(start() + Duration::from_secs(5)),
+        ended: start() + Duration::from_secs(65),
+        outcome: Outcome::CallerHungUp,
+        sip_status: 200,
+    };
+    let body = told(&end);
+    assert_eq!(body["event"], "completed");
+    assert_eq!(
+        (&body["status"], &body["sequence"]),
+        (&json!("completed"), &json!(2))
+    );
+    assert_eq!(
+        (&body["outcome"], &body["sipStatus"]),
+        (&json!("caller-hung-up"), &json!(200))
+    );
+    assert_eq!(body["answeredAt"], "2026-01-15T14:30:05.123Z");
+    assert_eq!(body["endedAt"], "2026-01-15T14:31:05.123Z");
+    assert_eq!(body["durationSec"], 60);
+    let body = told(&CallEnd {
+        answered: None,
+        outcome: Outcome::Refused,
+        sip_status: 486,
+        ..end
+    });
+    assert_eq!(
+        (&body["status"], &body["answeredAt"]),
+        (&json!("busy"), &Value::Null)
+    );
 }
 
 #[test]

@@ -126,23 +126,27 @@ impl Notice {
         }
     }
 
-    /// The last callback of a call whose bridge died, from the last one that
-    /// was made for it before; `None` when that cannot be read.
+    /// The last callback of a call, made by the next start of its bridge, from
+    /// the last one that was kept of it; `None` when that cannot be read.
     #[must_use]
-    pub fn bridge_lost(before: &Self, now: SystemTime) -> Option<Self> {
+    pub fn at_end(before: &Self, end: &CallEnd) -> Option<Self> {
         let mut object: Map<String, Value> = serde_json::from_str(&before.body).ok()?;
-        let answered = object.get("answeredAt").and_then(Value::as_str);
-        let answered = answered.and_then(parse_rfc3339_ms);
-        let lasted = answered.and_then(|at| now.duration_since(at).ok());
+        let told = object.get("answeredAt").and_then(Value::as_str);
+        let answered = end.answered.or_else(|| told.and_then(parse_rfc3339_ms));
+        let lasted = answered.and_then(|at| end.ended.duration_since(at).ok());
+        let status = CallStatus::at_end(end.outcome, answered.is_some(), end.sip_status);
+        let sip_status = Some(end.sip_status).filter(|status| *status > 0);
         let sequence = before.sequence + 1;
         let event = CallbackEvent::Completed;
         for (name, value) in [
             ("event", json!(event.as_str())),
             ("sequence", json!(sequence)),
-            ("status", json!(CallStatus::Failed.as_str())),
-            ("outcome", json!(Outcome::BridgeLost.as_str())),
+            ("status", json!(status.as_str())),
+            ("outcome", json!(end.outcome.as_str())),
+            ("sipStatus", json!(sip_status)),
             ("onHold", json!(false)),
-            ("endedAt", json!(rfc3339_ms(now))),
+            ("answeredAt", json!(answered.map(rfc3339_ms))),
+            ("endedAt", json!(rfc3339_ms(end.ended))),
             ("durationSec", json!(lasted.unwrap_or_default().as_secs())),
         ] {
             object.insert(name.into(), value);
@@ -165,15 +169,49 @@ impl std::fmt::Debug for Notice {
 /// One change of which callbacks are kept over a restart.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// This callback is to be delivered.
+    /// This callback is to be delivered. Should the bridge die now, the one
+    /// after it is owed; after the last of its call, nothing is.
     Insert(Arc<Notice>),
-    /// The last that was made for its call: should the bridge die now, the one
-    /// after it is owed. Takes the place of the one before.
-    Owe(Arc<Notice>),
     /// This callback is delivered or given up.
     Delete(CallId, u32),
-    /// The call is over in order: nothing is owed.
+    /// Nothing is owed of this call.
     Settle(CallId),
+}
+
+/// How a call ended, as its record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallEnd {
+    /// When it was answered, where the record knows.
+    pub answered: Option<SystemTime>,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The SIP status that ended it; 0 when there was none.
+    pub sip_status: u16,
+}
+
+impl CallEnd {
+    /// Nothing is known but that its bridge died.
+    #[must_use]
+    pub const fn bridge_lost(now: SystemTime) -> Self {
+        Self {
+            answered: None,
+            ended: now,
+            outcome: Outcome::BridgeLost,
+            sip_status: 0,
+        }
+    }
+}
+
+/// A call whose last callback was not kept: the bridge died with the call, or
+/// just after its end.
+#[derive(Clone, Debug)]
+pub struct Owed {
+    /// The last that was kept of it.
+    pub last: Notice,
+    /// How it ended, where there is a record of it.
+    pub end: Option<CallEnd>,
 }
 
 /// What was kept.
@@ -181,8 +219,8 @@ pub enum Change {
 pub struct Kept {
     /// Callbacks that were not delivered, in the order in which they were made.
     pub waiting: Vec<Notice>,
-    /// The last callback of each call that the bridge had when it died.
-    pub owed: Vec<Notice>,
+    /// Calls whose last callback is still to be made.
+    pub owed: Vec<Owed>,
 }
 
 /// The call object with `event` and, where it is one of several, `sequence`.
