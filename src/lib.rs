@@ -30,7 +30,7 @@
 //!
 //! # Imports
 //!
-//! `core` imports nothing of ours. `sip`, `media`, `worker`, `queue`, `callbacks`
+//! `core` imports nothing of ours; `config` only `core`, `sip` and `lines`. `sip`, `media`, `worker`, `queue`, `callbacks`
 //! and `lines` import `core` and never each other; `store` imports `core` and `lines`;
 //! `bridge` joins them; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
 

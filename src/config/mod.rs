@@ -6,6 +6,8 @@
 //! | [`callbacks`] | who is told of calls over HTTP, and who is asked |
 //! | [`given`] | what was given, as texts: command line first, then environment |
 //! | [`mod@validate`] | from texts to settings, with every mistake |
+//! | `reader` | the texts as typed values, every mistake collected |
+//! | `access` | who may use the API |
 //! | `dialling` | whom the lines may call |
 //! | `records` | for how long records of calls are kept |
 //! | [`settings`] | the settings, typed |

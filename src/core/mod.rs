@@ -1,5 +1,20 @@
 //! Pure decisions: no sockets, threads, clock or runtime. Time is an
 //! argument. Imports nothing of ours.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`call`] | the life of a call: the state machine that says what is done when |
+//! | [`call_object`], [`outcome`] | a call as clients see it, and how it ended |
+//! | [`uplink`], [`reorder`], `timeline`, [`backlog`] | caller to worker: order, clocks, and what no worker has taken yet |
+//! | [`downlink`], [`playout`], [`catch_up`] | worker to caller: a packet every 20 ms, the queue with its marks, the stall rule |
+//! | [`g711`], [`opus`], `transcode` | codecs |
+//! | [`rtp`], [`telephone_event`], [`digits`] | RTP, and digits in it |
+//! | [`mos`] | how a call sounded |
+//! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
+//! | [`link`] | what passes between SIP engine and media plane |
+//! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
+//! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
+//! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`] | values that everybody needs |
 
 pub mod address;
 pub mod backlog;
@@ -22,7 +37,6 @@ pub mod outcome;
 pub mod playout;
 pub mod private;
 pub mod reorder;
-pub mod rtcp;
 pub mod rtp;
 pub mod seldom;
 pub mod signature;

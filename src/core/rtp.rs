@@ -1,6 +1,5 @@
 //! RTP packets (RFC 3550 5.1): header parsing and writing. Leaves out: their
-//! order (see `reorder`), what the timestamps mean (see `uplink`), RTCP (see
-//! `rtcp`).
+//! order (see `reorder`), what the timestamps mean (see `uplink`), RTCP.
 
 /// Bytes of an RTP header without CSRCs and extension.
 pub const HEADER_BYTES: usize = 12;

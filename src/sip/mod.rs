@@ -1,7 +1,14 @@
-//! SIP: the engine's contract ([`engine`]), the in-memory engine for scenario
-//! tests ([`sim`]), and the real one on pjproject ([`pjsip`], the only unsafe
-//! room). Pure parts of their own: [`uri`], [`matching`] (which line an INVITE
-//! belongs to), [`source`] (whose RTP a call takes).
+//! SIP: a contract, and two engines that keep it.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`engine`] | the contract: commands in, events out, media links |
+//! | [`pjsip`] | the real one, on pjproject: the only unsafe room |
+//! | [`sim`] | the one in memory, for scenario tests |
+//! | [`rtp_channel`] | how RTP of a leg gets from the engine to its driver |
+//! | [`matching`] | which line an INVITE belongs to |
+//! | [`source`] | whose RTP a call takes |
+//! | [`uri`] | SIP and tel URIs |
 
 pub mod engine;
 pub mod matching;
