@@ -81,7 +81,7 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), Sta
     if let Database::DataDir(folder) = database {
         create_folder(folder)?;
     }
-    let store = Store::open(&location(database)).await?;
+    let store = Store::open_alone(&location(database)).await?;
     info!(database = store.shown(), "database open");
     let lost = store
         .end_lost_calls(&config.node_id, SystemTime::now())

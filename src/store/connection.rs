@@ -1,7 +1,7 @@
 //! Opening the database: the SQLite file is created, the tables are made and
 //! migrated, and the types of the columns are looked up.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
@@ -11,6 +11,7 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::pool::PoolConnection;
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 
+use super::claim::claim;
 use super::error::{StoreError, reason};
 use super::migrations::{self, Dialect, migrator};
 use super::table::{Table, lines_table, servers_table};
@@ -95,9 +96,31 @@ pub struct Store {
     /// Where PostgreSQL tells of changes.
     pub(super) listen_url: Option<Secret>,
     shown: Arc<str>,
+    /// Keeps other bridges off an SQLite file.
+    _claim: Option<Arc<File>>,
 }
 
 impl Store {
+    /// As [`Store::open`], for the one bridge that an SQLite file may have.
+    ///
+    /// # Errors
+    /// When another one has it, or it cannot be opened or migrated.
+    pub async fn open_alone(location: &Location) -> Result<Self, StoreError> {
+        let claimed = match location {
+            Location::Sqlite(path) => claim(path).map(Some),
+            Location::Postgres { .. } => Ok(None),
+        };
+        let claimed = claimed.map_err(|error| StoreError::Open {
+            shown: location.shown(),
+            reason: error.to_string(),
+        })?;
+        let store = Self::open(location).await?;
+        Ok(Self {
+            _claim: claimed.map(Arc::new),
+            ..store
+        })
+    }
+
     /// Opens it; creates and migrates what is not there yet.
     ///
     /// # Errors
@@ -148,6 +171,7 @@ impl Store {
             dialect,
             listen_url: (dialect == Dialect::Postgres).then(|| location.url()),
             shown: location.shown().into(),
+            _claim: None,
         })
     }
 

@@ -65,16 +65,27 @@ impl Store {
                 .await
                 .map_err(StoreError::query(WHAT))?;
         }
-        for (place, row) in rows.iter().enumerate() {
-            match self.import_one(&mut transaction, &mut stored, row).await {
-                Ok((_, Done::Unchanged)) => imported.unchanged += 1,
-                Ok((id, Done::Updated)) => imported.updated.push(id),
-                Ok((id, Done::Inserted)) => imported.inserted.push(id),
-                Err(error) => imported.refused.push(Refused {
-                    place,
-                    reason: error.of_one_row()?,
-                }),
+        let mut left: Vec<usize> = (0..rows.len()).collect();
+        loop {
+            let tried = left.len();
+            imported.refused.clear();
+            for place in left {
+                let row = &rows[place];
+                match self.import_one(&mut transaction, &mut stored, row).await {
+                    Ok((_, Done::Unchanged)) => imported.unchanged += 1,
+                    Ok((id, Done::Updated)) => imported.updated.push(id),
+                    Ok((id, Done::Inserted)) => imported.inserted.push(id),
+                    Err(error) => imported.refused.push(Refused {
+                        place,
+                        reason: error.of_one_row()?,
+                    }),
+                }
             }
+            // A number that moves to another line is free once the first has a new one.
+            if imported.refused.is_empty() || imported.refused.len() == tried {
+                break;
+            }
+            left = imported.refused.iter().map(|row| row.place).collect();
         }
         let committed = transaction.commit().await;
         committed.map_err(StoreError::query(WHAT))?;
@@ -108,8 +119,7 @@ impl Store {
         };
         let mut row = row.clone();
         row.set(LINE_COLUMNS[0], Some(id.clone()));
-        // Taken out: a second line with this id is refused.
-        let is_changed = stored.remove(&id).map(|mut old| old.overlay(&row));
+        let is_changed = stored.get(&id).map(|old| old.clone().overlay(&row));
         let done = match is_changed {
             Some(false) => Done::Unchanged,
             Some(true) => {
@@ -123,6 +133,8 @@ impl Store {
         };
         let kept = savepoint.commit().await;
         kept.map_err(StoreError::query(WHAT))?;
+        // A second line with this id is refused.
+        stored.remove(&id);
         Ok((id, done))
     }
 }

@@ -4,6 +4,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`connection`] | opening it: created and migrated by itself |
+//! | `claim` | one bridge for an SQLite file |
 //! | [`migrations`] | the SQL that is checked in, and how it is run |
 //! | [`table`] | rows whose column types are not known beforehand |
 //! | [`lines`] | lines, servers, the fallback server |
@@ -24,6 +25,7 @@ pub mod call_log;
 pub mod callbacks;
 pub mod calls;
 pub mod changes;
+mod claim;
 pub mod connection;
 pub mod error;
 pub mod import;

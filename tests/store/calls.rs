@@ -222,6 +222,10 @@ async fn old_records_are_deleted_a_few_at_a_time() {
         for record in kept {
             assert_eq!(store.call(&record.call).await.unwrap(), Some(record));
         }
+        // No call goes on for a week.
+        let week = Duration::from_secs(7 * 86_400);
+        assert_eq!(store.forget_calls(at(0) + week, 9).await.unwrap(), 2);
+        assert_eq!(store.forget_calls(at(1) + week, 9).await.unwrap(), 1);
     }
 }
 

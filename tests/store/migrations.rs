@@ -323,3 +323,17 @@ async fn the_file_is_for_its_owner_alone() {
         0o600
     );
 }
+
+#[tokio::test]
+async fn an_sqlite_file_is_for_one_bridge() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::Sqlite(folder.path().join("x.db"));
+    let first = Store::open_alone(&location).await.unwrap();
+    let second = Store::open_alone(&location).await.unwrap_err().to_string();
+    assert!(second.contains("another bridge uses it"), "{second}");
+    // Others may look into it, and write.
+    Store::open(&location).await.unwrap();
+    assert!(Store::look(&location).await.unwrap().is_some());
+    drop(first);
+    assert!(Store::open_alone(&location).await.is_ok());
+}

@@ -283,6 +283,24 @@ async fn a_row_that_is_refused_keeps_no_other_back() {
     }
 }
 
+#[tokio::test]
+async fn a_number_may_move_to_another_line_in_one_file() {
+    for stage in Stage::both() {
+        stage.sql(
+            "CREATE TABLE phone_lines (id INTEGER PRIMARY KEY, phone_number varchar(20) UNIQUE);
+             INSERT INTO phone_lines VALUES (1, '+331')",
+        );
+        let store = stage.open().await;
+        let row = |id: u32, number: &str| line(json!({"id": id, "phoneNumber": number}));
+        let rows = [row(2, "+331"), row(1, "+332"), row(3, "+332")];
+        let imported = store.import(&rows).await.unwrap();
+        assert_eq!(imported.updated, ["1"]);
+        assert_eq!(imported.inserted, ["2"]);
+        let refused: Vec<_> = imported.refused.iter().map(|row| row.place).collect();
+        assert_eq!(refused, [2]);
+    }
+}
+
 /// As some ORMs make every foreign key.
 #[tokio::test]
 async fn a_constraint_that_waits_for_the_commit_refuses_its_row_alone() {
