@@ -4,7 +4,6 @@
 //! every line, so that a REGISTER to the wrong one shows.
 
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use sipbridge::store::{Location, Store};
@@ -26,9 +25,6 @@ const USERS: [&str; 7] = [
     "own",
     "trunkwide",
 ];
-
-/// What a change may take, by the issue.
-const LIMIT: Duration = Duration::from_secs(5);
 
 /// A trunk for each rule, and the bridge between them.
 struct Stage {
@@ -142,7 +138,7 @@ impl Stage {
 /// another trunk may register twice, the second time after its farewell there:
 /// that has the same Contact.
 async fn settles(trunk: &Kamailio, user: &str, farewells: usize) {
-    until(LIMIT, user, async || {
+    until(SOON, user, async || {
         let (kept, gone) = trunk.registers(user);
         kept > 0 && gone == farewells
     })
@@ -270,7 +266,7 @@ async fn each_rule_registers_a_line_at_its_server_and_nowhere_else() {
         .await;
     stage.shows_none(&api, "shared", "has no sipUsername").await;
 
-    // 2. A fallback server takes those that name none, within 5 s.
+    // 2. A fallback server takes those that name none.
     set_fallback(&api, Some("s-fallback")).await;
     let by_fallback = "the fallback server \"s-fallback\"";
     for user in ["domain", "bare", "trunkwide"] {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ffi;
 use super::names::Names;
-use super::shared::{Binding, Line, Shared};
+use super::shared::{Binding, Line, Lines, Shared};
 use super::text::{self, Lent};
 use crate::core::ids::LineId;
 use crate::sip::engine::{Account, EngineConfig, EngineEvent, Registration, Transport};
@@ -32,6 +32,7 @@ const PJSIP_EBUSY: ffi::pj_status_t = 171_001;
 pub struct Retired {
     line: LineId,
     account: i32,
+    binding: Binding,
     since: Instant,
     /// When it last had a call, or may have had one.
     called_at: Instant,
@@ -55,17 +56,14 @@ pub fn add(
     let binding = Binding::of(account);
     let held = shared.with_lines(|lines| {
         let line = lines.table.data(&account.line)?;
-        let alike = line.binding.has_contact_of(&binding);
-        Some((line.account, line.binding == binding, alike))
+        Some((line.account, line.binding == binding))
     });
     let made = match held {
         // A last REGISTER of the old account could reach the registrar after
         // the first one of a new account, and take away what both announce.
-        Some((id, true, _)) => modify(id, config, names, account),
+        Some((id, true)) => modify(id, config, names, account),
         _ => {
-            let renews = held.is_some_and(|(.., alike)| alike) && account.register;
-            let old = retire(shared, &account.line);
-            retired.extend(old.map(|old| Retired { renews, ..old }));
+            retired.extend(retire(shared, &account.line));
             create(config, names, account).or_else(|status| {
                 let full = status == PJ_ETOOMANY && make_room(shared, retired);
                 let again = full.then(|| create(config, names, account));
@@ -74,7 +72,7 @@ pub fn add(
         }
     };
     if made.is_ok() && account.register {
-        renew_after_farewells(shared, &account.line, retired);
+        renew_after_farewells(shared, &account.line, &binding, retired);
     }
     match made {
         Ok(id) => shared.change_lines(|lines| {
@@ -95,12 +93,18 @@ pub fn add(
     }
 }
 
-/// A line that comes back before its farewell was answered, or even sent: that
-/// would take away the Contact that the new account has just announced.
-fn renew_after_farewells(shared: &Shared, line: &LineId, retired: &mut [Retired]) {
+/// Farewells of the line that were not answered yet, or even sent, may take away
+/// the Contact of its new account where they have the same.
+fn renew_after_farewells(
+    shared: &Shared,
+    line: &LineId,
+    binding: &Binding,
+    retired: &mut [Retired],
+) {
+    let has_said_farewell =
+        |account| shared.with_lines(|lines| !lines.by_account.contains_key(&account));
     for old in retired.iter_mut().filter(|old| old.line == *line) {
-        let unanswered = shared.with_lines(|lines| lines.by_account.contains_key(&old.account));
-        old.renews |= unanswered;
+        old.renews |= old.binding.has_contact_of(binding) && !has_said_farewell(old.account);
     }
 }
 
@@ -112,7 +116,11 @@ pub fn refuse(shared: &Shared, account: &Account, reason: String) {
 
 /// Unregisters a line and takes it out of what INVITEs are matched with.
 pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
-    let account = account_of(shared, line)?;
+    let held = |lines: &Lines| {
+        let line = lines.table.data(line)?;
+        Some((line.account, line.binding.clone()))
+    };
+    let (account, binding) = shared.with_lines(held)?;
     let sent = send_register(account, false);
     let owes_farewell = sent == Err(PJSIP_EBUSY);
     shared.change_lines(|lines| {
@@ -125,6 +133,7 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
     Some(Retired {
         line,
         account,
+        binding,
         since: Instant::now(),
         called_at: Instant::now(),
         owes_farewell,
