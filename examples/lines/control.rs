@@ -243,6 +243,8 @@ impl Control {
                 "count": self.gets_ms.len(), "p50": at(0.5), "p99": at(0.99), "max": at(1.0),
             },
             "rtpGapMs": self.load["rtpGapMs"],
+            "rtpToWebSocketMs": self.load["latencyMs"]["rtpToWebSocket"],
+            "generatorLateMs": self.load["generator"]["lateMs"],
             "callsUp": self.load["calls"]["up"],
             "callsEndedEarly": self.load["calls"]["endedEarly"],
             "framesLost": [
@@ -275,9 +277,13 @@ pub fn print(control: &Value) {
         ("  posted after, s", at("/postedAfterS")),
         ("  all registered after, s", at("/registeredAfterS")),
         ("  gap between RTP packets, ms", at("/rtpGapMs")),
+        ("  RTP in to WebSocket out, ms", at("/rtpToWebSocketMs")),
+        ("  the generator itself late, ms", at("/generatorLateMs")),
+        ("  calls up", at("/callsUp")),
         ("  calls ended early", at("/callsEndedEarly")),
         ("  frames lost, to worker and caller", at("/framesLost")),
         ("  machine idle, %", at("/machineIdlePercent")),
+        ("  faults", at("/faults")),
         ("GET /api/calls at these calls, ms", at("/getCallsMs")),
     ] {
         println!("{name:<34} {value}");
