@@ -2,6 +2,7 @@
 //! by process id when dropped.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -134,9 +135,28 @@ pub struct Redis {
 impl Redis {
     /// Starts Redis on a free port.
     pub fn start() -> Self {
-        let mut redis = Self::absent();
-        redis.come_up();
-        redis
+        loop {
+            let mut redis = Self::absent();
+            redis.come_up();
+            // A port that was free when it was drawn may be another test's Redis by now.
+            if redis.is_ours() {
+                return redis;
+            }
+        }
+    }
+
+    /// Whether it is our process that answers on the port.
+    fn is_ours(&self) -> bool {
+        let ask = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(local(self.port))?;
+            stream.write_all(b"INFO server\r\nQUIT\r\n")?;
+            let mut told = String::new();
+            stream.read_to_string(&mut told)?;
+            Ok(told)
+        };
+        let pid = self.process.as_ref().map(|process| process.child.id());
+        let own = format!("\r\nprocess_id:{}\r\n", pid.unwrap_or_default());
+        ask().is_ok_and(|told| told.contains(&own))
     }
 
     /// A port where Redis may come up later.
