@@ -2,6 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | [`contact`] | where requests go whose dialog began behind a NAT |
 //! | [`engine`] | the contract: commands in, events out, media links |
 //! | [`pjsip`] | the real one, on pjproject: the only unsafe room |
 //! | [`sim`] | the one in memory, for scenario tests |
@@ -10,6 +11,7 @@
 //! | [`source`] | whose RTP a call takes |
 //! | [`uri`] | SIP and tel URIs |
 
+pub mod contact;
 pub mod engine;
 pub mod matching;
 pub mod pjsip;

@@ -7,6 +7,7 @@
 //! | `contract` | job, message order and every field; tokens; state keys |
 //! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
 //! | `pacing` | 50 packets a second, stalls leave no delay |
+//! | `behind_nat` | a phone in a network of its own behind a NAT |
 //! | `delayed` | a worker 20 ms away, below TCP |
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
 //! | `line_states` | what became of each line, for `sipbridge lines` and the API |
@@ -47,6 +48,7 @@ mod access;
 mod admin_api;
 mod audio;
 mod bad_input;
+mod behind_nat;
 mod callbacks;
 mod calls_api;
 mod contract;

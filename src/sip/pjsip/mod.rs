@@ -4,6 +4,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `engine` | [`PjsipEngine`]: start, the [`SipEngine`](super::engine::SipEngine) methods, shutdown |
+//! | `contacts` | Contacts of callers behind a NAT, made reachable |
 //! | `control` | the control thread: every pjsip command is issued there |
 //! | `stack` | configuration and start of pjsua, teardown in order |
 //! | `shared` | what callbacks reach: slots, lines, counters |
@@ -34,6 +35,7 @@ mod accounts;
 mod adapter;
 mod callbacks;
 mod calls;
+mod contacts;
 mod control;
 mod engine;
 mod ffi;

@@ -10,7 +10,7 @@ use super::ffi;
 use super::names::{Names, has_ice_candidate};
 use super::shared::LEGS_MAX;
 use super::text::{self, Lent};
-use super::{gate, log, threads};
+use super::{contacts, gate, log, threads};
 use crate::sip::engine::{EngineConfig, Transport};
 
 /// pjsua forgets a hung-up call only when its BYE is answered, up to 32 s
@@ -61,6 +61,7 @@ fn start_created(
     let mut lent = Lent::default();
     init(config, names, &mut lent)?;
     check("registering the gate", gate::register())?;
+    check("registering the contacts", contacts::register())?;
     set_codecs(&mut lent);
     for &(transport, port) in &config.listen {
         ports.add(transport, open_transport(config, transport, port)?);

@@ -274,6 +274,62 @@ unsafe fn find_header(
     None
 }
 
+/// How many headers of a type a message has.
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call.
+pub unsafe fn count(message: *mut ffi::pjsip_msg, kind: ffi::pjsip_hdr_e) -> usize {
+    let mut found = 0;
+    // SAFETY: the caller's promise is passed on; every entry begins with its type.
+    unsafe { each_header(message, |at| found += usize::from((*at).type_ == kind)) };
+    found
+}
+
+/// The SIP URI of a message's first Contact; `None` for `*`, another scheme, or
+/// where there is none.
+///
+/// # Safety
+/// `message` must be a parsed message; the URI lives as long as the message.
+pub unsafe fn contact_uri(message: *mut ffi::pjsip_msg) -> Option<*mut ffi::pjsip_sip_uri> {
+    // SAFETY: the caller's promise is passed on. An entry of type CONTACT is a
+    // pjsip_contact_hdr; a URI object begins with its table, a name-addr
+    // answers with the URI inside, and the scheme tells its struct.
+    unsafe {
+        let header = find_header(message, |header| header.type_ == ffi::PJSIP_H_CONTACT)?;
+        let uri = (*header.cast::<ffi::pjsip_contact_hdr>()).uri;
+        if uri.is_null() {
+            return None;
+        }
+        let inner = (*(*uri).vptr).p_get_uri?(uri.cast());
+        let inner = inner.cast::<ffi::pjsip_uri>();
+        if inner.is_null() {
+            return None;
+        }
+        let scheme = to_string(&*(*(*inner).vptr).p_get_scheme?(inner.cast()));
+        let is_sip = scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips");
+        is_sip.then(|| inner.cast())
+    }
+}
+
+/// A copy of a text in memory of a pool; `None` when there is none left.
+///
+/// # Safety
+/// `pool` must be alive for as long as the copy is used.
+pub unsafe fn in_pool(pool: *mut ffi::pj_pool_t, text: &str) -> Option<ffi::pj_str_t> {
+    // SAFETY: the pool gives `len` bytes that nobody else has, or null.
+    unsafe {
+        let copy = ffi::pj_pool_alloc(pool, text.len()).cast::<c_char>();
+        if copy.is_null() {
+            return None;
+        }
+        std::ptr::copy_nonoverlapping(text.as_ptr().cast(), copy, text.len());
+        Some(ffi::pj_str_t {
+            ptr: copy,
+            slen: c_long::try_from(text.len()).ok()?,
+        })
+    }
+}
+
 /// Whether a NOTIFY says that its subscription is over.
 ///
 /// # Safety

@@ -57,8 +57,32 @@ impl Caller {
         call
     }
 
+    /// As [`Caller::invite`], on sockets of its own for SIP and RTP.
+    pub async fn invite_from(
+        (sip, rtp): (UdpSocket, UdpSocket),
+        peer: SocketAddr,
+        number: &str,
+        offer: Offer,
+    ) -> Call {
+        let uri = format!("sip:{number}@{peer}");
+        Self::begin_on(sip, Rtp::on(rtp), peer, &uri, number, offer, CALLER_NUMBER).await
+    }
+
     async fn begin(peer: SocketAddr, uri: &str, to_user: &str, offer: Offer, from: &str) -> Call {
-        let socket = Arc::new(UdpSocket::bind(local(0)).await.unwrap());
+        let sip = UdpSocket::bind(local(0)).await.unwrap();
+        Self::begin_on(sip, Rtp::open().await, peer, uri, to_user, offer, from).await
+    }
+
+    async fn begin_on(
+        sip: UdpSocket,
+        rtp: Rtp,
+        peer: SocketAddr,
+        uri: &str,
+        to_user: &str,
+        offer: Offer,
+        from: &str,
+    ) -> Call {
+        let socket = Arc::new(sip);
         let (sender, responses) = mpsc::unbounded_channel();
         let requests = Requests::default();
         let id: u64 = rand::rng().random();
@@ -68,7 +92,7 @@ impl Caller {
             reader: tokio::spawn(reading),
             no_refer,
             local: socket.local_addr().unwrap(),
-            rtp: Rtp::open().await,
+            rtp,
             socket,
             peer,
             responses,

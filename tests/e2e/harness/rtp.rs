@@ -47,7 +47,12 @@ pub struct Rtp {
 
 impl Rtp {
     pub async fn open() -> Self {
-        let socket = Arc::new(UdpSocket::bind(local(0)).await.unwrap());
+        Self::on(UdpSocket::bind(local(0)).await.unwrap())
+    }
+
+    /// The same on a socket of its own.
+    pub fn on(socket: UdpSocket) -> Self {
+        let socket = Arc::new(socket);
         let heard = Arc::new(Mutex::new(Vec::new()));
         let reader = tokio::spawn(listen(socket.clone(), heard.clone()));
         Self {

@@ -1,0 +1,102 @@
+//! Makes the Contact of a caller behind a NAT one that can be reached, before
+//! a dialog copies it: see [`WayBack`].
+
+use std::ffi::c_int;
+use std::net::SocketAddr;
+
+use super::ffi::{self, pjsip_rx_data};
+use super::shared::guarded;
+use super::text;
+use crate::sip::contact::WayBack;
+
+/// A module record that pjsip links into its list and writes to.
+struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
+
+// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
+// touches it, under its own lock.
+unsafe impl Sync for Module {}
+
+static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
+    prev: std::ptr::null_mut(),
+    next: std::ptr::null_mut(),
+    name: ffi::pj_str_t {
+        ptr: c"sipbridge-contacts".as_ptr().cast_mut(),
+        slen: 18,
+    },
+    id: -1,
+    // A request of a dialog passes the transaction layer first, the dialogs
+    // (32) read its Contact afterwards.
+    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 1,
+    load: None,
+    start: None,
+    stop: None,
+    unload: None,
+    on_rx_request: Some(on_rx_request),
+    on_rx_response: None,
+    on_tx_request: None,
+    on_tx_response: None,
+    on_tsx_state: None,
+}));
+
+/// Puts the module into the stack, before it is started.
+pub fn register() -> ffi::pj_status_t {
+    let module = MODULE.0.get();
+    // SAFETY: pjsua is initialised and has no threads yet; a module of an
+    // earlier run was unlinked when that endpoint was destroyed.
+    unsafe {
+        (*module).id = -1;
+        (*module).prev = std::ptr::null_mut();
+        (*module).next = std::ptr::null_mut();
+        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
+    }
+}
+
+unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
+    guarded("contacts", None, (), |_| {
+        // SAFETY: pjsip passes a parsed request with Via, which no other
+        // thread touches during the call.
+        unsafe { rewrite(rdata) }
+    });
+    ffi::FALSE
+}
+
+/// # Safety
+/// `rdata` must be a parsed request that nobody else reads at the moment.
+unsafe fn rewrite(rdata: *mut pjsip_rx_data) {
+    // SAFETY: the caller's promise; Via is there in every request that pjsip
+    // lets through, an entry of type CONTACT is a pjsip_contact_hdr, and the
+    // memory of what is written lives in the request's pool.
+    unsafe {
+        let message = (*rdata).msg_info.msg;
+        let Some(contact) = text::contact_uri(message) else {
+            return;
+        };
+        let Some(source) = text::socket_address(&raw const (*rdata).pkt_info.src_addr) else {
+            return;
+        };
+        let via_host = text::to_string(&(*(*rdata).msg_info.via).sent_by.host);
+        let contact_host = text::to_string(&(*contact).host);
+        let way_back = WayBack {
+            source,
+            via_host: &via_host,
+            hops: text::count(message, ffi::PJSIP_H_VIA),
+            record_routed: text::count(message, ffi::PJSIP_H_RECORD_ROUTE) > 0,
+            contact_host: &contact_host,
+        };
+        if let Some(address) = way_back.rewritten_contact() {
+            point(contact, address, (*rdata).tp_info.pool);
+        }
+    }
+}
+
+/// # Safety
+/// `contact` must be the URI of a message whose memory comes from `pool`.
+unsafe fn point(contact: *mut ffi::pjsip_sip_uri, to: SocketAddr, pool: *mut ffi::pj_pool_t) {
+    // SAFETY: the caller's promise is passed on.
+    unsafe {
+        if let Some(host) = text::in_pool(pool, &to.ip().to_string()) {
+            (*contact).host = host;
+            (*contact).port = c_int::from(to.port());
+        }
+    }
+}
