@@ -2,8 +2,6 @@
 //! reach from here. It talks and hears all the same, before and after a hold,
 //! and our own requests in its call reach it.
 
-use std::time::Duration;
-
 use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::network::BehindNat;
 use crate::harness::rtp::Player;
