@@ -24,6 +24,7 @@
 //! | `bad_input` | malformed SIP, RTP, WebSocket and files |
 //! | `examples` | the example workers in Python |
 //! | `readme` | the README's curl lines, from an empty database to a transferred call |
+//! | `real_phone` | a softphone of others through Kamailio |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `resolution` | which SIP server a line uses, rule by rule |
 //! | `secrets` | no secret in any output, at the highest log level |
@@ -71,6 +72,7 @@ mod overload;
 mod pacing;
 mod placed_to_sipp;
 mod readme;
+mod real_phone;
 mod redis_tls;
 mod resolution;
 mod secrets;

@@ -60,6 +60,21 @@ pub fn ulaw_to_linear(byte: u8) -> i32 {
     if code & 0x80 == 0 { value } else { -value }
 }
 
+/// The mu-law byte that comes nearest to a 16-bit sample.
+pub fn linear_to_ulaw(sample: i32) -> u8 {
+    let distance = |byte: &u8| (ulaw_to_linear(*byte) - sample).abs();
+    (0..=u8::MAX).min_by_key(distance).unwrap()
+}
+
+/// A tone in mu-law at 8 kHz.
+pub fn ulaw_tone(hz: f64, length: std::time::Duration) -> Vec<u8> {
+    let samples = u32::try_from(length.as_millis() * 8).unwrap();
+    let at = |index: u32| (f64::from(index) * hz / 8_000.0 * std::f64::consts::TAU).sin();
+    (0..samples)
+        .map(|index| linear_to_ulaw((at(index) * 12_000.0) as i32))
+        .collect()
+}
+
 /// A-law to 13-bit linear (ITU-T G.711), scaled to 16 bits.
 pub fn alaw_to_linear(byte: u8) -> i32 {
     let code = byte ^ 0x55;
