@@ -8,7 +8,7 @@
 //! | [`uplink`], [`reorder`], `timeline`, [`backlog`] | caller to worker: order, clocks, and what no worker has taken yet |
 //! | [`downlink`], [`playout`], [`catch_up`] | worker to caller: a packet every 20 ms, the queue with its marks, the stall rule |
 //! | [`g711`], [`opus`], `transcode` | codecs |
-//! | [`rtp`], [`telephone_event`], [`digits`] | RTP, and digits in it |
+//! | [`rtp`], [`telephone_event`], [`digits`], [`info_digits`] | RTP, and digits in it or in SIP INFO |
 //! | [`mos`] | how a call sounded |
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
 //! | [`link`] | what passes between SIP engine and media plane |
@@ -27,6 +27,7 @@ pub mod digits;
 pub mod downlink;
 pub mod g711;
 pub mod ids;
+pub mod info_digits;
 pub mod key;
 pub mod link;
 pub mod media_streams;

@@ -18,6 +18,7 @@ mod offers;
 mod outgoing;
 mod peer;
 mod placed;
+mod requests;
 mod shutdown;
 mod stage;
 mod transfers;

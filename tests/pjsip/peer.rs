@@ -296,6 +296,12 @@ impl Dialog<'_> {
             .send(self.request("ACK", self.cseq, &branch, "", ""));
     }
 
+    /// ACK for a 200 to the INVITE of this CSeq.
+    pub fn ack_of(&self, cseq: u32) {
+        let branch = format!("z9hG4bK-ack-{}", SERIAL.fetch_add(1, Ordering::Relaxed));
+        self.peer.send(self.request("ACK", cseq, &branch, "", ""));
+    }
+
     /// ACK that carries the answer to an offer in the 200.
     pub fn ack_with(&self, body: &str) {
         let branch = format!("z9hG4bK-ack-{}", SERIAL.fetch_add(1, Ordering::Relaxed));

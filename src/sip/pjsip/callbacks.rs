@@ -2,16 +2,16 @@
 //! out, look up the leg, convert, hand on, never block.
 
 use std::ffi::{c_int, c_uint, c_void};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::adapter;
 use super::calls;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
-use super::info;
 use super::outgoing;
+use super::requests;
 use super::shared::{Shared, guarded};
 use super::text;
-use crate::core::ids::{LegId, LineId};
+use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, EngineEvent, IncomingCall, LegEnd, LegEvent, Registration};
 
@@ -25,7 +25,6 @@ pub fn install(table: &mut ffi::pjsua_callback) {
     table.on_stream_precreate = Some(on_stream_precreate);
     table.on_call_media_state = Some(on_call_media_state);
     table.on_call_tsx_state = Some(on_call_tsx_state);
-    table.on_dtmf_digit2 = Some(on_dtmf_digit2);
     table.on_call_transfer_request2 = Some(on_call_transfer_request2);
     table.on_call_transfer_status = Some(on_call_transfer_status);
     table.on_call_replace_request2 = Some(on_call_replace_request2);
@@ -187,7 +186,7 @@ unsafe extern "C" fn on_call_media_state(call: pjsua_call_id) {
     });
 }
 
-/// Requests inside a call: INFO, and the end of a transfer's subscription.
+/// Requests inside a call, and the answers to our INVITEs.
 unsafe extern "C" fn on_call_tsx_state(
     call: pjsua_call_id,
     tsx: *mut ffi::pjsip_transaction,
@@ -204,19 +203,11 @@ unsafe extern "C" fn on_call_tsx_state(
             {
                 take_invite_answer(shared, call, (*tsx).status_code);
             }
-            if (*tsx).role != ffi::PJSIP_ROLE_UAS
-                || (*tsx).state != ffi::PJSIP_TSX_STATE_TRYING
-                || (*tsx).method.id != ffi::PJSIP_OTHER_METHOD
-                || (*event).body.tsx_state.type_ != ffi::PJSIP_EVENT_RX_MSG
+            if (*tsx).role == ffi::PJSIP_ROLE_UAS
+                && (*tsx).state == ffi::PJSIP_TSX_STATE_TRYING
+                && (*event).body.tsx_state.type_ == ffi::PJSIP_EVENT_RX_MSG
             {
-                return;
-            }
-            let rdata = (*event).body.tsx_state.src.rdata;
-            let leg = shared.slots.current(call);
-            match text::to_string(&(*tsx).method.name).as_str() {
-                "INFO" => info::take(shared, leg, tsx, rdata),
-                "NOTIFY" => take_notify(shared, leg, rdata),
-                _ => {}
+                requests::take(shared, call, tsx, (*event).body.tsx_state.src.rdata);
             }
         }
     });
@@ -229,29 +220,6 @@ fn take_invite_answer(shared: &Shared, call: pjsua_call_id, status: c_int) {
     if let Some(leg) = shared.slots.current(call) {
         calls::end_hold(shared, leg, u16::try_from(status).unwrap_or(500));
     }
-}
-
-/// pjsua says nothing of a last NOTIFY that it cannot read, or has no body;
-/// that the transfer is over is noted here, and told if pjsua stays silent.
-///
-/// # Safety
-/// `rdata` must be a parsed request.
-unsafe fn take_notify(shared: &Shared, leg: Option<LegId>, rdata: *mut ffi::pjsip_rx_data) {
-    // SAFETY: the caller's promise is passed on.
-    let over = unsafe { text::ends_subscription((*rdata).msg_info.msg) };
-    if let (Some(leg), true) = (leg, over) {
-        shared.slots.transfer_notified(leg, Instant::now());
-    }
-}
-
-unsafe extern "C" fn on_dtmf_digit2(call: pjsua_call_id, info: *const ffi::pjsua_dtmf_info) {
-    guarded("dtmf_digit", Some(call), (), |shared| {
-        // SAFETY: the block is valid for the call.
-        let digit = info::relayed(unsafe { (*info).digit });
-        if let (Some(leg), Some(digit)) = (shared.slots.current(call), digit) {
-            shared.emit(leg, LegEvent::Digit(digit));
-        }
-    });
 }
 
 /// A REFER would make us call whomever a caller names, at the line's cost.

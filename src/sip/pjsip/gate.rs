@@ -18,7 +18,7 @@ const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The status that must say what is allowed instead (RFC 3261 section 8.2.1).
 const NOT_ALLOWED: u16 = 405;
 /// What may come outside of a dialog, or in one.
-const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, NOTIFY";
+pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, NOTIFY, MESSAGE";
 
 /// A module record that pjsip links into its list and writes to.
 struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
@@ -81,10 +81,13 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
         unsafe {
             let message = (*rdata).msg_info.msg;
             let to = (*rdata).msg_info.to;
-            if (*to).tag.slen > 0 {
+            let request = (*message).line.req;
+            // A REGISTER belongs to no dialog, whatever its To says: pjsip would leave
+            // it without an answer.
+            let is_register = request.method.id == ffi::PJSIP_REGISTER_METHOD;
+            if (*to).tag.slen > 0 && !is_register {
                 return ffi::FALSE;
             }
-            let request = (*message).line.req;
             let verdict = match request.method.id {
                 ffi::PJSIP_INVITE_METHOD => {
                     let uri = text::uri_parts(request.uri.cast());

@@ -14,6 +14,7 @@
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `accounts`, `calls` | commands on lines and legs |
 //! | `outgoing` | calls that we place, and when their slot is opened |
+//! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
 //! | `info` | digits and other bodies of SIP INFO |
 //! | `log` | pjsip's log lines into `tracing` |
 //! | `names` | name servers, the hosts file, whether ICE has an address to offer |
@@ -44,6 +45,7 @@ mod info;
 mod log;
 mod names;
 mod outgoing;
+mod requests;
 mod shared;
 mod slots;
 mod stack;

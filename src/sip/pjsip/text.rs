@@ -17,6 +17,8 @@ const TEXT_MAX_BYTES: usize = 1_024;
 const HEADERS_MAX: usize = 24;
 /// The network's word on who calls (RFC 3325).
 const ASSERTED_IDENTITY: &str = "p-asserted-identity";
+/// Most of a body that is looked at.
+const BODY_MAX_BYTES: usize = 256;
 /// Most headers looked at in one message.
 const HEADERS_SCANNED_MAX: usize = 256;
 
@@ -330,30 +332,57 @@ pub unsafe fn in_pool(pool: *mut ffi::pj_pool_t, text: &str) -> Option<ffi::pj_s
     }
 }
 
+/// The value of the first header of this name, as pjsip prints it.
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call.
+pub unsafe fn printed(message: *mut ffi::pjsip_msg, name: &str) -> Option<String> {
+    // SAFETY: the caller's promise is passed on. Every header prints itself
+    // through its own table, into at most `size` bytes.
+    unsafe {
+        let is_wanted =
+            |header: &ffi::pjsip_hdr| to_string(&header.name).eq_ignore_ascii_case(name);
+        let header = find_header(message, is_wanted)?;
+        let vptr = (*header).vptr.cast::<ffi::pjsip_hdr_vptr>();
+        let mut buffer = [0_u8; TEXT_MAX_BYTES];
+        let print = (*vptr).print_on?;
+        let written = print(header.cast(), buffer.as_mut_ptr().cast(), buffer.len());
+        let length = usize::try_from(written).unwrap_or(0).min(buffer.len());
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        text.split_once(':')
+            .map(|(_, value)| value.trim().to_owned())
+    }
+}
+
 /// Whether a NOTIFY says that its subscription is over.
 ///
 /// # Safety
 /// `message` must be a parsed message that stays as it is during the call.
 pub unsafe fn ends_subscription(message: *mut ffi::pjsip_msg) -> bool {
-    // SAFETY: the caller's promise is passed on. Every header prints itself
-    // through its own table, into at most `size` bytes.
+    // SAFETY: the caller's promise is passed on.
+    let state = unsafe { printed(message, "Subscription-State") };
+    state.is_some_and(|state| state.to_ascii_lowercase().starts_with("terminated"))
+}
+
+/// Type and text of a message's body, where it has one: lower case, and at
+/// most so many bytes of it.
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call.
+pub unsafe fn body(message: *mut ffi::pjsip_msg) -> Option<(String, String)> {
+    // SAFETY: a body has `len` bytes at `data`, which live as long as the message.
     unsafe {
-        let is_state = |header: &ffi::pjsip_hdr| {
-            to_string(&header.name).eq_ignore_ascii_case("Subscription-State")
-        };
-        let Some(state) = find_header(message, is_state) else {
-            return false;
-        };
-        let vptr = (*state).vptr.cast::<ffi::pjsip_hdr_vptr>();
-        let mut buffer = [0_u8; TEXT_MAX_BYTES];
-        let Some(print) = (*vptr).print_on else {
-            return false;
-        };
-        let written = print(state.cast(), buffer.as_mut_ptr().cast(), buffer.len());
-        let length = usize::try_from(written).unwrap_or(0).min(buffer.len());
-        let text = String::from_utf8_lossy(&buffer[..length]).to_ascii_lowercase();
-        let value = text.split_once(':').map_or("", |(_, value)| value.trim());
-        value.starts_with("terminated")
+        let body = (*message).body;
+        if body.is_null() || (*body).len == 0 || (*body).data.is_null() {
+            return None;
+        }
+        let kind = &(*body).content_type;
+        let kind = format!("{}/{}", to_string(&kind.type_), to_string(&kind.subtype));
+        let length = usize::try_from((*body).len).unwrap_or(0);
+        let length = length.min(BODY_MAX_BYTES);
+        let bytes = std::slice::from_raw_parts((*body).data.cast::<u8>(), length);
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        Some((kind.to_ascii_lowercase(), text))
     }
 }
 

@@ -1,0 +1,218 @@
+//! Requests inside a call that set up, change and end nothing: OPTIONS, INFO,
+//! NOTIFY, MESSAGE, and methods that we do not know. pjsip leaves most of them
+//! to nobody, and then answers 500, which some trunks take for a dead call.
+
+use std::time::Instant;
+
+use super::calls;
+use super::ffi::{self, pjsua_call_id};
+use super::gate::ALLOW;
+use super::info;
+use super::shared::Shared;
+use super::text;
+use crate::core::ids::LegId;
+
+/// The only events that anybody may tell us of: those of our own REFER (RFC 3515).
+const EVENT: &str = "refer";
+
+/// What the answer to a request depends on, besides its method.
+#[derive(Debug, Default)]
+struct Facts {
+    /// The package of its Event header, lower case.
+    event: Option<String>,
+    /// The dialog has, or had, a subscription of ours.
+    is_subscribed: bool,
+    /// The type of its body, where it has one.
+    content_type: Option<String>,
+    /// The call is answered and acknowledged.
+    is_confirmed: bool,
+}
+
+/// The status for a request of this method; `None` where pjsip answers.
+fn status_for(method: &str, facts: &Facts) -> Option<u16> {
+    match method {
+        "OPTIONS" => Some(200),
+        "NOTIFY" => match &facts.event {
+            Some(event) if event == EVENT && facts.is_subscribed => None,
+            // RFC 6665, 4.1.3.
+            Some(event) if event == EVENT => Some(481),
+            _ => Some(489),
+        },
+        // Nobody reads it, but its sender may not know what to do without an answer.
+        "MESSAGE" => Some(match &facts.content_type {
+            Some(kind) if !kind.to_ascii_lowercase().starts_with("text/") => 415,
+            _ => 200,
+        }),
+        // RFC 3262, section 3: there is no response that it could acknowledge.
+        "PRACK" => facts.is_confirmed.then_some(481),
+        "UPDATE" | "REFER" => None,
+        "REGISTER" | "SUBSCRIBE" | "PUBLISH" => Some(405),
+        _ => Some(501),
+    }
+}
+
+/// The header that goes with a status.
+fn header_for(method: &str, status: u16) -> Option<(&'static str, &'static str)> {
+    match status {
+        200 if method == "OPTIONS" => Some(("Allow", ALLOW)),
+        405 | 501 => Some(("Allow", ALLOW)),
+        415 if method == "INFO" => Some(("Accept", info::ACCEPT)),
+        415 => Some(("Accept", "text/plain")),
+        489 => Some(("Allow-Events", EVENT)),
+        _ => None,
+    }
+}
+
+/// Takes a request within a dialog, and answers it unless pjsip does.
+///
+/// # Safety
+/// `tsx` must be the live transaction of the parsed request `rdata`.
+pub unsafe fn take(
+    shared: &Shared,
+    call: pjsua_call_id,
+    tsx: *mut ffi::pjsip_transaction,
+    rdata: *mut ffi::pjsip_rx_data,
+) {
+    // SAFETY: the caller's promise is passed on.
+    unsafe {
+        if matches!(
+            (*tsx).method.id,
+            ffi::PJSIP_INVITE_METHOD
+                | ffi::PJSIP_ACK_METHOD
+                | ffi::PJSIP_BYE_METHOD
+                | ffi::PJSIP_CANCEL_METHOD
+        ) {
+            return;
+        }
+        let leg = shared.slots.current(call);
+        let method = text::to_string(&(*tsx).method.name);
+        let status = if method == "INFO" {
+            Some(info::take(shared, leg, rdata))
+        } else {
+            let facts = facts(call, tsx, rdata);
+            status_for(&method, &facts)
+        };
+        match status {
+            Some(status) => answer(tsx, rdata, status, header_for(&method, status)),
+            None if method == "NOTIFY" => take_notify(shared, leg, rdata),
+            None => {}
+        }
+    }
+}
+
+/// # Safety
+/// As for [`take`].
+unsafe fn facts(
+    call: pjsua_call_id,
+    tsx: *mut ffi::pjsip_transaction,
+    rdata: *mut ffi::pjsip_rx_data,
+) -> Facts {
+    // SAFETY: the caller's promise is passed on. A dialog has a place for the
+    // data of each registered module; the event module fills its own with the
+    // first subscription.
+    unsafe {
+        let message = (*rdata).msg_info.msg;
+        let event = text::printed(message, "Event");
+        let event = event.as_deref().and_then(|event| event.split(';').next());
+        let dialog = ffi::pjsip_tsx_get_dlg(tsx);
+        let module = ffi::pjsip_evsub_instance();
+        let is_subscribed = !dialog.is_null() && !module.is_null() && {
+            let data = usize::try_from((*module).id).ok();
+            let data = data.and_then(|id| (*dialog).mod_data.get(id));
+            data.is_some_and(|data| !data.is_null())
+        };
+        let info = calls::info(call);
+        Facts {
+            event: event.map(|event| event.trim().to_ascii_lowercase()),
+            is_subscribed,
+            content_type: text::body(message).map(|(kind, _)| kind),
+            is_confirmed: info.is_some_and(|info| info.state == ffi::PJSIP_INV_STATE_CONFIRMED),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`take`].
+unsafe fn answer(
+    tsx: *mut ffi::pjsip_transaction,
+    rdata: *mut ffi::pjsip_rx_data,
+    status: u16,
+    header: Option<(&str, &str)>,
+) {
+    // SAFETY: the caller's promise; the response is an out-parameter that lives
+    // until it is sent, which gives it away.
+    unsafe {
+        let mut response = std::ptr::null_mut();
+        let created = ffi::pjsip_endpt_create_response(
+            (*tsx).endpt,
+            rdata,
+            i32::from(status),
+            std::ptr::null(),
+            &raw mut response,
+        );
+        if created != ffi::PJ_SUCCESS {
+            return;
+        }
+        if let Some((name, value)) = header {
+            let headers = (&raw mut (*(*response).msg).hdr).cast();
+            text::push_header(headers, (*response).pool, name, value);
+        }
+        ffi::pjsip_tsx_send_msg(tsx, response);
+    }
+}
+
+/// pjsua says nothing of a last NOTIFY that it cannot read, or has no body;
+/// that the transfer is over is noted here, and told if pjsua stays silent.
+///
+/// # Safety
+/// `rdata` must be a parsed request.
+unsafe fn take_notify(shared: &Shared, leg: Option<LegId>, rdata: *mut ffi::pjsip_rx_data) {
+    // SAFETY: the caller's promise is passed on.
+    let over = unsafe { text::ends_subscription((*rdata).msg_info.msg) };
+    if let (Some(leg), true) = (leg, over) {
+        shared.slots.transfer_notified(leg, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_method_has_its_status() {
+        let event = |event: &str, is_subscribed| Facts {
+            event: Some(event.into()),
+            is_subscribed,
+            ..Facts::default()
+        };
+        let content = |kind: &str| Facts {
+            content_type: Some(kind.into()),
+            ..Facts::default()
+        };
+        let confirmed = Facts {
+            is_confirmed: true,
+            ..Facts::default()
+        };
+        for (method, facts, status) in [
+            ("OPTIONS", Facts::default(), Some(200)),
+            ("NOTIFY", event("refer", true), None),
+            ("NOTIFY", event("refer", false), Some(481)),
+            ("NOTIFY", event("message-summary", true), Some(489)),
+            ("NOTIFY", Facts::default(), Some(489)),
+            ("MESSAGE", Facts::default(), Some(200)),
+            ("MESSAGE", content("text/plain"), Some(200)),
+            ("MESSAGE", content("Text/HTML"), Some(200)),
+            ("MESSAGE", content("application/json"), Some(415)),
+            ("PRACK", Facts::default(), None),
+            ("PRACK", confirmed, Some(481)),
+            ("UPDATE", Facts::default(), None),
+            ("REFER", Facts::default(), None),
+            ("SUBSCRIBE", event("refer", true), Some(405)),
+            ("REGISTER", Facts::default(), Some(405)),
+            ("options", Facts::default(), Some(501)),
+            ("FOO", Facts::default(), Some(501)),
+        ] {
+            assert_eq!(status_for(method, &facts), status, "{method} {facts:?}");
+        }
+    }
+}
