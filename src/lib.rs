@@ -9,6 +9,7 @@
 //! | [`config`] | command line and environment; all mistakes reported at once |
 //! | [`lines`] | phone lines, SIP servers, credentials at rest, when to register |
 //! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call, numbers, dialling |
+//! | [`dns`] | where SIP servers are: SRV, A and AAAA, kept fresh, failed ones last |
 //! | [`sip`] | the SIP engine: trait, commands, events; `sim` for scenarios; `pjsip`, the only unsafe room |
 //! | [`media`] | the pacer threads that send RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
@@ -26,12 +27,12 @@
 //! never blocks, and what the kernel does not take is the driver's business.
 //! The pacer thread sends RTP every 20 ms. One control thread issues every
 //! pjsip command. tokio runs one driver task per call, WebSockets, Redis,
-//! the database and HTTP, and never calls pjlib. The watchdog shares no lock with any of them.
+//! the database and HTTP, and never calls pjlib. A thread of its own looks names up. The watchdog shares no lock with any of them.
 //!
 //! # Imports
 //!
-//! `core` imports nothing of ours; `config` only `core`, `sip` and `lines`. `sip`, `media`, `worker`, `queue`, `callbacks`
-//! and `lines` import `core` and never each other; `store` imports `core` and `lines`;
+//! `core` imports nothing of ours; `config` only `core`, `sip` and `lines`. `dns`, `sip`, `media`, `worker`, `queue`, `callbacks`
+//! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
 //! `bridge` joins them; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
 
 pub mod api;
@@ -40,6 +41,7 @@ pub mod bridge;
 pub mod callbacks;
 pub mod config;
 pub mod core;
+pub mod dns;
 pub mod lines;
 pub mod media;
 pub mod queue;

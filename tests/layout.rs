@@ -35,7 +35,8 @@ const LONGER: &[(&str, &str)] = &[
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("config", &["core", "sip", "lines"]),
-    ("sip", &["core"]),
+    ("dns", &["core"]),
+    ("sip", &["core", "dns"]),
     ("media", &["core"]),
     ("worker", &["core"]),
     ("queue", &["core"]),
@@ -47,6 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "core",
             "config",
+            "dns",
             "sip",
             "media",
             "worker",
@@ -67,6 +69,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "core",
             "config",
+            "dns",
             "sip",
             "media",
             "worker",

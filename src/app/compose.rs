@@ -32,6 +32,7 @@ use crate::core::address::Transport;
 use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
+use crate::dns::{Files, Servers};
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
 use crate::queue::{DEAD_AFTER, Queue, QueueConfig, QueueError, RedisState};
@@ -169,7 +170,13 @@ pub async fn compose(
     let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
-    let pjsip = PjsipEngine::start(engine_config(&config, &accounts), registry.clone(), events)?;
+    let servers = Servers::start(Files {
+        resolv_conf: config.network.resolv_conf.clone(),
+        ..Files::default()
+    });
+    let servers = servers.map_err(StartError::Thread)?;
+    let sip = engine_config(&config, &accounts, servers);
+    let pjsip = PjsipEngine::start(sip, registry.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
     let watchdog = Watchdog::start(pulses(&pjsip, &pacer), hard_exit);
@@ -349,11 +356,12 @@ fn listen(config: &Config, accounts: &[Account]) -> Vec<(Transport, u16)> {
     listen
 }
 
-fn engine_config(config: &Config, accounts: &[Account]) -> EngineConfig {
+fn engine_config(config: &Config, accounts: &[Account], servers: Servers) -> EngineConfig {
     let path = |path: &std::path::PathBuf| path.display().to_string();
     let turn = config.network.turn_server.as_ref();
     EngineConfig {
         bind: config.network.bind,
+        servers,
         listen: listen(config, accounts),
         public_address: config.network.public_address,
         rtp_ports: config.network.rtp_ports,

@@ -116,6 +116,8 @@ pub const FLAGS: &[Flag] = &[
         .help(LINES, "Master key of encrypted passwords, 64 hex digits. Prefer the variable"),
     value("bind", "BIND_ADDRESS", "IP").or("0.0.0.0")
         .help(NET, "Local address of SIP, RTP and the workers' port"),
+    value("resolv-conf", "RESOLV_CONF", "FILE").or("/etc/resolv.conf")
+        .help(NET, "Name servers and search domains by which SIP servers are found, read again when it changes; nameserver may have a port, as in 127.0.0.1:5353"),
     value("public-address", "PUBLIC_ADDRESS", "IP")
         .help(NET, "Address that SIP and SDP announce instead of the local one, behind a static NAT"),
     value("rtp-ports", "RTP_PORTS", "FIRST-LAST").or("10000-20000")

@@ -107,6 +107,8 @@ pub struct FlagsLine {
 pub struct NetworkConfig {
     /// `--bind`: local address of SIP, RTP and the workers' port.
     pub bind: IpAddr,
+    /// `--resolv-conf`.
+    pub resolv_conf: PathBuf,
     /// `--public-address`.
     pub public_address: Option<IpAddr>,
     /// `--rtp-ports`: first and last, both included; the first is even.

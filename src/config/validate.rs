@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access;
@@ -254,12 +255,22 @@ fn network(reader: &mut Reader) -> NetworkConfig {
         bind: reader
             .address("bind")
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        resolv_conf: resolv_conf(reader),
         public_address,
         rtp_ports: rtp_ports(reader),
         ice: servers && !no_ice,
         stun_server,
         turn_server,
     }
+}
+
+/// The system's own file may be missing; one that is asked for may not.
+fn resolv_conf(reader: &mut Reader) -> PathBuf {
+    let asked = match reader.given.explicit("resolv-conf") {
+        Some(_) => reader.file("resolv-conf"),
+        None => None,
+    };
+    asked.unwrap_or_else(|| PathBuf::from("/etc/resolv.conf"))
 }
 
 fn turn_server(reader: &mut Reader) -> Option<TurnServer> {

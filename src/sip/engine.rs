@@ -17,6 +17,7 @@ pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
 use crate::core::link::MediaLink;
 use crate::core::private::{Private, Secret};
+use crate::dns::Servers;
 
 /// How many RTP packets wait for a leg's driver before the newest is dropped
 /// and counted: 2.5 s of audio, enough for a stalled process to catch up.
@@ -63,6 +64,8 @@ pub struct Account {
 pub struct EngineConfig {
     /// Local address of SIP and RTP sockets.
     pub bind: IpAddr,
+    /// Where names of SIP servers are looked up.
+    pub servers: Servers,
     /// Local SIP port per transport to open; 0 lets the system choose.
     pub listen: Vec<(Transport, u16)>,
     /// Address that Contact and SDP announce instead of the local one.

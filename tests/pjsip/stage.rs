@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sipbridge::core::ids::LineId;
 use sipbridge::core::link::{MediaLink, RtpPacket};
+use sipbridge::dns::{Files, Servers};
 use sipbridge::sip::engine::{
     Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineConfig, EngineEvent,
     IncomingCall, LegEnd, LegEvent, Refusal, SipEngine, Transport,
@@ -145,6 +146,7 @@ impl Stage {
         let (sender, events) = mpsc::channel(ENGINE_QUEUE_EVENTS);
         let config = EngineConfig {
             bind,
+            servers: Servers::start(Files::default()).unwrap(),
             listen: vec![(Transport::Udp, 0), (Transport::Tcp, 0)],
             public_address: None,
             rtp_ports: rtp_ports(),

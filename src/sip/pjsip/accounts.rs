@@ -8,6 +8,7 @@ use super::names::Names;
 use super::shared::{Binding, Line, Lines, Shared};
 use super::text::{self, Lent};
 use crate::core::ids::LineId;
+use crate::dns::{Target, Watched};
 use crate::sip::engine::{Account, EngineConfig, EngineEvent, Registration, Transport};
 use crate::sip::matching::line_token;
 use crate::sip::uri::escape_user;
@@ -81,6 +82,7 @@ pub fn add(
                 domain: account.domain.clone(),
                 secure: account.transport == Transport::Tls,
                 binding,
+                server: server(config, account),
             };
             lines.table.insert(account, line);
             lines.by_account.insert(id, account.line.clone());
@@ -91,6 +93,13 @@ pub fn add(
             refuse(shared, account, text::status_text(status));
         }
     }
+}
+
+/// Has the server of a line located from now on.
+fn server(config: &EngineConfig, account: &Account) -> Option<Watched> {
+    let server = account.server.as_ref().unwrap_or(&account.domain);
+    let target = Target::parse(server, account.transport).ok()?;
+    Some(config.servers.watch(&target))
 }
 
 /// Farewells of the line that were not answered yet, or even sent, may take away

@@ -101,6 +101,7 @@ impl PjsipEngine {
             admission,
             events,
             orders: orders.clone(),
+            servers: config.servers.clone(),
             calls_max,
         };
         if !shared().set_run(Some(run)) {

@@ -14,6 +14,7 @@ use super::outgoing::Placing;
 use super::slots::{Delivered, Emitted, Slots};
 use crate::core::ids::{LegId, LineId};
 use crate::core::seldom::Seldom;
+use crate::dns::{Servers, Watched};
 use crate::sip::engine::{Account, Admission, Command, EngineEvent, LegEvent, Transport};
 use crate::sip::matching::LineTable;
 
@@ -36,6 +37,9 @@ pub struct Run {
     pub admission: Arc<dyn Admission>,
     pub events: mpsc::Sender<EngineEvent>,
     pub orders: SyncSender<Order>,
+    /// Where SIP servers are.
+    #[expect(dead_code, reason = "for who may call, and where requests go")]
+    pub servers: Servers,
     pub calls_max: usize,
 }
 
@@ -49,6 +53,9 @@ pub struct Line {
     pub secure: bool,
     /// What the registrar keeps of it.
     pub binding: Binding,
+    /// Where its server is; none where that is no host.
+    #[expect(dead_code, reason = "its server is located while this is held")]
+    pub server: Option<Watched>,
 }
 
 /// Everything that a registrar tells one registration of a line from another
