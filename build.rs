@@ -158,6 +158,7 @@ fn from_prefix(prefix: &Path) -> Result<Found, String> {
     };
     let version = field("Version");
     check_version(&version, &pc.display().to_string())?;
+    link_sanitizers(prefix);
     println!(
         "cargo:rustc-link-search=native={}",
         prefix.join("lib").display()
@@ -183,6 +184,15 @@ fn from_prefix(prefix: &Path) -> Result<Found, String> {
         version,
         place: prefix.display().to_string(),
     })
+}
+
+/// A build of `vendor/pjproject.sh --sanitize` names the run times that it
+/// needs. They must be loaded before all other libraries.
+fn link_sanitizers(prefix: &Path) {
+    let names = std::fs::read_to_string(prefix.join(".sanitizers")).unwrap_or_default();
+    for name in names.split_whitespace() {
+        println!("cargo:rustc-link-lib=dylib={name}");
+    }
 }
 
 fn from_system() -> Result<Found, String> {

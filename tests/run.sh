@@ -7,6 +7,9 @@
 #   tests/run.sh NAME        only the tests whose name holds NAME, such as sipp:: or pacing::
 #   tests/run.sh --chaos [N] N rounds of chaos (20, half an hour), each from another seed, up
 #                            to the first failure; SEED=n tests/run.sh --chaos 1 repeats one
+#   tests/run.sh --fuzz M    M minutes of hostile input to each target of tests/fuzz, on a
+#                            build of pjproject with AddressSanitizer, UBSan and asserts;
+#                            M NAME: only targets with that in their name; SEED=n repeats one
 #   tests/run.sh --soak M    M minutes of short calls on a release build; 10 make 10,000 calls
 #   tests/run.sh --no-install …   install no packages, only say what is missing
 #
@@ -14,8 +17,8 @@
 # target/test-logs/. A failing step does not keep the others from running. The
 # last line is 'N passed, N failed', the exit code 0 only with none failed.
 # A real-time test that fails beside others on a busy machine is run once more,
-# alone, and named; what fails twice has failed. Rounds of --chaos are not
-# forgiven anything.
+# alone, and named; what fails twice has failed. Rounds of --chaos and findings
+# of fuzz are not forgiven anything.
 #
 # Every process that a test starts carries SIPBRIDGE_TEST_RUN in its
 # environment, and its files lie in a folder of this run: at the end nothing of
@@ -24,7 +27,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
-quick='' install=yes filter='' rounds='' minutes=''
+quick='' install=yes filter='' rounds='' minutes='' fuzz_minutes=''
 while [ $# -gt 0 ]; do
     argument=$1
     shift
@@ -33,6 +36,11 @@ while [ $# -gt 0 ]; do
         --chaos)
             rounds=20
             [[ ${1-} =~ ^[0-9]+$ ]] && { rounds=$1; shift; }
+            ;;
+        --fuzz)
+            [[ ${1-} =~ ^[0-9.]+$ ]] || { echo "tests/run.sh: --fuzz needs minutes" >&2; exit 2; }
+            fuzz_minutes=$1
+            shift
             ;;
         --soak)
             [[ ${1-} =~ ^[0-9.]+$ ]] || { echo "tests/run.sh: --soak needs minutes" >&2; exit 2; }
@@ -103,7 +111,7 @@ step() {
     fi
     printf '%4d passed %3d failed %5d s\n' "$ok" "$bad" $((SECONDS - seconds))
     # What this machine does not allow is said, not hidden; so are chaos's books.
-    grep -aE '^(not run|chaos): ' "$log" | sed 's/^/   /'
+    grep -aE '^(not run|chaos|fuzz): ' "$log" | sed 's/^/   /'
     if [ "$bad" -gt 0 ]; then
         explain "$log" | sed 's/^/   | /'
         if once_more "$log" "$bad"; then
@@ -119,7 +127,7 @@ step() {
 # once_more LOG N: runs the N failed tests of a step again, one at a time.
 once_more() {
     local names seed
-    [ -z "$rounds$minutes" ] || return 1
+    [ -z "$rounds$minutes$fuzz_minutes" ] || return 1
     mapfile -t names < <(failed_tests "$1")
     [ ${#names[@]} -eq "$2" ] || return 1
     seed=$(sed -n 's/^chaos: a round, SEED=//p' "$1" | tail -n 1)
@@ -162,7 +170,7 @@ check_scripts() {
     return "$code"
 }
 
-# Test targets beside the end-to-end one and chaos, as --test flags.
+# Test targets beside the end-to-end one, chaos and fuzz, as --test flags.
 other_targets() {
     local file
     for file in tests/*.rs; do
@@ -170,7 +178,7 @@ other_targets() {
     done
     for file in tests/*/main.rs; do
         file=$(basename "$(dirname "$file")")
-        [[ $file =~ ^(e2e|chaos)$ ]] || printf -- '--test\n%s\n' "$file"
+        [[ $file =~ ^(e2e|chaos|fuzz)$ ]] || printf -- '--test\n%s\n' "$file"
     done
 }
 
@@ -221,11 +229,27 @@ soak() {
     cargo test --release --test chaos -- --soak "$minutes"
 }
 
+fuzz() {
+    cargo test --test fuzz -- "$@"
+}
+
+# sanitized COMMAND…: on the pjproject with sanitizers, in a folder of its own.
+sanitized() {
+    SIPBRIDGE_PJPROJECT=$(vendor/pjproject.sh --sanitize --print) CARGO_TARGET_DIR=target/sanitized "$@"
+}
+
 packages=(build)
 [ -n "$quick" ] || packages+=(test)
-[ -n "$quick$filter$rounds$minutes" ] || packages+=(demo)
+[ -n "$quick$filter$rounds$minutes$fuzz_minutes" ] || packages+=(demo)
 [ -n "$install" ] || packages=(--check "${packages[@]}")
 step "packages: ${packages[*]}" vendor/packages.sh "${packages[@]}" || finish
+if [ -n "$fuzz_minutes" ]; then
+    step "pjproject with sanitizers" vendor/pjproject.sh --sanitize || finish
+    step "build of fuzz with sanitizers" sanitized cargo test --no-run --test fuzz || finish
+    step "fuzz: $fuzz_minutes minutes each" sanitized fuzz --minutes "$fuzz_minutes" ${filter:+"$filter"}
+    step "nothing is left running or behind" nothing_is_left
+    finish
+fi
 step "pjproject" vendor/pjproject.sh || finish
 
 if [ -n "$rounds$minutes" ]; then
@@ -252,6 +276,7 @@ if [ -z "$quick" ]; then
     if [ -n "$filter" ]; then
         step "end to end: $filter" e2e 2 "$filter"
         step "chaos: $filter" chaos "$filter"
+        step "fuzz: $filter" fuzz "$filter"
     else
         step "end to end: SIPp" e2e 2 sipp::
         step "end to end: Kamailio" e2e 2 trunk::
@@ -259,6 +284,7 @@ if [ -z "$quick" ]; then
         # These look at milliseconds: one at a time.
         step "end to end: pacing" e2e 1 pacing:: delayed::
         step "chaos: one round" chaos
+        step "fuzz: 15 s each" fuzz
         step "the demo" examples/demo.sh
     fi
 fi

@@ -3,6 +3,8 @@
 #
 #   vendor/pjproject.sh            fetch, verify, build; re-use a finished build
 #   vendor/pjproject.sh --print    print the install prefix of a finished build
+#   vendor/pjproject.sh --sanitize …   the same with AddressSanitizer, UBSan and
+#                                  asserts, in a prefix of its own (for fuzzing)
 #
 # Debian ships no pjproject library, but its `asterisk` source package carries
 # the whole tree. apt fetches it against a private source list and verifies it
@@ -14,7 +16,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out="$here/pjproject"
-prefix="$out/install"
+prefix="$out/install" src="$out/src"
+patches=("$here/pjproject.patch")
 
 configure_flags=(
     --enable-epoll --disable-video --disable-sound --disable-libwebrtc
@@ -25,14 +28,18 @@ configure_flags=(
     --disable-lyra --disable-upnp --with-external-srtp --enable-libsamplerate
 )
 # NDEBUG: a failed pj_assert must be an error code, never an abort.
-c_flags='-O2 -fPIC -DNDEBUG'
+c_flags='-O2 -fPIC -DNDEBUG' ld_flags=''
+# Asserts are on: what trips over one would go on with what it did not expect.
+# Left out are alignment and pointer overflow, since pjlib packs and hashes as
+# x86 permits, and copies of nothing from nowhere, which are everywhere in it.
+sanitizers='-fsanitize=address,undefined -fno-sanitize=alignment,pointer-overflow,nonnull-attribute'
 
 say() { printf 'pjproject: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 # What a finished build was made from; another answer means build again.
 fingerprint() {
-    { cat "$here/config_site.h" "$here/pjproject.patch"; printf '%s\n' "${configure_flags[*]}" "$c_flags"; } | sha256sum | cut -d' ' -f1
+    { cat "$here/config_site.h" "${patches[@]}"; printf '%s\n' "${configure_flags[*]}" "$c_flags"; } | sha256sum | cut -d' ' -f1
 }
 
 is_built() {
@@ -80,32 +87,40 @@ fetch() {
 }
 
 build() {
-    local tarball=$1 log="$out/build.log" src="$out/src"
+    local tarball=$1 log="$prefix.log" patch
     rm -rf "$src" "$prefix"
     mkdir -p "$src"
     tar -xJf "$tarball" -C "$src" --strip-components=1
     cp "$here/config_site.h" "$src/pjlib/include/pj/config_site.h"
-    # All of it or nothing: another version of the library may not need it.
-    if patch -d "$src" -p1 --dry-run --quiet < "$here/pjproject.patch" >&2; then
-        patch -d "$src" -p1 --quiet < "$here/pjproject.patch"
-    else
-        say "pjproject.patch does not fit this version and is left out: the bridge takes about 20 MB more"
-    fi
+    # Each whole or not at all: another version of the library may not need it.
+    for patch in "${patches[@]}"; do
+        if patch -d "$src" -p1 --dry-run --quiet < "$patch" >&2; then
+            patch -d "$src" -p1 --quiet < "$patch"
+        else
+            say "${patch##*/} does not fit this version and is left out; its first lines say what it is for"
+        fi
+    done
     # Left out of Debian's tarball, named in the Makefile.
     : > "$src/pjmedia/src/pjmedia-audiodev/bdimad_dev.c"
     say "building (about 90 s on 2 cores), log in $log"
     (
         cd "$src"
-        ./configure --prefix="$prefix" "${configure_flags[@]}" CFLAGS="$c_flags" CXXFLAGS="$c_flags"
-        make dep
-        make -j"$(nproc)"
-        make install
+        ./configure --prefix="$prefix" "${configure_flags[@]}" CFLAGS="$c_flags" CXXFLAGS="$c_flags" LDFLAGS="$ld_flags" &&
+            make dep && make -j"$(nproc)" && make install
     ) > "$log" 2>&1 || { tail -n 25 "$log" >&2; die "the build failed, see $log"; }
     rm -rf "$out/download"
+    # For build.rs, which links the programs.
+    [ -z "$ld_flags" ] || echo asan ubsan > "$prefix/.sanitizers"
     fingerprint > "$prefix/.built"
 }
 
 main() {
+    if [ "${1:-}" = --sanitize ]; then
+        shift
+        prefix="$out/sanitized" src="$out/src-sanitized"
+        patches+=("$here/pjproject-sanitize.patch")
+        c_flags="-O1 -g1 -fno-omit-frame-pointer -fPIC $sanitizers" ld_flags=$sanitizers
+    fi
     if [ "${1:-}" = --print ]; then
         is_built || exit 1
         echo "$prefix"
