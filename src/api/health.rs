@@ -203,6 +203,7 @@ impl Health {
             "rtpUnsent": audio.rtp_unsent,
             "rtpOverflow": self.engine.rtp_overflow,
             "rtpForeign": self.engine.rtp_foreign,
+            "rtpThinned": self.engine.rtp_thinned,
         })
     }
 

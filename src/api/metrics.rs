@@ -224,10 +224,11 @@ fn audio(text: &mut Exposition, health: &Health) {
     text.counters("sipbridge_rtp_packets_total", help, "direction", packets);
     let help = "RTP packets that never came, or too late.";
     text.counter("sipbridge_rtp_packets_lost_total", help, audio.rtp_lost);
-    let help = "RTP packets dropped: the call's queue was full, they came from another source, or could not be sent.";
+    let help = "RTP packets dropped: the call's queue was full, they came from another source, there were more than 200 a second of one caller, or they could not be sent.";
     let dropped = [
         ("overflow", health.engine.rtp_overflow),
         ("foreign", health.engine.rtp_foreign),
+        ("thinned", health.engine.rtp_thinned),
         ("unsent", audio.rtp_unsent),
     ];
     text.counters(

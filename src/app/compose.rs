@@ -365,6 +365,7 @@ fn engine_config(config: &Config, accounts: &[Account], servers: Servers) -> Eng
         listen: listen(config, accounts),
         public_address: config.network.public_address,
         rtp_ports: config.network.rtp_ports,
+        rtp_latch: config.network.rtp_latch,
         stun_server: config
             .network
             .stun_server

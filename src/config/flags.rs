@@ -122,6 +122,8 @@ pub const FLAGS: &[Flag] = &[
         .help(NET, "Address that SIP and SDP announce instead of the local one, behind a static NAT"),
     value("rtp-ports", "RTP_PORTS", "FIRST-LAST").or("10000-20000")
         .help(NET, "UDP ports of RTP, two for each call"),
+    value("rtp-latch", "RTP_LATCH", "peer|any").or("peer")
+        .help(NET, "Whose RTP a call takes. peer: of the address in the caller's SDP, or of the one that its SIP messages come from (NAT). any: of whoever sends first, for proxies that pass on private addresses; a stranger who guesses the port may then hear the bot and speak to it until the caller does"),
     value("stun-server", "STUN_SERVER", "HOST[:PORT]")
         .help(NET, "STUN server; turns ICE on"),
     value("turn-server", "TURN_SERVER", "HOST[:PORT]")

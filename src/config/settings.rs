@@ -12,6 +12,7 @@ use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
+use crate::sip::source::Latch;
 
 /// Everything the program was told.
 #[derive(Clone, Debug)]
@@ -113,6 +114,8 @@ pub struct NetworkConfig {
     pub public_address: Option<IpAddr>,
     /// `--rtp-ports`: first and last, both included; the first is even.
     pub rtp_ports: (u16, u16),
+    /// `--rtp-latch`: whose RTP a call takes beside the address of its SDP.
+    pub rtp_latch: Latch,
     /// `--stun-server`.
     pub stun_server: Option<HostPort>,
     /// `--turn-server` and its credential.

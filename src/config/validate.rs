@@ -22,6 +22,7 @@ use super::settings::{
 use crate::core::address::Transport;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
+use crate::sip::source::Latch;
 
 /// Flags that are listed and not built: refused when given.
 const NOT_BUILT: [(&str, &str); 1] = [("no-auto-answer", "Calls are answered as --answer says")];
@@ -258,6 +259,7 @@ fn network(reader: &mut Reader) -> NetworkConfig {
         resolv_conf: resolv_conf(reader),
         public_address,
         rtp_ports: rtp_ports(reader),
+        rtp_latch: reader.choice("rtp-latch", "peer or any", [Latch::Peer, Latch::Any]),
         ice: servers && !no_ice,
         stun_server,
         turn_server,

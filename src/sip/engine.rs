@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::rtp_channel::RtpReceiver;
+use super::source::Latch;
 pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
 use crate::core::link::MediaLink;
@@ -72,6 +73,8 @@ pub struct EngineConfig {
     pub public_address: Option<IpAddr>,
     /// First and last RTP port, both included.
     pub rtp_ports: (u16, u16),
+    /// Whose RTP a call may latch beside the address of its SDP.
+    pub rtp_latch: Latch,
     /// STUN server `host:port`.
     pub stun_server: Option<String>,
     /// TURN server `host:port`, user and password.
@@ -304,6 +307,8 @@ pub struct EngineStats {
     pub rtp_overflow: u64,
     /// RTP packets dropped because they came from another source.
     pub rtp_foreign: u64,
+    /// RTP packets dropped because their source sent more than 200 a second.
+    pub rtp_thinned: u64,
     /// Panics caught in callbacks.
     pub panics: u64,
 }

@@ -7,6 +7,7 @@
 //! | [`pjsip`] | the real one, on pjproject: the only unsafe room |
 //! | [`sim`] | the one in memory, for scenario tests |
 //! | [`rtp_channel`] | how RTP of a leg gets from the engine to its driver |
+//! | [`rtp_intake`] | what one leg takes from the network: its source, valid RTP, no flood |
 //! | [`matching`] | which line an INVITE belongs to |
 //! | [`source`] | whose RTP a call takes |
 //! | [`uri`] | SIP and tel URIs |
@@ -16,6 +17,7 @@ pub mod engine;
 pub mod matching;
 pub mod pjsip;
 pub mod rtp_channel;
+pub mod rtp_intake;
 pub mod sim;
 pub mod source;
 pub mod uri;

@@ -20,5 +20,6 @@ mod peer;
 mod placed;
 mod requests;
 mod shutdown;
+mod sources;
 mod stage;
 mod transfers;

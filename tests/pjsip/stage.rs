@@ -14,6 +14,7 @@ use sipbridge::sip::engine::{
 };
 use sipbridge::sip::pjsip::PjsipEngine;
 use sipbridge::sip::rtp_channel::RtpReceiver;
+use sipbridge::sip::source::Latch;
 use tokio::sync::mpsc;
 
 use crate::peer::{Dialog, PATIENCE, Peer};
@@ -150,6 +151,7 @@ impl Stage {
             listen: vec![(Transport::Udp, 0), (Transport::Tcp, 0)],
             public_address: None,
             rtp_ports: rtp_ports(),
+            rtp_latch: Latch::Peer,
             stun_server: stun.map(|server| server.to_string()),
             turn_server: None,
             ice: true,

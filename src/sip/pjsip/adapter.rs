@@ -9,20 +9,24 @@
 //! callback under way never sees freed memory.
 //!
 //! # Locks
-//! [`Gate`] holds its mutex while it sends through the member. pjsip's threads
-//! take it only in `attach2`, `detach` and `destroy`, before or after they call
-//! the member, never while they hold the member's group lock. The member's
-//! `send_rtp` takes the SRTP and socket locks below it and calls nothing of
-//! ours. So the order is always gate, then member; no cycle.
+//! [`Gate`] holds its mutex while it sends through the member. It is taken in
+//! `attach2`, `detach` and `destroy`, before or after they call the member, and
+//! by whoever ends the leg ([`Gate::close`]): pjsua's callbacks, which may hold
+//! the locks of pjsua, the call and its dialog, and the control thread. None of
+//! them holds the member's locks then. The member's `send_rtp` takes the SRTP and
+//! socket locks below it, none of pjsua's, and calls nothing of ours. So the order
+//! is always pjsua, then gate, then member; no cycle.
 
 use std::ffi::{c_uint, c_void};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
-use super::shared::{guarded, shared};
-use super::slots::{Delivered, from_key, to_key};
-use super::{outgoing, text, threads};
+use super::shared::{guarded, guarded_leg};
+use super::slots::{from_key, to_key};
+use super::{outgoing, passage, text, threads};
 use crate::core::link::{RtpSink, SinkError};
 
 /// pjlib's "not supported".
@@ -83,11 +87,12 @@ impl Gate {
 
 impl RtpSink for Gate {
     fn send(&self, packet: &[u8]) -> Result<(), SinkError> {
-        threads::register("rtp-sink");
         let state = self.state();
         let Some(Member(member)) = state.member else {
             return Err(SinkError::Closed);
         };
+        // Only now: an open gate means that pjlib is there to know the thread.
+        threads::register("rtp-sink");
         // SAFETY: while the gate is open its member is attached and alive, and
         // detach and destroy wait for this mutex; the thread is registered;
         // the packet is readable for its length and copied by the transport.
@@ -104,7 +109,8 @@ impl RtpSink for Gate {
     }
 }
 
-/// What C sees. Written once, before C gets it; read-only afterwards.
+/// What C sees. Written once, before C gets it; read-only afterwards, but for
+/// the atomic.
 #[repr(C)]
 struct Adapter {
     base: pjmedia_transport,
@@ -114,6 +120,8 @@ struct Adapter {
     leg: u64,
     /// Whether our offers must not carry SRTP keys.
     hides_keys: bool,
+    /// Whether the member was given us as its user, and not the stream above.
+    tapped: AtomicBool,
 }
 
 static OPERATIONS: ffi::pjmedia_transport_op = ffi::pjmedia_transport_op {
@@ -133,7 +141,8 @@ static OPERATIONS: ffi::pjmedia_transport_op = ffi::pjmedia_transport_op {
 };
 
 /// pjsua's on_create_media_transport: wraps `member`. On any failure `member`
-/// itself is returned; its call is then refused for want of a leg.
+/// itself is returned: its call is refused for want of a leg, or ended, because
+/// nothing of it would be heard.
 pub unsafe extern "C" fn create(
     call: ffi::pjsua_call_id,
     _media: c_uint,
@@ -151,7 +160,11 @@ pub unsafe extern "C" fn create(
         };
         let hides_keys = outgoing::hides_keys(shared, call, leg);
         // SAFETY: pjsua hands over a live transport.
-        unsafe { wrap(member, to_key(leg), hides_keys) }.unwrap_or(member)
+        let wrapped = unsafe { wrap(member, to_key(leg), hides_keys) };
+        wrapped.unwrap_or_else(|| {
+            shared.abort(leg, "no memory for its media transport");
+            member
+        })
     })
 }
 
@@ -191,6 +204,7 @@ unsafe fn wrap(
             pool,
             leg,
             hides_keys,
+            tapped: AtomicBool::new(false),
         });
         ffi::pj_grp_lock_add_ref(group_lock);
         ffi::pj_grp_lock_add_handler(group_lock, pool, adapter.cast(), Some(free));
@@ -219,26 +233,29 @@ unsafe extern "C" fn attach2(
     transport: *mut pjmedia_transport,
     parameters: *mut ffi::pjmedia_transport_attach_param,
 ) -> pj_status_t {
-    guarded("attach", None, PJ_ENOTSUP, |shared| {
-        // SAFETY: C calls an operation with its own adapter and a parameter
-        // block valid for the call; the block given to the member is a copy.
+    // SAFETY: C calls an operation with its own adapter.
+    let (member, leg) = unsafe { parts(transport) };
+    let leg = from_key(leg);
+    guarded_leg("attach", leg, PJ_ENOTSUP, |shared| {
+        // SAFETY: the member lives as long as the adapter, and the parameter
+        // block is valid for the call; the block given to the member is a copy.
         unsafe {
-            let (member, leg) = parts(transport);
             let Some(attach) = (*(*member).op).attach2 else {
                 return PJ_ENOTSUP;
             };
-            if (*parameters).media_type != ffi::PJMEDIA_TYPE_AUDIO {
+            let tapped = &(*transport.cast::<Adapter>()).tapped;
+            let is_audio = (*parameters).media_type == ffi::PJMEDIA_TYPE_AUDIO;
+            tapped.store(is_audio, Ordering::Release);
+            if !is_audio {
                 return attach(member, parameters);
             }
-            let mut tapped = *parameters;
-            tapped.user_data = transport.cast();
-            tapped.rtp_cb = None;
-            tapped.rtp_cb2 = Some(on_rtp);
-            // Nobody above reads RTCP: the stream sees no RTP to report on.
-            tapped.rtcp_cb = None;
-            let status = attach(member, &raw mut tapped);
+            let mut tap = tap_of(transport, &*parameters);
+            if let Some(destination) = shared.slots.rtp_destination(leg) {
+                send_to(&mut tap, destination);
+            }
+            let status = attach(member, &raw mut tap);
             if status == ffi::PJ_SUCCESS
-                && let Some(gate) = shared.slots.gate(from_key(leg))
+                && let Some(gate) = shared.slots.gate(leg)
             {
                 gate.open(member);
             }
@@ -247,15 +264,54 @@ unsafe extern "C" fn attach2(
     })
 }
 
+/// What to attach in place of the stream above.
+fn tap_of(
+    transport: *mut pjmedia_transport,
+    parameters: &ffi::pjmedia_transport_attach_param,
+) -> ffi::pjmedia_transport_attach_param {
+    ffi::pjmedia_transport_attach_param {
+        user_data: transport.cast(),
+        rtp_cb: None,
+        rtp_cb2: Some(on_rtp),
+        // Nobody above reads RTCP: the stream sees no RTP to report on.
+        rtcp_cb: None,
+        ..*parameters
+    }
+}
+
+/// Attaching makes the member send where the SDP says. Where RTP was found to
+/// come from elsewhere, the SDP's address is of no use: nothing that is sent
+/// there reaches a caller behind a NAT.
+fn send_to(tap: &mut ffi::pjmedia_transport_attach_param, destination: SocketAddr) {
+    let mut rtcp = destination;
+    // SAFETY: both addresses lie in the block, in full.
+    unsafe {
+        let announced = text::socket_address(&raw const tap.rem_addr);
+        let is_multiplexed =
+            announced.is_some() && announced == text::socket_address(&raw const tap.rem_rtcp);
+        if !is_multiplexed {
+            rtcp.set_port(destination.port().saturating_add(1));
+        }
+        text::set_socket_address(&raw mut tap.rem_addr, destination);
+        text::set_socket_address(&raw mut tap.rem_rtcp, rtcp);
+    }
+    let family_len = text::socket_address_len(&tap.rem_addr);
+    tap.addr_len = family_len;
+}
+
 unsafe extern "C" fn detach(transport: *mut pjmedia_transport, user_data: *mut c_void) {
     // SAFETY: C calls an operation with its own adapter.
     let (member, leg) = unsafe { parts(transport) };
     close_gate(leg, member);
-    // SAFETY: the member lives as long as the adapter is not destroyed. It
-    // compares the user data in debug builds only.
+    // SAFETY: the member lives as long as the adapter is not destroyed. It is
+    // given what was attached to it: it may compare the two.
     unsafe {
+        let tapped = (*transport.cast::<Adapter>())
+            .tapped
+            .load(Ordering::Acquire);
+        let attached = if tapped { transport.cast() } else { user_data };
         if let Some(detach) = (*(*member).op).detach {
-            detach(member, user_data);
+            detach(member, attached);
         }
     }
 }
@@ -266,9 +322,8 @@ unsafe extern "C" fn destroy(transport: *mut pjmedia_transport) -> pj_status_t {
     // Order: stop our own sending, then the member, then our reference; the
     // group lock frees the memory once no callback runs.
     close_gate(leg, member);
-    guarded("destroy", None, (), |shared| {
-        shared.slots.abandon(from_key(leg))
-    });
+    let leg = from_key(leg);
+    guarded_leg("destroy", leg, (), |shared| shared.slots.abandon(leg));
     // SAFETY: pjsua destroys an adapter once; CLOSE_MEMBER makes the member
     // ours to destroy; the group lock is alive until our reference is gone.
     unsafe {
@@ -283,8 +338,9 @@ unsafe extern "C" fn destroy(transport: *mut pjmedia_transport) -> pj_status_t {
 }
 
 fn close_gate(leg: u64, member: *mut pjmedia_transport) {
-    guarded("close_gate", None, (), |shared| {
-        if let Some(gate) = shared.slots.gate(from_key(leg)) {
+    let leg = from_key(leg);
+    guarded_leg("close_gate", leg, (), |shared| {
+        if let Some(gate) = shared.slots.gate(leg) {
             gate.close_to(member);
         }
     });
@@ -292,7 +348,7 @@ fn close_gate(leg: u64, member: *mut pjmedia_transport) {
 
 /// RTP from the network, decrypted: to the leg's driver.
 unsafe extern "C" fn on_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
-    shared().counters.rtp_passage.pass(|| {
+    passage::pass(|| {
         // SAFETY: the block is valid for the call, as `take_rtp` asks.
         unsafe { take_rtp(parameters) }
     });
@@ -301,29 +357,32 @@ unsafe extern "C" fn on_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
 /// # Safety
 /// As for [`on_rtp`]: `parameters` must be the transport's block.
 unsafe fn take_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
-    guarded("rtp", None, (), |_| {
-        // SAFETY: the transport passes a block valid for the call, with our
-        // adapter as user data (null once detached), `size` readable bytes or
-        // a negative error, and the source's address or null.
-        unsafe {
-            let parameters = &mut *parameters;
-            let size = usize::try_from(parameters.size).unwrap_or(0);
-            if parameters.user_data.is_null() || parameters.pkt.is_null() || size == 0 {
-                return;
-            }
-            let leg = from_key((*parameters.user_data.cast::<Adapter>()).leg);
-            let bytes = std::slice::from_raw_parts(parameters.pkt.cast::<u8>(), size);
-            let source = text::socket_address(parameters.src_addr);
-            if source.is_none() && !parameters.src_addr.is_null() {
-                return;
-            }
-            let delivered = shared().slots.deliver(leg, bytes, source, Instant::now());
-            if delivered == Delivered::QueuedAndFollow {
-                parameters.rem_switch = ffi::TRUE;
-            }
-            shared().count_rtp(leg, delivered);
+    // SAFETY: the transport passes a block valid for the call, with our adapter
+    // as user data (null once detached), `size` readable bytes or a negative
+    // error, and the source's address or null.
+    let (leg, bytes, source) = unsafe {
+        let parameters = &*parameters;
+        let size = usize::try_from(parameters.size).unwrap_or(0);
+        if parameters.user_data.is_null() || parameters.pkt.is_null() || size == 0 {
+            return;
         }
+        let source = text::socket_address(parameters.src_addr);
+        if source.is_none() && !parameters.src_addr.is_null() {
+            return;
+        }
+        let leg = from_key((*parameters.user_data.cast::<Adapter>()).leg);
+        let bytes = std::slice::from_raw_parts(parameters.pkt.cast::<u8>(), size);
+        (leg, bytes, source)
+    };
+    let follow = guarded_leg("rtp", leg, false, |shared| {
+        let delivery = shared.slots.deliver(leg, bytes, source, Instant::now());
+        shared.count_rtp(leg, delivery.outcome);
+        delivery.follow
     });
+    if follow {
+        // SAFETY: an out-parameter of the block, which is still the transport's.
+        unsafe { (*parameters).rem_switch = ffi::TRUE };
+    }
 }
 
 /// SDP of ours, with SRTP keys only where they may be.

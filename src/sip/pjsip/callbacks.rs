@@ -14,6 +14,7 @@ use super::text;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, EngineEvent, IncomingCall, LegEnd, LegEvent, Registration};
+use crate::sip::rtp_intake::PayloadTypes;
 
 /// Enters every callback into pjsua's table.
 pub fn install(table: &mut ffi::pjsua_callback) {
@@ -80,6 +81,7 @@ unsafe fn announce(
             rtp,
         }
     };
+    shared.slots.note_peer(leg, incoming.peer.ip());
     if shared.announce(EngineEvent::Incoming(Box::new(incoming))) {
         return Ok(());
     }
@@ -170,12 +172,33 @@ unsafe extern "C" fn on_stream_precreate(
             if info.type_ == ffi::PJMEDIA_TYPE_AUDIO {
                 let audio = &raw const info.info.aud;
                 let from = text::socket_address(&raw const (*audio).rem_addr);
-                let payload_type = u8::try_from((*audio).rx_pt).ok();
-                let event_type = u8::try_from((*audio).rx_event_pt).ok();
-                shared.slots.expect_rtp(leg, from, payload_type, event_type);
+                shared.slots.expect_rtp(leg, from, payload_types(&*audio));
             }
         }
     });
+}
+
+/// What the other side may send: what was negotiated, and where that is G.711
+/// each form of it.
+fn payload_types(audio: &ffi::pjmedia_stream_info) -> PayloadTypes {
+    let negotiated = [
+        audio.rx_pt,
+        c_uint::try_from(audio.rx_event_pt).unwrap_or(u32::MAX),
+    ];
+    let negotiated = negotiated
+        .into_iter()
+        .filter_map(|pt| u8::try_from(pt).ok());
+    let types = negotiated.fold(PayloadTypes::default(), PayloadTypes::with);
+    // SAFETY: the name lies in pjsua's description of the stream.
+    let name = unsafe { text::to_string(&audio.fmt.encoding_name) };
+    if ["PCMU", "PCMA"]
+        .iter()
+        .any(|g711| name.eq_ignore_ascii_case(g711))
+    {
+        types.with_g711()
+    } else {
+        types
+    }
 }
 
 unsafe extern "C" fn on_call_media_state(call: pjsua_call_id) {
@@ -196,6 +219,7 @@ unsafe extern "C" fn on_call_tsx_state(
         // SAFETY: pjsua passes a live transaction; a transaction event that
         // came from a message carries that message.
         unsafe {
+            note_peer(shared, call, tsx, event);
             if (*tsx).role == ffi::PJSIP_ROLE_UAC
                 && (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
                 && (*tsx).state >= ffi::PJSIP_TSX_STATE_COMPLETED
@@ -211,6 +235,35 @@ unsafe extern "C" fn on_call_tsx_state(
             }
         }
     });
+}
+
+/// Notes where messages come from that may carry SDP: behind a NAT the other
+/// side's RTP comes from there, whatever the SDP says.
+///
+/// # Safety
+/// `tsx` must be a live transaction, `event` what changed its state.
+unsafe fn note_peer(
+    shared: &Shared,
+    call: pjsua_call_id,
+    tsx: *mut ffi::pjsip_transaction,
+    event: *mut ffi::pjsip_event,
+) {
+    // SAFETY: the caller's promise; an event that came from a message carries
+    // that message.
+    unsafe {
+        let state = (*event).body.tsx_state;
+        let carries_sdp = (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
+            || text::to_string(&(*tsx).method.name) == "UPDATE";
+        if !carries_sdp || state.type_ != ffi::PJSIP_EVENT_RX_MSG {
+            return;
+        }
+        let source = &raw const (*state.src.rdata).pkt_info.src_addr;
+        if let Some(source) = text::socket_address(source)
+            && let Some(leg) = shared.slots.current(call)
+        {
+            shared.slots.note_peer(leg, source.ip());
+        }
+    }
 }
 
 /// The final answer to an INVITE of ours: to a re-INVITE it says whether the

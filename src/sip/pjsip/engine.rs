@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::control::Control;
 use super::shared::{LEGS_MAX, Order, Run, shared};
 use super::stack::{self, OpenPorts};
-use super::threads;
+use super::{passage, threads};
 use crate::sip::engine::{
     Admission, COMMAND_QUEUE, Command, EngineConfig, EngineEvent, EngineStats, SipEngine,
     SubmitError, Transport,
@@ -108,6 +108,7 @@ impl PjsipEngine {
             return Err(PjsipError::AlreadyRunning);
         }
         shared().draining.store(false, Ordering::Release);
+        shared().slots.set_latch(config.rtp_latch);
         let stopping = Arc::new(AtomicBool::new(false));
         let ports = Arc::new(OpenPorts::default());
         let control = Control::new(config, receiver, Arc::clone(&stopping), Arc::clone(&ports));
@@ -151,7 +152,7 @@ impl PjsipEngine {
         PjsipBeats {
             worker: counters.worker_beats.load(Ordering::Relaxed),
             control: counters.control_beats.load(Ordering::Relaxed),
-            media: counters.rtp_passage.beat(),
+            media: passage::beat(),
         }
     }
 }
@@ -178,6 +179,7 @@ impl SipEngine for PjsipEngine {
             refused: counters.refused.load(Ordering::Relaxed),
             rtp_overflow: counters.rtp_overflow.load(Ordering::Relaxed),
             rtp_foreign: counters.rtp_foreign.load(Ordering::Relaxed),
+            rtp_thinned: counters.rtp_thinned.load(Ordering::Relaxed),
             panics: counters.panics.load(Ordering::Relaxed),
         }
     }

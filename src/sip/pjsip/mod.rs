@@ -12,6 +12,7 @@
 //! | `callbacks` | every function that C calls about calls and registrations |
 //! | `gate` | the module that judges an INVITE before a dialog exists |
 //! | `adapter` | the media transport adapter: RTP in and out |
+//! | `passage` | whether RTP gets through each of pjsip's media threads |
 //! | `accounts`, `calls` | commands on lines and legs |
 //! | `outgoing` | calls that we place, and when their slot is opened |
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
@@ -45,6 +46,7 @@ mod info;
 mod log;
 mod names;
 mod outgoing;
+mod passage;
 mod requests;
 mod shared;
 mod slots;

@@ -110,38 +110,10 @@ pub struct Counters {
     pub refused: AtomicU64,
     pub rtp_overflow: AtomicU64,
     pub rtp_foreign: AtomicU64,
+    pub rtp_thinned: AtomicU64,
     pub panics: AtomicU64,
     pub worker_beats: AtomicU64,
     pub control_beats: AtomicU64,
-    pub rtp_passage: Passage,
-}
-
-/// RTP on its way through us, on pjsip's media threads. They have no timer to
-/// beat by; what can be seen is that one went in and does not come out.
-#[derive(Default)]
-pub struct Passage {
-    begun: AtomicU64,
-    done: AtomicU64,
-    looks: AtomicU64,
-}
-
-impl Passage {
-    /// Counts `work` in and out; it must not unwind.
-    pub fn pass(&self, work: impl FnOnce()) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        work();
-        self.done.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Another number at each look, unless a packet is stuck inside and no
-    /// other comes out. With several media threads all of them must be stuck.
-    pub fn beat(&self) -> u64 {
-        let done = self.done.load(Ordering::Relaxed);
-        if self.begun.load(Ordering::Relaxed) == done {
-            return self.looks.fetch_add(1, Ordering::Relaxed);
-        }
-        done
-    }
 }
 
 /// See the module.
@@ -240,51 +212,58 @@ impl Shared {
         let counter = match delivered {
             Delivered::Overflow => &self.counters.rtp_overflow,
             Delivered::Foreign => &self.counters.rtp_foreign,
+            Delivered::Thinned { first } => {
+                if first {
+                    tracing::warn!(%leg, "the other side sends more than 200 RTP packets a second: what is too much is dropped, the call goes on");
+                }
+                &self.counters.rtp_thinned
+            }
             Delivered::DriverLost => return self.abort(leg, "its driver is gone"),
-            Delivered::Queued | Delivered::QueuedAndFollow | Delivered::NoLeg => return,
+            Delivered::Taken | Delivered::NoLeg => return,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// The shape of every callback: no panic leaves it. One that happens is
-/// counted and ends the call it happened in.
+/// counted, and ends the call it happened in, where that is known.
 pub fn guarded<T>(
     name: &'static str,
     call: Option<i32>,
     default: T,
     body: impl FnOnce(&'static Shared) -> T,
 ) -> T {
+    let leg_of = |shared: &Shared| call.and_then(|index| shared.slots.current(index));
+    caught(name, leg_of, default, body)
+}
+
+/// The same for a callback of a leg's media, which may be over by now.
+pub fn guarded_leg<T>(
+    name: &'static str,
+    leg: LegId,
+    default: T,
+    body: impl FnOnce(&'static Shared) -> T,
+) -> T {
+    caught(name, |_| Some(leg), default, body)
+}
+
+fn caught<T>(
+    name: &'static str,
+    leg_of: impl FnOnce(&Shared) -> Option<LegId>,
+    default: T,
+    body: impl FnOnce(&'static Shared) -> T,
+) -> T {
     let shared = shared();
     catch_unwind(AssertUnwindSafe(|| body(shared))).unwrap_or_else(|_| {
         shared.counters.panics.fetch_add(1, Ordering::Relaxed);
-        tracing::error!(
-            callback = name,
-            "panic in a SIP callback, its call is ended"
-        );
-        if let Some(leg) = call.and_then(|index| shared.slots.current(index)) {
-            shared.abort(leg, "panic in a callback");
-        }
+        let Some(leg) = leg_of(shared) else {
+            tracing::error!(callback = name, "panic in a SIP callback of no call");
+            return default;
+        };
+        tracing::error!(callback = name, %leg, "panic in a SIP callback, its call is ended");
+        // Until it is, each packet would meet what the panic has left behind.
+        shared.slots.deafen(leg);
+        shared.abort(leg, "panic in a callback");
         default
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_passage_beats_until_a_packet_is_stuck_in_it() {
-        let passage = Passage::default();
-        let idle = [passage.beat(), passage.beat(), passage.beat()];
-        assert!(idle[0] != idle[1] && idle[1] != idle[2]);
-        passage.pass(|| {
-            let stuck = passage.beat();
-            assert!((0..50).all(|_| passage.beat() == stuck));
-            // Another thread still brings packets out.
-            passage.pass(|| {});
-            assert_ne!(passage.beat(), stuck);
-        });
-        assert_ne!(passage.beat(), passage.beat());
-    }
 }

@@ -3,11 +3,11 @@
 //! leg finds another generation and does nothing.
 //!
 //! Two locks per slot: `call` for what changes per event, `media` for what
-//! each RTP packet needs. Both are leaves: nothing of pjsip is called and no
-//! other lock is taken while one is held.
+//! each RTP packet needs. Nothing of pjsip is called while one is held, and no
+//! other lock is taken, but that a leg's media is made under its `call`.
 
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,8 @@ use crate::core::ids::{LegId, LineId};
 use crate::core::link::MediaFormat;
 use crate::sip::engine::{LEG_QUEUE_EVENTS, LegEnd, LegEvent};
 use crate::sip::rtp_channel::{RtpReceiver, RtpSender, Undelivered, rtp_channel};
-use crate::sip::source::{SourceRule, Verdict};
-
-/// Size of an RTP header without extras (RFC 3550 section 5.1).
-const RTP_HEADER_BYTES: usize = 12;
+use crate::sip::rtp_intake::{Judged, PayloadTypes, RtpIntake};
+use crate::sip::source::Latch;
 
 /// How long pjsua has to tell the outcome of a transfer whose last NOTIFY has
 /// come. It tells it on the same thread, from the same message, or never.
@@ -42,24 +40,38 @@ pub enum Emitted {
 /// What became of one RTP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivered {
-    /// In the leg's queue.
-    Queued,
-    /// In the leg's queue, and its source is where we send from now on.
-    QueuedAndFollow,
+    /// With the leg's driver, or in its queue.
+    Taken,
     /// Dropped: the driver's queue is full.
     Overflow,
     /// Dropped: from another source, or no RTP.
     Foreign,
+    /// Dropped: its source sends more than any phone.
+    Thinned {
+        /// Whether it is the first such packet of the leg.
+        first: bool,
+    },
     /// Dropped: no such leg, or it has no media now.
     NoLeg,
     /// The driver is gone: the leg must be ended. Said once.
     DriverLost,
 }
 
+/// One RTP packet, judged and handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// What became of it.
+    pub outcome: Delivered,
+    /// Its source is where we send from now on.
+    pub follow: bool,
+}
+
 /// All slots.
 pub struct Slots {
     slots: Box<[Slot]>,
     live: AtomicUsize,
+    /// Whether anybody's RTP may be latched ([`Latch::Any`]).
+    latches_any: AtomicBool,
 }
 
 #[derive(Default)]
@@ -107,18 +119,7 @@ enum Transfer {
 struct Media {
     generation: u32,
     rtp: Option<RtpSender>,
-    source: SourceRule,
-    payload_type: Option<u8>,
-    event_type: Option<u8>,
-}
-
-impl Media {
-    /// Nobody listens to this leg any more.
-    fn forget_driver(&mut self, leg: LegId) {
-        if self.generation == leg.generation {
-            self.rtp = None;
-        }
-    }
+    intake: RtpIntake,
 }
 
 impl Slots {
@@ -127,7 +128,14 @@ impl Slots {
         Self {
             slots: (0..count).map(|_| Slot::default()).collect(),
             live: AtomicUsize::new(0),
+            latches_any: AtomicBool::new(false),
         }
+    }
+
+    /// Says whose RTP the legs that are opened from now on may latch.
+    pub fn set_latch(&self, latch: Latch) {
+        let any = latch == Latch::Any;
+        self.latches_any.store(any, Ordering::Relaxed);
     }
 
     /// How many legs there are.
@@ -160,12 +168,18 @@ impl Slots {
             reinviting: false,
         });
         let generation = call.generation;
-        drop(call);
+        let latch = if self.latches_any.load(Ordering::Relaxed) {
+            Latch::Any
+        } else {
+            Latch::Peer
+        };
+        // Before anybody can know the leg, so that nothing told of its media is lost.
         *lock(&slot.media) = Media {
             generation,
             rtp: Some(rtp),
-            ..Media::default()
+            intake: RtpIntake::new(latch),
         };
+        drop(call);
         self.live.fetch_add(1, Ordering::Relaxed);
         Some(LegId { index, generation })
     }
@@ -350,12 +364,7 @@ impl Slots {
         };
         drop(call);
         self.live.fetch_sub(1, Ordering::Relaxed);
-        {
-            let mut media = lock(&slot.media);
-            if media.generation == leg.generation {
-                media.rtp = None;
-            }
-        }
+        self.deafen(leg);
         ended.gate.close();
         if let (Some(place), Some(end)) = (ended.last_place, ended.ending.or(end)) {
             place.send(LegEvent::Ended(end));
@@ -363,25 +372,26 @@ impl Slots {
     }
 
     /// Says from where and in which payload types RTP is to come.
-    pub fn expect_rtp(
-        &self,
-        leg: LegId,
-        from: Option<SocketAddr>,
-        payload_type: Option<u8>,
-        event_type: Option<u8>,
-    ) {
-        let Some(slot) = usize::try_from(leg.index)
-            .ok()
-            .and_then(|index| self.slots.get(index))
-        else {
-            return;
-        };
-        let mut media = lock(&slot.media);
-        if media.generation == leg.generation {
-            media.source.announce(from);
-            media.payload_type = payload_type;
-            media.event_type = event_type;
-        }
+    pub fn expect_rtp(&self, leg: LegId, from: Option<SocketAddr>, types: PayloadTypes) {
+        self.with_media(leg, |media| {
+            media.intake.expect(Instant::now(), from, types)
+        });
+    }
+
+    /// Says where the signalling of the other side comes from.
+    pub fn note_peer(&self, leg: LegId, address: IpAddr) {
+        self.with_media(leg, |media| media.intake.note_peer(address));
+    }
+
+    /// Where the leg's RTP goes when that is not where the SDP says.
+    pub fn rtp_destination(&self, leg: LegId) -> Option<SocketAddr> {
+        self.with_media(leg, |media| media.intake.destination())
+            .flatten()
+    }
+
+    /// Lets no more RTP into a leg: what takes it has failed.
+    pub fn deafen(&self, leg: LegId) {
+        self.with_media(leg, |media| media.rtp = None);
     }
 
     /// Hands one RTP packet to the leg's driver. `from` is `None` where ICE
@@ -392,45 +402,40 @@ impl Slots {
         bytes: &[u8],
         from: Option<SocketAddr>,
         arrived: Instant,
-    ) -> Delivered {
-        let Some(slot) = usize::try_from(leg.index)
-            .ok()
-            .and_then(|index| self.slots.get(index))
-        else {
-            return Delivered::NoLeg;
-        };
-        let mut media = lock(&slot.media);
-        if media.generation != leg.generation || media.rtp.is_none() {
-            return Delivered::NoLeg;
-        }
-        if bytes.len() < RTP_HEADER_BYTES || bytes[0] >> 6 != 2 {
-            return Delivered::Foreign;
-        }
-        let verdict = match from {
-            Some(from) => {
-                let payload_type = Some(bytes[1] & 0x7f);
-                let valid = payload_type == media.payload_type || payload_type == media.event_type;
-                media.source.judge(from, valid)
+    ) -> Delivery {
+        let judged = self.with_media(leg, |media| {
+            let rtp = media.rtp.clone()?;
+            let (judged, follow) = media.intake.judge(arrived, from, bytes);
+            Some((rtp, judged, follow))
+        });
+        // The tap takes locks of its own: none is held here any more.
+        let (outcome, follow) = match judged.flatten() {
+            None => (Delivered::NoLeg, false),
+            Some((_, Judged::Foreign, _)) => (Delivered::Foreign, false),
+            Some((_, Judged::Thinned { first }, follow)) => (Delivered::Thinned { first }, follow),
+            Some((rtp, Judged::Take, follow)) => {
+                (self.hand_over(leg, &rtp, arrived, bytes), follow)
             }
-            None => Verdict::Accept,
         };
-        if verdict == Verdict::Drop {
-            return Delivered::Foreign;
-        }
-        let Some(rtp) = media.rtp.clone() else {
-            return Delivered::NoLeg;
-        };
-        // The tap takes locks of its own.
-        drop(media);
+        Delivery { outcome, follow }
+    }
+
+    fn hand_over(&self, leg: LegId, rtp: &RtpSender, arrived: Instant, bytes: &[u8]) -> Delivered {
         match rtp.deliver(arrived, bytes) {
-            Ok(()) if verdict == Verdict::AcceptAndFollow => Delivered::QueuedAndFollow,
-            Ok(()) => Delivered::Queued,
+            Ok(()) => Delivered::Taken,
             Err(Undelivered::Full) => Delivered::Overflow,
             Err(Undelivered::Closed) => {
-                lock(&slot.media).forget_driver(leg);
+                self.deafen(leg);
                 Delivered::DriverLost
             }
         }
+    }
+
+    /// Runs `act` on the media of a leg, unless it is over.
+    fn with_media<T>(&self, leg: LegId, act: impl FnOnce(&mut Media) -> T) -> Option<T> {
+        let slot = self.slots.get(usize::try_from(leg.index).ok()?)?;
+        let mut media = lock(&slot.media);
+        (media.generation == leg.generation).then(|| act(&mut media))
     }
 
     fn slot(&self, index: i32) -> Option<(u32, &Slot)> {
@@ -492,7 +497,7 @@ mod tests {
         let second = slots.ensure_open(1).unwrap();
         assert_ne!(first, second);
         assert_eq!(
-            slots.deliver(first, &rtp(0), None, Instant::now()),
+            slots.deliver(first, &rtp(0), None, Instant::now()).outcome,
             Delivered::NoLeg
         );
         assert_eq!(slots.emit(first, LegEvent::Established), Emitted::Done);
@@ -533,16 +538,17 @@ mod tests {
         let slots = Slots::new(1);
         let leg = slots.ensure_open(0).unwrap();
         let (events, mut packets) = slots.announce(leg, LineId::new("a")).unwrap();
-        slots.expect_rtp(leg, from(1), Some(0), Some(101));
+        let types = PayloadTypes::default().with_g711().with(101);
+        slots.expect_rtp(leg, from(1), types);
         let now = Instant::now();
-        let deliver = |bytes: &[u8], port| slots.deliver(leg, bytes, from(port), now);
-        assert_eq!(deliver(&rtp(8), 2), Delivered::Foreign);
+        let deliver = |bytes: &[u8], port| slots.deliver(leg, bytes, from(port), now).outcome;
+        assert_eq!(deliver(&rtp(97), 1), Delivered::Foreign);
         assert_eq!(deliver(&rtp(0)[..11], 1), Delivered::Foreign);
         assert_eq!(deliver(&[0; 40], 1), Delivered::Foreign);
-        assert_eq!(deliver(&rtp(101), 1), Delivered::Queued);
+        assert_eq!(deliver(&rtp(101), 1), Delivered::Taken);
         assert_eq!(deliver(&rtp(0), 2), Delivered::Foreign);
         for _ in 1..RTP_QUEUE_PACKETS {
-            assert_eq!(deliver(&rtp(0), 1), Delivered::Queued);
+            assert_eq!(deliver(&rtp(0), 1), Delivered::Taken);
         }
         assert_eq!(deliver(&rtp(0), 1), Delivered::Overflow);
         assert_eq!(packets.try_recv().unwrap().bytes[1], 101);
@@ -552,6 +558,26 @@ mod tests {
         assert_eq!(slots.orphans(), [leg]);
         assert_eq!(deliver(&rtp(0), 1), Delivered::DriverLost);
         assert_eq!(deliver(&rtp(0), 1), Delivered::NoLeg);
+    }
+
+    #[test]
+    fn a_source_is_followed_even_when_its_packet_finds_no_room() {
+        let slots = Slots::new(1);
+        let leg = slots.ensure_open(0).unwrap();
+        let _receivers = slots.announce(leg, LineId::new("a")).unwrap();
+        slots.expect_rtp(leg, from(1), PayloadTypes::default().with_g711());
+        let now = Instant::now();
+        for _ in 0..RTP_QUEUE_PACKETS {
+            assert!(!slots.deliver(leg, &rtp(0), from(1), now).follow);
+        }
+        let later = now + Duration::from_millis(200);
+        let moved = slots.deliver(leg, &rtp(0), from(2), later);
+        assert_eq!(moved.outcome, Delivered::Overflow);
+        assert!(moved.follow);
+        assert_eq!(slots.rtp_destination(leg), from(2));
+        slots.deafen(leg);
+        let deaf = slots.deliver(leg, &rtp(0), from(2), later);
+        assert_eq!(deaf.outcome, Delivered::NoLeg);
     }
 
     #[test]

@@ -432,6 +432,52 @@ pub unsafe fn socket_address(address: *const ffi::pj_sockaddr) -> Option<SocketA
     (port != 0 && !ip.is_unspecified()).then(|| SocketAddr::new(ip, port))
 }
 
+/// Writes an address over another one, in its family where IPv4 can be mapped
+/// into it.
+///
+/// # Safety
+/// `address` must hold a pj_sockaddr, in full.
+pub unsafe fn set_socket_address(address: *mut ffi::pj_sockaddr, to: SocketAddr) {
+    // SAFETY: the family is the first field of every member of the union, whose
+    // plain fields are written; addresses are in network order.
+    unsafe {
+        let was_v6 = i32::from((*address).addr.sa_family) == AF_INET6;
+        let ip = match to.ip() {
+            IpAddr::V4(v4) if was_v6 => IpAddr::V6(v4.to_ipv6_mapped()),
+            ip => ip,
+        };
+        address.write(std::mem::zeroed());
+        match ip {
+            IpAddr::V4(ip) => {
+                let v4 = &raw mut (*address).ipv4;
+                (*v4).sin_family = AF_INET as u16;
+                (*v4).sin_port = to.port().to_be();
+                (*v4).sin_addr.s_addr = u32::from(ip).to_be();
+            }
+            IpAddr::V6(ip) => {
+                let v6 = &raw mut (*address).ipv6;
+                (*v6).sin6_family = AF_INET6 as u16;
+                (*v6).sin6_port = to.port().to_be();
+                (&raw mut (*v6).sin6_addr)
+                    .cast::<[u8; 16]>()
+                    .write(ip.octets());
+            }
+        }
+    }
+}
+
+/// Bytes of an address, by its family.
+pub fn socket_address_len(address: &ffi::pj_sockaddr) -> std::ffi::c_uint {
+    // SAFETY: the family is the first field of every member of the union.
+    let is_v6 = i32::from(unsafe { address.addr.sa_family }) == AF_INET6;
+    let bytes = if is_v6 {
+        size_of::<ffi::pj_sockaddr_in6>()
+    } else {
+        size_of::<ffi::pj_sockaddr_in>()
+    };
+    std::ffi::c_uint::try_from(bytes).unwrap_or(0)
+}
+
 // Linux values; pjlib uses the system's own.
 const AF_INET: i32 = 2;
 const AF_INET6: i32 = 10;
