@@ -39,6 +39,8 @@ pub struct Counters {
     pub records: Option<CallLogStats>,
     /// Callbacks, where there are any.
     pub callbacks: Option<CallbackTotals>,
+    /// Lines that the reader of the log did not take.
+    pub log_lines_dropped: u64,
     /// Beats of the threads that the watchdog watches.
     pub beats: Vec<(&'static str, u64)>,
 }
@@ -110,6 +112,9 @@ fn bridge(text: &mut Exposition, health: &Health) {
         "Signs of life of the threads that the watchdog watches; one that stands still is hung.";
     let beats = health.counters.beats.iter().copied();
     text.counters("sipbridge_thread_beats_total", help, "thread", beats);
+    let help = "Log lines dropped because whoever reads standard error had stopped reading.";
+    let dropped = health.counters.log_lines_dropped;
+    text.counter("sipbridge_log_lines_dropped_total", help, dropped);
     let help = "Panics caught in callbacks of the SIP stack.";
     text.counter("sipbridge_sip_panics_total", help, health.engine.panics);
 }

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use super::callbacks::{self, Listener};
 use super::health::HealthReporter;
 use super::keeper::{self, Keeper};
+use super::logging;
 use super::profiles::Lines;
 use super::retention;
 use super::stream_url::stream_base_url;
@@ -39,7 +40,7 @@ use crate::queue::{DEAD_AFTER, Queue, QueueConfig, QueueError, RedisState};
 use crate::sip::engine::{
     Account, Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError,
 };
-use crate::sip::pjsip::{PjsipEngine, PjsipError, hard_exit};
+use crate::sip::pjsip::{PjsipEngine, PjsipError};
 use crate::store::call_log::CallLogTask;
 use crate::store::{CallLog, Store, StoreError};
 use crate::watchdog::{Pulse, Watchdog};
@@ -179,7 +180,7 @@ pub async fn compose(
     let pjsip = PjsipEngine::start(sip, registry.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
-    let watchdog = Watchdog::start(pulses(&pjsip, &pacer), hard_exit);
+    let watchdog = Watchdog::start(pulses(&pjsip, &pacer), logging::exit_at_once);
     let watchdog = watchdog.map_err(StartError::Thread)?;
     let shown_pulses = pulses(&pjsip, &pacer);
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::logging;
 use crate::api::metrics::{CallbackTotals, Counters};
 use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
 use crate::bridge::context::Context;
@@ -102,6 +103,7 @@ impl HealthReporter {
             registration_failures: self.registrar.failures(),
             records: self.context.call_log.as_ref().map(CallLog::stats),
             callbacks: Some(callbacks(self.callbacks.stats())),
+            log_lines_dropped: logging::dropped_lines(),
             beats: pulses.map(|pulse| (pulse.name, (pulse.beat)())).collect(),
         }
     }

@@ -9,7 +9,7 @@
 //! | [`profiles`] | lines as the SIP engine and the calls need them |
 //! | [`line_sounds`] | the WAV files that lines name |
 //! | [`health`] | what `GET /health` tells |
-//! | [`logging`] | the log |
+//! | [`logging`], [`log_queue`] | the log, which waits for no reader |
 //! | [`descriptors`] | room for the sockets of all calls |
 //! | [`check`] | `sipbridge check` |
 //! | [`encrypt`] | `sipbridge encrypt` |
@@ -33,6 +33,7 @@ pub mod keeper;
 pub mod line_sounds;
 pub mod line_states;
 pub mod lines;
+pub mod log_queue;
 pub mod logging;
 pub mod profiles;
 pub mod retention;

@@ -34,7 +34,6 @@ use super::{EXIT_FAILURE, callbacks, database, descriptors, drain, logging, prof
 use crate::api::ApiListener;
 use crate::bridge::context::Context;
 use crate::config::Config;
-use crate::sip::pjsip::hard_exit;
 use crate::watchdog::{Stage, Watchdog};
 
 /// What follows the calls' end may take this long before it counts as hung.
@@ -52,13 +51,15 @@ const EXIT_SECOND_SIGNAL: i32 = 143;
 pub fn run(mut config: Config) -> ExitCode {
     logging::start(config.log_format, &config.log_filter);
     config.calls.max_calls = descriptors::raise_limit(config.calls.max_calls);
-    match start_and_serve(config) {
+    let code = match start_and_serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("not started: {error}");
             ExitCode::from(EXIT_FAILURE)
         }
-    }
+    };
+    logging::flush();
+    code
 }
 
 fn start_and_serve(config: Config) -> Result<(), StartError> {
@@ -113,13 +114,13 @@ impl Signals {
                 next().await;
                 if !is_up.load(Ordering::Acquire) {
                     info!("told to stop while starting: down");
-                    hard_exit(EXIT_WHILE_STARTING);
+                    logging::exit_at_once(EXIT_WHILE_STARTING);
                 }
                 // Nobody listens only when the start has failed.
                 let _ = told.send(());
                 next().await;
                 warn!("second signal: ending at once");
-                hard_exit(EXIT_SECOND_SIGNAL);
+                logging::exit_at_once(EXIT_SECOND_SIGNAL);
             }
         });
         Ok(Self { is_up, first })

@@ -14,7 +14,7 @@
 //! | [`link`] | what passes between SIP engine and media plane |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
-//! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`] | values that everybody needs |
+//! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
 
 pub mod address;
 pub mod backlog;
@@ -36,6 +36,7 @@ pub mod numbers;
 pub mod opus;
 pub mod outcome;
 pub mod playout;
+pub mod printable;
 pub mod private;
 pub mod reorder;
 pub mod rtp;

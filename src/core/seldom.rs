@@ -1,6 +1,7 @@
 //! Says something seldom that happens often, so that trouble does not flood
 //! the log.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Lets one of many through in each interval.
@@ -26,12 +27,69 @@ impl Seldom {
     /// said last, this time included.
     pub fn count(&mut self, now: Instant) -> Option<u64> {
         self.since += 1;
-        let is_quiet = |said: Instant| now.saturating_duration_since(said) < self.interval;
-        if self.said.is_some_and(is_quiet) {
+        self.say(now)
+    }
+
+    /// What happened since it was said last and can be said by now.
+    fn say(&mut self, now: Instant) -> Option<u64> {
+        if self.is_quiet(now) || self.since == 0 {
             return None;
         }
         self.said = Some(now);
         Some(std::mem::take(&mut self.since))
+    }
+
+    fn is_quiet(&self, now: Instant) -> bool {
+        let quiet = |said: Instant| now.saturating_duration_since(said) < self.interval;
+        self.said.is_some_and(quiet)
+    }
+}
+
+/// [`Seldom`] for each of many kinds. Whoever sends us things may think up
+/// kinds without end: so many are told apart, and the rest is one kind.
+#[derive(Debug)]
+pub struct SeldomKinds {
+    interval: Duration,
+    kinds_max: usize,
+    kinds: HashMap<String, Seldom>,
+    others: Seldom,
+}
+
+impl SeldomKinds {
+    /// Nothing has happened yet.
+    #[must_use]
+    pub fn new(interval: Duration, kinds_max: usize) -> Self {
+        Self {
+            interval,
+            kinds_max,
+            kinds: HashMap::new(),
+            others: Seldom::new(interval),
+        }
+    }
+
+    /// Something of this kind happened again: as [`Seldom::count`].
+    pub fn count(&mut self, now: Instant, kind: &str) -> Option<u64> {
+        if let Some(seldom) = self.kinds.get_mut(kind) {
+            return seldom.count(now);
+        }
+        if self.kinds.len() >= self.kinds_max {
+            self.kinds
+                .retain(|_, seldom| seldom.is_quiet(now) || seldom.since > 0);
+        }
+        if self.kinds.len() >= self.kinds_max {
+            return self.others.count(now);
+        }
+        let seldom = self.kinds.entry(kind.to_owned());
+        seldom.or_insert(Seldom::new(self.interval)).count(now)
+    }
+
+    /// Kinds of which some have not been told, and can be by now: those that
+    /// stopped happening. `None` as the kind stands for all that are not told apart.
+    pub fn overdue(&mut self, now: Instant) -> Vec<(Option<String>, u64)> {
+        let kinds = self.kinds.iter_mut();
+        let kinds = kinds.filter_map(|(kind, seldom)| Some((Some(kind.clone()), seldom.say(now)?)));
+        let others = self.others.say(now).map(|count| (None, count));
+        kinds.chain(others).collect()
     }
 }
 
@@ -52,5 +110,27 @@ mod tests {
             })
             .collect();
         assert_eq!(said, [(0, 1), (100, 100), (200, 100)]);
+    }
+
+    #[test]
+    fn each_kind_is_said_by_itself_and_kinds_are_bounded() {
+        let interval = Duration::from_secs(10);
+        let start = Instant::now();
+        let mut seldom = SeldomKinds::new(interval, 2);
+        assert_eq!(seldom.count(start, "a"), Some(1));
+        assert_eq!(seldom.count(start, "b"), Some(1));
+        assert_eq!(seldom.count(start, "a"), None);
+        let said = (0..1_000).filter_map(|n| seldom.count(start, &n.to_string()));
+        assert_eq!(said.collect::<Vec<_>>(), [1], "one for all the rest");
+        assert!(seldom.overdue(start).is_empty());
+
+        let later = start + interval;
+        let mut overdue = seldom.overdue(later);
+        overdue.sort();
+        assert_eq!(overdue, [(None, 999), (Some("a".into()), 1)]);
+        assert!(seldom.overdue(later).is_empty());
+        // What has been quiet makes room.
+        assert_eq!(seldom.count(later + interval, "c"), Some(1));
+        assert_eq!(seldom.kinds.len(), 1);
     }
 }

@@ -30,6 +30,7 @@
 //! | `secrets` | no secret in any output, at the highest log level |
 //! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `other_tables` | tables that other programs made: ids of every type, rows that are refused |
+//! | `log_output` | a log that nobody reads, and one that strangers write to |
 //! | `store` | lines from a database, a record per call |
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
@@ -63,6 +64,7 @@ mod leaks;
 mod life;
 mod limits;
 mod line_states;
+mod log_output;
 mod media;
 mod metrics;
 mod numbers;

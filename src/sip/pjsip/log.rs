@@ -3,14 +3,31 @@
 //! Its levels 1 and 2 are ERROR and WARN, 3 and 4 DEBUG (they name every step
 //! of every call), 5 and 6 TRACE. Users in URIs are phone numbers and are
 //! taken out at every level. SIP messages themselves are never logged.
+//!
+//! Most of its errors and warnings are about what somebody sent. So they are told seldom,
+//! each kind by itself, and of a text of many lines only the first: the rest is the message.
 
 use std::borrow::Cow;
 use std::ffi::{c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tracing::Level;
 
 use super::ffi;
+use crate::core::seldom::SeldomKinds;
+
+/// How often a kind of error or warning is told.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Kinds that are told apart; pjsip has a few hundred, of which few happen.
+const KINDS_MAX: usize = 64;
+/// What tells one kind from another, and the most that is told of a text.
+const KIND_CHARS_MAX: usize = 160;
+const TEXT_CHARS_MAX: usize = 400;
+
+static TOLD: LazyLock<Mutex<SeldomKinds>> =
+    LazyLock::new(|| Mutex::new(SeldomKinds::new(TELL_EVERY, KINDS_MAX)));
 
 /// Errors that are no error here. A port that is taken is tried again with the
 /// next one; when no port or descriptor is left, `Shared::tell_full` says so, not
@@ -70,11 +87,62 @@ fn forward(level: c_int, bytes: &[u8]) {
         1 if TOLD_OTHERWISE.iter().any(|told| text.contains(told)) => {
             tracing::debug!(target: "pjsip", "{text}");
         }
-        0 | 1 => tracing::error!(target: "pjsip", "{text}"),
-        2 => tracing::warn!(target: "pjsip", "{text}"),
+        0..=2 => tell_seldom(level, &text),
         3 | 4 => tracing::debug!(target: "pjsip", "{text}"),
         _ => tracing::trace!(target: "pjsip", "{text}"),
     }
+}
+
+/// An error or a warning, if it is time to tell this kind again.
+fn tell_seldom(level: c_int, text: &str) {
+    let line = text.lines().next().unwrap_or_default();
+    let line: String = line.chars().take(TEXT_CHARS_MAX).collect();
+    let (count, overdue) = {
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let count = told.count(now, &kind_of(&line));
+        (count, told.overdue(now))
+    };
+    for (kind, count) in overdue {
+        let kind = kind
+            .as_deref()
+            .unwrap_or("errors and warnings of other kinds");
+        tracing::warn!(target: "pjsip", "{count} more of this kind: {kind}");
+    }
+    let Some(count) = count else { return };
+    let since = match count {
+        0 | 1 => String::new(),
+        _ => format!(" ({} more of this kind since the last one told)", count - 1),
+    };
+    if level == 2 {
+        tracing::warn!(target: "pjsip", "{line}{since}");
+    } else {
+        tracing::error!(target: "pjsip", "{line}{since}");
+    }
+}
+
+/// A text without what differs from one time to the next: words with a digit (numbers,
+/// addresses, pointers) and what stands in quotes.
+fn kind_of(line: &str) -> String {
+    let mut kind = String::new();
+    let mut is_quoted = false;
+    for word in line.split_whitespace() {
+        let begins = word.starts_with(['"', '\'']);
+        let ends = word
+            .trim_end_matches(['.', ',', ':'])
+            .ends_with(['"', '\'']);
+        let was_quoted = is_quoted;
+        is_quoted = if begins { !ends } else { is_quoted && !ends };
+        if was_quoted || begins || word.contains(|c: char| c.is_ascii_digit()) {
+            if !kind.ends_with("# ") {
+                kind.push_str("# ");
+            }
+        } else {
+            kind.push_str(word);
+            kind.push(' ');
+        }
+    }
+    kind.trim_end().chars().take(KIND_CHARS_MAX).collect()
 }
 
 /// Replaces the user part of every SIP or tel URI.
@@ -132,6 +200,22 @@ mod tests {
         );
         assert_eq!(without_users("sip:host only"), "sip:host only");
         assert_eq!(without_users("no uri"), "no uri");
+    }
+
+    #[test]
+    fn what_differs_makes_no_kind() {
+        let text = |bytes: u32, header: &str| {
+            format!(
+                "sip_transport.c  Error processing {bytes} bytes packet from UDP 127.0.0.1:{bytes} : PJSIP syntax error exception when parsing '{header}' header on line {bytes} col 1:"
+            )
+        };
+        assert_eq!(kind_of(&text(7, "Via")), kind_of(&text(80_000, "From x y")));
+        assert_eq!(
+            kind_of(&text(7, "Via")),
+            "sip_transport.c Error processing # bytes packet from UDP # : PJSIP syntax error exception when parsing # header on line # col #"
+        );
+        assert_ne!(kind_of("a: no memory"), kind_of("a: no socket"));
+        assert!(kind_of(&"word ".repeat(1_000)).len() <= KIND_CHARS_MAX);
     }
 
     proptest! {

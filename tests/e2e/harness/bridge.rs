@@ -1,6 +1,7 @@
 //! The real `sipbridge` as a process: how a test sets it up, waits for it,
 //! signals it, and looks at what it said and left behind.
 
+use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -111,7 +112,12 @@ impl Setup {
     }
 
     /// Starts it without waiting.
-    pub fn spawn(mut self) -> Bridge {
+    pub fn spawn(self) -> Bridge {
+        self.spawn_saying(None)
+    }
+
+    /// As [`Setup::spawn`], with standard error somewhere else than in the log file.
+    pub fn spawn_saying(mut self, stderr: Option<Stdio>) -> Bridge {
         let dir = TempDir::new().unwrap();
         for line in &mut self.lines {
             if line.get("sipDomain").is_none() {
@@ -161,8 +167,10 @@ impl Setup {
         command.args(&args).env("ENCRYPTION_KEY", KEY);
         command.envs(self.env);
         command.current_dir(dir.path());
+        let out = File::create(&log).unwrap();
+        let stderr = stderr.unwrap_or_else(|| out.try_clone().unwrap().into());
         Bridge {
-            process: Process::start("sipbridge", command, &log),
+            process: Process::start_into("sipbridge", command, out.into(), stderr),
             sip_port,
             api_port,
             stream_port,

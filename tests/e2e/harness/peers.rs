@@ -19,9 +19,14 @@ pub struct Process {
 
 impl Process {
     /// Starts a command with its output in `log`.
-    pub fn start(name: &'static str, mut command: Command, log: &Path) -> Self {
+    pub fn start(name: &'static str, command: Command, log: &Path) -> Self {
         let out = File::create(log).unwrap();
         let err = out.try_clone().unwrap();
+        Self::start_into(name, command, out.into(), err.into())
+    }
+
+    /// Starts a command with its output somewhere else.
+    pub fn start_into(name: &'static str, mut command: Command, out: Stdio, err: Stdio) -> Self {
         command
             .stdin(Stdio::null())
             .stdout(out)
