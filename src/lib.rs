@@ -8,6 +8,7 @@
 //! | [`app`] | composition root: builds everything, start order, drain order |
 //! | [`config`] | command line and environment; all mistakes reported at once |
 //! | [`lines`] | phone lines, SIP servers, credentials at rest, when to register |
+//! | [`files`] | files that flags and lines name: regular, bounded in size and time |
 //! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call, numbers, dialling |
 //! | [`dns`] | where SIP servers are: SRV, A and AAAA, kept fresh, failed ones last |
 //! | [`sip`] | the SIP engine: trait, commands, events; `sim` for scenarios; `pjsip`, the only unsafe room |
@@ -31,7 +32,7 @@
 //!
 //! # Imports
 //!
-//! `core` imports nothing of ours; `config` only `core`, `sip` and `lines`. `dns`, `sip`, `media`, `worker`, `queue`, `callbacks`
+//! `core` and `files` import nothing of ours, and everybody may import them; `config` only `core`, `sip` and `lines`. `dns`, `sip`, `media`, `worker`, `queue`, `callbacks`
 //! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
 //! `bridge` joins them; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
 
@@ -42,6 +43,7 @@ pub mod callbacks;
 pub mod config;
 pub mod core;
 pub mod dns;
+pub mod files;
 pub mod lines;
 pub mod media;
 pub mod queue;

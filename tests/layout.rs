@@ -34,19 +34,21 @@ const LONGER: &[(&str, &str)] = &[
 /// Which rooms a room's code may name. `app` and `main` may name all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("core", &[]),
-    ("config", &["core", "sip", "lines"]),
-    ("dns", &["core"]),
-    ("sip", &["core", "dns"]),
-    ("media", &["core"]),
-    ("worker", &["core"]),
-    ("queue", &["core"]),
-    ("callbacks", &["core"]),
-    ("lines", &["core"]),
-    ("store", &["core", "lines"]),
+    ("files", &[]),
+    ("config", &["core", "files", "sip", "lines"]),
+    ("dns", &["core", "files"]),
+    ("sip", &["core", "files", "dns"]),
+    ("media", &["core", "files"]),
+    ("worker", &["core", "files"]),
+    ("queue", &["core", "files"]),
+    ("callbacks", &["core", "files"]),
+    ("lines", &["core", "files"]),
+    ("store", &["core", "files", "lines"]),
     (
         "bridge",
         &[
             "core",
+            "files",
             "config",
             "dns",
             "sip",
@@ -61,13 +63,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "watchdog",
         &[
-            "core", "config", "sip", "media", "worker", "queue", "lines", "store", "bridge",
+            "core", "files", "config", "sip", "media", "worker", "queue", "lines", "store",
+            "bridge",
         ],
     ),
     (
         "api",
         &[
             "core",
+            "files",
             "config",
             "dns",
             "sip",

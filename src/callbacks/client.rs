@@ -18,6 +18,7 @@ use super::error::CallbackError;
 use super::target::Target;
 use crate::core::callback::{Method, query_parameters};
 use crate::core::signature::{HEADER, Signer};
+use crate::files;
 
 /// Most bytes of an answer.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -182,8 +183,12 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, CallbackError> {
     Ok(config)
 }
 
+/// Largest file of certificates; all public roots together have 250 kB.
+const CA_FILE_MAX_BYTES: u64 = 4 << 20;
+
 fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+    let text = files::read(path, CA_FILE_MAX_BYTES).map_err(|error| error.to_string())?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| error.to_string())?;
         roots.add(certificate).map_err(|error| error.to_string())?;
     }

@@ -126,6 +126,9 @@ pub enum Problem {
 fn file_problem(kind: std::io::ErrorKind) -> String {
     match kind {
         std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::InvalidInput => {
+            "it is a FIFO, a socket or a device; give a regular file".to_owned()
+        }
         other => other.to_string(),
     }
 }

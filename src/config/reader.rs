@@ -13,6 +13,7 @@ use super::mistake::{Mistake, Problem, Warning};
 use super::url::ServiceUrl;
 use crate::core::address::HostPort;
 use crate::core::private::Secret;
+use crate::files;
 
 /// Longest duration of any flag: a week.
 const SECONDS_MAX: u64 = 604_800;
@@ -174,12 +175,7 @@ impl Reader {
     /// A file that must be readable now.
     pub(super) fn file(&mut self, name: &'static str) -> Option<PathBuf> {
         let path = PathBuf::from(self.text(name)?);
-        let opened = std::fs::File::open(&path).and_then(|file| file.metadata());
-        match opened {
-            Ok(found) if found.is_dir() => {
-                self.mistake(name, Problem::File(std::io::ErrorKind::IsADirectory));
-                None
-            }
+        match files::open(&path) {
             Ok(_) => Some(path),
             Err(error) => {
                 self.mistake(name, Problem::File(error.kind()));

@@ -4,8 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -15,6 +14,7 @@ use super::entry::{Entry, read_entry, type_name, wipe_value};
 use super::line::{FieldIssue, FieldProblem, PhoneLine};
 use super::row::{LINE_COLUMNS, Row};
 use crate::core::ids::LineId;
+use crate::files;
 
 /// Largest lines file: 5,000 lines of 3 kB each.
 pub const FILE_MAX_BYTES: u64 = 16 * 1_024 * 1_024;
@@ -162,22 +162,13 @@ pub fn read(path: &Path) -> Result<LinesFile, FileError> {
 }
 
 fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
-    let unreadable = |source| FileError::Unreadable {
-        path: path.into(),
-        source,
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    let size = file.metadata().map_err(unreadable)?.len();
-    let capacity = usize::try_from(size.min(FILE_MAX_BYTES)).unwrap_or_default();
-    // With the capacity set, no copy of the passwords is left behind by growing.
-    let mut text = Zeroizing::new(Vec::with_capacity(capacity + 1));
-    file.take(FILE_MAX_BYTES + 1)
-        .read_to_end(&mut text)
-        .map_err(unreadable)?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(FileError::TooLarge { path: path.into() });
-    }
-    Ok(text)
+    files::read(path, FILE_MAX_BYTES).map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => FileError::TooLarge { path: path.into() },
+        _ => FileError::Unreadable {
+            path: path.into(),
+            source,
+        },
+    })
 }
 
 /// Parses the text of a lines file; `path` only names it in messages.
@@ -328,7 +319,7 @@ mod tests {
         let path = directory.path().join("lines.json");
         std::fs::write(&path, "\u{feff}[{\"id\": 1}]").expect("written");
         assert_eq!(read(&path).expect("readable").lines.len(), 1);
-        File::create(&path)
+        std::fs::File::create(&path)
             .and_then(|file| file.set_len(FILE_MAX_BYTES + 1))
             .expect("sparse file");
         assert!(matches!(read(&path), Err(FileError::TooLarge { .. })));

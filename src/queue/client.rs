@@ -24,6 +24,7 @@ use super::link::Link;
 use super::shared::{RedisState, Shared};
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
+use crate::files;
 
 /// How long a call waits for Redis at most.
 pub const PUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -344,10 +345,13 @@ pub fn open(url: &Secret, ca_file: Option<&Path>) -> Result<Client, QueueError> 
     Client::build_with_tls(info, certificates).map_err(|error| unusable(error.to_string()))
 }
 
+/// Largest file of certificates; all public roots together have 250 kB.
+const CA_FILE_MAX_BYTES: u64 = 4 << 20;
+
 /// The PEM certificates of a file. The library takes any file for one, and
 /// then trusts nobody.
 fn roots(path: &Path) -> Result<Vec<u8>, String> {
-    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    let text = files::read(path, CA_FILE_MAX_BYTES).map_err(|error| error.to_string())?;
     let mut certificates = CertificateDer::pem_slice_iter(&text);
     match certificates.next() {
         Some(Ok(_)) => {}
@@ -356,7 +360,7 @@ fn roots(path: &Path) -> Result<Vec<u8>, String> {
     }
     match certificates.find_map(Result::err) {
         Some(error) => Err(error.to_string()),
-        None => Ok(text),
+        None => Ok(text.to_vec()),
     }
 }
 

@@ -31,6 +31,7 @@ use super::socket::{self, WorkerSocket};
 use super::tcp;
 use super::wire::Wire;
 use crate::core::signature::{self, Signer};
+use crate::files;
 
 /// Dials one worker address, again and again. Cheap to clone.
 #[derive(Clone)]
@@ -281,9 +282,13 @@ fn tls_connector(ca_file: Option<&Path>) -> Result<TlsConnector, WorkerError> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
+/// Largest file of certificates; all public roots together have 250 kB.
+const CA_FILE_MAX_BYTES: u64 = 4 << 20;
+
 fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     let before = roots.len();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+    let text = files::read(path, CA_FILE_MAX_BYTES).map_err(|error| error.to_string())?;
+    for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| error.to_string())?;
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
