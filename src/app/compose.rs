@@ -406,6 +406,8 @@ fn settings(config: &Config, stream_url: String) -> Settings {
         account_sid: AccountSid::of_node(&config.node_id),
         stream_url,
         params: config.worker.params.clone(),
+        sip_headers: config.worker.sip_headers.clone(),
+        trust_privacy: config.sip.trust_privacy,
     }
 }
 

@@ -26,6 +26,7 @@ use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
 use crate::queue::Queue;
 use crate::sip::engine::SharedEngine;
+use crate::sip::header_names::HeaderNames;
 use crate::store::CallLog;
 use crate::worker::{Dialer, Registry as Workers};
 
@@ -56,6 +57,10 @@ pub struct Settings {
     pub stream_url: String,
     /// `--param`, for every call's `customParameters`.
     pub params: BTreeMap<String, String>,
+    /// `--sip-headers`: those of an INVITE that go into them too.
+    pub sip_headers: HeaderNames,
+    /// `--trust-privacy`: whether a caller who wants privacy is `anonymous`.
+    pub trust_privacy: bool,
 }
 
 /// What a call needs to know of its line.

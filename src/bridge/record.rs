@@ -63,11 +63,30 @@ impl Record {
         let to = line.phone_number.as_ref().unwrap_or(&incoming.to);
         let parties = Parties {
             direction: CallDirection::Inbound,
-            from: in_e164(&incoming.from, &line),
+            from: in_e164(
+                incoming.caller.number(context.settings.trust_privacy),
+                &line,
+            ),
             to: in_e164(to, &line),
         };
         let sip_call_id = incoming.sip_call_id.clone();
-        Self::between(context, line, parties, sip_call_id, terms)
+        let mut record = Self::between(context, line, parties, sip_call_id, terms);
+        record.hand_on_headers(context, incoming);
+        record
+    }
+
+    /// The headers that the operator names, behind everything else that has
+    /// their name; none that gives away who calls and does not want it told.
+    fn hand_on_headers(&mut self, context: &Context, incoming: &IncomingCall) {
+        let settings = &context.settings;
+        let withheld = incoming.caller.withheld.as_ref();
+        let withheld = withheld.filter(|_| settings.trust_privacy);
+        for (name, value) in settings.sip_headers.pick(&incoming.headers) {
+            if !withheld.is_some_and(|withheld| withheld.is_told_by(value)) {
+                let place = self.custom_parameters.entry(name);
+                place.or_insert_with(|| value.to_owned());
+            }
+        }
     }
 
     /// A call that we placed from this line.

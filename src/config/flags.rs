@@ -94,6 +94,8 @@ pub const FLAGS: &[Flag] = &[
         .help(SIP, "Transport towards registrars, and of the local SIP port"),
     value("sip-reg-timeout", "SIP_REG_TIMEOUT", "SECONDS").or("300")
         .help(SIP, "Expiry asked for in REGISTER, 10 or more"),
+    value("trust-privacy", "TRUST_PRIVACY", "yes|no").or("yes")
+        .help(SIP, "A caller who withholds his number (From anonymous, Privacy, Remote-Party-ID) is told as anonymous everywhere; with no, workers are told what the line's own server asserts all the same"),
     switch("no-register", "NO_REGISTER")
         .help(SIP, "Do not register: the lines belong to an IP trunk that knows our address"),
     value("tls-cert", "TLS_CERT", "FILE")
@@ -178,6 +180,8 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Most jobs for a call, 1 to 100, before the line's fallback; counted anew when a worker has stayed with the call for 10 s"),
     Flag { kind: Kind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
         .help(WORKER, "Put into customParameters of every call; may be repeated"),
+    Flag { kind: Kind::Many("NAME"), ..value("sip-headers", "SIP_HEADERS", "") }
+        .help(WORKER, "Headers of an INVITE to put into customParameters under the name given here; may be repeated, or with commas between: X-Trunk-Id, X-Acme-*, X-*, User-to-User, Diversion, History-Info, P-Called-Party-ID [default: none]"),
     value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
         .help(CALLBACKS, "Told of every call by HTTP: initiated, ringing, answered, completed; http:// or https://, user:password as basic authentication. A call's own address goes before it"),
     value("incoming-callback-url", "INCOMING_CALLBACK_URL", "URL")

@@ -8,6 +8,7 @@ use super::flags::flag;
 use crate::core::address::HostPortError;
 use crate::core::dialling::pattern::PatternError;
 use crate::core::key::KeyError;
+use crate::sip::header_names::NameError;
 
 /// What is wrong with the value of a flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +114,9 @@ pub enum Problem {
     /// No dial pattern.
     #[error("{0}")]
     DialPattern(#[from] PatternError),
+    /// No name of a header that may be handed on.
+    #[error(transparent)]
+    HeaderName(#[from] NameError),
     /// No log filter.
     #[error(
         "must be error, warn, info, debug or trace, or a list such as info,sipbridge::sip=debug"

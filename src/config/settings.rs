@@ -12,6 +12,7 @@ use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
+use crate::sip::header_names::HeaderNames;
 use crate::sip::source::Latch;
 
 /// Everything the program was told.
@@ -86,6 +87,9 @@ pub struct SipConfig {
     pub expires: Duration,
     /// False with `--no-register`.
     pub register: bool,
+    /// `--trust-privacy`: whether a caller who withholds his number is told as
+    /// `anonymous`.
+    pub trust_privacy: bool,
     /// `--tls-cert` and `--tls-key`.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// `--tls-ca`.
@@ -178,6 +182,8 @@ pub struct WorkerConfig {
     pub max_attempts: u32,
     /// `--param`.
     pub params: BTreeMap<String, String>,
+    /// `--sip-headers`: headers of an INVITE that workers get.
+    pub sip_headers: HeaderNames,
 }
 
 /// Redis and the workers that take jobs from it.

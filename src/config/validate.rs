@@ -22,6 +22,7 @@ use super::settings::{
 use crate::core::address::Transport;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
+use crate::sip::header_names::HeaderNames;
 use crate::sip::source::Latch;
 
 /// Flags that are listed and not built: refused when given.
@@ -122,6 +123,7 @@ fn config(reader: &mut Reader) -> Config {
             claim_timeout: reader.seconds("claim-timeout", 0.1),
             max_attempts: max_attempts(reader),
             params: params(reader),
+            sip_headers: sip_headers(reader),
         },
         queue: queue(reader),
         callbacks: callbacks(reader),
@@ -150,6 +152,7 @@ fn sip(reader: &mut Reader) -> SipConfig {
         transport,
         expires: reader.seconds("sip-reg-timeout", 10.0),
         register: !reader.switch("no-register"),
+        trust_privacy: reader.choice("trust-privacy", "yes or no", [true, false]),
         tls_identity: tls_identity(reader),
         tls_ca: reader.file("tls-ca"),
     }
@@ -353,6 +356,16 @@ fn max_calls(reader: &mut Reader, (first, last): (u16, u16)) -> u32 {
 fn max_attempts(reader: &mut Reader) -> u32 {
     let attempts = reader.whole("max-attempts", 1, 100);
     attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
+}
+
+fn sip_headers(reader: &mut Reader) -> HeaderNames {
+    let given = reader.given.all("sip-headers");
+    let names = given.iter().flat_map(|text| text.split(','));
+    let names = HeaderNames::parse(names);
+    names.unwrap_or_else(|error| {
+        reader.mistake("sip-headers", error.into());
+        HeaderNames::default()
+    })
 }
 
 fn params(reader: &mut Reader) -> BTreeMap<String, String> {

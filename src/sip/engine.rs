@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::identity::Caller;
 use super::rtp_channel::RtpReceiver;
 use super::source::Latch;
 pub use crate::core::address::Transport;
@@ -175,11 +176,12 @@ pub struct IncomingCall {
     pub line: LineId,
     /// SIP Call-ID, for the logs.
     pub sip_call_id: String,
-    /// User part of From (or P-Asserted-Identity where present).
-    pub from: Private,
+    /// Who calls: the user part of From, or what the line's own server asserts.
+    pub caller: Caller,
     /// User part of To.
     pub to: Private,
-    /// `X-` headers of the INVITE, lower-case names, bounded in count and size.
+    /// Headers of the INVITE that may be handed on ([`super::header_names`]),
+    /// lower-case names, bounded in count and size, without control characters.
     pub headers: BTreeMap<String, String>,
     /// Who sent it.
     pub peer: SocketAddr,

@@ -10,10 +10,14 @@
 //! | [`rtp_intake`] | what one leg takes from the network: its source, valid RTP, no flood |
 //! | [`matching`] | which line an INVITE belongs to |
 //! | [`source`] | whose RTP a call takes |
+//! | [`identity`] | who calls, and whether that may be told |
+//! | [`header_names`] | which headers of an INVITE a worker gets |
 //! | [`uri`] | SIP and tel URIs |
 
 pub mod contact;
 pub mod engine;
+pub mod header_names;
+pub mod identity;
 pub mod matching;
 pub mod pjsip;
 pub mod rtp_channel;

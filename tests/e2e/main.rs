@@ -35,6 +35,7 @@
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `privacy` | withheld numbers, asserted ones, and headers for the worker |
 //! | `placed_to_sipp` | calls placed to SIPp as a foreign phone: answered, busy, declined, not answered |
 //! | `openapi` | the document of the API, held to what it answers |
 //! | `shutdown` | signals, exit codes, real hangs, nothing left |
@@ -73,6 +74,7 @@ mod other_tables;
 mod overload;
 mod pacing;
 mod placed_to_sipp;
+mod privacy;
 mod readme;
 mod real_phone;
 mod redis_tls;

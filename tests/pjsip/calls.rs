@@ -24,7 +24,7 @@ fn an_answered_call_carries_audio_both_ways_bit_exact() {
     );
     let mut call = stage.incoming();
     assert_eq!(call.line, LineId::new("main"));
-    assert_eq!(call.from, Private::new("+33612345678"));
+    assert_eq!(call.caller.shown, Private::new("+33612345678"));
     assert_eq!(call.to, Private::new("alice"));
     assert_eq!(call.sip_call_id, dialog.call_id);
     assert_eq!(

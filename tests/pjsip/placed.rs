@@ -70,6 +70,8 @@ fn context(stage: &Stage, line: &str) -> Arc<Context> {
             account_sid: AccountSid::of_node("pjsip"),
             stream_url: String::new(),
             params: BTreeMap::new(),
+            sip_headers: Default::default(),
+            trust_privacy: true,
         },
         engine,
         pacer: Pacer::start(move || registered.register_thread("pacer")).expect("a thread"),

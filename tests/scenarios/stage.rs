@@ -66,6 +66,8 @@ impl Setup {
                 account_sid: AccountSid::of_node("scenarios"),
                 stream_url: String::new(),
                 params: BTreeMap::new(),
+                sip_headers: Default::default(),
+                trust_privacy: true,
             },
             fallback_number: None,
             dials_per_hour: None,

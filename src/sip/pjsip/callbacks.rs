@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::adapter;
 use super::calls;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
+use super::invite_headers::InviteHeaders;
 use super::outgoing;
 use super::requests;
 use super::shared::{Shared, guarded};
@@ -14,6 +15,7 @@ use super::text;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, EngineEvent, IncomingCall, LegEnd, LegEvent, Registration};
+use crate::sip::identity::Caller;
 use crate::sip::rtp_intake::PayloadTypes;
 
 /// Enters every callback into pjsua's table.
@@ -67,16 +69,17 @@ unsafe fn announce(
     // through; the message does not change during the call.
     let incoming = unsafe {
         let info = &(*rdata).msg_info;
-        let (headers, asserted) = text::call_headers(info.msg);
-        let from = asserted.unwrap_or_else(|| text::uri_parts((*info.from).uri.cast()));
+        let peer = text::socket_address(&raw const (*rdata).pkt_info.src_addr).ok_or(500_u32)?;
+        let from_trunk = shared.is_trunk(&line, peer);
+        let headers = InviteHeaders::read(rdata);
         IncomingCall {
             leg,
             line,
             sip_call_id: text::to_string(&(*info.cid).id),
-            from: Private::new(from.user),
+            caller: Caller::read(&headers.identity, from_trunk),
             to: Private::new(text::uri_parts((*info.to).uri.cast()).user),
-            headers,
-            peer: text::socket_address(&raw const (*rdata).pkt_info.src_addr).ok_or(500_u32)?,
+            headers: headers.handed_on,
+            peer,
             events,
             rtp,
         }

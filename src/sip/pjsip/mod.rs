@@ -17,6 +17,7 @@
 //! | `outgoing` | calls that we place, and when their slot is opened |
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
 //! | `info` | digits and other bodies of SIP INFO |
+//! | `invite_headers` | who calls, and headers for the worker |
 //! | `log` | pjsip's log lines into `tracing` |
 //! | `names` | name servers, the hosts file, whether ICE has an address to offer |
 //! | `threads` | registration with pjlib, the hard exit |
@@ -43,6 +44,7 @@ mod engine;
 mod ffi;
 mod gate;
 mod info;
+mod invite_headers;
 mod log;
 mod names;
 mod outgoing;

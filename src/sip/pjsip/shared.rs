@@ -2,6 +2,7 @@
 //! and pjsua is one per process, so this is the one static of the room.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -17,6 +18,7 @@ use crate::core::seldom::Seldom;
 use crate::dns::{Servers, Watched};
 use crate::sip::engine::{Account, Admission, Command, EngineEvent, LegEvent, Transport};
 use crate::sip::matching::LineTable;
+use crate::sip::uri::UriParts;
 
 /// Most legs of an engine, whatever the library allows.
 pub const LEGS_MAX: usize = 1_024;
@@ -82,6 +84,15 @@ impl Binding {
             has_password: account.password.is_some(),
             registers: account.register,
         }
+    }
+
+    /// Whether a packet from there comes from the line's server, as far as its
+    /// address alone tells: one that is given by name may be anywhere.
+    pub fn is_server(&self, peer: SocketAddr) -> bool {
+        let server = self.server.as_ref().unwrap_or(&self.address.1);
+        let host = UriParts::parse(&format!("sip:{server}")).host;
+        let address: Option<IpAddr> = host.parse().ok();
+        address.is_none_or(|address| address.to_canonical() == peer.ip().to_canonical())
     }
 
     /// Whether both announce the same Contact.
@@ -157,6 +168,15 @@ impl Shared {
     pub fn with_run<T>(&self, read: impl FnOnce(&Run) -> T) -> Option<T> {
         let run = self.run.read().unwrap_or_else(PoisonError::into_inner);
         run.as_ref().map(read)
+    }
+
+    /// Whether a request that came for a line comes from the line's own server,
+    /// whose word on who calls is believed.
+    pub fn is_trunk(&self, line: &LineId, peer: SocketAddr) -> bool {
+        self.with_lines(|lines| {
+            let line = lines.table.data(line);
+            line.is_some_and(|line| line.binding.is_server(peer))
+        })
     }
 
     /// Reads the lines.

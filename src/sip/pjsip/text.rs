@@ -1,7 +1,6 @@
 //! C strings and headers to Rust and back. What comes from C is bounded and
 //! made valid UTF-8; what goes to C is kept alive by an arena.
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_long, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,10 +12,6 @@ use crate::sip::uri::UriParts;
 
 /// Longest text taken from one C string.
 const TEXT_MAX_BYTES: usize = 1_024;
-/// Most `X-` headers taken from one INVITE.
-const HEADERS_MAX: usize = 24;
-/// The network's word on who calls (RFC 3325).
-const ASSERTED_IDENTITY: &str = "p-asserted-identity";
 /// Most of a body that is looked at.
 const BODY_MAX_BYTES: usize = 256;
 /// Most headers looked at in one message.
@@ -114,30 +109,11 @@ unsafe fn uri_text(uri: *mut c_void) -> Option<String> {
     Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
 }
 
-/// `X-` headers and P-Asserted-Identity, as lower-case name and value.
+/// Looks at each header of a message, within reason.
 ///
 /// # Safety
 /// `message` must be a parsed message that stays as it is during the call.
-unsafe fn plain_headers(message: *mut ffi::pjsip_msg, mut take: impl FnMut(String, String)) {
-    // SAFETY: the caller's promise is passed on. Type OTHER alone does not
-    // tell the struct (Session-Expires has it too), but headers of these names
-    // have no parser of their own and are pjsip_generic_string_hdr.
-    unsafe {
-        each_header(message, |at| {
-            if (*at).type_ == ffi::PJSIP_H_OTHER {
-                let name = to_string(&(*at).name).to_ascii_lowercase();
-                if name.starts_with("x-") || name == ASSERTED_IDENTITY {
-                    let header = at.cast::<ffi::pjsip_generic_string_hdr>();
-                    take(name, to_string(&(*header).hvalue));
-                }
-            }
-        });
-    }
-}
-
-/// # Safety
-/// As for [`plain_headers`].
-unsafe fn each_header(message: *mut ffi::pjsip_msg, mut take: impl FnMut(*mut ffi::pjsip_hdr)) {
+pub unsafe fn each_header(message: *mut ffi::pjsip_msg, mut take: impl FnMut(*mut ffi::pjsip_hdr)) {
     // SAFETY: the header list of a parsed message is a ring that ends at its
     // head, and every entry begins with type and name.
     unsafe {
@@ -170,29 +146,6 @@ pub unsafe fn retry_after(message: *mut ffi::pjsip_msg) -> Option<Duration> {
     }
     let seconds = u64::try_from(seconds?).ok();
     seconds.map(Duration::from_secs)
-}
-
-/// `X-` headers, bounded in count and size, and P-Asserted-Identity.
-///
-/// # Safety
-/// As for [`plain_headers`].
-pub unsafe fn call_headers(
-    message: *mut ffi::pjsip_msg,
-) -> (BTreeMap<String, String>, Option<UriParts>) {
-    let mut headers = BTreeMap::new();
-    let mut asserted = None;
-    let take = |name: String, value: String| {
-        if name == ASSERTED_IDENTITY {
-            asserted = asserted
-                .take()
-                .or_else(|| Some(UriParts::parse(&value)).filter(|uri| !uri.user.is_empty()));
-        } else if headers.len() < HEADERS_MAX {
-            headers.insert(name, value);
-        }
-    };
-    // SAFETY: the caller's promise is passed on.
-    unsafe { plain_headers(message, take) };
-    (headers, asserted)
 }
 
 /// Makes an empty header list of `head`.

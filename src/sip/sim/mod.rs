@@ -31,6 +31,7 @@ use crate::sip::engine::{
     Account, Admission, CallRefused, Command, ENGINE_QUEUE_EVENTS, EngineEvent, EngineStats,
     IncomingCall, LegEvent, Refusal, Registration, SipEngine, SubmitError, Transport,
 };
+use crate::sip::identity::Caller;
 use crate::sip::rtp_channel::RtpSender;
 
 pub use call::SimCall;
@@ -225,7 +226,10 @@ impl SimEngine {
             leg,
             line: line.clone(),
             sip_call_id: format!("sim-{}", leg.index),
-            from: Private::new(from),
+            caller: Caller {
+                shown: Private::new(from),
+                withheld: None,
+            },
             to: Private::new(to),
             headers,
             peer: SocketAddr::from(([127, 0, 0, 1], 5060)),

@@ -57,6 +57,18 @@ impl Caller {
         call
     }
 
+    /// Calls with a From (`"name" <URI>`) and headers of the test's own, and expects 200.
+    pub async fn connect_saying(peer: SocketAddr, from: &str, number: &str, headers: &str) -> Call {
+        let uri = format!("sip:{number}@{peer}");
+        let sip = UdpSocket::bind(local(0)).await.unwrap();
+        let rtp = Rtp::open().await;
+        let mut call = Self::prepare(sip, rtp, peer, &uri, number, Offer::usual(), from);
+        let sdp = call.offer.write(call.rtp.local);
+        call.send("INVITE", 1, headers, &sdp).await;
+        call.answered().await;
+        call
+    }
+
     /// As [`Caller::invite`], on sockets of its own for SIP and RTP.
     pub async fn invite_from(
         (sip, rtp): (UdpSocket, UdpSocket),
@@ -82,13 +94,35 @@ impl Caller {
         offer: Offer,
         from: &str,
     ) -> Call {
+        let call = Self::prepare(sip, rtp, peer, uri, to_user, offer, from);
+        let sdp = call.offer.write(call.rtp.local);
+        call.send("INVITE", 1, "", &sdp).await;
+        call
+    }
+
+    /// A call whose INVITE has not been sent. `from` is a user, or a whole name-addr.
+    fn prepare(
+        sip: UdpSocket,
+        rtp: Rtp,
+        peer: SocketAddr,
+        uri: &str,
+        to_user: &str,
+        offer: Offer,
+        from: &str,
+    ) -> Call {
         let socket = Arc::new(sip);
         let (sender, responses) = mpsc::unbounded_channel();
         let requests = Requests::default();
         let id: u64 = rand::rng().random();
         let no_refer = Arc::new(AtomicBool::new(false));
         let reading = read(socket.clone(), sender, requests.clone(), no_refer.clone());
-        let call = Call {
+        let from = if from.contains('<') {
+            from.to_owned()
+        } else {
+            let local = socket.local_addr().unwrap();
+            format!("\"Guest\" <sip:{from}@{local}>")
+        };
+        Call {
             reader: tokio::spawn(reading),
             no_refer,
             local: socket.local_addr().unwrap(),
@@ -98,7 +132,7 @@ impl Caller {
             responses,
             requests,
             id: format!("{id:016x}"),
-            from: from.to_owned(),
+            from,
             to: format!("<sip:{to_user}@{peer}>"),
             uri: uri.to_owned(),
             target: uri.to_owned(),
@@ -107,10 +141,7 @@ impl Caller {
             offer,
             answer: None,
             provisional: Vec::new(),
-        };
-        let sdp = call.offer.write(call.rtp.local);
-        call.send("INVITE", 1, "", &sdp).await;
-        call
+        }
     }
 }
 
@@ -332,7 +363,7 @@ impl Call {
         let mut text = format!(
             "{method} {uri} SIP/2.0\r\n\
              Via: SIP/2.0/UDP {local};rport;branch={branch}\r\n\
-             From: \"Guest\" <sip:{from}@{local}>;tag=t{id}\r\n\
+             From: {from};tag=t{id}\r\n\
              To: {to}\r\nCall-ID: {id}@test\r\nCSeq: {cseq} {method}\r\n\
              Max-Forwards: 70\r\nContact: <sip:caller@{local}>\r\n",
             local = self.local,

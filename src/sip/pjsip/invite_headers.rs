@@ -1,0 +1,124 @@
+//! What an INVITE's headers say: who calls, and what may be handed on to the
+//! worker. Bounded in count and size; control characters end here.
+
+use std::collections::BTreeMap;
+
+use super::ffi;
+use super::text;
+use crate::sip::header_names::can_be_handed_on;
+use crate::sip::identity::IdentityHeaders;
+
+/// Most headers that are kept for the worker.
+const HANDED_ON_MAX: usize = 24;
+/// Most headers of one kind that say who calls.
+const IDENTITIES_MAX: usize = 8;
+
+/// The headers of one INVITE.
+#[derive(Default)]
+pub struct InviteHeaders {
+    /// Those that may be handed on, by lower-case name: of several of a name the first.
+    pub handed_on: BTreeMap<String, String>,
+    /// Those that say who calls.
+    pub identity: IdentityHeaders,
+}
+
+impl InviteHeaders {
+    /// Reads them.
+    ///
+    /// # Safety
+    /// `rdata` must be a parsed INVITE that stays as it is during the call.
+    pub unsafe fn read(rdata: *mut ffi::pjsip_rx_data) -> Self {
+        let mut headers = Self::default();
+        // SAFETY: the caller's promise is passed on; From is there in every
+        // request that pjsip lets through. Type OTHER alone does not tell the
+        // struct (Session-Expires has it too), but headers of these names have
+        // no parser of their own and are pjsip_generic_string_hdr.
+        unsafe {
+            let info = &(*rdata).msg_info;
+            headers.identity.from = text::uri_parts((*info.from).uri.cast());
+            let from = text::printed(info.msg, "From").unwrap_or_default();
+            headers.identity.display = display_name(&from);
+            text::each_header(info.msg, |at| {
+                if (*at).type_ == ffi::PJSIP_H_OTHER {
+                    let name = text::to_string(&(*at).name).to_ascii_lowercase();
+                    if is_identity(&name) || can_be_handed_on(&name) {
+                        let header = at.cast::<ffi::pjsip_generic_string_hdr>();
+                        headers.take(name, &text::to_string(&(*header).hvalue));
+                    }
+                }
+            });
+        }
+        headers
+    }
+
+    fn take(&mut self, name: String, value: &str) {
+        let value = without_controls(value);
+        let identity = match name.as_str() {
+            "p-asserted-identity" => &mut self.identity.asserted,
+            "p-preferred-identity" => &mut self.identity.preferred,
+            "remote-party-id" => &mut self.identity.remote_party,
+            "privacy" => &mut self.identity.privacy,
+            _ => {
+                if self.handed_on.len() < HANDED_ON_MAX && !value.is_empty() {
+                    self.handed_on.entry(name).or_insert(value);
+                }
+                return;
+            }
+        };
+        if identity.len() < IDENTITIES_MAX {
+            identity.push(value);
+        }
+    }
+}
+
+fn is_identity(name: &str) -> bool {
+    matches!(
+        name,
+        "p-asserted-identity" | "p-preferred-identity" | "remote-party-id" | "privacy"
+    )
+}
+
+/// A value on one line: what stands for a line break or worse is a blank.
+fn without_controls(value: &str) -> String {
+    let words = value.split(|c: char| c.is_control());
+    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+    words.join(" ").trim().to_owned()
+}
+
+/// The display name before an address in angle brackets.
+fn display_name(header: &str) -> String {
+    let name = header.rsplit_once('<').map_or("", |(name, _)| name);
+    name.trim().trim_matches('"').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_sorted_and_bounded() {
+        let mut headers = InviteHeaders::default();
+        for number in 0..40 {
+            headers.take(format!("x-{number}"), "v");
+            headers.take("privacy".into(), "id");
+        }
+        assert_eq!(headers.handed_on.len(), HANDED_ON_MAX);
+        assert_eq!(headers.identity.privacy.len(), IDENTITIES_MAX);
+        headers.take("x-0".into(), "second");
+        assert_eq!(headers.handed_on["x-0"], "v");
+    }
+
+    #[test]
+    fn a_value_has_no_control_characters() {
+        for (value, clean) in [
+            (" a b ", "a b"),
+            ("a\r\n b", "a  b"),
+            ("\u{1b}[31mred\0\u{9b}", "[31mred"),
+            ("\u{7f}\t", ""),
+        ] {
+            assert_eq!(without_controls(value), clean, "{value:?}");
+        }
+        assert_eq!(display_name("\"Anonymous\" <sip:a@b>;tag=1"), "Anonymous");
+        assert_eq!(display_name("sip:a@b"), "");
+    }
+}
