@@ -1,7 +1,7 @@
 //! Whom the lines may call, and how often: the dial policy with its clock, for
-//! calls and transfers that come through the API. A line's own fallback number
-//! is the operator's own doing and is not judged; nor is what a worker of the
-//! operator's asks for, unless `--judge-transfers` says so.
+//! calls and transfers that come through the API, and for transfers that
+//! workers ask for: a caller may talk a bot into much. A line's own fallback
+//! number is the operator's own doing and is not judged.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::core::dialling::cap::DialCap;
 use crate::core::dialling::{DialPolicy, NotAllowed, REFUSALS};
 use crate::core::private::Private;
 
-/// The gate that every destination of the API goes through.
+/// The gate that every destination of the API and of workers goes through.
 #[derive(Debug)]
 pub struct Dialling {
     policy: DialPolicy,
@@ -34,14 +34,15 @@ impl Dialling {
     pub fn new(policy: DialPolicy, most_per_hour: Option<u32>) -> Self {
         Self {
             policy,
-            judges_workers: false,
+            judges_workers: true,
             cap: Mutex::new(DialCap::new(most_per_hour, Instant::now())),
             dialled: AtomicU64::new(0),
             refused: Default::default(),
         }
     }
 
-    /// `--judge-transfers`: what the operator's workers ask for is judged too.
+    /// Whether what the operator's own workers ask for is judged too; not so
+    /// with `--trust-worker-transfers`.
     #[must_use]
     pub const fn judging_workers(mut self, judges_workers: bool) -> Self {
         self.judges_workers = judges_workers;

@@ -210,8 +210,9 @@ impl Driver {
         }
     }
 
-    /// A worker that the operator chose may transfer to anybody, unless
-    /// `--judge-transfers` says otherwise: its caller may talk it into much.
+    /// A worker may transfer to whom the API may dial: its caller may talk it
+    /// into much. One that the operator chose may be trusted by
+    /// `--trust-worker-transfers`.
     fn transfer_for_worker(&mut self, now: Instant, mut destination: Private) {
         if self.context.dialling.judges(self.is_worker_foreign) {
             let checked = self

@@ -1,4 +1,5 @@
-//! `--country`, `--allow-dial`, `--max-dials-per-hour`, `--judge-transfers`: whom the lines may call.
+//! `--country`, `--allow-dial`, `--max-dials-per-hour`, `--trust-worker-transfers`: whom the
+//! lines may call.
 
 use super::mistake::Problem;
 use super::reader::Reader;
@@ -17,7 +18,7 @@ pub struct DiallingConfig {
     pub policy: DialPolicy,
     /// `--max-dials-per-hour`; `None` for any number.
     pub max_per_hour: Option<u32>,
-    /// `--judge-transfers`: workers may transfer to nobody else either.
+    /// Workers may transfer to nobody else either, but with `--trust-worker-transfers`.
     pub judges_workers: bool,
 }
 
@@ -29,8 +30,21 @@ pub(super) fn dialling(reader: &mut Reader) -> DiallingConfig {
             .whole("max-dials-per-hour", 0, DIALS_PER_HOUR_MAX)
             .and_then(|dials| u32::try_from(dials).ok())
             .filter(|&dials| dials > 0),
-        judges_workers: reader.switch("judge-transfers"),
+        judges_workers: judges_workers(reader),
     }
+}
+
+/// `--judge-transfers` is of a time when workers were trusted by default.
+fn judges_workers(reader: &mut Reader) -> bool {
+    let is_trusted = reader.switch("trust-worker-transfers");
+    let asked = reader.given.explicit("judge-transfers").is_some();
+    match (reader.switch("judge-transfers"), is_trusted) {
+        (true, true) => reader.mistake("judge-transfers", Problem::Contradicts("trust-worker-transfers")),
+        (true, false) => reader.warn("judge-transfers", "is not needed any more: transfers of workers are judged by default"),
+        (false, false) if asked => reader.warn("judge-transfers", "does not turn judging off any more: transfers of workers are judged unless --trust-worker-transfers (TRUST_WORKER_TRANSFERS) is given"),
+        (false, _) => {}
+    }
+    !is_trusted
 }
 
 fn country(reader: &mut Reader) -> Option<Country> {
@@ -80,8 +94,30 @@ mod tests {
         assert_eq!(config.country, None);
         assert_eq!(config.policy, DialPolicy::default());
         assert_eq!(config.max_per_hour, Some(60));
-        assert!(!config.judges_workers);
-        assert!(read(&[("judge-transfers", "yes")]).0.judges_workers);
+        assert!(config.judges_workers);
+    }
+
+    #[test]
+    fn workers_are_judged_unless_they_are_trusted() {
+        let trust = ("trust-worker-transfers", "yes");
+        for (pairs, judges, mistakes) in [
+            (&[("judge-transfers", "yes")][..], true, 0),
+            (&[("judge-transfers", "no")], true, 0),
+            (&[trust], false, 0),
+            (&[trust, ("judge-transfers", "no")], false, 0),
+            (&[trust, ("judge-transfers", "yes")], false, 1),
+        ] {
+            let (config, found) = read(pairs);
+            assert_eq!(
+                (config.judges_workers, found.len()),
+                (judges, mistakes),
+                "{pairs:?}"
+            );
+        }
+        let mut reader = Reader::new(Given::from_pairs(&[("judge-transfers", "no")]));
+        dialling(&mut reader);
+        let said = format!("{:?}", reader.warnings);
+        assert!(said.contains("--trust-worker-transfers"), "{said}");
     }
 
     #[test]

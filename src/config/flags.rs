@@ -153,11 +153,11 @@ pub const FLAGS: &[Flag] = &[
     value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("120")
         .help(CALLS, "End a call whose caller sends no RTP for so long, unless on hold; 0 for never. Phones that suppress silence send none while they listen"),
     Flag { kind: Kind::Many("PATTERN"), ..value("allow-dial", "ALLOW_DIAL", "") }
-        .help(CALLS, "What calls and transfers of the API may dial; may be repeated, or with commas between: own-country or a country (BE), without premium-rate and shared-cost numbers; +33* or +33612345678, whatever it costs; 3639 or 36* for short numbers and extensions; * for any number; sip:*@pbx.example.com; none [default: own-country]"),
+        .help(CALLS, "What calls and transfers of the API, and transfers of workers, may dial; may be repeated, or with commas between: own-country or a country (BE), without premium-rate and shared-cost numbers; +33* or +33612345678, whatever it costs; 3639 or 36* for short numbers and extensions; * for any number; sip:*@pbx.example.com; none [default: own-country]"),
     value("max-dials-per-hour", "MAX_DIALS_PER_HOUR", "N").or("60")
-        .help(CALLS, "Most calls and transfers that the API may dial over one line in any hour; 0 for any number"),
-    switch("judge-transfers", "JUDGE_TRANSFERS")
-        .help(CALLS, "Judge the transfers of workers like those of the API: a caller may talk a bot into a dear number"),
+        .help(CALLS, "Most calls and transfers that the API and workers may dial over one line in any hour; 0 for any number"),
+    switch("trust-worker-transfers", "TRUST_WORKER_TRANSFERS")
+        .help(CALLS, "Let workers transfer to anybody: without it their transfers are judged like those of the API, since a caller may talk a bot into a dear number"),
     value("answer", "ANSWER_MODE", "immediate|on-worker").or("immediate")
         .help(CALLS, "Answer at once, or let it ring until a worker is there"),
     value("redis-url", "REDIS_URL", "URL")
@@ -208,6 +208,8 @@ pub const FLAGS: &[Flag] = &[
         .help(RUN, "Form of the log on standard error"),
     value("log-level", "RUST_LOG", "FILTER").or("info")
         .help(RUN, "error, warn, info, debug or trace, or a list such as info,sipbridge::sip=debug"),
+    switch("judge-transfers", "JUDGE_TRANSFERS")
+        .help(OLD, "Accepted, and the default now: see --trust-worker-transfers"),
     switch("no-ec", "NO_EC")
         .help(OLD, "Ignored with a warning: a bridge without a sound device has no echo to cancel"),
     value("ec-tail-ms", "EC_TAIL_MS", "MS")

@@ -117,6 +117,9 @@ pub enum Problem {
     /// No name of a header that may be handed on.
     #[error(transparent)]
     HeaderName(#[from] NameError),
+    /// Given together with a flag that says the opposite.
+    #[error("contradicts --{0}: leave one of them out")]
+    Contradicts(&'static str),
     /// No log filter.
     #[error(
         "must be error, warn, info, debug or trace, or a list such as info,sipbridge::sip=debug"

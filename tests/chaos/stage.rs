@@ -118,11 +118,17 @@ impl Stage {
         let store = Store::start();
         let rtp_ports = rtp_ports();
         let range = format!("{}-{}", rtp_ports.0, rtp_ports.1);
-        let args: Vec<String> = ["--redis-url", &store.url(), "--rtp-ports", &range]
-            .iter()
-            .chain(args)
-            .map(|arg| (*arg).to_owned())
-            .collect();
+        let args: Vec<String> = [
+            "--redis-url",
+            &store.url(),
+            "--rtp-ports",
+            &range,
+            "--trust-worker-transfers=yes",
+        ]
+        .iter()
+        .chain(args)
+        .map(|arg| (*arg).to_owned())
+        .collect();
         let mut bridge = bridge(&args).await;
         bridge.rtp_ports = rtp_ports;
         let mut stage = Self {
