@@ -155,6 +155,14 @@ fn calls(text: &mut Exposition, health: &Health) {
         ("unknown_line", health.engine.unknown_line),
     ];
     text.counters("sipbridge_calls_refused_total", help, "reason", reasons);
+    let help = "SIP bodies that were refused or ignored: session descriptions, mostly.";
+    let refused = health.engine.bodies_refused.iter().copied();
+    text.counters(
+        "sipbridge_sip_bodies_refused_total",
+        help,
+        "reason",
+        refused,
+    );
     let help = "Calls and transfers of the API that the dial policy let through.";
     text.counter("sipbridge_dials_total", help, counters.dials);
     let help = "Calls and transfers of the API that the dial policy refused.";

@@ -10,6 +10,7 @@
 //! | [`g711`], [`opus`], `transcode` | codecs |
 //! | [`rtp`], [`telephone_event`], [`digits`], [`info_digits`] | RTP, and digits in it or in SIP INFO |
 //! | [`mos`] | how a call sounded |
+//! | [`sdp`] | session descriptions: read, judged, written anew |
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
 //! | [`link`] | what passes between SIP engine and media plane |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
@@ -40,6 +41,7 @@ pub mod printable;
 pub mod private;
 pub mod reorder;
 pub mod rtp;
+pub mod sdp;
 pub mod seldom;
 pub mod signature;
 pub mod telephone_event;

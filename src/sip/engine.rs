@@ -296,7 +296,7 @@ pub enum SubmitError {
 }
 
 /// Counters of an engine, each only rising, but for `legs`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineStats {
     /// Legs alive now.
     pub legs: u64,
@@ -313,6 +313,8 @@ pub struct EngineStats {
     pub rtp_thinned: u64,
     /// Panics caught in callbacks.
     pub panics: u64,
+    /// Bodies of SIP messages that were refused or ignored, by reason.
+    pub bodies_refused: Vec<(&'static str, u64)>,
 }
 
 /// A SIP engine.

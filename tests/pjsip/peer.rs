@@ -302,11 +302,22 @@ impl Dialog<'_> {
         self.peer.send(self.request("ACK", cseq, &branch, "", ""));
     }
 
+    /// ACK for a refusal of the latest re-INVITE, in its transaction.
+    pub fn ack_refused_reinvite(&self) {
+        self.peer
+            .send(self.request("ACK", self.cseq, &self.branch, "", ""));
+    }
+
     /// ACK that carries the answer to an offer in the 200.
     pub fn ack_with(&self, body: &str) {
+        self.ack_with_typed(body, "");
+    }
+
+    /// The same with headers for a body that is not known by its beginning.
+    pub fn ack_with_typed(&self, body: &str, extra: &str) {
         let branch = format!("z9hG4bK-ack-{}", SERIAL.fetch_add(1, Ordering::Relaxed));
         self.peer
-            .send(self.request("ACK", self.cseq, &branch, body, ""));
+            .send(self.request("ACK", self.cseq, &branch, body, extra));
     }
 
     /// The other side's tag.
@@ -340,6 +351,9 @@ impl Dialog<'_> {
             SERIAL.fetch_add(1, Ordering::Relaxed)
         );
         let cseq = format!("{} {method}", self.cseq);
+        if method == "INVITE" {
+            self.branch.clone_from(&branch);
+        }
         self.peer
             .send(self.request(method, self.cseq, &branch, body, extra));
         self.peer

@@ -119,6 +119,10 @@ unsafe extern "C" fn on_call_state(call: pjsua_call_id, event: *mut ffi::pjsip_e
                 };
                 shared.slots.end(leg, Some(end));
             }
+            // An offer of ours that nobody answered: a call for ever silent.
+            ffi::PJSIP_INV_STATE_CONFIRMED if shared.slots.format(leg, None).is_none() => {
+                shared.abort(leg, "its media was never agreed upon");
+            }
             ffi::PJSIP_INV_STATE_CONFIRMED => shared.emit(leg, LegEvent::Established),
             ffi::PJSIP_INV_STATE_DISCONNECTED => {
                 // SAFETY: pjsua passes the event that led to the state; the

@@ -181,6 +181,7 @@ impl SipEngine for PjsipEngine {
             rtp_foreign: counters.rtp_foreign.load(Ordering::Relaxed),
             rtp_thinned: counters.rtp_thinned.load(Ordering::Relaxed),
             panics: counters.panics.load(Ordering::Relaxed),
+            bodies_refused: shared.bodies.counts(),
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `shared` | what callbacks reach: slots, lines, counters |
 //! | `slots` | the table of legs; C knows a leg only by slot and generation |
 //! | `callbacks` | every function that C calls about calls and registrations |
+//! | `bodies` | the module that keeps foreign session descriptions from pjsip |
 //! | `gate` | the module that judges an INVITE before a dialog exists |
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `passage` | whether RTP gets through each of pjsip's media threads |
@@ -36,6 +37,7 @@
 
 mod accounts;
 mod adapter;
+mod bodies;
 mod callbacks;
 mod calls;
 mod contacts;

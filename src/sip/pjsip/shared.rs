@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::bodies::Bodies;
 use super::outgoing::Placing;
 use super::slots::{Delivered, Emitted, Slots};
 use crate::core::ids::{LegId, LineId};
@@ -134,6 +135,7 @@ pub struct Shared {
     pub draining: AtomicBool,
     pub lines: RwLock<Lines>,
     pub placing: Placing,
+    pub bodies: Bodies,
     /// By the reason.
     full: Mutex<BTreeMap<&'static str, Seldom>>,
     run: RwLock<Option<Run>>,
@@ -148,6 +150,7 @@ pub fn shared() -> &'static Shared {
         draining: AtomicBool::new(false),
         lines: RwLock::default(),
         placing: Placing::default(),
+        bodies: Bodies::default(),
         full: Mutex::default(),
         run: RwLock::new(None),
     })

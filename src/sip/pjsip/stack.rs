@@ -8,9 +8,10 @@ use super::callbacks;
 use super::engine::PjsipError;
 use super::ffi;
 use super::names::{Names, has_ice_candidate};
-use super::shared::LEGS_MAX;
+use super::shared::{LEGS_MAX, shared};
 use super::text::{self, Lent};
-use super::{contacts, gate, log, threads};
+use super::{bodies, contacts, gate, log, threads};
+use crate::core::sdp::Served;
 use crate::sip::engine::{EngineConfig, Transport};
 
 /// pjsua forgets a hung-up call only when its BYE is answered, up to 32 s
@@ -61,6 +62,7 @@ fn start_created(
     let mut lent = Lent::default();
     init(config, names, &mut lent)?;
     check("registering the gate", gate::register())?;
+    check("registering the bodies", bodies::register())?;
     check("registering the contacts", contacts::register())?;
     set_codecs(&mut lent);
     for &(transport, port) in &config.listen {
@@ -156,6 +158,11 @@ fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &
         tracing::info!(bind = %config.bind, "ICE is off: there is only a loopback address to offer");
     }
     media.enable_ice = if ice { ffi::TRUE } else { ffi::FALSE };
+    shared().bodies.serve(Served {
+        ipv4: config.bind.is_ipv4(),
+        ipv6: config.bind.is_ipv6(),
+        ice,
+    });
     if let Some((server, user, password)) = &config.turn_server {
         media.enable_turn = ffi::TRUE;
         media.turn_server = lent.lend(server);

@@ -312,7 +312,7 @@ impl SipEngine for SimEngine {
     }
 
     fn stats(&self) -> EngineStats {
-        self.state().stats
+        self.state().stats.clone()
     }
 
     fn local_port(&self, _transport: Transport) -> Option<u16> {

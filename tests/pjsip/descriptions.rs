@@ -1,0 +1,359 @@
+//! Foreign session descriptions against the real stack: every one that ended
+//! the process once, or could, at every place where one may come. Each is sent
+//! twice to the same process, over UDP and TCP; afterwards a call works.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use sipbridge::sip::engine::{Command, EndedBy, EngineEvent, LegEvent, SipEngine, Transport};
+
+use crate::outgoing::{ack, placed, trunk};
+use crate::peer::{Message, Peer, answer, answer_with};
+use crate::stage::{Stage, bye, ended, eventually, stage, up};
+
+/// What may stand behind `v=0`, `o=`, `s=`, `t=`, with the audio port of a peer.
+fn killers(port: u16) -> Vec<String> {
+    let session = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n";
+    let bare = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n";
+    let media = [
+        "m=audio 9 RTP/AVP 00\r\n".to_owned(),
+        format!("m=audio {port} RTP/AVP 00 0 8\r\nm=video 40002 RTP/AVP 96\r\n"),
+        format!("m=audio {port} RTP/AVP 0VP 0 8\r\nm=video 40002 RTP/AVP 96\r\n"),
+        format!("m=audio {port} RTP/AVP 0x 8\r\n"),
+        format!("m=audio {port} RTP/AVP 00\r\nm=audio 40002 RTP/AVP 00\r\n"),
+        format!("m=audio 0 RTP/AVP 00\r\nm=audio {port} RTP/AVP 00 8\r\n"),
+        format!("m=audio {port} RTP/AVP 008 08 8\r\na=rtpmap:08 PCMA/8000\r\n"),
+        format!("m=audio {port} RTP/AVP 101\r\na=rtpmap:101 telephone-event/8000\r\n"),
+        format!("m=audio {port} RTP/AVP{}\r\n", " 0".repeat(2_000)),
+        format!("m=audio {port} RTP/AVP\r\n"),
+        format!("m=audio {port} RTP/AVP 0\r\na=ptime:0\r\na=maxptime:0\r\n"),
+        format!("m=audio {port} RTP/AVP 0 96\r\na=rtpmap:96 opus/0/0\r\n"),
+        format!("m=audio {port} RTP/SAVP 0\r\na=crypto:1 X inline:\r\n"),
+        format!("m=audio {port} RTP/AVP 0\r\n{}", "a=x:y\r\n".repeat(500)),
+        format!("m=audio {port} RTP/AVP 0\r\n").repeat(6),
+        format!("m=audio {port} RTP/AVP 0\r\n").repeat(7),
+    ];
+    let mut all: Vec<String> = media
+        .iter()
+        .map(|media| format!("{session}{media}"))
+        .collect();
+    // No c= anywhere, or only at a line that is declined.
+    all.extend(media.iter().take(4).map(|media| format!("{bare}{media}")));
+    all.push(format!(
+        "{bare}m=audio {port} RTP/AVP 0\r\nc=IN IP4 127.0.0.1\r\nm=video 0 RTP/AVP 96\r\n"
+    ));
+    all.push(format!(
+        "{bare}m=video 0 RTP/AVP 96\r\nm=audio {port} RTP/AVP 0\r\nc=IN IP4 127.0.0.1\r\n"
+    ));
+    all.push(format!("{bare}m=audio 0 RTP/AVP 0\r\n"));
+    all.extend(
+        [
+            "\r\n",
+            "\n",
+            "\n\n\n",
+            "v=0",
+            "v=0\r\nm=",
+            "v=0\r\na=",
+            "v=0\r\nc=",
+            "x",
+            "\0",
+        ]
+        .map(str::to_owned),
+    );
+    all
+}
+
+/// Refuses the calls that were good enough, until the stack has read everything.
+fn settle(stage: &mut Stage, peer: &Peer) {
+    let mut probe = peer.invite_nothing(&stage.uri("alice"));
+    assert_eq!(probe.ask("OPTIONS", "", "").status(), 200);
+    eventually("what was still a call is over", || {
+        while let Ok(event) = stage.events.try_recv() {
+            if let EngineEvent::Incoming(call) = event {
+                let reject = Command::Reject {
+                    leg: call.leg,
+                    status: 480,
+                    retry_after: None,
+                };
+                stage.submit(reject);
+            }
+        }
+        stage.engine.stats().legs == 0
+    });
+}
+
+fn a_call_works(stage: &mut Stage, peer: &Peer) {
+    let (mut dialog, mut call, ..) = up(stage, peer, &peer.usual_sdp());
+    bye(&mut dialog, &mut call);
+    assert_eq!(stage.engine.stats().panics, 0);
+}
+
+fn port(peer: &Peer) -> u16 {
+    peer.rtp.local_addr().expect("a bound socket").port()
+}
+
+const SDP: &str = "Content-Type: application/sdp\r\n";
+
+#[test]
+fn no_offer_of_an_invite_ends_the_process() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    for (serial, body) in killers(port(&peer)).iter().enumerate() {
+        for turn in 0..2 {
+            let text = peer.raw_invite(&stage.uri("alice"), "");
+            let text = text.replace("SERIAL", &format!("{serial}-{turn}")).replace(
+                "Content-Length: 0",
+                &format!("{SDP}Content-Length: {}", body.len()),
+            );
+            peer.send(text + body);
+            // Answered too, for the answer is where some of them did it.
+            if let Ok(EngineEvent::Incoming(call)) = stage.events.try_recv() {
+                stage.answer(&call, 200);
+            }
+        }
+        settle(&mut stage, &peer);
+    }
+    a_call_works(&mut stage, &peer);
+}
+
+#[test]
+fn no_answered_offer_ends_the_process() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    for body in killers(port(&peer)) {
+        for _ in 0..2 {
+            let typed = if body.starts_with("v=0") { "" } else { SDP };
+            let mut dialog = peer.invite(
+                &stage.uri("alice"),
+                "<sip:alice@example.test>",
+                &body,
+                typed,
+            );
+            let answer = peer.wait("100 or a refusal", |message| {
+                message.status() >= 100 && message.header("call-id") == Some(&dialog.call_id)
+            });
+            if answer.status() >= 300 {
+                dialog.ack_refusal(&answer);
+                continue;
+            }
+            let mut call = stage.incoming();
+            stage.answer(&call, 200);
+            dialog.establish();
+            assert_eq!(dialog.ask("BYE", "", "").status(), 200, "{body}");
+            ended(&mut call);
+        }
+    }
+    a_call_works(&mut stage, &peer);
+}
+
+#[test]
+fn no_offer_within_a_call_ends_the_process_or_the_call() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    for body in killers(port(&peer)) {
+        for method in ["INVITE", "INVITE", "UPDATE", "UPDATE"] {
+            let typed = if body.starts_with("v=0") { "" } else { SDP };
+            let status = dialog.ask(method, &body, typed).status();
+            match (method, status) {
+                ("INVITE", 200) => dialog.ack(),
+                ("INVITE", _) => dialog.ack_refused_reinvite(),
+                _ => {}
+            }
+            assert!(
+                matches!(status, 200 | 400 | 488),
+                "{status} to {method} {body}"
+            );
+        }
+    }
+    let good = dialog.ask("INVITE", &peer.usual_sdp(), "");
+    assert_eq!(good.status(), 200);
+    dialog.ack();
+    bye(&mut dialog, &mut call);
+    a_call_works(&mut stage, &peer);
+}
+
+#[test]
+fn no_answer_in_an_ack_ends_the_process() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    for body in killers(port(&peer)) {
+        for _ in 0..2 {
+            let mut dialog = peer.invite(&stage.uri("alice"), "<sip:alice@example.test>", "", "");
+            let mut call = stage.incoming();
+            stage.answer(&call, 200);
+            let ok = dialog.response(200);
+            dialog.learn(&ok);
+            let typed = if body.starts_with("v=0") { "" } else { SDP };
+            dialog.ack_with_typed(&body, typed);
+            // Good enough, or a BYE of ours.
+            eventually("an end, or media", || match call.events.try_recv() {
+                Ok(LegEvent::Media(_)) => {
+                    assert_eq!(dialog.ask("BYE", "", "").status(), 200);
+                    true
+                }
+                Ok(LegEvent::Ended(_)) => {
+                    dialog.serve("BYE", 200);
+                    true
+                }
+                _ => false,
+            });
+            eventually("the leg is gone", || stage.engine.stats().legs == 0);
+        }
+    }
+    a_call_works(&mut stage, &peer);
+}
+
+#[test]
+fn no_answer_of_a_callee_ends_the_process() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "killer");
+    for body in killers(port(&peer)) {
+        for early in [true, false] {
+            let (mut leg, invite) = placed(&stage, &peer, "killer");
+            if early {
+                answer_with(&peer, &invite, 183, &body);
+                answer_with(&peer, &invite, 183, &body);
+            }
+            answer_with(&peer, &invite, 200, &body);
+            ack(&peer);
+            let mut dialog = peer.callee(&invite);
+            // Good enough, or a BYE of ours, with or without a CANCEL before it.
+            let is_end = |message: &Message| matches!(message.method(), "BYE" | "CANCEL");
+            eventually("an end, or media", || {
+                if let Some(end) = peer.try_wait(Duration::from_millis(1), is_end) {
+                    answer(&peer.sip, &end, 200, "");
+                    return end.method() == "BYE";
+                }
+                if let Ok(LegEvent::Established) = leg.events.try_recv() {
+                    return matches!(dialog.ask("BYE", "", "").status(), 200 | 481);
+                }
+                false
+            });
+            eventually("the leg is gone", || stage.engine.stats().legs == 0);
+        }
+    }
+    let other = stage.peer();
+    a_call_works(&mut stage, &other);
+}
+
+/// A TCP connection to the engine.
+fn tcp(stage: &Stage) -> TcpStream {
+    let port = stage
+        .engine
+        .local_port(Transport::Tcp)
+        .expect("TCP is open");
+    let stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], port))).expect("it listens");
+    let timeout = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    timeout.expect("a timeout");
+    stream
+}
+
+#[test]
+fn no_body_over_tcp_ends_the_process_whatever_follows_it() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let mut serial = 0;
+    let mut bodies = killers(port(&peer));
+    bodies.extend(["\r", "\n", "\r\n", "\n\n"].map(str::to_owned));
+    for body in &bodies {
+        let mut stream = tcp(&stage);
+        for behind in ["", "\r\n\r\n", "\n\n\n"] {
+            serial += 1;
+            let text = peer.raw_invite(&stage.uri("alice"), "");
+            let text = text
+                .replace("SERIAL", &format!("tcp-{serial}"))
+                .replace("SIP/2.0/UDP", "SIP/2.0/TCP")
+                .replace(
+                    "Content-Length: 0",
+                    &format!("{SDP}Content-Length: {}", body.len()),
+                );
+            let sent = stream.write_all(format!("{text}{body}{behind}").as_bytes());
+            sent.expect("it is open");
+            let mut buffer = [0; 4_096];
+            let read = stream.read(&mut buffer).expect("an answer");
+            assert!(buffer[..read].starts_with(b"SIP/2.0 "), "{body:?}");
+        }
+        settle(&mut stage, &peer);
+    }
+    a_call_works(&mut stage, &peer);
+}
+
+#[test]
+fn a_caller_who_acknowledges_without_an_answer_gets_a_bye() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let mut dialog = peer.invite(&stage.uri("alice"), "<sip:alice@example.test>", "", "");
+    let mut call = stage.incoming();
+    stage.answer(&call, 200);
+    dialog.establish();
+    dialog.serve("BYE", 200);
+    assert_eq!(ended(&mut call).by, EndedBy::Failure);
+}
+
+#[test]
+fn a_body_that_is_ignored_or_refused_is_counted_by_reason() {
+    let stage = stage();
+    let peer = stage.peer();
+    let count = |stage: &Stage, label: &str| {
+        let counts = stage.engine.stats().bodies_refused;
+        counts
+            .iter()
+            .find(|(own, _)| *own == label)
+            .map_or(0, |(_, count)| *count)
+    };
+    let sdes =
+        "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj\r\n";
+    let usual = peer.usual_sdp();
+    let cases = [
+        ("codec", 488, peer.sdp("18", "a=rtpmap:18 G729/8000\r\n")),
+        ("keys", 488, usual.replace("RTP/AVP", "RTP/SAVP")),
+        (
+            "transport",
+            488,
+            usual.replace("RTP/AVP", "UDP/TLS/RTP/SAVPF") + sdes,
+        ),
+        (
+            "address",
+            488,
+            usual.replace("c=IN IP4 127.0.0.1", "c=IN IP6 ::1"),
+        ),
+        (
+            "address",
+            488,
+            usual.replace("c=IN IP4 127.0.0.1", "c=IN IP4 pbx.example"),
+        ),
+        ("no_audio", 488, usual.replace("m=audio", "m=video")),
+        (
+            "media_lines",
+            488,
+            usual.clone() + &"m=video 0 RTP/AVP 96\r\n".repeat(6),
+        ),
+        ("malformed", 400, usual.replace("m=audio", "m=audio x")),
+    ];
+    for (label, status, body) in cases {
+        let before = count(&stage, label);
+        let mut dialog = peer.invite(&stage.uri("alice"), "<sip:alice@example.test>", &body, "");
+        let refusal = dialog.response(status);
+        assert!(
+            refusal
+                .header("warning")
+                .is_some_and(|text| text.contains("sipbridge")),
+            "{refusal:?}"
+        );
+        dialog.ack_refusal(&refusal);
+        assert_eq!(count(&stage, label), before + 1, "{label}");
+    }
+    let before = count(&stage, "body_type");
+    let dialog = peer.invite(
+        &stage.uri("alice"),
+        "<sip:alice@example.test>",
+        "hello",
+        "Content-Type: text/plain\r\n",
+    );
+    let refusal = dialog.response(415);
+    assert_eq!(refusal.header("accept"), Some("application/sdp"));
+    assert_eq!(count(&stage, "body_type"), before + 1);
+    assert_eq!(stage.engine.stats().legs, 0);
+}
