@@ -17,7 +17,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out="$here/pjproject"
 prefix="$out/install" src="$out/src"
-patches=("$here/pjproject.patch")
+patches=("$here/pjproject.patch" "$here/pjproject-sdp.patch")
 
 configure_flags=(
     --enable-epoll --disable-video --disable-sound --disable-libwebrtc
@@ -27,7 +27,8 @@ configure_flags=(
     --disable-speex-aec --disable-ilbc-codec --disable-g7221-codec
     --disable-lyra --disable-upnp --with-external-srtp --enable-libsamplerate
 )
-# NDEBUG: a failed pj_assert must be an error code, never an abort.
+# NDEBUG: a failed pj_assert does nothing instead of aborting; PJ_ASSERT_RETURN
+# still returns its error code.
 c_flags='-O2 -fPIC -DNDEBUG' ld_flags=''
 # Asserts are on: what trips over one would go on with what it did not expect.
 # Left out are alignment and pointer overflow, since pjlib packs and hashes as
@@ -97,7 +98,7 @@ build() {
         if patch -d "$src" -p1 --dry-run --quiet < "$patch" >&2; then
             patch -d "$src" -p1 --quiet < "$patch"
         else
-            say "${patch##*/} does not fit this version and is left out; its first lines say what it is for"
+            say "WARNING: ${patch##*/} does not fit this version and is left out; its first lines say what it is for"
         fi
     done
     # Left out of Debian's tarball, named in the Makefile.
