@@ -134,18 +134,14 @@ impl Entry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a watcher; whether it is the first.
-    pub fn watch(&self) -> bool {
-        let mut state = self.state();
-        state.watchers += 1;
-        state.watchers == 1
+    /// Counts a watcher.
+    pub fn watch(&self) {
+        self.state().watchers += 1;
     }
 
-    /// Counts one less; whether it was the last.
-    pub fn unwatch(&self) -> bool {
-        let mut state = self.state();
-        state.watchers -= 1;
-        state.watchers == 0
+    /// Counts one less.
+    pub fn unwatch(&self) {
+        self.state().watchers -= 1;
     }
 
     pub fn is_watched(&self) -> bool {
@@ -183,11 +179,16 @@ impl Entry {
         false
     }
 
-    /// Takes the outcome of a look-up and tells who waits for it.
+    /// Takes the outcome of a look-up.
     pub fn take(&self, found: &Result<Located, LocateError>, now: Instant) -> Change {
         let mut state = self.state();
-        let change = state.known.take(found, now);
         state.asking = false;
+        state.known.take(found, now)
+    }
+
+    /// Tells who waits for the outcome that was taken.
+    pub fn tell_waiters(&self, found: &Result<Located, LocateError>) {
+        let mut state = self.state();
         let known = state.known.located.as_ref();
         let told = match (known, found) {
             (Some(known), _) => Ok(known.addresses.clone()),
@@ -199,7 +200,6 @@ impl Entry {
         for waiter in waiters {
             waiter(told.clone());
         }
-        change
     }
 
     /// Whether SRV records say where it is.
@@ -219,6 +219,14 @@ impl Entry {
         let is_fresh = state.watchers > 0 || !state.known.is_due(now);
         let located = state.known.located.as_ref().filter(|_| is_fresh)?;
         Some(located.addresses.clone())
+    }
+
+    /// Its addresses while it is watched, else none.
+    pub fn watched_ips(&self) -> Vec<IpAddr> {
+        match self.is_watched() {
+            true => self.ips(),
+            false => Vec::new(),
+        }
     }
 
     /// Its addresses without ports.
@@ -299,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_is_told_once_and_the_last_watcher_is_known() {
+    fn who_waits_is_told_once_and_nobody_watched_is_kept() {
         let entry = Entry::new(
             Target::parse("x.example", crate::core::address::Transport::Udp).expect("host"),
         );
@@ -307,13 +315,20 @@ mod tests {
         let (sender, told) = std::sync::mpsc::sync_channel(4);
         assert!(entry.wait(Box::new(move |found| sender.send(found).expect("read"))));
         assert!(entry.begin(now) && !entry.begin(now));
-        entry.take(&located(&["10.0.0.1:5060"], now), now);
+        let found = located(&["10.0.0.1:5060"], now);
+        entry.take(&found, now);
+        entry.tell_waiters(&found);
         assert_eq!(
             told.try_recv().expect("told"),
             Ok(vec!["10.0.0.1:5060".parse().expect("address")])
         );
         assert!(told.try_recv().is_err());
-        assert!(entry.watch() && !entry.watch() && !entry.unwatch() && entry.unwatch());
+        entry.watch();
+        entry.watch();
+        entry.unwatch();
+        assert!(entry.is_watched() && !entry.watched_ips().is_empty());
+        entry.unwatch();
+        assert!(!entry.is_watched() && entry.watched_ips().is_empty());
         let later = now + REFRESH_MAX * 2;
         assert!(entry.addresses(later).is_none() && !entry.is_wanted(later));
         entry.watch();

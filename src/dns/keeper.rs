@@ -85,10 +85,7 @@ impl Keeper {
             let _room = keeper.room.acquire().await;
             let asker = keeper.asker();
             let found = keeper.locate(&asker, &entry).await;
-            let change = entry.take(&found, Instant::now());
-            if change.moved && entry.is_watched() {
-                keeper.table.collect_watched();
-            }
+            let change = keeper.table.take(&entry, &found);
             tell(&entry, &change, &found);
         });
     }

@@ -1,17 +1,17 @@
 //! [`Servers`]: the table of located servers, kept fresh by a thread of its
 //! own. Whoever must not wait, as pjsip's threads, reads what is known.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::entry::{Entry, Waiter};
+use super::entry::{Change, Entry, Waiter};
 use super::failures::Failures;
 use super::keeper;
-use super::lookup::{Files, LocateError};
+use super::lookup::{Files, LocateError, Located};
 use super::target::Target;
 
 /// How many look-ups wait for the thread.
@@ -35,8 +35,9 @@ struct Inner {
 pub(super) struct Table {
     entries: RwLock<HashMap<Target, Arc<Entry>>>,
     failures: Mutex<Failures>,
-    /// The addresses of all watched targets.
-    watched: RwLock<HashSet<IpAddr>>,
+    /// The addresses of all watched targets, and of how many each. Who is
+    /// watched, and the addresses of who is, change under this lock.
+    watched: RwLock<HashMap<IpAddr, usize>>,
 }
 
 /// The server of a line, located for as long as this lives.
@@ -76,9 +77,7 @@ impl Servers {
     #[must_use]
     pub fn watch(&self, target: &Target) -> Watched {
         let entry = self.0.table.entry(target);
-        if entry.watch() {
-            self.0.table.collect_watched();
-        }
+        self.0.table.change(&entry, Entry::watch);
         self.ask(&entry);
         Watched(Arc::new(Watch {
             entry,
@@ -98,7 +97,7 @@ impl Servers {
     pub fn contains(&self, ip: IpAddr) -> bool {
         let watched = &self.0.table.watched;
         let watched = watched.read().unwrap_or_else(PoisonError::into_inner);
-        watched.contains(&ip.to_canonical())
+        watched.contains_key(&ip.to_canonical())
     }
 
     /// Where to send, in the order to try, without waiting: `None` where it
@@ -163,7 +162,7 @@ impl Servers {
     fn ask(&self, entry: &Arc<Entry>) {
         let now = Instant::now();
         if entry.begin(now) && self.0.asked.try_send(Arc::clone(entry)).is_err() {
-            entry.take(&Err(LocateError::TooMany), now);
+            self.0.table.take(entry, &Err(LocateError::TooMany));
         }
     }
 }
@@ -190,9 +189,7 @@ impl Watched {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if self.entry.unwatch() {
-            self.servers.0.table.collect_watched();
-        }
+        self.servers.0.table.change(&self.entry, Entry::unwatch);
     }
 }
 
@@ -236,12 +233,31 @@ impl Table {
         entries.values().for_each(|entry| entry.expire());
     }
 
-    /// Collects the addresses of watched targets anew. The lock is taken first,
-    /// so that of two changes at once the later one is never lost.
-    pub(super) fn collect_watched(&self) {
+    /// Takes the outcome of a look-up and tells who waits for it.
+    pub(super) fn take(&self, entry: &Entry, found: &Result<Located, LocateError>) -> Change {
+        let now = Instant::now();
+        let change = self.change(entry, |entry| entry.take(found, now));
+        entry.tell_waiters(found);
+        change
+    }
+
+    /// Changes an entry, and keeps count of the addresses of who is watched.
+    fn change<T>(&self, entry: &Entry, change: impl FnOnce(&Entry) -> T) -> T {
         let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let lines = entries.values().filter(|entry| entry.is_watched());
-        *watched = lines.flat_map(|entry| entry.ips()).collect();
+        let before = entry.watched_ips();
+        let changed = change(entry);
+        let after = entry.watched_ips();
+        for ip in after {
+            *watched.entry(ip).or_default() += 1;
+        }
+        for ip in before {
+            if let Some(count) = watched.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    watched.remove(&ip);
+                }
+            }
+        }
+        changed
     }
 }

@@ -13,6 +13,7 @@
 //! | `line_states` | what became of each line, for `sipbridge lines` and the API |
 //! | `leaks` | calls leave no descriptor and no thread behind |
 //! | `limits` | busy lines, a full bridge, calls a second, fair shares, a flood of INVITEs |
+//! | `locating` | where requests go by DNS, and when a server is away |
 //! | `metrics` | what Prometheus reads, and that it moves with calls |
 //! | `numbers` | E.164 by the line's country, and the line found in every form of its number |
 //! | `overload` | late audio shuts the door; file descriptors run out |
@@ -65,9 +66,13 @@ mod leaks;
 mod life;
 mod limits;
 mod line_states;
+mod locating;
 mod log_output;
 mod media;
 mod metrics;
+#[expect(dead_code, reason = "other tests look at what it was asked")]
+#[path = "../lib/name_server.rs"]
+mod name_server;
 mod numbers;
 mod openapi;
 mod other_tables;

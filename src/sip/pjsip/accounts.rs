@@ -4,7 +4,6 @@ use std::ffi::c_uint;
 use std::time::{Duration, Instant};
 
 use super::ffi;
-use super::names::Names;
 use super::shared::{Binding, Line, Lines, Shared};
 use super::text::{self, Lent};
 use crate::core::ids::LineId;
@@ -47,13 +46,7 @@ pub struct Retired {
 /// Adds a line, in place of one with the same id; tells why where it cannot.
 /// Calls of the line go on. Accounts that nobody asks for any more are in
 /// `retired`.
-pub fn add(
-    shared: &Shared,
-    config: &EngineConfig,
-    names: &Names,
-    account: &Account,
-    retired: &mut Vec<Retired>,
-) {
+pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &mut Vec<Retired>) {
     let binding = Binding::of(account);
     let held = shared.with_lines(|lines| {
         let line = lines.table.data(&account.line)?;
@@ -62,12 +55,12 @@ pub fn add(
     let made = match held {
         // A last REGISTER of the old account could reach the registrar after
         // the first one of a new account, and take away what both announce.
-        Some((id, true)) => modify(id, config, names, account),
+        Some((id, true)) => modify(id, config, account),
         _ => {
             retired.extend(retire(shared, &account.line));
-            create(config, names, account).or_else(|status| {
+            create(config, account).or_else(|status| {
                 let full = status == PJ_ETOOMANY && make_room(shared, retired);
-                let again = full.then(|| create(config, names, account));
+                let again = full.then(|| create(config, account));
                 again.unwrap_or(Err(status))
             })
         }
@@ -256,12 +249,8 @@ pub fn check(account: &Account) -> Result<(), String> {
 
 type Settings = Box<ffi::pjsua_acc_config>;
 
-fn create(
-    config: &EngineConfig,
-    names: &Names,
-    account: &Account,
-) -> Result<i32, ffi::pj_status_t> {
-    with_settings(config, names, account, |settings| {
+fn create(config: &EngineConfig, account: &Account) -> Result<i32, ffi::pj_status_t> {
+    with_settings(config, account, |settings| {
         let mut id = -1;
         // SAFETY: the settings are whole; the id is an out-parameter.
         match unsafe { ffi::pjsua_acc_add(&raw const **settings, ffi::FALSE, &raw mut id) } {
@@ -273,13 +262,8 @@ fn create(
 
 /// Gives an account another password. The registration is forgotten without a
 /// word to the registrar if that is a change; the next REGISTER renews it.
-fn modify(
-    id: i32,
-    config: &EngineConfig,
-    names: &Names,
-    account: &Account,
-) -> Result<i32, ffi::pj_status_t> {
-    with_settings(config, names, account, |settings| {
+fn modify(id: i32, config: &EngineConfig, account: &Account) -> Result<i32, ffi::pj_status_t> {
+    with_settings(config, account, |settings| {
         settings.disable_reg_on_modify = ffi::TRUE;
         // SAFETY: pjsua checks the id; the settings are whole.
         match unsafe { ffi::pjsua_acc_modify(id, &raw const **settings) } {
@@ -291,7 +275,6 @@ fn modify(
 
 fn with_settings<T>(
     config: &EngineConfig,
-    names: &Names,
     account: &Account,
     then: impl FnOnce(&mut Settings) -> T,
 ) -> T {
@@ -302,18 +285,13 @@ fn with_settings<T>(
     let mut settings: Settings = Box::new(unsafe { std::mem::zeroed() });
     // SAFETY: as above.
     unsafe { ffi::pjsua_acc_config_default(&raw mut *settings) };
-    identity(&mut settings, &mut lent, names, account);
+    identity(&mut settings, &mut lent, account);
     registration(&mut settings, config, account);
     media(&mut settings, &mut lent, config);
     then(&mut settings)
 }
 
-fn identity(
-    settings: &mut ffi::pjsua_acc_config,
-    lent: &mut Lent,
-    names: &Names,
-    account: &Account,
-) {
+fn identity(settings: &mut ffi::pjsua_acc_config, lent: &mut Lent, account: &Account) {
     let user = escape_user(&account.username);
     let domain = &account.domain;
     let transport = match account.transport {
@@ -327,11 +305,6 @@ fn identity(
     // The outbound server gets everything, without a Route header that a
     // registrar might not like.
     let server = account.server.as_deref().unwrap_or(domain);
-    let server = match account.transport {
-        // A certificate is checked against the name.
-        Transport::Tls => server.to_owned(),
-        Transport::Udp | Transport::Tcp => names.resolve_local(server),
-    };
     settings.proxy_cnt = 1;
     settings.proxy[0] = lent.lend(&format!("<sip:{server}{transport};lr;hide>"));
     settings.reg_use_proxy = 2;

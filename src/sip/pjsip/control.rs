@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use super::accounts::{self, Retired};
 use super::calls;
 use super::engine::PjsipError;
-use super::names::Names;
-use super::outgoing;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, OpenPorts};
+use super::{outgoing, resolver};
 use crate::sip::engine::{Account, Command, EngineConfig};
 
 /// How long the thread waits for an order before it beats again.
@@ -21,7 +20,6 @@ const BEAT: Duration = Duration::from_millis(500);
 /// What the thread works with.
 pub struct Control {
     config: EngineConfig,
-    names: Names,
     orders: Receiver<Order>,
     stopping: Arc<AtomicBool>,
     ports: Arc<OpenPorts>,
@@ -38,7 +36,6 @@ impl Control {
     ) -> Self {
         Self {
             config,
-            names: Names::read(),
             orders,
             stopping,
             ports,
@@ -49,7 +46,7 @@ impl Control {
     /// The thread's body. Says on `started` how the start went, then works
     /// until it is stopped.
     pub fn run(mut self, started: &SyncSender<Result<(), PjsipError>>) {
-        let result = stack::start(&self.config, &self.names, &self.ports);
+        let result = stack::start(&self.config, &self.ports);
         let failed = result.is_err();
         if started.send(result).is_err() || failed {
             return;
@@ -75,6 +72,7 @@ impl Control {
     /// What nobody asks for: deletes retired accounts, ends legs that no
     /// driver holds any more, and transfers that ended without an outcome.
     fn tidy_up(&mut self, shared: &Shared) {
+        resolver::tell_found(shared);
         self.retired
             .retain_mut(|retired| !accounts::delete_unneeded(shared, retired));
         for leg in shared.slots.orphans() {
@@ -88,6 +86,7 @@ impl Control {
     fn obey(&mut self, shared: &Shared, order: Order) {
         match order {
             Order::Abort { leg, why } => calls::abort(shared, leg, why),
+            Order::TellResolved => resolver::tell_found(shared),
             Order::Command(command) => self.execute(shared, command),
         }
     }
@@ -122,13 +121,7 @@ impl Control {
                 .map_err(|error| error.to_string())
         });
         match ready {
-            Ok(()) => accounts::add(
-                shared,
-                &self.config,
-                &self.names,
-                account,
-                &mut self.retired,
-            ),
+            Ok(()) => accounts::add(shared, &self.config, account, &mut self.retired),
             Err(reason) => {
                 self.retired.extend(accounts::retire(shared, &account.line));
                 accounts::refuse(shared, account, reason);
@@ -145,6 +138,7 @@ fn end(shared: &Shared) {
     for leg in shared.slots.announced() {
         calls::hang_up(shared, leg, 503, None);
     }
+    resolver::close(shared);
     stack::destroy();
     for leg in shared.slots.all() {
         shared.slots.end(leg, None);

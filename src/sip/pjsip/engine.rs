@@ -102,6 +102,7 @@ impl PjsipEngine {
             events,
             orders: orders.clone(),
             servers: config.servers.clone(),
+            bind: config.bind,
             calls_max,
         };
         if !shared().set_run(Some(run)) {

@@ -11,16 +11,18 @@
 //! | `slots` | the table of legs; C knows a leg only by slot and generation |
 //! | `callbacks` | every function that C calls about calls and registrations |
 //! | `bodies` | the module that keeps foreign session descriptions from pjsip |
+//! | `failover` | the next server where one is silent or out of service |
 //! | `gate` | the module that judges an INVITE before a dialog exists |
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `passage` | whether RTP gets through each of pjsip's media threads |
 //! | `accounts`, `calls` | commands on lines and legs |
 //! | `outgoing` | calls that we place, and when their slot is opened |
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
+//! | `ice` | whether ICE has an address to offer |
 //! | `info` | digits and other bodies of SIP INFO |
 //! | `invite_headers` | who calls, and headers for the worker |
 //! | `log` | pjsip's log lines into `tracing` |
-//! | `names` | name servers, the hosts file, whether ICE has an address to offer |
+//! | `resolver` | where pjsip sends a request: names by our own table |
 //! | `threads` | registration with pjlib, the hard exit |
 //! | `text` | C strings and headers to Rust and back |
 //!
@@ -43,15 +45,17 @@ mod calls;
 mod contacts;
 mod control;
 mod engine;
+mod failover;
 mod ffi;
 mod gate;
+mod ice;
 mod info;
 mod invite_headers;
 mod log;
-mod names;
 mod outgoing;
 mod passage;
 mod requests;
+mod resolver;
 mod shared;
 mod slots;
 mod stack;

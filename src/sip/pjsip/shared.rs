@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::bodies::Bodies;
 use super::outgoing::Placing;
+use super::resolver::Waiting;
 use super::slots::{Delivered, Emitted, Slots};
 use crate::core::ids::{LegId, LineId};
 use crate::core::seldom::Seldom;
@@ -33,6 +34,8 @@ pub enum Order {
     Command(Command),
     /// Ends a leg whose driver is lost or whose callback panicked.
     Abort { leg: LegId, why: &'static str },
+    /// Tells pjsip what was looked up for it.
+    TellResolved,
 }
 
 /// What lives as long as one start of the engine.
@@ -41,8 +44,9 @@ pub struct Run {
     pub events: mpsc::Sender<EngineEvent>,
     pub orders: SyncSender<Order>,
     /// Where SIP servers are.
-    #[expect(dead_code, reason = "for who may call, and where requests go")]
     pub servers: Servers,
+    /// Local address of SIP sockets.
+    pub bind: IpAddr,
     pub calls_max: usize,
 }
 
@@ -136,6 +140,8 @@ pub struct Shared {
     pub lines: RwLock<Lines>,
     pub placing: Placing,
     pub bodies: Bodies,
+    /// Requests that wait for the address of a name.
+    pub resolving: Waiting,
     /// By the reason.
     full: Mutex<BTreeMap<&'static str, Seldom>>,
     run: RwLock<Option<Run>>,
@@ -151,6 +157,7 @@ pub fn shared() -> &'static Shared {
         lines: RwLock::default(),
         placing: Placing::default(),
         bodies: Bodies::default(),
+        resolving: Waiting::default(),
         full: Mutex::default(),
         run: RwLock::new(None),
     })

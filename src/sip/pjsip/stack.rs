@@ -6,8 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::callbacks;
 use super::engine::PjsipError;
+use super::failover;
 use super::ffi;
-use super::names::{Names, has_ice_candidate};
+use super::ice::has_ice_candidate;
+use super::resolver;
 use super::shared::{LEGS_MAX, shared};
 use super::text::{self, Lent};
 use super::{bodies, contacts, gate, log, threads};
@@ -40,12 +42,12 @@ impl OpenPorts {
 }
 
 /// Starts the stack. On failure everything is taken down again.
-pub fn start(config: &EngineConfig, names: &Names, ports: &OpenPorts) -> Result<(), PjsipError> {
+pub fn start(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipError> {
     log::take_over();
     // SAFETY: no precondition; once per run, which the engine ensures.
     check("pjsua_create", unsafe { ffi::pjsua_create() })?;
     threads::begin_epoch();
-    match start_created(config, names, ports) {
+    match start_created(config, ports) {
         Ok(()) => Ok(()),
         Err(problem) => {
             destroy();
@@ -54,15 +56,13 @@ pub fn start(config: &EngineConfig, names: &Names, ports: &OpenPorts) -> Result<
     }
 }
 
-fn start_created(
-    config: &EngineConfig,
-    names: &Names,
-    ports: &OpenPorts,
-) -> Result<(), PjsipError> {
+fn start_created(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipError> {
     let mut lent = Lent::default();
-    init(config, names, &mut lent)?;
+    init(config, &mut lent)?;
     check("registering the gate", gate::register())?;
     check("registering the bodies", bodies::register())?;
+    check("registering failover", failover::register())?;
+    check("setting the resolver", resolver::install(shared()))?;
     check("registering the contacts", contacts::register())?;
     set_codecs(&mut lent);
     for &(transport, port) in &config.listen {
@@ -86,7 +86,7 @@ pub fn destroy() {
     unsafe { ffi::pjsua_destroy2(0) };
 }
 
-fn init(config: &EngineConfig, names: &Names, lent: &mut Lent) -> Result<(), PjsipError> {
+fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {
     // SAFETY: plain C data that pjsua fills with its defaults and copies; not
     // moved between; strings live until pjsua_init has copied them. pjsip's
     // settings may be changed before it has threads.
@@ -100,7 +100,7 @@ fn init(config: &EngineConfig, names: &Names, lent: &mut Lent) -> Result<(), Pjs
         // A request that is not answered is no reason to end a call: media and
         // session timers tell whether the other side is there.
         ffi::pjsip_sip_cfg_var.endpt.keep_inv_after_tsx_timeout = ffi::TRUE;
-        set_ua(&mut ua, config, names, lent);
+        set_ua(&mut ua, config, lent);
         set_logging(&mut logging);
         set_media(&mut media, config, lent);
         check(
@@ -110,7 +110,7 @@ fn init(config: &EngineConfig, names: &Names, lent: &mut Lent) -> Result<(), Pjs
     }
 }
 
-fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, names: &Names, lent: &mut Lent) {
+fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, lent: &mut Lent) {
     let library_max = c_uint::try_from(LEGS_MAX)
         .unwrap_or(0)
         .min(ffi::SIPBRIDGE_MAX_CALLS);
@@ -118,15 +118,13 @@ fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, names: &Names, lent
     ua.thread_cnt = 1;
     ua.user_agent = lent.lend(&config.user_agent);
     ua.enable_unsolicited_mwi = ffi::FALSE;
-    if let Some(stun) = &config.stun_server {
+    let stun = config.stun_server.as_ref();
+    let stun = stun.and_then(|stun| resolver::numeric(&config.servers, stun, config.bind));
+    if let Some(stun) = stun {
         ua.stun_srv_cnt = 1;
-        ua.stun_srv[0] = lent.lend(stun);
+        ua.stun_srv[0] = lent.lend(&stun);
         // A STUN server that is away must not take the lines down.
         ua.stun_ignore_failure = ffi::TRUE;
-    }
-    for (slot, server) in ua.nameserver.iter_mut().zip(&names.servers) {
-        *slot = lent.lend(&server.to_string());
-        ua.nameserver_count += 1;
     }
     callbacks::install(&mut ua.cb);
 }
@@ -163,9 +161,13 @@ fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &
         ipv6: config.bind.is_ipv6(),
         ice,
     });
-    if let Some((server, user, password)) = &config.turn_server {
+    let turn = config.turn_server.as_ref().and_then(|turn| {
+        let address = resolver::numeric(&config.servers, &turn.0, config.bind)?;
+        Some((address, &turn.1, &turn.2))
+    });
+    if let Some((server, user, password)) = turn {
         media.enable_turn = ffi::TRUE;
-        media.turn_server = lent.lend(server);
+        media.turn_server = lent.lend(&server);
         media.turn_auth_cred.type_ = ffi::PJ_STUN_AUTH_CRED_STATIC;
         // Writing a Copy member of a C union.
         media.turn_auth_cred.data.static_cred =

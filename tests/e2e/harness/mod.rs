@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod receiver;
 mod registrar;
 pub mod rtp;
+pub mod scripted_trunk;
 pub mod sdp;
 pub mod sip;
 pub mod sipp;

@@ -1,0 +1,290 @@
+//! The next server where one fails (RFC 3263 4.3): pjsip itself goes on only
+//! when a connection fails. A request over UDP that was sent three times
+//! without an answer, or is answered 503, goes to the next address that its
+//! name has, in the same transaction and for REGISTER and INVITE alike; the
+//! server that failed is tried last by all requests for a while.
+//!
+//! A module between pjsip's transports and its transactions. RFC 3263 asks
+//! for a new branch; the branch stays here, which the next server cannot tell
+//! from a new one, and with it ACK, CANCEL and the answer find their way.
+
+use std::ffi::c_int;
+use std::net::SocketAddr;
+
+use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
+use super::shared::{Shared, guarded};
+use super::text;
+
+/// The retransmission that goes to the next server: 3.5 s after the request
+/// (T1 is 500 ms). Each second one after that goes one further.
+const GIVE_UP_AT: c_int = 3;
+const UNAVAILABLE: c_int = 503;
+
+/// A module record that pjsip links into its list and writes to.
+struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
+
+// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
+// touches it, under its own lock.
+unsafe impl Sync for Module {}
+
+static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
+    prev: std::ptr::null_mut(),
+    next: std::ptr::null_mut(),
+    name: ffi::pj_str_t {
+        ptr: c"sipbridge-failover".as_ptr().cast_mut(),
+        slen: 18,
+    },
+    id: -1,
+    // Between transports (8) and transactions (16).
+    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 2,
+    load: None,
+    start: None,
+    stop: None,
+    unload: None,
+    on_rx_request: None,
+    on_rx_response: Some(on_rx_response),
+    on_tx_request: Some(on_tx_request),
+    on_tx_response: None,
+    on_tsx_state: None,
+}));
+
+/// Puts the module into the stack, before it is started.
+pub fn register() -> ffi::pj_status_t {
+    let module = MODULE.0.get();
+    // SAFETY: pjsua is initialised and has no threads yet; a module of an
+    // earlier run was unlinked when that endpoint was destroyed.
+    unsafe {
+        (*module).id = -1;
+        (*module).prev = std::ptr::null_mut();
+        (*module).next = std::ptr::null_mut();
+        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
+    }
+}
+
+/// Sees each transmission of a request.
+unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
+    guarded("failover", None, ffi::PJ_SUCCESS, |shared| {
+        // SAFETY: pjsip passes a message that is whole; the transaction is
+        // held by the reference that the look-up adds, until it is given back.
+        // A retransmission comes with its lock held, by this very thread.
+        unsafe {
+            // One address has no next one: nearly all requests end here.
+            if (*tdata).dest_info.addr.count < 2 {
+                return ffi::PJ_SUCCESS;
+            }
+            let tsx = transaction_of(tdata);
+            if let Some(tsx) = tsx.as_mut() {
+                let lock = tsx.grp_lock;
+                ffi::pj_grp_lock_acquire(lock);
+                give_up(shared, tsx, tdata);
+                ffi::pj_grp_lock_release(lock);
+                ffi::pj_grp_lock_dec_ref(lock);
+            }
+        }
+        ffi::PJ_SUCCESS
+    })
+}
+
+/// Has this transmission of a request go to its next address when the last
+/// one had its tries.
+///
+/// # Safety
+/// The transaction must be locked.
+unsafe fn give_up(shared: &Shared, tsx: &mut ffi::pjsip_transaction, tdata: *mut pjsip_tx_data) {
+    let sent_again = tsx.retransmit_count;
+    let given_up = sent_again >= GIVE_UP_AT && sent_again % 2 == 1;
+    let unanswered = tsx.state == ffi::PJSIP_TSX_STATE_CALLING && tsx.last_tx == tdata;
+    if !given_up || !unanswered {
+        return;
+    }
+    // SAFETY: the caller's promise is passed on.
+    if let Some(failed) = unsafe { go_on(tsx) } {
+        note(shared, failed, "does not answer");
+    }
+}
+
+/// The transaction of a request that is sent, with one more reference to it;
+/// null where it has none.
+///
+/// # Safety
+/// `tdata` must be a request with a Via header.
+unsafe fn transaction_of(tdata: *mut pjsip_tx_data) -> *mut ffi::pjsip_transaction {
+    // SAFETY: of the response only its Via is read, and the key made of the
+    // branch in it; the key lives in the pool of the request.
+    unsafe {
+        let message = (*tdata).msg;
+        let via = ffi::pjsip_msg_find_hdr(message, ffi::PJSIP_H_VIA, std::ptr::null());
+        let method = &raw const (*message).line.req.method;
+        let via = via.cast::<ffi::pjsip_via_hdr>();
+        // Another branch would make a key of headers that are not here.
+        let is_own = via
+            .as_ref()
+            .is_some_and(|via| text::to_string(&via.branch_param).starts_with("z9hG4bK"));
+        if !is_own || (*method).id == ffi::PJSIP_ACK_METHOD {
+            return std::ptr::null_mut();
+        }
+        let mut response: Box<pjsip_rx_data> = Box::new(std::mem::zeroed());
+        response.msg_info.via = via;
+        let mut key: ffi::pj_str_t = std::mem::zeroed();
+        let made = ffi::pjsip_tsx_create_key(
+            (*tdata).pool,
+            &raw mut key,
+            ffi::PJSIP_ROLE_UAC,
+            method,
+            &raw const *response,
+        );
+        match made {
+            ffi::PJ_SUCCESS => ffi::pjsip_tsx_layer_find_tsx2(&raw const key, ffi::TRUE),
+            _ => std::ptr::null_mut(),
+        }
+    }
+}
+
+/// Points a transaction of ours over UDP to the next address of its request;
+/// the address that it leaves, where there is a next one.
+///
+/// # Safety
+/// The transaction must be locked.
+unsafe fn go_on(tsx: &mut ffi::pjsip_transaction) -> Option<SocketAddr> {
+    if tsx.role != ffi::PJSIP_ROLE_UAC || tsx.is_reliable != ffi::FALSE || tsx.transport.is_null() {
+        return None;
+    }
+    // SAFETY: the request is the transaction's own while it lives.
+    unsafe {
+        let destination = &mut tsx.last_tx.as_mut()?.dest_info;
+        let current = usize::try_from(destination.cur_addr).ok()?;
+        let count = usize::try_from(destination.addr.count).ok()?;
+        let addresses = destination.addr.entry.get(..count)?;
+        let (from, to) = (addresses.get(current)?, addresses.get(current + 1)?);
+        // Another transport would need another socket.
+        if from.type_ != to.type_ {
+            return None;
+        }
+        let failed = text::socket_address(&raw const tsx.addr)?;
+        tsx.addr = to.addr;
+        tsx.addr_len = to.addr_len;
+        destination.cur_addr += 1;
+        let info = &mut (*tsx.last_tx).tp_info;
+        info.dst_addr = tsx.addr;
+        info.dst_addr_len = tsx.addr_len;
+        Some(failed)
+    }
+}
+
+fn note(shared: &Shared, failed: SocketAddr, why: &'static str) {
+    let news = shared.with_run(|run| run.servers.note_failure(failed));
+    if news == Some(true) {
+        tracing::warn!(server = %failed, "SIP server {why}: the next one that its name has is used");
+    }
+}
+
+unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
+    guarded("failover", None, ffi::FALSE, |shared| {
+        // SAFETY: pjsip passes a parsed response with Via and CSeq.
+        unsafe {
+            let code = (*(*rdata).msg_info.msg).line.status.code;
+            let from = text::socket_address(&raw const (*rdata).pkt_info.src_addr);
+            let Some(from) = from else {
+                return ffi::FALSE;
+            };
+            if code != UNAVAILABLE {
+                shared.with_run(|run| run.servers.note_answer(from));
+                return ffi::FALSE;
+            }
+            match retry_elsewhere(rdata) {
+                Some(failed) => {
+                    note(shared, failed, "is out of service (503)");
+                    ffi::TRUE
+                }
+                None => ffi::FALSE,
+            }
+        }
+    })
+}
+
+/// Sends the request of a 503 to its next address; the address that failed.
+/// `None` where there is no other, and the 503 is the answer.
+///
+/// # Safety
+/// `rdata` must be a parsed response.
+unsafe fn retry_elsewhere(rdata: *mut pjsip_rx_data) -> Option<SocketAddr> {
+    // SAFETY: the key lives in the pool of the message; the transaction is
+    // held by the reference that the look-up adds, until it is given back.
+    unsafe {
+        let mut key: ffi::pj_str_t = std::mem::zeroed();
+        let made = ffi::pjsip_tsx_create_key(
+            (*rdata).tp_info.pool,
+            &raw mut key,
+            ffi::PJSIP_ROLE_UAC,
+            &raw const (*(*rdata).msg_info.cseq).method,
+            rdata,
+        );
+        if made != ffi::PJ_SUCCESS {
+            return None;
+        }
+        let tsx = ffi::pjsip_tsx_layer_find_tsx2(&raw const key, ffi::TRUE);
+        let lock = tsx.as_ref()?.grp_lock;
+        ffi::pj_grp_lock_acquire(lock);
+        let failed = retry_locked(&mut *tsx, rdata);
+        ffi::pj_grp_lock_release(lock);
+        ffi::pj_grp_lock_dec_ref(lock);
+        failed
+    }
+}
+
+/// # Safety
+/// The transaction must be locked and the one of this response.
+unsafe fn retry_locked(
+    tsx: &mut ffi::pjsip_transaction,
+    rdata: *mut pjsip_rx_data,
+) -> Option<SocketAddr> {
+    let waits = matches!(
+        tsx.state,
+        ffi::PJSIP_TSX_STATE_CALLING | ffi::PJSIP_TSX_STATE_PROCEEDING
+    );
+    if !waits {
+        return None;
+    }
+    let (address, length) = (tsx.addr, tsx.addr_len);
+    // SAFETY: the caller's promise; ACK goes where the INVITE went.
+    unsafe {
+        let failed = go_on(tsx)?;
+        if tsx.method.id == ffi::PJSIP_INVITE_METHOD {
+            acknowledge(tsx, rdata, &address, length);
+        }
+        // The next server has all its tries before it.
+        tsx.retransmit_count = 0;
+        ffi::pjsip_tsx_retransmit_no_state(tsx, std::ptr::null_mut());
+        Some(failed)
+    }
+}
+
+/// Answers the 503 to an INVITE, which pjsip does not get to see.
+///
+/// # Safety
+/// The transaction must be locked and the one of this response.
+unsafe fn acknowledge(
+    tsx: &ffi::pjsip_transaction,
+    rdata: *mut pjsip_rx_data,
+    address: &ffi::pj_sockaddr,
+    length: c_int,
+) {
+    let mut ack = std::ptr::null_mut();
+    // SAFETY: the ACK is made with one reference, which is given back.
+    unsafe {
+        let made = ffi::pjsip_endpt_create_ack(tsx.endpt, tsx.last_tx, rdata, &raw mut ack);
+        if made != ffi::PJ_SUCCESS {
+            return;
+        }
+        let address: *const ffi::pj_sockaddr = address;
+        ffi::pjsip_transport_send(
+            tsx.transport,
+            ack,
+            address.cast(),
+            length,
+            std::ptr::null_mut(),
+            None,
+        );
+        ffi::pjsip_tx_data_dec_ref(ack);
+    }
+}
