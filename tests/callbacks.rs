@@ -26,6 +26,7 @@ use sipbridge::core::call::Verdict;
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::callback::{CallbackEvent, Change, Kept, Method, Notice, Owed};
 use sipbridge::core::ids::{CallId, LineId};
+use sipbridge::core::outward::Outward;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::core::signature::Signer;
 
@@ -38,7 +39,15 @@ fn client_with(method: Method, signer: bool) -> Client {
         timeout: Duration::from_secs(1),
         signer: signer.then(|| Signer::new(Secret::new(TOKEN.into()))),
     };
-    Client::new(settings, None).unwrap()
+    Client::new(settings, None, loopback()).unwrap()
+}
+
+/// Receivers of tests are on this machine, and all are the operator's own.
+fn loopback() -> Arc<Outward> {
+    Arc::new(Outward {
+        allowed: vec!["127.0.0.0/8".parse().unwrap()],
+        own_hosts: vec!["127.0.0.1".into(), "localhost".into()],
+    })
 }
 
 fn client() -> Client {
@@ -247,14 +256,14 @@ async fn https_is_checked_against_the_roots() {
         timeout: SOON,
         signer: Some(Signer::new(Secret::new(TOKEN.into()))),
     };
-    let error = Client::new(settings.clone(), None)
+    let error = Client::new(settings.clone(), None, loopback())
         .unwrap()
         .send(&target, "{}")
         .await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("certificate"), "{error}");
     assert!(receiver.requests().is_empty());
-    let trusting = Client::new(settings, Some(&ca)).unwrap();
+    let trusting = Client::new(settings, Some(&ca), loopback()).unwrap();
     assert_eq!(trusting.send(&target, "{}").await.unwrap().status, 200);
     let base = format!("https://localhost:{}", receiver.port);
     assert_signed(&receiver.requests()[0], TOKEN, &base);

@@ -371,6 +371,7 @@ fn not_placed(error: PlaceError) -> Problem {
             Problem::new(Kind::UNAVAILABLE, text).retry_after(seconds)
         }
         PlaceError::BadTarget(reason) => Problem::field("wsTarget", reason),
+        PlaceError::BadCallback(reason) => Problem::field("callbackUrl", reason),
         PlaceError::NotAllowed(refused) => not_allowed("to", &refused),
         PlaceError::Sip(CallRefused::Full) => Problem::new(Kind::UNAVAILABLE, text).retry_after(5),
         PlaceError::Sip(_) => Problem::new(Kind::SIP, text),

@@ -19,6 +19,7 @@ use crate::config::{CallbacksConfig, ServiceUrl};
 use crate::core::call::Verdict;
 use crate::core::call_object::CallObject;
 use crate::core::callback::{Change, Kept};
+use crate::core::outward::Outward;
 use crate::core::signature::Signer;
 use crate::store::{Store, StoreError};
 
@@ -48,6 +49,7 @@ pub fn signer(config: &CallbacksConfig) -> Option<Signer> {
 /// When an address is unusable, or TLS cannot be set up.
 pub fn start(
     config: &CallbacksConfig,
+    outward: Arc<Outward>,
     store: Option<&Store>,
     node: &str,
 ) -> Result<Callbacks, CallbackError> {
@@ -56,7 +58,7 @@ pub fn start(
         timeout: config.timeout,
         signer: signer(config),
     };
-    let client = Client::new(settings, None)?;
+    let client = Client::new(settings, None, outward)?;
     let target = |url: &Option<ServiceUrl>| {
         let url = url.as_ref();
         url.map(|url| Target::parse(url.expose())).transpose()

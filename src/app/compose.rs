@@ -166,9 +166,15 @@ pub async fn compose(
         .map(|target| Dialer::new(target.expose(), None))
         .transpose()?;
     let signer = callbacks::signer(&config.callbacks);
+    let outward = Arc::new(config.callbacks.outward.clone());
     let dialer = dialer.map(|dialer| dialer.signed(signer.clone()));
 
-    let callbacks = callbacks::start(&config.callbacks, store.as_ref(), &config.node_id)?;
+    let callbacks = callbacks::start(
+        &config.callbacks,
+        outward.clone(),
+        store.as_ref(),
+        &config.node_id,
+    )?;
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
     let servers = Servers::start(Files {
@@ -194,6 +200,7 @@ pub async fn compose(
         dialer,
         ask: callbacks.ask,
         signer,
+        outward,
         workers,
         registry,
         gauges: Arc::default(),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::context::Context;
 use crate::worker::{Dialer, WorkerError};
 
 /// The terms of one call; nothing special by default.
@@ -26,8 +27,11 @@ impl CallTerms {
         custom_params: BTreeMap<String, String>,
         ws_target: Option<&str>,
         callback_url: Option<String>,
+        context: &Context,
     ) -> Result<Self, WorkerError> {
-        let dialer = ws_target.map(|url| Dialer::new(url, None)).transpose()?;
+        let dialer = ws_target
+            .map(|url| context.foreign_dialer(url))
+            .transpose()?;
         Ok(Self {
             custom_params,
             dialer,

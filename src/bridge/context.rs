@@ -20,6 +20,7 @@ use crate::core::g711::Gain;
 use crate::core::ids::{AccountSid, LineId};
 use crate::core::link::{Codec, Direction, MediaFormat};
 use crate::core::opus::OpusError;
+use crate::core::outward::Outward;
 use crate::core::private::Private;
 use crate::core::signature::Signer;
 use crate::media::pacer::Pacer;
@@ -28,7 +29,7 @@ use crate::queue::Queue;
 use crate::sip::engine::SharedEngine;
 use crate::sip::header_names::HeaderNames;
 use crate::store::CallLog;
-use crate::worker::{Dialer, Registry as Workers};
+use crate::worker::{Dialer, Registry as Workers, WorkerError};
 
 /// What every call goes by.
 #[derive(Clone, Debug)]
@@ -102,6 +103,8 @@ pub struct Context {
     pub ask: Option<Arc<dyn IncomingAsk>>,
     /// Signs the upgrades of calls with a worker of their own.
     pub signer: Option<Signer>,
+    /// Where clients' own addresses may lead.
+    pub outward: Arc<Outward>,
     /// Calls that wait for a worker to dial in.
     pub workers: Workers,
     /// Calls in progress.
@@ -121,6 +124,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// Dials a worker's address that a client of ours wrote.
+    pub(super) fn foreign_dialer(&self, url: &str) -> Result<Dialer, WorkerError> {
+        Dialer::new(url, None)?.guarded(self.outward.clone(), self.signer.as_ref())
+    }
+
     /// What a call of this line may do.
     pub(super) fn policy(&self, line: &LineProfile, terms: &CallTerms) -> CallPolicy {
         CallPolicy {

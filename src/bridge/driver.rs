@@ -187,7 +187,6 @@ impl Driver {
             context.calls.open(object, url)
         };
         let own_dialer = terms.dialer;
-        let own_dialer = own_dialer.map(|dialer| dialer.signed(context.signer.clone()));
         let now = Instant::now();
         Ok(Self {
             leg: leg.id,

@@ -10,7 +10,6 @@ use tracing::{info, warn};
 use super::driver::Driver;
 use crate::core::call::{Accepted, Verdict};
 use crate::core::call_object::CallObject;
-use crate::worker::Dialer;
 
 /// Asked before a call is taken. Whatever goes wrong with the question, its
 /// answer is to take the call.
@@ -51,10 +50,10 @@ impl Driver {
         match accepted
             .ws_target
             .as_ref()
-            .map(|url| Dialer::new(url.expose(), None))
+            .map(|url| self.context.foreign_dialer(url.expose()))
         {
             None => {}
-            Some(Ok(dialer)) => self.dialer = Some(dialer.signed(self.context.signer.clone())),
+            Some(Ok(dialer)) => self.dialer = Some(dialer),
             Some(Err(error)) => {
                 warn!(%error, "wsTarget in the incoming callback's answer is left out");
                 accepted.ws_target = None;

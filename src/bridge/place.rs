@@ -12,6 +12,7 @@ use super::call_terms::CallTerms;
 use super::context::Context;
 use super::driver::{Driver, Leg, Start};
 use super::record::Record;
+use crate::callbacks::Target;
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
@@ -52,6 +53,9 @@ pub enum PlaceError {
     /// The worker's address of this call cannot be used.
     #[error("wsTarget cannot be used: {0}")]
     BadTarget(String),
+    /// The callback address of this call cannot be used.
+    #[error("callbackUrl cannot be used: {0}")]
+    BadCallback(String),
     /// The operator does not allow such calls, or the line has had its dials of
     /// the hour.
     #[error(transparent)]
@@ -73,10 +77,15 @@ pub enum PlaceError {
 pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObject, PlaceError> {
     let line = context.lines.get(&call.line);
     let line = line.ok_or(PlaceError::UnknownLine)?;
+    if let Some(url) = &call.callback_url {
+        let judged = Target::parse_foreign(url).and_then(|url| url.judge(&context.outward));
+        judged.map_err(|error| PlaceError::BadCallback(error.to_string()))?;
+    }
     let terms = CallTerms::new(
         call.custom_params,
         call.ws_target.as_deref(),
         call.callback_url,
+        context,
     );
     let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
     // Before a place is taken: what is refused must not keep callers out.

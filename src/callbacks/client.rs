@@ -1,22 +1,26 @@
 //! One request to a receiver, and its answer.
 //!
-//! Redirects are not followed: what is signed is one address. Proxies named in
+//! Redirects are not followed: what is signed is one address, and one was judged. Proxies named in
 //! the environment are not used. Answers are read up to a limit.
 
 use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::net::lookup_host;
 
 use super::error::CallbackError;
 use super::target::Target;
 use crate::core::callback::{Method, query_parameters};
+use crate::core::outward::Outward;
 use crate::core::signature::{HEADER, Signer};
 use crate::files;
 
@@ -41,8 +45,12 @@ pub struct Settings {
 /// Makes requests. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Client {
+    /// For the operator's addresses.
     http: reqwest::Client,
+    /// For those of clients. It has connections of its own, each of which was judged.
+    guarded: reqwest::Client,
     settings: Settings,
+    outward: Arc<Outward>,
 }
 
 /// What a receiver answered.
@@ -59,21 +67,26 @@ pub struct Reply {
 }
 
 impl Client {
-    /// `ca_file` holds PEM certificates trusted beside the public roots.
+    /// `ca_file` holds PEM certificates trusted beside the public roots;
+    /// `outward` judges addresses that clients wrote.
     ///
     /// # Errors
     /// When the CA file is unusable, or TLS cannot be set up.
-    pub fn new(settings: Settings, ca_file: Option<&Path>) -> Result<Self, CallbackError> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(ca_file)?)
-            .user_agent(USER_AGENT)
-            .redirect(Policy::none())
-            .no_proxy()
-            .timeout(settings.timeout)
-            .pool_idle_timeout(IDLE)
-            .build()
-            .map_err(|error| CallbackError::Client(error.to_string()))?;
-        Ok(Self { http, settings })
+    pub fn new(
+        settings: Settings,
+        ca_file: Option<&Path>,
+        outward: Arc<Outward>,
+    ) -> Result<Self, CallbackError> {
+        let tls = tls(ca_file)?;
+        let failed = |error: reqwest::Error| CallbackError::Client(error.to_string());
+        let resolver = Arc::new(GuardedResolver(outward.clone()));
+        let guarded = builder(&settings, tls.clone()).dns_resolver(resolver);
+        Ok(Self {
+            http: builder(&settings, tls).build().map_err(failed)?,
+            guarded: guarded.build().map_err(failed)?,
+            settings,
+            outward,
+        })
     }
 
     /// Sends a JSON object: as the body, or as query parameters.
@@ -82,6 +95,8 @@ impl Client {
     /// When no answer came.
     pub async fn send(&self, target: &Target, object: &str) -> Result<Reply, CallbackError> {
         let failed = |error: reqwest::Error| self.explain(target, &error);
+        // An IP address in a URL is resolved by nobody.
+        target.judge(&self.outward)?;
         let request = self.request(target, object)?;
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
@@ -112,6 +127,12 @@ impl Client {
         object: &str,
     ) -> Result<reqwest::RequestBuilder, CallbackError> {
         let signer = self.settings.signer.as_ref();
+        let signer = signer.filter(|_| !target.is_foreign || self.is_own(target));
+        let http = if target.is_foreign {
+            &self.guarded
+        } else {
+            &self.http
+        };
         let (url, signature) = match (self.settings.method, signer) {
             (Method::Post, None) => (target.with_query(&[]), None),
             (Method::Post, Some(signer)) => {
@@ -128,9 +149,9 @@ impl Client {
         let url = target.with_login(&url);
         let url = url.ok_or(CallbackError::BadTarget(NO_REQUEST))?;
         let mut request = match self.settings.method {
-            Method::Get => self.http.get(url),
+            Method::Get => http.get(url),
             Method::Post => {
-                let request = self.http.post(url).body(object.to_owned());
+                let request = http.post(url).body(object.to_owned());
                 request.header(CONTENT_TYPE, "application/json")
             }
         };
@@ -138,6 +159,11 @@ impl Client {
             request = request.header(HEADER, signature);
         }
         Ok(request)
+    }
+
+    fn is_own(&self, target: &Target) -> bool {
+        let host = target.host().map(|host| host.to_string());
+        host.is_some_and(|host| self.outward.may_sign(&host))
     }
 
     fn explain(&self, target: &Target, error: &reqwest::Error) -> CallbackError {
@@ -151,9 +177,13 @@ impl Client {
             return CallbackError::Slow { host, after };
         }
         // The outermost message holds the URL; the innermost says why.
-        let mut cause: &dyn Error = error;
+        let mut cause: &(dyn Error + 'static) = error;
         while let Some(source) = cause.source() {
             cause = source;
+        }
+        if let Some(NotPermitted(address)) = cause.downcast_ref() {
+            let address = *address;
+            return CallbackError::NotPermitted { host, address };
         }
         let is_outermost = std::ptr::addr_eq(cause, error);
         let reason = if is_outermost {
@@ -164,6 +194,40 @@ impl Client {
         CallbackError::Network { host, reason }
     }
 }
+
+fn builder(settings: &Settings, tls: ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .user_agent(USER_AGENT)
+        .redirect(Policy::none())
+        .no_proxy()
+        .timeout(settings.timeout)
+        .pool_idle_timeout(IDLE)
+}
+
+/// Resolves names of clients' addresses, and leaves out what may not be
+/// reached; the connection goes to exactly what is left.
+struct GuardedResolver(Arc<Outward>);
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let outward = self.0.clone();
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = lookup_host((name.as_str(), 0)).await?.collect();
+            let (may, not): (Vec<_>, Vec<_>) = found
+                .into_iter()
+                .partition(|found| outward.may_reach(found.ip()));
+            match (may.is_empty(), not.first()) {
+                (true, Some(first)) => Err(NotPermitted(first.ip()).into()),
+                _ => Ok(Box::new(may.into_iter()) as Addrs),
+            }
+        })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is no public address")]
+struct NotPermitted(IpAddr);
 
 fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, CallbackError> {
     let mut roots = RootCertStore::empty();

@@ -200,7 +200,7 @@ impl Delivery {
     fn send_what_may_leave(&mut self) {
         while let Some(notice) = self.outbox.poll(Instant::now()) {
             let target = match &notice.url {
-                Some(url) => Target::parse(url.expose()).ok(),
+                Some(url) => Target::parse_foreign(url.expose()).ok(),
                 None => self.common.clone(),
             };
             let client = self.client.clone();
@@ -284,7 +284,7 @@ async fn deliver(
         retry_after,
         ..
     } = sent.map_err(|error| match error {
-        CallbackError::BadTarget(_) => (Sent::Refused, error),
+        CallbackError::BadTarget(_) | CallbackError::NotPermitted { .. } => (Sent::Refused, error),
         _ => (Sent::Failed(None), error),
     })?;
     let result = match status {

@@ -22,6 +22,16 @@ pub enum CallbackError {
     /// The client cannot be made.
     #[error("callbacks cannot be sent: {0}")]
     Client(String),
+    /// A call's own address that leads into the operator's network.
+    #[error(
+        "the callback receiver {host} is at {address}, which is no public address: allow its network with --allow-callback (ALLOW_CALLBACK) if it is yours"
+    )]
+    NotPermitted {
+        /// Scheme, host and port.
+        host: String,
+        /// Where it would lead.
+        address: std::net::IpAddr,
+    },
     /// It could not be reached, or went away.
     #[error("the callback receiver {host} cannot be reached: {reason}")]
     Network {

@@ -89,7 +89,9 @@ fn checked(verdict: Verdict) -> Verdict {
         return verdict;
     };
     let Accepted { callback_url, .. } = &*accepted;
-    let parsed = callback_url.as_ref().map(|url| Target::parse(url.expose()));
+    let parsed = callback_url
+        .as_ref()
+        .map(|url| Target::parse_foreign(url.expose()));
     let Some(Err(error)) = parsed else {
         return Verdict::Accept(accepted);
     };

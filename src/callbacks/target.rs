@@ -1,10 +1,12 @@
 //! An address of a receiver.
 
 use std::fmt;
+use std::net::IpAddr;
 
-use url::Url;
+use url::{Host, Url};
 
 use super::error::CallbackError;
+use crate::core::outward::Outward;
 
 /// A checked http or https URL. Shown as scheme, host and port alone.
 #[derive(Clone, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub struct Target {
     /// Without fragment; user and password become basic authentication.
     url: Url,
     shown: String,
+    /// Whether a client of ours wrote it, and not the operator.
+    pub(super) is_foreign: bool,
 }
 
 impl Target {
@@ -30,7 +34,46 @@ impl Target {
         let port = url.port().map(|port| format!(":{port}"));
         let shown = format!("{}://{host}{}", url.scheme(), port.unwrap_or_default());
         url.set_fragment(None);
-        Ok(Self { url, shown })
+        Ok(Self {
+            url,
+            shown,
+            is_foreign: false,
+        })
+    }
+
+    /// Checks an address that a client of ours wrote: a call's own. It leads
+    /// only where [`Outward`] permits.
+    ///
+    /// # Errors
+    /// As [`Target::parse`].
+    pub fn parse_foreign(text: &str) -> Result<Self, CallbackError> {
+        let target = Self::parse(text)?;
+        Ok(Self {
+            is_foreign: true,
+            ..target
+        })
+    }
+
+    /// Judges a client's address that is an IP address. Names are judged when they
+    /// are resolved.
+    ///
+    /// # Errors
+    /// When it may not be reached.
+    pub fn judge(&self, outward: &Outward) -> Result<(), CallbackError> {
+        let address: IpAddr = match self.url.host() {
+            Some(Host::Ipv4(address)) => address.into(),
+            Some(Host::Ipv6(address)) => address.into(),
+            _ => return Ok(()),
+        };
+        if !self.is_foreign || outward.may_reach(address) {
+            return Ok(());
+        }
+        let host = self.to_string();
+        Err(CallbackError::NotPermitted { host, address })
+    }
+
+    pub(super) fn host(&self) -> Option<Host<&str>> {
+        self.url.host()
     }
 
     /// The URL without user and password: what is signed. `parameters` go to

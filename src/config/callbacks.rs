@@ -6,6 +6,7 @@ use super::mistake::Problem;
 use super::reader::Reader;
 use super::url::ServiceUrl;
 use crate::core::callback::Method;
+use crate::core::outward::{Network, Outward};
 use crate::core::private::Secret;
 
 const SCHEMES: &[&str] = &["http", "https"];
@@ -26,17 +27,30 @@ pub struct CallbacksConfig {
     pub timeout: Duration,
     /// `--auth-token`: signs callbacks and the upgrades of push mode.
     pub auth_token: Option<Secret>,
+    /// `--allow-callback`, `--sign-host` and the hosts of the URLs of flags:
+    /// where clients' own addresses may lead.
+    pub outward: Outward,
 }
 
-pub(super) fn callbacks(reader: &mut Reader) -> CallbacksConfig {
+pub(super) fn callbacks(reader: &mut Reader, ws_target: Option<&ServiceUrl>) -> CallbacksConfig {
     let timeout = reader.seconds("callback-timeout", 0.1);
     if timeout > TIMEOUT_MAX {
         let problem = Problem::Seconds("0.1".into(), TIMEOUT_MAX.as_secs());
         reader.mistake("callback-timeout", problem);
     }
+    let status_url = reader.url("status-callback-url", SCHEMES, EXAMPLE);
+    let incoming_url = reader.url("incoming-callback-url", SCHEMES, EXAMPLE);
+    let outward = Outward {
+        allowed: allowed(reader),
+        own_hosts: own_hosts(
+            reader,
+            [status_url.as_ref(), incoming_url.as_ref(), ws_target],
+        ),
+    };
     CallbacksConfig {
-        status_url: reader.url("status-callback-url", SCHEMES, EXAMPLE),
-        incoming_url: reader.url("incoming-callback-url", SCHEMES, EXAMPLE),
+        status_url,
+        incoming_url,
+        outward,
         method: reader.choice(
             "callback-method",
             "POST or GET",
@@ -44,5 +58,76 @@ pub(super) fn callbacks(reader: &mut Reader) -> CallbacksConfig {
         ),
         timeout,
         auth_token: reader.secret("auth-token"),
+    }
+}
+
+fn many(reader: &Reader, name: &'static str) -> Vec<String> {
+    let given = reader.given.all(name);
+    let parts = given.iter().flat_map(|text| text.split(','));
+    parts.map(|part| part.trim().to_owned()).collect()
+}
+
+fn allowed(reader: &mut Reader) -> Vec<Network> {
+    let mut allowed = Vec::new();
+    for text in many(reader, "allow-callback") {
+        match text.parse() {
+            Ok(network) => allowed.push(network),
+            Err(error) => reader.mistake("allow-callback", Problem::Network(error)),
+        }
+    }
+    allowed
+}
+
+/// Hosts of the operator: of his callbacks, his worker and `--sign-host`.
+fn own_hosts(reader: &mut Reader, urls: [Option<&ServiceUrl>; 3]) -> Vec<String> {
+    let mut hosts: Vec<String> = urls.into_iter().flatten().filter_map(host_of).collect();
+    for text in many(reader, "sign-host") {
+        // As a URL writes it: names in lower case and ASCII, IPv6 in brackets.
+        match url::Host::parse(&text) {
+            Ok(host) => hosts.push(host.to_string()),
+            Err(_) => reader.mistake("sign-host", Problem::HostName),
+        }
+    }
+    hosts
+}
+
+/// The host of a URL, as a client's URL would write it.
+fn host_of(url: &ServiceUrl) -> Option<String> {
+    let url = url::Url::parse(url.expose()).ok()?;
+    url.host().map(|host| host.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Given;
+
+    fn read(pairs: &[(&'static str, &str)]) -> (Outward, Vec<String>) {
+        let mut reader = Reader::new(Given::from_pairs(pairs));
+        let outward = callbacks(&mut reader, None).outward;
+        let mistakes = reader.mistakes.iter().map(ToString::to_string);
+        (outward, mistakes.collect())
+    }
+
+    #[test]
+    fn networks_and_hosts_are_read() {
+        let (outward, mistakes) = read(&[
+            ("allow-callback", "10.0.0.0/8, 127.0.0.1"),
+            ("sign-host", "Hooks.example.com,[fd00::1]"),
+            (
+                "status-callback-url",
+                "https://u:p@Status.example.com:8443/x",
+            ),
+        ]);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        assert!(outward.may_reach([127, 0, 0, 1].into()));
+        assert!(!outward.may_reach([127, 0, 0, 2].into()));
+        for host in ["hooks.example.com", "[fd00::1]", "status.example.com"] {
+            assert!(outward.may_sign(host), "{host}");
+        }
+        assert!(!outward.may_sign("example.com"));
+        let (_, mistakes) = read(&[("allow-callback", "10.0.0.0/99"), ("sign-host", "a b")]);
+        assert!(mistakes[0].contains("--allow-callback"), "{mistakes:?}");
+        assert!(mistakes[1].contains("--sign-host"), "{mistakes:?}");
     }
 }

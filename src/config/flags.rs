@@ -191,7 +191,11 @@ pub const FLAGS: &[Flag] = &[
     value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS").or("5")
         .help(CALLBACKS, "How long a receiver may take to answer, 0.1 to 60; seconds, as in the program this one replaces"),
     value("auth-token", "AUTH_TOKEN", "TOKEN")
-        .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature. Prefer the variable"),
+        .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature; a client's own callbackUrl or wsTarget only at a host of these flags, or of --sign-host. Prefer the variable"),
+    Flag { kind: Kind::Many("CIDR"), ..value("allow-callback", "ALLOW_CALLBACK", "") }
+        .help(CALLBACKS, "Network that a client's own callbackUrl and wsTarget may lead to though it is not public (loopback, private, link-local); may be repeated, or with commas between: 10.1.0.0/16. The flags' own URLs may lead anywhere"),
+    Flag { kind: Kind::Many("HOST"), ..value("sign-host", "SIGN_HOST", "") }
+        .help(CALLBACKS, "Host at which a client's own callbackUrl and wsTarget are signed as well, beside those of the flags' URLs; may be repeated, or with commas between"),
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis and the database: unique among bridges, and the same after a restart, which the host's name of a container may not be [default: the host's name]"),
     value("api-port", "API_PORT", "PORT").or("8080")

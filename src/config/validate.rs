@@ -102,7 +102,9 @@ fn refuse_not_built(reader: &mut Reader) {
 
 fn config(reader: &mut Reader) -> Config {
     let network = network(reader);
+    let ws_target = reader.url("ws-target", &["ws", "wss"], "ws://127.0.0.1:9000/media");
     Config {
+        callbacks: callbacks(reader, ws_target.as_ref()),
         sip: sip(reader),
         flags_line: flags_line(reader),
         lines_file: reader.file("lines"),
@@ -118,7 +120,7 @@ fn config(reader: &mut Reader) -> Config {
             ringback: reader.choice("ringback", "on or off", [true, false]),
         },
         worker: WorkerConfig {
-            ws_target: reader.url("ws-target", &["ws", "wss"], "ws://127.0.0.1:9000/media"),
+            ws_target,
             timeout: reader.seconds("worker-timeout", 0.1),
             claim_timeout: reader.seconds("claim-timeout", 0.1),
             max_attempts: max_attempts(reader),
@@ -126,7 +128,6 @@ fn config(reader: &mut Reader) -> Config {
             sip_headers: sip_headers(reader),
         },
         queue: queue(reader),
-        callbacks: callbacks(reader),
         node_id: node_id(reader),
         api_bind: reader
             .address("api-bind")

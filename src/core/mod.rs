@@ -14,6 +14,7 @@
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
 //! | [`link`] | what passes between SIP engine and media plane |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
+//! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
 
@@ -36,6 +37,7 @@ pub mod mos;
 pub mod numbers;
 pub mod opus;
 pub mod outcome;
+pub mod outward;
 pub mod playout;
 pub mod printable;
 pub mod private;

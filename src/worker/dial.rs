@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +30,7 @@ use super::lane::Lane;
 use super::socket::{self, WorkerSocket};
 use super::tcp;
 use super::wire::Wire;
+use crate::core::outward::Outward;
 use crate::core::signature::{self, Signer};
 use crate::files;
 
@@ -39,6 +40,8 @@ pub struct Dialer {
     target: Arc<Target>,
     tls: Option<TlsConnector>,
     signer: Option<Signer>,
+    /// Judges where it leads; `None` for the operator's own address.
+    guard: Option<Arc<Outward>>,
 }
 
 /// A checked address.
@@ -79,6 +82,7 @@ impl Dialer {
             target: Arc::new(target),
             tls,
             signer: None,
+            guard: None,
         })
     }
 
@@ -86,6 +90,26 @@ impl Dialer {
     #[must_use]
     pub fn signed(self, signer: Option<Signer>) -> Self {
         Self { signer, ..self }
+    }
+
+    /// The same for an address that a client of ours wrote: it leads only where `outward`
+    /// permits, and is signed only where the host is the operator's.
+    ///
+    /// # Errors
+    /// When the address is an IP address that may not be reached; names are judged when
+    /// they are resolved.
+    pub fn guarded(
+        self,
+        outward: Arc<Outward>,
+        signer: Option<&Signer>,
+    ) -> Result<Self, WorkerError> {
+        self.target.judge_literal(&outward)?;
+        let is_own = outward.may_sign(&self.target.host.to_string());
+        Ok(Self {
+            signer: signer.filter(|_| is_own).cloned(),
+            guard: Some(outward),
+            ..self
+        })
     }
 
     /// `host:port` of the worker, for messages.
@@ -110,7 +134,7 @@ impl Dialer {
 
     async fn open(&self, limit: Duration) -> Result<WorkerSocket, WorkerError> {
         let host = || self.target.authority.clone();
-        let stream = self.target.connect(limit).await?;
+        let stream = self.target.connect(limit, self.guard.as_deref()).await?;
         let stream = match &self.tls {
             None => MaybeTlsStream::Plain(stream),
             Some(tls) => {
@@ -169,8 +193,8 @@ impl Target {
         Ok(match &self.host {
             Host::Domain(name) => ServerName::try_from(name.clone())
                 .map_err(|_| WorkerError::BadTarget("its host is no DNS name"))?,
-            Host::Ipv4(addr) => ServerName::from(std::net::IpAddr::from(*addr)),
-            Host::Ipv6(addr) => ServerName::from(std::net::IpAddr::from(*addr)),
+            Host::Ipv4(addr) => ServerName::from(IpAddr::from(*addr)),
+            Host::Ipv6(addr) => ServerName::from(IpAddr::from(*addr)),
         })
     }
 
@@ -198,9 +222,16 @@ impl Target {
 
     /// Tries each address of the host in turn, so that a dead one leaves time
     /// for the others.
-    async fn connect(&self, limit: Duration) -> Result<TcpStream, WorkerError> {
+    async fn connect(
+        &self,
+        limit: Duration,
+        guard: Option<&Outward>,
+    ) -> Result<TcpStream, WorkerError> {
         let deadline = Instant::now() + limit;
         let mut addrs = self.resolve().await?;
+        if let Some(outward) = guard {
+            addrs = self.permitted(addrs, outward)?;
+        }
         let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
         while let Some(addr) = addrs.pop() {
             let others = u32::try_from(addrs.len()).unwrap_or(u32::MAX - 1);
@@ -215,6 +246,40 @@ impl Target {
             host: self.authority.clone(),
             source: failure,
         })
+    }
+
+    /// What of the addresses a client's own target may lead to.
+    fn permitted(
+        &self,
+        addrs: Vec<SocketAddr>,
+        outward: &Outward,
+    ) -> Result<Vec<SocketAddr>, WorkerError> {
+        let (may, not): (Vec<_>, Vec<_>) = addrs
+            .into_iter()
+            .partition(|addr| outward.may_reach(addr.ip()));
+        match (may.is_empty(), not.last()) {
+            (true, Some(addr)) => Err(self.not_permitted(addr.ip())),
+            _ => Ok(may),
+        }
+    }
+
+    fn judge_literal(&self, outward: &Outward) -> Result<(), WorkerError> {
+        let address: IpAddr = match self.host {
+            Host::Ipv4(address) => address.into(),
+            Host::Ipv6(address) => address.into(),
+            Host::Domain(_) => return Ok(()),
+        };
+        if outward.may_reach(address) {
+            return Ok(());
+        }
+        Err(self.not_permitted(address))
+    }
+
+    fn not_permitted(&self, address: IpAddr) -> WorkerError {
+        WorkerError::NotPermitted {
+            host: self.authority.clone(),
+            address,
+        }
     }
 
     /// The addresses of the host, the best last.

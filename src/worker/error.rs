@@ -45,6 +45,16 @@ pub enum WorkerError {
         /// The resolver's reason.
         source: io::Error,
     },
+    /// A call's own address that leads into the operator's network.
+    #[error(
+        "the worker at {host} is at {address}, which is no public address: allow its network with --allow-callback (ALLOW_CALLBACK) if it is yours"
+    )]
+    NotPermitted {
+        /// Host and port of the target.
+        host: String,
+        /// Where it would lead.
+        address: std::net::IpAddr,
+    },
     /// No address of the worker took the connection.
     #[error("cannot connect to the worker at {host}: {source}")]
     Connect {

@@ -24,6 +24,8 @@ fn telling(redis: &Redis, receiver: &Receiver) -> Setup {
         .args(&[
             "--status-callback-url",
             &receiver.url("/status?key=s3cret-key"),
+            "--allow-callback",
+            "127.0.0.0/8",
         ])
         .env("AUTH_TOKEN", TOKEN)
 }

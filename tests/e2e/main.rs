@@ -15,7 +15,9 @@
 //! | `limits` | busy lines, a full bridge, calls a second, fair shares, a flood of INVITEs |
 //! | `locating` | where requests go by DNS, and when a server is away |
 //! | `metrics` | what Prometheus reads, and that it moves with calls |
+//! | `named_files` | FIFOs, devices, folders and huge files where lines and flags name a file |
 //! | `numbers` | E.164 by the line's country, and the line found in every form of its number |
+//! | `outward` | addresses that clients write lead into no private network, and are not signed for |
 //! | `overload` | late audio shuts the door; file descriptors run out |
 //! | `fallback` | announcement, REFER, a joined call, BYE |
 //! | `life` | on-worker, LREM, push mode, Redis away |
@@ -73,9 +75,11 @@ mod metrics;
 #[expect(dead_code, reason = "other tests look at what it was asked")]
 #[path = "../lib/name_server.rs"]
 mod name_server;
+mod named_files;
 mod numbers;
 mod openapi;
 mod other_tables;
+mod outward;
 mod overload;
 mod pacing;
 mod placed_to_sipp;

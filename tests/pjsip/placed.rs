@@ -80,6 +80,7 @@ fn context(stage: &Stage, line: &str) -> Arc<Context> {
         dialer: None,
         ask: None,
         signer: None,
+        outward: Arc::default(),
         dialling: Dialling::default(),
         workers: Default::default(),
         registry: Registry::new(Limits {

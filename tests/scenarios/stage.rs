@@ -21,6 +21,7 @@ use sipbridge::core::dialling::{DialLine, DialPolicy};
 use sipbridge::core::g711::Gain;
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
 use sipbridge::core::numbers::Country;
+use sipbridge::core::outward::Outward;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
@@ -132,6 +133,7 @@ impl Setup {
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
             ask: None,
             signer: None,
+            outward: loopback(),
             workers,
             registry,
             gauges: Arc::default(),
@@ -360,4 +362,12 @@ impl Stage {
         });
         events.collect()
     }
+}
+
+/// Workers of calls listen on this machine.
+fn loopback() -> Arc<Outward> {
+    Arc::new(Outward {
+        allowed: vec!["127.0.0.0/8".parse().unwrap()],
+        own_hosts: Vec::new(),
+    })
 }
