@@ -170,6 +170,21 @@ check_scripts() {
     return "$code"
 }
 
+# Licences, banned crates and their sources; known faults of them where their
+# database is there or can be fetched.
+dependencies() {
+    if ! cargo deny --version > /dev/null 2>&1; then
+        echo "not run: cargo-deny is not installed (cargo install --locked cargo-deny)"
+        return
+    fi
+    cargo deny --config .deny.toml check licenses bans sources || return
+    if cargo deny --config .deny.toml fetch db; then
+        cargo deny --config .deny.toml check advisories
+    else
+        echo "not run: advisories of crates: their database cannot be fetched here"
+    fi
+}
+
 # Test targets beside the end-to-end one, chaos and fuzz, as --test flags.
 other_targets() {
     local file
@@ -269,6 +284,7 @@ if [ -z "$filter" ]; then
     step "shell scripts" check_scripts
     step "cargo fmt --check" cargo fmt --check
     step "cargo clippy -D warnings" cargo clippy --all-targets -- -D warnings
+    step "cargo deny" dependencies
 fi
 step "build of all tests" cargo test --no-run || finish
 step "unit, scenario and layout tests" unit_tests
