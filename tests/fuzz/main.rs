@@ -26,6 +26,7 @@
 //! | `offers` | SDP in INVITE, re-INVITE, UPDATE and ACK |
 //! | `peer`, `template`, `wire` | a user agent that can say anything |
 //! | `streams` | WebSocket messages of workers, HTTP requests |
+//! | `torture` | the messages of RFC 4475, each with what is expected |
 //! | `worker` | a worker that echoes |
 //! | `world` | the bridge, and what is wrong with it |
 
@@ -53,6 +54,7 @@ mod offers;
 mod peer;
 mod streams;
 mod template;
+mod torture;
 
 mod wire;
 mod words;
@@ -124,6 +126,7 @@ fn main() -> ExitCode {
         for target in TARGETS {
             println!("{}: test", target.name);
         }
+        println!("torture: test");
         return ExitCode::SUCCESS;
     }
     let given = std::env::var("SEED")
@@ -155,6 +158,16 @@ fn run(wish: &Wish, seed: u64) -> (u32, u32) {
             let running: Vec<_> = running.collect();
             results.extend(running.into_iter().map(|it| it.join().unwrap_or(false)));
         }
+    }
+    if wish.wants("torture") {
+        let played = thread::spawn(|| runtime().block_on(torture::run())).join();
+        let word = if played.is_ok() {
+            "as expected"
+        } else {
+            "FAILED"
+        };
+        println!("fuzz: torture: {word}");
+        results.push(played.is_ok());
     }
     let passed = results.iter().filter(|good| **good).count();
     (

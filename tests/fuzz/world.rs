@@ -17,6 +17,8 @@ use crate::peer::Peer;
 use crate::wire::Kind;
 use crate::worker;
 
+/// How long its start may take.
+const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long a whole call may take to work again: what a batch left behind may
 /// fill a share of this source for a moment.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
@@ -128,7 +130,7 @@ impl World {
                 Kind::tls(&made)
             }
         };
-        let bridge = setup.start().await;
+        let bridge = started(setup).await;
         Self {
             bridge,
             kind,
@@ -308,6 +310,29 @@ impl World {
             ports: bound.filter(|port| (first..=last).contains(port)).collect(),
         }
     }
+}
+
+/// Starts the program and waits until it is up: with sanitizers, on a machine
+/// that does other things too, that takes its time. A port that was free a
+/// moment ago may be another's by now.
+async fn started(setup: Setup) -> Bridge {
+    for _ in 0..3 {
+        let mut bridge = setup.clone().spawn();
+        let deadline = Instant::now() + START_LIMIT;
+        while bridge.process.is_running() && !bridge.output().contains("sipbridge is up") {
+            assert!(Instant::now() < deadline, "the bridge did not come up");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if bridge.process.is_running() {
+            return bridge;
+        }
+        let said = bridge.output();
+        assert!(
+            said.contains("Address already in use"),
+            "the bridge ended: {said}"
+        );
+    }
+    panic!("the bridge found three times a port in use");
 }
 
 /// Whether the program carries the run time of a sanitizer.
