@@ -41,8 +41,9 @@ const FUNCTIONS: &[&str] = &[
     "pjsip_generic_string_hdr_create",
     "pjsip_get_status_text",
     "pjsip_msg_body_create",
-    "pjsip_multipart_get_raw",
     "pjsip_msg_find_hdr",
+    "pjsip_multipart_get_raw",
+    "pjsip_tdata_get_dlg",
     "pjsip_transport_send",
     "pjsip_tsx_create_key",
     "pjsip_tsx_get_dlg",
@@ -50,6 +51,7 @@ const FUNCTIONS: &[&str] = &[
     "pjsip_tsx_retransmit_no_state",
     "pjsip_tsx_send_msg",
     "pjsip_tx_data_dec_ref",
+    "pjsip_tx_data_invalidate_msg",
     "pjsua_acc_add",
     "pjsua_acc_config_default",
     "pjsua_acc_del",
@@ -117,8 +119,15 @@ const TYPES: &[&str] = &[
     "pjmedia_dir",
     "pjsua_call_flag",
     "pjsua_destroy_flag",
+    "pjsip_www_authenticate_hdr",
+    "pjsip_expires_hdr",
+    "pjsip_dialog",
 ];
-const VALUES: &[&str] = &["SIPBRIDGE_MAX_.*", "pjsip_sip_cfg_var"];
+const VALUES: &[&str] = &[
+    "PJSIP_AUTH_PARSES_ANY_SCHEME",
+    "SIPBRIDGE_MAX_.*",
+    "pjsip_sip_cfg_var",
+];
 
 /// Where pjproject was found, and how to compile and link against it.
 struct Found {
@@ -299,11 +308,13 @@ fn generate(found: &Found) -> Result<(), String> {
         )
     })?;
     // What differs between versions and builds: PJ_TIMER_DEBUG renames a
-    // function, real-time text came with 2.16.
+    // function, real-time text came with 2.16; vendor/pjproject.patch lets a
+    // challenge of another scheme stand beside Digest.
     let text = bindings.to_string();
     for (name, sign) in [
         ("pj_timer_debug", "pjsua_schedule_timer2_dbg"),
         ("pj_call_text", "txt_cnt"),
+        ("pj_auth_any_scheme", "PJSIP_AUTH_PARSES_ANY_SCHEME"),
     ] {
         println!("cargo:rustc-check-cfg=cfg({name})");
         if text.contains(sign) {

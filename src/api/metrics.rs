@@ -84,6 +84,7 @@ fn write(health: &Health, process: &Process) -> String {
     calls(&mut text, health);
     workers(&mut text, health);
     lines(&mut text, health);
+    sip(&mut text, health);
     audio(&mut text, health);
     stores(&mut text, health);
     process_facts(&mut text, process);
@@ -227,6 +228,21 @@ fn lines(text: &mut Exposition, health: &Health) {
     let name = "sipbridge_registration_failures_total";
     let failures = health.counters.registration_failures;
     text.counter(name, "Registrations that failed or were lost.", failures);
+}
+
+fn sip(text: &mut Exposition, health: &Health) {
+    let engine = &health.engine;
+    let name = "sipbridge_sip_challenges_refused_total";
+    let help =
+        "Challenges (401, 407) that got no digest: they were not of the line's own SIP server.";
+    text.counter(name, help, engine.challenges_refused);
+    let name = "sipbridge_sip_hangups_refused_total";
+    let help =
+        "Hang-ups that the SIP stack refused at first; each is tried again until its call is gone.";
+    text.counter(name, help, engine.hangups_refused);
+    let name = "sipbridge_sip_hangups_pending";
+    let help = "Calls that the SIP stack still refuses to hang up.";
+    text.gauge(name, help, engine.hangups_pending);
 }
 
 fn audio(text: &mut Exposition, health: &Health) {

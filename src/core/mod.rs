@@ -16,6 +16,7 @@
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
+//! | [`credential_policy`] | to whom a line's password may be proven |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
 
 pub mod address;
@@ -24,6 +25,7 @@ pub mod call;
 pub mod call_object;
 pub mod callback;
 pub mod catch_up;
+pub mod credential_policy;
 pub mod dialling;
 pub mod digits;
 pub mod downlink;

@@ -7,8 +7,15 @@
 //! such a Contact. Nothing is done where a proxy asks for the requests
 //! (Record-Route), or where the sender's Via names the address that it sends
 //! from: then its Contact is meant as it is written.
+//!
+//! A caller that comes directly over TCP or TLS with a Contact that says no
+//! transport would be called back over UDP (RFC 3263 section 4.1), where nobody
+//! may listen, here or there: the connection that its request came over is
+//! taken for the way back.
 
 use std::net::{IpAddr, SocketAddr};
+
+use crate::core::address::Transport;
 
 /// What a request says about the way back to its sender.
 #[derive(Clone, Copy, Debug)]
@@ -23,15 +30,31 @@ pub struct WayBack<'a> {
     pub record_routed: bool,
     /// Host of its Contact, without port.
     pub contact_host: &'a str,
+    /// The connection that it came over; `None` for a datagram.
+    pub connection: Option<Transport>,
+    /// Whether its Contact says how it is to be reached: a transport, or `sips:`.
+    pub contact_has_transport: bool,
 }
 
 impl WayBack<'_> {
     /// The address to put into the Contact; `None` leaves it as it is.
     #[must_use]
     pub fn rewritten_contact(&self) -> Option<SocketAddr> {
-        let direct = self.hops == 1 && !self.record_routed;
         let elsewhere = |host: &str| literal(host).is_some_and(|ip| ip != self.source.ip());
-        (direct && elsewhere(self.via_host) && elsewhere(self.contact_host)).then_some(self.source)
+        let behind_nat = elsewhere(self.via_host) && elsewhere(self.contact_host);
+        let unreachable = behind_nat || self.missing_transport().is_some();
+        (self.is_direct() && unreachable).then_some(self.source)
+    }
+
+    /// The transport to put into the Contact; `None` leaves it as it is.
+    #[must_use]
+    pub fn missing_transport(&self) -> Option<Transport> {
+        let missing = self.is_direct() && !self.contact_has_transport;
+        self.connection.filter(|_| missing)
+    }
+
+    const fn is_direct(&self) -> bool {
+        self.hops == 1 && !self.record_routed
     }
 }
 
@@ -54,6 +77,29 @@ mod tests {
             hops: 1,
             record_routed: false,
             contact_host: "192.168.1.7",
+            connection: None,
+            contact_has_transport: false,
+        }
+    }
+
+    #[test]
+    fn a_contact_without_a_transport_means_the_connection_it_came_over() {
+        let direct = WayBack {
+            via_host: "203.0.113.9",
+            contact_host: "203.0.113.9",
+            connection: Some(Transport::Tcp),
+            ..behind_nat()
+        };
+        assert_eq!(direct.missing_transport(), Some(Transport::Tcp));
+        assert_eq!(direct.rewritten_contact(), Some(direct.source));
+        let [mut said, mut datagram, mut routed, mut relayed] = [direct; 4];
+        said.contact_has_transport = true;
+        datagram.connection = None;
+        routed.record_routed = true;
+        relayed.hops = 2;
+        for other in [said, datagram, routed, relayed] {
+            assert_eq!(other.missing_transport(), None, "{other:?}");
+            assert_eq!(other.rewritten_contact(), None, "{other:?}");
         }
     }
 

@@ -311,6 +311,13 @@ pub struct EngineStats {
     pub rtp_foreign: u64,
     /// RTP packets dropped because their source sent more than 200 a second.
     pub rtp_thinned: u64,
+    /// Challenges (401, 407) that were not answered, since they were not the
+    /// line's own server's.
+    pub challenges_refused: u64,
+    /// Hang-ups that the stack refused at first.
+    pub hangups_refused: u64,
+    /// Calls whose hang-up is still refused; tried again twice a second.
+    pub hangups_pending: u64,
     /// Panics caught in callbacks.
     pub panics: u64,
     /// Bodies of SIP messages that were refused or ignored, by reason.

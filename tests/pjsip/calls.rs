@@ -386,3 +386,53 @@ fn pjsip_threads_show_signs_of_life() {
         now.worker > first.worker && now.control > first.control
     });
 }
+
+/// Refused by pjsip three times, as when the call is locked for too long: the
+/// caller still gets his BYE.
+#[test]
+fn a_hang_up_that_is_refused_is_tried_until_the_call_is_gone() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let (dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    let before = stage.engine.stats();
+    stage.engine.fail_hangups(3);
+    stage.submit(Command::Hangup {
+        leg: call.leg,
+        status: 480,
+    });
+    assert_eq!(ended(&mut call).by, EndedBy::Local, "for us it is over");
+    eventually("it waits for another try", || {
+        stage.engine.stats().hangups_pending == before.hangups_pending + 1
+    });
+    dialog.serve("BYE", 200);
+    eventually("nothing waits any more", || {
+        stage.engine.stats().hangups_pending == before.hangups_pending
+    });
+    assert_eq!(
+        stage.engine.stats().hangups_refused,
+        before.hangups_refused + 1
+    );
+}
+
+/// What is over in the meantime is not tried again, and its id is another's.
+#[test]
+fn a_hang_up_that_is_refused_ends_no_other_call() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    stage.engine.fail_hangups(1);
+    stage.submit(Command::Hangup {
+        leg: call.leg,
+        status: 480,
+    });
+    ended(&mut call);
+    assert_eq!(dialog.ask("BYE", "", "").status(), 200);
+    let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    assert!(
+        peer.try_wait(std::time::Duration::from_millis(1_200), |message| {
+            message.method() == "BYE" && message.header("call-id") == Some(&dialog.call_id)
+        })
+        .is_none()
+    );
+    bye(&mut dialog, &mut call);
+}

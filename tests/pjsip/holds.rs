@@ -180,7 +180,8 @@ fn a_challenge_to_a_reinvite_is_answered() {
     let mut dialog = pick_up(&peer, &invite);
     media(&mut leg);
     established(&mut leg);
-    let challenge = "WWW-Authenticate: Digest realm=\"trunk\", nonce=\"1\", algorithm=MD5\r\n";
+    let challenge =
+        "WWW-Authenticate: Digest realm=\"example.test\", nonce=\"1\", algorithm=MD5\r\n";
     hold(&stage, leg.leg, true);
     answer(&peer.sip, &reinvite(&peer, "sendonly"), 401, challenge);
     ack(&peer);

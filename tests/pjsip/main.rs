@@ -8,6 +8,7 @@
 
 mod calls;
 mod changes;
+mod credentials;
 mod descriptions;
 mod exhausted;
 mod footprint;

@@ -2,7 +2,7 @@
 //! messages of RFC 3261 by hand, so that nothing of the stack under test
 //! checks itself.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -92,7 +92,12 @@ pub struct Peer {
 impl Peer {
     /// A peer on free ports of loopback.
     pub fn new(engine: SocketAddr) -> Self {
-        let sip = UdpSocket::bind("127.0.0.1:0").expect("a free UDP port");
+        Self::on(Ipv4Addr::LOCALHOST, engine)
+    }
+
+    /// A peer whose signalling comes from another address of loopback.
+    pub fn on(address: Ipv4Addr, engine: SocketAddr) -> Self {
+        let sip = UdpSocket::bind((address, 0)).expect("a free UDP port");
         let rtp = UdpSocket::bind("127.0.0.1:0").expect("a free UDP port");
         Self { sip, rtp, engine }
     }
@@ -388,7 +393,8 @@ pub fn answer_with(peer: &Peer, request: &Message, status: u16, body: &str) {
     respond(&peer.sip, request, status, &extra, body);
 }
 
-fn respond(socket: &UdpSocket, request: &Message, status: u16, extra: &str, body: &str) {
+/// The same with a body.
+pub fn respond(socket: &UdpSocket, request: &Message, status: u16, extra: &str, body: &str) {
     let mut text = format!("SIP/2.0 {status} Test\r\n");
     for (name, value) in &request.headers {
         match name.as_str() {

@@ -68,6 +68,10 @@ pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &
     if made.is_ok() && account.register {
         renew_after_farewells(shared, &account.line, &binding, retired);
     }
+    if let (Ok(id), false) = (&made, matches!(held, Some((_, true)))) {
+        let located = server(config, account);
+        shared.policies.enrol(*id, account, located);
+    }
     match made {
         Ok(id) => shared.change_lines(|lines| {
             let line = Line {
@@ -186,6 +190,7 @@ fn has_calls(shared: &Shared, retired: &mut Retired) -> bool {
 fn delete(shared: &Shared, retired: &Retired) -> bool {
     // SAFETY: pjsua checks the id.
     unsafe { ffi::pjsua_acc_del(retired.account) };
+    shared.policies.forget(retired.account);
     shared.change_lines(|lines| {
         lines.by_account.remove(&retired.account);
         lines.domains.remove(&retired.account);

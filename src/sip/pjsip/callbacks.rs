@@ -43,7 +43,7 @@ unsafe extern "C" fn on_incoming_call(
         // SAFETY: pjsua passes the INVITE, parsed, for the time of the call.
         let told = unsafe { announce(shared, account, call, rdata) };
         if let Err(status) = told {
-            calls::end_without_leg(call, status);
+            calls::end_without_leg(shared, call, status);
         }
     });
 }
@@ -85,6 +85,9 @@ unsafe fn announce(
         }
     };
     shared.slots.note_peer(leg, incoming.peer.ip());
+    shared
+        .policies
+        .expect_dialog(call, account, incoming.peer.ip());
     if shared.announce(EngineEvent::Incoming(Box::new(incoming))) {
         return Ok(());
     }
@@ -227,6 +230,7 @@ unsafe extern "C" fn on_call_tsx_state(
         // came from a message carries that message.
         unsafe {
             note_peer(shared, call, tsx, event);
+            shared.policies.mark_dialog(call, tsx);
             if (*tsx).role == ffi::PJSIP_ROLE_UAC
                 && (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
                 && (*tsx).state >= ffi::PJSIP_TSX_STATE_COMPLETED

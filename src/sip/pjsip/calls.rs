@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ffi;
+use super::hangups;
 use super::shared::Shared;
 use super::text::{self, Lent};
 use crate::core::ids::LegId;
@@ -92,9 +93,9 @@ pub fn hang_up(shared: &Shared, leg: LegId, status: u16, retry_after: Option<Dur
 }
 
 /// Ends a call that has no leg.
-pub fn end_without_leg(call: i32, status: u32) {
-    // SAFETY: pjsua checks the id and takes no message from us.
-    unsafe { ffi::pjsua_call_hangup(call, status, ptr::null(), ptr::null()) };
+pub fn end_without_leg(shared: &Shared, call: i32, status: u32) {
+    // SAFETY: no message is given.
+    unsafe { hangups::hang_up(shared, call, status, ptr::null()) };
 }
 
 /// Ends a leg for a fault of its driver or a callback.
@@ -128,10 +129,10 @@ fn finish(shared: &Shared, leg: LegId, status: u16, end: LegEnd, retry_after: Op
         if let (Some(after), false) = (retry_after, pool.is_null()) {
             text::push_retry_after(&raw mut message.hdr_list, pool, after);
         }
-        ffi::pjsua_call_hangup(
+        hangups::hang_up(
+            shared,
             call_of(leg),
             c_uint::from(status),
-            ptr::null(),
             &raw const message,
         );
         if !pool.is_null() {

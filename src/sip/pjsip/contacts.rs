@@ -1,12 +1,13 @@
-//! Makes the Contact of a caller behind a NAT one that can be reached, before
-//! a dialog copies it: see [`WayBack`].
+//! Makes the Contact of a caller behind a NAT, or of one that leaves out its
+//! transport, one that can be reached, before a dialog copies it: see [`WayBack`].
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 use std::net::SocketAddr;
 
 use super::ffi::{self, pjsip_rx_data};
 use super::shared::guarded;
 use super::text;
+use crate::core::address::Transport;
 use crate::sip::contact::WayBack;
 
 /// A module record that pjsip links into its list and writes to.
@@ -82,10 +83,31 @@ unsafe fn rewrite(rdata: *mut pjsip_rx_data) {
             hops: text::count(message, ffi::PJSIP_H_VIA),
             record_routed: text::count(message, ffi::PJSIP_H_RECORD_ROUTE) > 0,
             contact_host: &contact_host,
+            connection: connection(rdata),
+            contact_has_transport: (*contact).transport_param.slen > 0 || text::is_sips(contact),
         };
+        if let Some(transport) = way_back.missing_transport()
+            && let Some(name) = text::in_pool((*rdata).tp_info.pool, &transport.to_string())
+        {
+            (*contact).transport_param = name;
+        }
         if let Some(address) = way_back.rewritten_contact() {
             point(contact, address, (*rdata).tp_info.pool);
         }
+    }
+}
+
+/// The connection that a request came over.
+///
+/// # Safety
+/// `rdata` must be a parsed request.
+unsafe fn connection(rdata: *mut pjsip_rx_data) -> Option<Transport> {
+    // SAFETY: the caller's promise; the transport lives as long as the request.
+    let kind = unsafe { (*(*rdata).tp_info.transport).key.type_ };
+    match c_uint::try_from(kind).ok()? & !ffi::PJSIP_TRANSPORT_IPV6 {
+        ffi::PJSIP_TRANSPORT_TCP => Some(Transport::Tcp),
+        ffi::PJSIP_TRANSPORT_TLS => Some(Transport::Tls),
+        _ => None,
     }
 }
 

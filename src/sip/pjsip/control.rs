@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::accounts::{self, Retired};
 use super::calls;
 use super::engine::PjsipError;
+use super::hangups;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, OpenPorts};
 use super::{outgoing, resolver};
@@ -69,12 +70,13 @@ impl Control {
         end(shared);
     }
 
-    /// What nobody asks for: deletes retired accounts, ends legs that no
-    /// driver holds any more, and transfers that ended without an outcome.
+    /// What nobody asks for: deletes retired accounts, ends calls that pjsua would
+    /// not end before, legs that no driver holds any more, and transfers that ended without an outcome.
     fn tidy_up(&mut self, shared: &Shared) {
         resolver::tell_found(shared);
         self.retired
             .retain_mut(|retired| !accounts::delete_unneeded(shared, retired));
+        hangups::retry(shared);
         for leg in shared.slots.orphans() {
             calls::abort(shared, leg, "its driver is gone");
         }

@@ -146,6 +146,12 @@ impl PjsipEngine {
         shared().draining.store(true, Ordering::Release);
     }
 
+    /// Makes the next hang-ups fail as if pjsip had the calls locked, for tests.
+    #[doc(hidden)]
+    pub fn fail_hangups(&self, count: u32) {
+        shared().hangups.inject_faults(count);
+    }
+
     /// Signs of life of pjsip's threads.
     #[must_use]
     pub fn beats(&self) -> PjsipBeats {
@@ -181,6 +187,9 @@ impl SipEngine for PjsipEngine {
             rtp_overflow: counters.rtp_overflow.load(Ordering::Relaxed),
             rtp_foreign: counters.rtp_foreign.load(Ordering::Relaxed),
             rtp_thinned: counters.rtp_thinned.load(Ordering::Relaxed),
+            challenges_refused: counters.challenges_refused.load(Ordering::Relaxed),
+            hangups_refused: counters.hangups_refused.load(Ordering::Relaxed),
+            hangups_pending: shared.hangups.pending(),
             panics: counters.panics.load(Ordering::Relaxed),
             bodies_refused: shared.bodies.counts(),
         }

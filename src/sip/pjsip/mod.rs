@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `engine` | [`PjsipEngine`]: start, the [`SipEngine`](super::engine::SipEngine) methods, shutdown |
 //! | `contacts` | Contacts of callers behind a NAT, made reachable |
+//! | `credentials` | passwords are proven to the line's own server only |
 //! | `control` | the control thread: every pjsip command is issued there |
 //! | `stack` | configuration and start of pjsua, teardown in order |
 //! | `shared` | what callbacks reach: slots, lines, counters |
@@ -19,6 +20,8 @@
 //! | `outgoing` | calls that we place, and when their slot is opened |
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
 //! | `ice` | whether ICE has an address to offer |
+//! | `headers` | the headers of a message as a list |
+//! | `hangups` | hang-ups that pjsua refused, tried again |
 //! | `info` | digits and other bodies of SIP INFO |
 //! | `invite_headers` | who calls, and headers for the worker |
 //! | `log` | pjsip's log lines into `tracing` |
@@ -44,10 +47,13 @@ mod callbacks;
 mod calls;
 mod contacts;
 mod control;
+mod credentials;
 mod engine;
 mod failover;
 mod ffi;
 mod gate;
+mod hangups;
+mod headers;
 mod ice;
 mod info;
 mod invite_headers;

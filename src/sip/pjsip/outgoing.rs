@@ -169,7 +169,7 @@ fn try_place(
             // Its INVITE is out, and nobody would ever end it. The id may be
             // another call's by now.
             if ticket_of(call) == ticket {
-                calls::end_without_leg(call, 487);
+                calls::end_without_leg(shared, call, 487);
             }
             Err(CallRefused::Full)
         }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::bodies::Bodies;
+use super::credentials::Policies;
+use super::hangups::Hangups;
 use super::outgoing::Placing;
 use super::resolver::Waiting;
 use super::slots::{Delivered, Emitted, Slots};
@@ -127,6 +129,8 @@ pub struct Counters {
     pub rtp_overflow: AtomicU64,
     pub rtp_foreign: AtomicU64,
     pub rtp_thinned: AtomicU64,
+    pub challenges_refused: AtomicU64,
+    pub hangups_refused: AtomicU64,
     pub panics: AtomicU64,
     pub worker_beats: AtomicU64,
     pub control_beats: AtomicU64,
@@ -142,6 +146,8 @@ pub struct Shared {
     pub bodies: Bodies,
     /// Requests that wait for the address of a name.
     pub resolving: Waiting,
+    pub policies: Policies,
+    pub hangups: Hangups,
     /// By the reason.
     full: Mutex<BTreeMap<&'static str, Seldom>>,
     run: RwLock<Option<Run>>,
@@ -158,6 +164,8 @@ pub fn shared() -> &'static Shared {
         placing: Placing::default(),
         bodies: Bodies::default(),
         resolving: Waiting::default(),
+        policies: Policies::default(),
+        hangups: Hangups::default(),
         full: Mutex::default(),
         run: RwLock::new(None),
     })
@@ -225,16 +233,20 @@ impl Shared {
     /// Says in the log that there is no room for calls, but not for each of
     /// them: they come by the hundred when there is none.
     pub fn tell_full(&self, why: &'static str) {
-        let due = self
-            .full
+        if let Some(calls) = self.tell_seldom(why) {
+            tracing::warn!(calls, why, "calls are refused");
+        }
+    }
+
+    /// Whether it is time to say something again that happens often, and how
+    /// often it happened since.
+    pub fn tell_seldom(&self, why: &'static str) -> Option<u64> {
+        self.full
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .entry(why)
             .or_insert(Seldom::new(FULL_SAID_EVERY))
-            .count(Instant::now());
-        if let Some(calls) = due {
-            tracing::warn!(calls, why, "calls are refused");
-        }
+            .count(Instant::now())
     }
 
     /// Counts what became of an RTP packet.

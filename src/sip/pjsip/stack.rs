@@ -12,7 +12,7 @@ use super::ice::has_ice_candidate;
 use super::resolver;
 use super::shared::{LEGS_MAX, shared};
 use super::text::{self, Lent};
-use super::{bodies, contacts, gate, log, threads};
+use super::{bodies, contacts, credentials, gate, log, threads};
 use crate::core::sdp::Served;
 use crate::sip::engine::{EngineConfig, Transport};
 
@@ -64,6 +64,7 @@ fn start_created(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipEr
     check("registering failover", failover::register())?;
     check("setting the resolver", resolver::install(shared()))?;
     check("registering the contacts", contacts::register())?;
+    check("registering the credentials", credentials::register())?;
     set_codecs(&mut lent);
     for &(transport, port) in &config.listen {
         ports.add(transport, open_transport(config, transport, port)?);

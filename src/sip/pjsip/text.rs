@@ -266,6 +266,20 @@ pub unsafe fn contact_uri(message: *mut ffi::pjsip_msg) -> Option<*mut ffi::pjsi
     }
 }
 
+/// Whether a URI is of the scheme `sips`.
+///
+/// # Safety
+/// `uri` must be a SIP URI of a parsed message.
+pub unsafe fn is_sips(uri: *mut ffi::pjsip_sip_uri) -> bool {
+    // SAFETY: the caller's promise; every URI begins with its table.
+    unsafe {
+        let vptr = (*uri.cast::<ffi::pjsip_uri>()).vptr;
+        (*vptr)
+            .p_get_scheme
+            .is_some_and(|scheme| to_string(&*scheme(uri.cast())).eq_ignore_ascii_case("sips"))
+    }
+}
+
 /// A copy of a text in memory of a pool; `None` when there is none left.
 ///
 /// # Safety
