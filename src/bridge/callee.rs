@@ -47,6 +47,13 @@ impl Callee {
                 Some(packet) = self.leg.rtp.recv() => {
                     self.media.port.handle_rtp(packet.arrived, &packet.bytes);
                 }
+                () = self.media.stream.woken() => {
+                    if self.media.stream.has_failed() {
+                        // The other side knows nothing of it yet.
+                        hang_up(&self.engine, self.leg.leg);
+                        return None;
+                    }
+                }
             }
         }
     }

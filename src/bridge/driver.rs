@@ -351,15 +351,27 @@ impl Driver {
         self.forward();
     }
 
-    /// Gives the worker what waits for it in the port. The socket shuts the
-    /// lane before the port's lock is given back, so that nothing overtakes.
+    /// Gives the worker what waits for it in the port, a slice at a time: the
+    /// media thread of many calls must not wait while half a minute of audio is
+    /// encoded. The lane stays shut until the last slice is in the socket, so
+    /// that nothing overtakes.
     pub(super) fn forward(&mut self) {
-        for message in self.media.port.lock().waiting() {
-            self.worker.queue(message);
+        let mut slice = Vec::new();
+        loop {
+            self.media.port.lock().take_slice(&mut slice);
+            if slice.is_empty() {
+                return;
+            }
+            for message in slice.drain(..) {
+                self.worker.queue(message);
+            }
         }
     }
 
     fn handle_woken(&mut self, now: Instant) {
+        if self.media.stream.has_failed() {
+            return self.call.handle_leg_failed(now.into_std());
+        }
         self.send_echoes();
         if !self.pending.waits_for_play_out {
             return;

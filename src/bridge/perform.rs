@@ -84,6 +84,7 @@ impl Driver {
                 state.uplink.attach(writer);
             }
             state.lane = self.worker.lane();
+            state.catch_up();
         }
         self.forward();
     }
@@ -156,7 +157,7 @@ impl Driver {
         let mut state = self.media.port.lock();
         state.lane = None;
         state.uplink.detach();
-        state.waiting();
+        state.forget_waiting();
     }
 
     // ---- what the worker says ----

@@ -17,6 +17,7 @@ pub struct CallStream {
     sink: Mutex<Option<Arc<dyn RtpSink>>>,
     wake: Notify,
     over: AtomicBool,
+    failed: AtomicBool,
     unsent: AtomicU64,
 }
 
@@ -29,6 +30,7 @@ impl CallStream {
             sink: Mutex::new(None),
             wake: Notify::new(),
             over: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             unsent: AtomicU64::new(0),
         }
     }
@@ -48,8 +50,8 @@ impl CallStream {
         lock(&self.downlink)
     }
 
-    /// Returns when the pacer left something for the driver: echoes, or the
-    /// end of what it waits for.
+    /// Returns when the pacer left something for the driver: echoes, the end of
+    /// what it waits for, or a failure.
     pub async fn woken(&self) {
         self.wake.notified().await;
     }
@@ -58,6 +60,11 @@ impl CallStream {
     pub fn finish(&self) {
         self.over.store(true, Ordering::Release);
         *lock(&self.sink) = None;
+    }
+
+    /// Whether it sends no more because of a fault of ours: its call must end.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Packets that the media transport refused.
@@ -89,6 +96,11 @@ impl Paced for CallStream {
 
     fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
+    }
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+        self.wake.notify_one();
     }
 }
 

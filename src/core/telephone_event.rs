@@ -1,7 +1,7 @@
 //! DTMF digits as RTP events (RFC 4733, event codes 0 to 15).
 //!
-//! Leaves out: other events, volume, and events longer than one segment
-//! (RFC 4733 2.5.1.3), which phones do not send.
+//! Leaves out: other events, volume, and sending events that are longer than one
+//! segment (RFC 4733 2.5.1.3).
 
 /// Digits in the order of their event codes.
 const DIGITS: &[u8; 16] = b"0123456789*#ABCD";
@@ -60,20 +60,70 @@ impl TelephoneEvent {
     }
 }
 
-/// Reports each digit once. All packets of an event share its RTP timestamp:
-/// the first one seen reports it, be it the start, a later one, or the end.
+/// Reports each press of a key once.
+///
+/// All packets of an event share its RTP timestamp: the first one seen reports
+/// it, be it the start, a later one, or the end. Two exceptions:
+/// - An event longer than its duration field holds goes on in a segment with a
+///   timestamp of its own, where the one before ended (RFC 4733 2.5.1.3).
+/// - Some senders raise the timestamp with each packet of one press.
+///
+/// In both the next packet begins no later than the one before covers, and the
+/// key was not released in between. Between two real presses there is a pause,
+/// also where every packet that would tell of the release was lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EventReceiver {
-    last: Option<(u32, u32, char)>,
+    press: Option<Press>,
+}
+
+/// The latest packet of a press.
+#[derive(Clone, Copy, Debug)]
+struct Press {
+    ssrc: u32,
+    timestamp: u32,
+    digit: char,
+    /// The longest duration seen with this timestamp.
+    duration: u16,
+    /// Whether the key was released.
+    released: bool,
 }
 
 impl EventReceiver {
-    /// One event packet; the digit, when it is a new one.
-    pub fn handle(&mut self, ssrc: u32, timestamp: u32, event: TelephoneEvent) -> Option<char> {
-        let this = (ssrc, timestamp, event.digit);
-        let new = self.last != Some(this);
-        self.last = Some(this);
-        new.then_some(event.digit)
+    /// One event packet; the digit, when it is a new one. `frame` is 20 ms in RTP
+    /// clock units.
+    pub fn handle(
+        &mut self,
+        ssrc: u32,
+        timestamp: u32,
+        event: TelephoneEvent,
+        frame: u32,
+    ) -> Option<char> {
+        let known = self.press.filter(|press| {
+            press.ssrc == ssrc
+                && press.digit == event.digit
+                && (press.timestamp == timestamp || press.goes_on(timestamp, event, frame))
+        });
+        let same = known.filter(|press| press.timestamp == timestamp);
+        self.press = Some(Press {
+            ssrc,
+            timestamp,
+            digit: event.digit,
+            duration: same.map_or(0, |press| press.duration).max(event.duration),
+            released: event.end || known.is_some_and(|press| press.released),
+        });
+        known.is_none().then_some(event.digit)
+    }
+}
+
+impl Press {
+    /// Whether an event of the same key with another timestamp is this press.
+    fn goes_on(&self, timestamp: u32, event: TelephoneEvent, frame: u32) -> bool {
+        let ahead = timestamp.wrapping_sub(self.timestamp);
+        let covered = u32::from(self.duration).saturating_add(frame + frame / 2);
+        // Where the next segment begins even when the last packets of this one are lost.
+        let is_segment = ahead == u32::from(u16::MAX);
+        // After the release only its repetitions come; a new press begins without.
+        (ahead <= covered || is_segment) && (event.end || !self.released)
     }
 }
 
@@ -174,7 +224,7 @@ mod tests {
         let mut receiver = EventReceiver::default();
         let digits = packets
             .iter()
-            .map(|(at, event)| receiver.handle(1, *at, *event));
+            .map(|(at, event)| receiver.handle(1, *at, *event, 160));
         digits.flatten().collect()
     }
 
@@ -185,6 +235,72 @@ mod tests {
         let durations: Vec<u16> = packets.iter().map(|(_, event)| event.duration).collect();
         assert_eq!(durations, [160, 320, 480, 640, 800, 960, 960, 960]);
         assert_eq!(packets.iter().filter(|(_, event)| event.end).count(), 3);
+    }
+
+    fn event(digit: char, duration: u16, end: bool) -> TelephoneEvent {
+        TelephoneEvent {
+            digit,
+            end,
+            duration,
+        }
+    }
+
+    #[test]
+    fn an_event_in_two_segments_is_told_once() {
+        let mut packets: Vec<_> = (1..=409)
+            .map(|frame| (1_000, event('7', frame * 160, false)))
+            .collect();
+        packets.push((1_000, event('7', u16::MAX, false)));
+        let second = 1_000 + u32::from(u16::MAX);
+        packets.extend((1..=50).map(|frame| (second, event('7', frame * 160, false))));
+        packets.extend([(second, event('7', 8_160, true)); 3]);
+        assert_eq!(received(&packets), "7");
+        // The last packets of the first segment, and the first of the second are lost.
+        packets.drain(408..412);
+        assert_eq!(received(&packets), "7");
+        // The same key again, 40 ms after the release.
+        packets.push((second + 8_160 + 320, event('7', 160, false)));
+        assert_eq!(received(&packets), "77");
+    }
+
+    #[test]
+    fn one_press_with_rising_timestamps_is_told_once() {
+        let at = |packet: u32| 5_000 + packet * 160;
+        let growing = |packet: u32| (packet as u16 + 1) * 160;
+        let constant = |_: u32| 160;
+        let none = |_: u32| 0;
+        for duration in [&growing as &dyn Fn(u32) -> u16, &constant, &none] {
+            let press = |from: u32| {
+                (0..8).map(move |packet| {
+                    let event = event('3', duration(packet), packet >= 5);
+                    (at(from + packet), event)
+                })
+            };
+            let once: Vec<_> = press(0).collect();
+            assert_eq!(received(&once), "3");
+            let all_ends: Vec<_> = press(0)
+                .map(|(at, it)| (at, event('3', it.duration, true)))
+                .collect();
+            assert_eq!(received(&all_ends), "3");
+            // Again at once, and after a pause.
+            let twice: Vec<_> = press(0).chain(press(8)).collect();
+            assert_eq!(received(&twice), "33");
+            let paused: Vec<_> = press(0).chain(press(20)).collect();
+            assert_eq!(received(&paused), "33");
+        }
+    }
+
+    #[test]
+    fn fast_presses_of_one_key_are_as_many_as_there_are() {
+        // 40 ms of tone, 40 ms of pause.
+        let press = |number: u32| {
+            let at = number * 640;
+            [(at, event('1', 160, false)), (at, event('1', 320, true))]
+        };
+        let packets: Vec<_> = (0..10).flat_map(press).collect();
+        assert_eq!(received(&packets), "1".repeat(10));
+        let without_ends: Vec<_> = packets.into_iter().filter(|(_, it)| !it.end).collect();
+        assert_eq!(received(&without_ends), "1".repeat(10));
     }
 
     #[test]

@@ -366,10 +366,12 @@ impl Uplink {
             self.stats.invalid += 1;
             return;
         };
-        let digit = self.events.handle(header.ssrc, header.timestamp, event);
+        let frame = FRAME_BYTES as u32 * self.clock_per_sample();
+        let digit = self
+            .events
+            .handle(header.ssrc, header.timestamp, event, frame);
         // Phones that send audio beside the event are not further than this:
         // one frame before the end of what the event covers.
-        let frame = FRAME_BYTES as u32 * self.clock_per_sample();
         let covered = u32::from(event.duration).saturating_sub(frame);
         self.fill_before(now, header.timestamp.wrapping_add(covered), 0);
         self.timeline.handle_audio(now, self.backlog.end());

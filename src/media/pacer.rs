@@ -11,6 +11,7 @@
 //! The thread comes before everything else where the system permits that:
 //! what it does is short, and what waits for it is heard.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -20,7 +21,7 @@ use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
     set_thread_priority_and_policy, thread_native_id,
 };
-use tracing::info;
+use tracing::{error, info};
 
 /// Audio in one packet.
 pub const FRAME: Duration = Duration::from_millis(20);
@@ -39,6 +40,9 @@ pub trait Paced: Send + Sync {
 
     /// Whether the stream is over and the pacer may forget it.
     fn is_over(&self) -> bool;
+
+    /// Its tick has panicked: it gets no other one, and its call must end.
+    fn fail(&self);
 }
 
 /// What the outside sees of the pacer thread.
@@ -272,12 +276,21 @@ impl Wheel {
             }
             let skipped = rounds_skipped - entry.rounds_skipped;
             entry.rounds_skipped = rounds_skipped;
-            entry
-                .stream
-                .tick(u32::try_from(skipped).unwrap_or(u32::MAX));
-            true
+            let skipped = u32::try_from(skipped).unwrap_or(u32::MAX);
+            tick_or_fail(&*entry.stream, skipped)
         });
     }
+}
+
+/// A panic in one stream is the end of that stream, not of the thread that all
+/// calls are heard by. Whether it goes on.
+fn tick_or_fail(stream: &dyn Paced, skipped: u32) -> bool {
+    let ticked = catch_unwind(AssertUnwindSafe(|| stream.tick(skipped)));
+    if ticked.is_err() {
+        error!("panic in the outgoing audio of a call, the call is ended");
+        stream.fail();
+    }
+    ticked.is_ok()
 }
 
 #[cfg(test)]
@@ -290,16 +303,23 @@ mod tests {
         ticks: AtomicU64,
         skipped: AtomicU64,
         over: AtomicBool,
+        failed: AtomicBool,
+        panics: AtomicBool,
     }
 
     impl Paced for Probe {
         fn tick(&self, skipped: u32) {
+            assert!(!self.panics.load(Ordering::Relaxed), "injected by the test");
             self.ticks.fetch_add(1, Ordering::Relaxed);
             self.skipped.fetch_add(skipped.into(), Ordering::Relaxed);
         }
 
         fn is_over(&self) -> bool {
             self.over.load(Ordering::Relaxed)
+        }
+
+        fn fail(&self) {
+            self.failed.store(true, Ordering::Relaxed);
         }
     }
 
@@ -400,6 +420,34 @@ mod tests {
         assert!(wheel.is_empty());
         assert_eq!(probe.ticks.load(Ordering::Relaxed), 1);
         assert_eq!(Arc::strong_count(&probe), 1);
+    }
+
+    #[test]
+    fn a_panic_in_one_stream_ends_that_stream_and_not_the_thread() {
+        let pacer = Pacer::start(|| {}).expect("a thread");
+        let probes: Vec<_> = (0..2 * PHASES)
+            .map(|_| Arc::new(Probe::default()))
+            .collect();
+        for probe in &probes {
+            pacer.add(probe.clone());
+        }
+        let ticked = |probe: &Probe, count: u64| {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while probe.ticks.load(Ordering::Relaxed) < count {
+                assert!(Instant::now() < deadline, "no ticks");
+                thread::sleep(FRAME);
+            }
+        };
+        let failing = &probes[0];
+        ticked(failing, 1);
+        failing.panics.store(true, Ordering::Relaxed);
+        for probe in &probes[1..] {
+            ticked(probe, probe.ticks.load(Ordering::Relaxed) + 5);
+            assert!(!probe.failed.load(Ordering::Relaxed));
+        }
+        assert!(failing.failed.load(Ordering::Relaxed));
+        assert_eq!(Arc::strong_count(failing), 1, "it is forgotten");
+        pacer.stop();
     }
 
     #[test]

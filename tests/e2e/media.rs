@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::bridge::{NUMBER, Setup};
-use crate::harness::rtp::Rtp;
-use crate::harness::{Bridge, Call, Caller, Redis, SOON, Worker, sound};
+use crate::harness::rtp::{Player, Rtp};
+use crate::harness::{Api, Bridge, Call, Caller, Redis, SOON, Worker, sound};
 
 async fn talk(args: &[&str]) -> (Redis, Bridge, Call, Worker) {
     let redis = Redis::start();
@@ -187,4 +187,109 @@ async fn a_caller_whose_rtp_stops_is_ended_but_not_on_hold() {
         "a held call outlives the media timeout"
     );
     held.bye().await;
+}
+
+/// Sends event packets of one key, 20 ms apart: (timestamp, duration, end).
+async fn press(player: &mut Player, event: u8, packets: &[(u32, u16, bool)]) {
+    let mut clock = tokio::time::interval(Duration::from_millis(20));
+    for (at, duration, end) in packets {
+        clock.tick().await;
+        let [high, low] = duration.to_be_bytes();
+        let payload = [event, u8::from(*end) << 7 | 10, high, low];
+        player.send_as(101, false, *at, &payload).await;
+        player.sequence = player.sequence.wrapping_add(1);
+    }
+    let (last, duration, _) = packets[packets.len() - 1];
+    player.timestamp = last.wrapping_add(u32::from(duration));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_press_of_a_key_is_one_digit_in_whatever_form_it_comes() {
+    let (_redis, _bridge, call, mut worker) = talk(&[]).await;
+    let mut player = call.player();
+    player.play(&sound::numbered(0, 10)).await;
+    // Longer than the duration field holds: two segments, each on its own timestamp.
+    let start = player.timestamp;
+    let second = start.wrapping_add(u32::from(u16::MAX));
+    let segments = [
+        (start, 160, false),
+        (start, 65_360, false),
+        (start, u16::MAX, false),
+        (second, 160, false),
+        (second, 320, false),
+        (second, 320, true),
+        (second, 320, true),
+        (second, 320, true),
+    ];
+    press(&mut player, 7, &segments).await;
+    player.play(&sound::numbered(10, 10)).await;
+    // Each packet on a timestamp of its own, without a pause.
+    let start = player.timestamp;
+    let rising: Vec<_> = (0..8_u16)
+        .map(|at| (start.wrapping_add(160 * u32::from(at)), 160, at > 4))
+        .collect();
+    press(&mut player, 3, &rising).await;
+    player.play(&sound::numbered(20, 10)).await;
+    // Two real presses, 40 ms apart.
+    for _ in 0..2 {
+        let start = player.timestamp;
+        let quick = [(start, 160, false), (start, 320, true), (start, 320, true)];
+        press(&mut player, 9, &quick).await;
+        player.timestamp = player.timestamp.wrapping_add(320);
+    }
+    player.play(&sound::numbered(30, 10)).await;
+    worker.hears(&sound::numbered_frame(39), SOON).await;
+    let digits: Vec<_> = worker
+        .all("dtmf")
+        .iter()
+        .map(|message| message.json["dtmf"]["digit"].clone())
+        .collect();
+    assert_eq!(digits, ["7", "3", "9", "9"]);
+    worker.assert_numbered();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_speaks_the_other_offered_codec_is_heard_at_once() {
+    let (_redis, _bridge, call, mut worker) = talk(&[]).await;
+    let mut player = call.player();
+    assert_eq!(player.payload_type, 0, "PCMU was answered");
+    player.payload_type = 8;
+    let frames: Vec<Vec<u8>> = (0..20_u8).map(|at| vec![0x55 ^ (at * 8); 160]).collect();
+    player.play(&frames).await;
+    worker.listen(Duration::from_millis(400)).await;
+    let (audio, sent) = (worker.audio(), frames.concat());
+    let is_close = |(heard, sent): (&u8, &u8)| {
+        let (heard, sent) = (sound::ulaw_to_linear(*heard), sound::alaw_to_linear(*sent));
+        (heard - sent).abs() <= sound::step_at(sent)
+    };
+    let found = audio
+        .windows(sent.len())
+        .any(|window| window.iter().zip(&sent).all(is_close));
+    assert!(found, "all of it is heard, from the first packet");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_is_first_is_neither_heard_nor_spoken_to() {
+    let redis = Redis::start();
+    let bridge = Setup::queue(&redis).start().await;
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
+    let elsewhere = Rtp::on(tokio::net::UdpSocket::bind("127.0.0.66:0").await.unwrap());
+    let mut stranger = elsewhere.player(call.answer().media, 0);
+    stranger.play(&sound::numbered(70_000, 10)).await;
+    let mut worker = Worker::serve(&redis).await;
+    stranger.play(&sound::numbered(70_010, 10)).await;
+    let mut player = call.player();
+    player.play(&sound::numbered(0, 20)).await;
+    worker.hears(&sound::numbered(0, 20).concat(), SOON).await;
+    for number in [70_000, 70_009, 70_010, 70_019] {
+        let frame = sound::numbered_frame(number);
+        assert!(
+            !sound::contains(&worker.audio(), &frame),
+            "a stranger is heard"
+        );
+    }
+    assert!(elsewhere.heard().is_empty(), "audio was sent to a stranger");
+    let metrics = Api::of(&bridge).get("/metrics").await.body;
+    let dropped = r#"sipbridge_rtp_packets_dropped_total{reason="foreign"} 20"#;
+    assert!(metrics.contains(dropped), "{metrics}");
 }
