@@ -319,6 +319,9 @@ fn audio(text: &mut Exposition, health: &Health) {
     ] {
         text.counter(name, help, count);
     }
+    for (name, help, count) in audio.counters.iter() {
+        text.counter(&format!("sipbridge_{name}_total"), help, count);
+    }
 }
 
 fn stores(text: &mut Exposition, health: &Health) {

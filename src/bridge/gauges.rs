@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::stream::CallStream;
 use super::tally::Tally;
 use super::uplink_port::UplinkPort;
+use crate::core::audio_counters::AudioCounters;
 
 /// Audio that waits now, and audio that was lost since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct AudioGauges {
     pub frames_trimmed: u64,
     /// Marks refused because too many waited.
     pub marks_refused: u64,
+    /// What else went wrong.
+    pub counters: AudioCounters,
 }
 
 /// The audio of all calls in progress.
@@ -114,6 +117,7 @@ impl Watched {
         sum.rtp_unsent += self.stream.unsent();
         sum.frames_trimmed += stats.trimmed_frames + stats.skipped_frames;
         sum.marks_refused += stats.marks_refused;
+        sum.counters.add(&AudioCounters::of(&up, &stats));
     }
 }
 

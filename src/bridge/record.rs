@@ -12,6 +12,7 @@ use super::call_terms::CallTerms;
 use super::context::{Context, LineProfile};
 use super::stream::CallStream;
 use super::uplink_port::UplinkPort;
+use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::ids::{CallId, StreamId, Token};
@@ -279,6 +280,7 @@ impl Record {
             unsent = stream.unsent(),
             underruns = down.underruns,
             trimmed = down.trimmed_frames,
+            counters = %AudioCounters::of(&up, &down),
             "call ended"
         );
         let audio = AudioStats {

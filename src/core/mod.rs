@@ -11,6 +11,7 @@
 //! | [`rtp`], [`telephone_event`], [`digits`], [`info_digits`] | RTP, and digits in it or in SIP INFO |
 //! | [`mos`] | how a call sounded |
 //! | [`sdp`] | session descriptions: read, judged, written anew |
+//! | [`mos`], [`audio_counters`] | how a call sounded, and what went wrong with its audio |
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
 //! | [`link`] | what passes between SIP engine and media plane |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
@@ -20,6 +21,7 @@
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
 
 pub mod address;
+pub mod audio_counters;
 pub mod backlog;
 pub mod call;
 pub mod call_object;
