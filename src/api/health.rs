@@ -426,7 +426,7 @@ mod tests {
                 "audio": {
                     "toWorkersMaxMs": 0, "toCallersMaxMs": 0, "toCallersSumMs": 70,
                     "messagesDropped": 0, "framesTrimmed": 0, "marksRefused": 0,
-                    "rtpUnsent": 0, "rtpOverflow": 0, "rtpForeign": 6
+                    "rtpUnsent": 0, "rtpOverflow": 0, "rtpForeign": 6, "rtpThinned": 0
                 },
                 "panics": 1,
                 "redis": {
