@@ -16,6 +16,7 @@ use sipbridge::worker::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -471,4 +472,50 @@ async fn a_worker_with_tls_is_dialled_when_its_certificate_is_trusted() {
     assert!(
         matches!(next(&mut socket).await, Received::Text(text) if text.as_str() == "secret words")
     );
+}
+
+/// Push mode against servers and proxies that write their answer in their own way.
+#[tokio::test]
+async fn the_answers_of_foreign_servers_are_taken_and_what_follows_them_too() {
+    for (connection, upgrade) in [
+        ("Connection: keep-alive, Upgrade", "Upgrade: websocket"),
+        ("connection:upgrade", "UPGRADE: WebSocket"),
+        (
+            "Connection: Keep-Alive\r\nConnection: Upgrade",
+            "Upgrade : websocket ",
+        ),
+    ] {
+        let listener = TcpListener::bind(ANY).await.unwrap();
+        let url = format!("ws://{}/media", listener.local_addr().unwrap());
+        let dialer = Dialer::new(&url, None).unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let key = head
+                .lines()
+                .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
+            let accept = derive_accept_key(key.unwrap().as_bytes());
+            let answer = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nServer: nginx\r\n{upgrade}\r\n{connection}\r\n\
+                 Sec-WebSocket-Accept: {accept}\r\n\r\n\u{1}"
+            );
+            let mut bytes = answer.into_bytes();
+            // A text frame in the same segment.
+            bytes.pop();
+            bytes.extend([0x81, 2, b'h', b'i']);
+            stream.write_all(&bytes).await.unwrap();
+            stream
+        });
+        let dialled = dialer.dial(Duration::from_secs(5)).await;
+        let mut socket = dialled.unwrap_or_else(|error| panic!("{connection}: {error}"));
+        match next(&mut socket).await {
+            Received::Text(text) => assert_eq!(text.as_str(), "hi"),
+            other => panic!("{other:?}"),
+        }
+        drop(server.await.unwrap());
+    }
 }

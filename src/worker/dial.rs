@@ -18,18 +18,17 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_tungstenite::tungstenite::error::Error as WsError;
+use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Request, header};
 use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::{MaybeTlsStream, client_async_with_config};
 use url::{Host, Url};
 
 use super::error::WorkerError;
 use super::lane::Lane;
-use super::socket::{self, WorkerSocket};
+use super::socket::WorkerSocket;
 use super::tcp;
-use super::wire::Wire;
+use super::upgrade::{NoUpgrade, upgrade};
 use crate::core::outward::Outward;
 use crate::core::signature::{self, Signer};
 use crate::files;
@@ -135,7 +134,7 @@ impl Dialer {
     async fn open(&self, limit: Duration) -> Result<WorkerSocket, WorkerError> {
         let host = || self.target.authority.clone();
         let stream = self.target.connect(limit, self.guard.as_deref()).await?;
-        let stream = match &self.tls {
+        let mut stream = match &self.tls {
             None => MaybeTlsStream::Plain(stream),
             Some(tls) => {
                 let name = self.target.server_name()?;
@@ -151,16 +150,19 @@ impl Dialer {
             _ => Lane::new(None, Role::Client),
         };
         let request = self.target.request(self.signer.as_ref())?;
-        match client_async_with_config(request, Wire::new(stream, lane), Some(socket::config()))
-            .await
-        {
-            Ok((stream, _)) => Ok(WorkerSocket::from_stream(stream)),
-            Err(WsError::Http(response)) => Err(WorkerError::Refused {
-                host: host(),
-                status: response.status().as_u16(),
-            }),
-            Err(_) => Err(WorkerError::Handshake { host: host() }),
-        }
+        let host = host();
+        let part = match upgrade(&mut stream, request).await {
+            Ok(part) => part,
+            Err(NoUpgrade::Status(status)) => return Err(WorkerError::Refused { host, status }),
+            Err(NoUpgrade::Answer(reason)) => {
+                let reason = reason.to_owned();
+                return Err(WorkerError::Handshake { host, reason });
+            }
+            Err(NoUpgrade::Connection(reason)) => {
+                return Err(WorkerError::Handshake { host, reason });
+            }
+        };
+        Ok(WorkerSocket::new(stream, lane, Role::Client, part).await)
     }
 }
 

@@ -80,10 +80,12 @@ pub enum WorkerError {
         status: u16,
     },
     /// The peer does not speak WebSocket as RFC 6455 asks.
-    #[error("the worker at {host} did not complete the WebSocket handshake")]
+    #[error("the worker at {host} did not complete the WebSocket handshake: {reason}")]
     Handshake {
         /// Host and port of the target.
         host: String,
+        /// What is wrong with its answer.
+        reason: String,
     },
     /// Connecting took too long as a whole.
     #[error("the worker at {host} was not connected within {} ms", after.as_millis())]

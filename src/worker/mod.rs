@@ -9,6 +9,7 @@
 //! | [`accept`] | [`StreamServer`]: the listener of queue mode |
 //! | `request` | the HTTP request that opens a WebSocket, parsed and judged |
 //! | [`dial`] | [`Dialer`]: push mode, `ws://` and `wss://` |
+//! | `upgrade` | our side of the handshake in push mode |
 //! | `wire` | a byte stream that knows when it last brought something |
 //! | `tcp` | options of every TCP socket: no Nagle, keep-alive, bounded send buffer |
 //! | [`error`] | [`WorkerError`] |
@@ -25,6 +26,7 @@ pub mod registry;
 mod request;
 pub mod socket;
 mod tcp;
+mod upgrade;
 mod wire;
 
 pub use accept::{StreamServer, attach_url};

@@ -12,7 +12,7 @@ use crate::core::ids::CallId;
 /// Longest request head taken.
 pub(super) const HEAD_MAX_BYTES: usize = 8 * 1024;
 /// Most header fields taken.
-const HEADERS_MAX: usize = 64;
+pub(super) const HEADERS_MAX: usize = 64;
 /// The path before the call id.
 pub(super) const PATH: &str = "/media-stream/";
 
@@ -170,7 +170,8 @@ fn accept_key(headers: &[httparse::Header<'_>], version: Option<u8>) -> Result<S
     Ok(derive_accept_key(key))
 }
 
-fn value<'head>(headers: &[httparse::Header<'head>], name: &str) -> Option<&'head [u8]> {
+/// The value of the first header field of this name.
+pub(super) fn value<'head>(headers: &[httparse::Header<'head>], name: &str) -> Option<&'head [u8]> {
     headers
         .iter()
         .find(|header| header.name.eq_ignore_ascii_case(name))
@@ -178,7 +179,7 @@ fn value<'head>(headers: &[httparse::Header<'head>], name: &str) -> Option<&'hea
 }
 
 /// Whether a comma-separated header field holds a token, in any case.
-fn has_token(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
+pub(super) fn has_token(headers: &[httparse::Header<'_>], name: &str, token: &str) -> bool {
     headers
         .iter()
         .filter(|header| header.name.eq_ignore_ascii_case(name))

@@ -92,8 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         self.stream.get_ref().lane().clone()
     }
 
-    /// Wraps what the library's own handshake returned.
-    pub(super) fn from_stream(stream: WebSocketStream<Wire<S>>) -> Self {
+    fn from_stream(stream: WebSocketStream<Wire<S>>) -> Self {
         Self {
             stream,
             waiting: VecDeque::new(),
