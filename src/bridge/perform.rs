@@ -187,6 +187,10 @@ impl Driver {
         }
         match message {
             WorkerMessage::Media(audio) => self.queue_audio(audio),
+            WorkerMessage::OddMedia(audio) => {
+                self.worker.note_odd_audio();
+                self.queue_audio(audio);
+            }
             WorkerMessage::Mark(name) => {
                 let _ = self.media.stream.downlink().mark(name);
                 self.send_echoes();

@@ -48,6 +48,7 @@ struct Attached {
 pub(super) struct WorkerSide {
     attached: Option<Attached>,
     ignored: u64,
+    odd_audio: u64,
 }
 
 impl WorkerSide {
@@ -152,6 +153,17 @@ impl WorkerSide {
         self.ignored += 1;
         if 10_u64.pow(self.ignored.ilog10()) == self.ignored {
             warn!(ignored = self.ignored, why, "message of the worker ignored");
+        }
+    }
+
+    /// Counts audio in odd base64, which is played; the log sees the 1st, 10th, 100th …
+    pub(super) fn note_odd_audio(&mut self) {
+        self.odd_audio += 1;
+        if 10_u64.pow(self.odd_audio.ilog10()) == self.odd_audio {
+            warn!(
+                messages = self.odd_audio,
+                "audio of the worker is in base64 with line feeds, blanks or the URL-safe alphabet: it is played, but standard base64 on one line costs less"
+            );
         }
     }
 

@@ -26,6 +26,9 @@ pub const MAX_DESTINATION_BYTES: usize = 256;
 pub enum WorkerMessage {
     /// Raw mu-law to play, decoded. May be empty.
     Media(Bytes),
+    /// The same, whose base64 was not as RFC 4648, section 4 has it: line feeds
+    /// or blanks in it, the URL-safe alphabet, padding in odd places.
+    OddMedia(Bytes),
     /// Echo this name when all media before it has been played.
     Mark(String),
     /// Empty the queue.
@@ -46,7 +49,7 @@ pub enum Rejected {
     /// Not JSON, or a field of another type than the contract's.
     #[error("it is not a JSON object of the contract's form")]
     Json,
-    /// `payload` is not standard base64.
+    /// `payload` is not base64, of whatever form.
     #[error("media.payload is not base64")]
     Base64,
     /// An event that the contract does not know.
@@ -164,10 +167,42 @@ fn parse_media(envelope: &Envelope) -> Result<WorkerMessage, Rejected> {
     let body = envelope.media.as_ref();
     let payload = body.and_then(|media| media.payload.as_ref());
     let payload = payload.ok_or(Rejected::Missing("media.payload"))?;
-    let audio = BASE64
-        .decode(payload.0.as_bytes())
-        .map_err(|_| Rejected::Base64)?;
-    Ok(WorkerMessage::Media(audio.into()))
+    if let Ok(audio) = BASE64.decode(payload.0.as_bytes()) {
+        return Ok(WorkerMessage::Media(audio.into()));
+    }
+    let audio = decode_odd(payload.0.as_bytes()).ok_or(Rejected::Base64)?;
+    Ok(WorkerMessage::OddMedia(audio.into()))
+}
+
+/// Decodes base64 as other encoders write it: MIME's line feeds and blanks, the
+/// URL-safe alphabet, each piece of a joined text with padding of its own.
+fn decode_odd(payload: &[u8]) -> Option<Vec<u8>> {
+    let mut audio = Vec::with_capacity(payload.len() / 4 * 3);
+    let mut piece = Vec::with_capacity(payload.len());
+    let decode = |piece: &mut Vec<u8>, audio: &mut Vec<u8>| {
+        BASE64.decode_vec(&*piece, audio).ok()?;
+        piece.clear();
+        Some(())
+    };
+    let mut is_padded = false;
+    for byte in payload.iter().filter(|byte| !byte.is_ascii_whitespace()) {
+        match byte {
+            b'=' => is_padded = true,
+            _ if is_padded => {
+                decode(&mut piece, &mut audio)?;
+                is_padded = false;
+            }
+            _ => {}
+        }
+        match byte {
+            b'=' => {}
+            b'-' => piece.push(b'+'),
+            b'_' => piece.push(b'/'),
+            other => piece.push(*other),
+        }
+    }
+    decode(&mut piece, &mut audio)?;
+    Some(audio)
 }
 
 fn parse_mark(envelope: Envelope) -> Result<WorkerMessage, Rejected> {
@@ -246,6 +281,33 @@ mod tests {
     }
 
     #[test]
+    fn odd_base64_is_decoded_and_told_apart() {
+        let heard: &[u8] = &[0xFF, 0x00, 0x7F, 0x80, 0xFB, 0xEF];
+        for payload in [
+            // URL-safe, with and without padding.
+            "_wB_gPvv",
+            "_wB_gPvv==",
+            "_wB\\/gPvv",
+            // MIME: line feeds, CRLF, blanks, at the ends too.
+            "/wB/\\ngPvv\\n",
+            "/wB/\\r\\ngPvv",
+            " /wB/ gPvv\\t",
+            // Pieces that were joined, each with its own padding.
+            "/w==AH+A++8=",
+        ] {
+            let text =
+                format!(r#"{{"event":"media","streamSid":"$","media":{{"payload":"{payload}"}}}}"#);
+            let expected = Ok(WorkerMessage::OddMedia(Bytes::from_static(heard)));
+            assert_eq!(parse(&text), expected, "{payload}");
+        }
+        let standard = r#"{"event":"media","streamSid":"$","media":{"payload":"/wB/gPvv"}}"#;
+        assert_eq!(
+            parse(standard),
+            Ok(WorkerMessage::Media(Bytes::from_static(heard)))
+        );
+    }
+
+    #[test]
     fn what_is_wrong_with_a_message_is_told_apart() {
         let long = "n".repeat(MAX_MARK_NAME_BYTES + 1);
         let cases = [
@@ -284,7 +346,11 @@ mod tests {
                 Rejected::Missing("media.payload"),
             ),
             (
-                r#"{"event":"media","streamSid":"$","media":{"payload":"-_8="}}"#,
+                r#"{"event":"media","streamSid":"$","media":{"payload":"/w*/"}}"#,
+                Rejected::Base64,
+            ),
+            (
+                r#"{"event":"media","streamSid":"$","media":{"payload":"/wB/\u0000gA=="}}"#,
                 Rejected::Base64,
             ),
             (
@@ -318,6 +384,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn audio_in_any_odd_form_is_the_same_audio(
+            audio in proptest::collection::vec(any::<u8>(), 1..200),
+            every in 1_usize..80,
+        ) {
+            let text = base64::engine::general_purpose::URL_SAFE.encode(&audio);
+            let lines: Vec<_> = text.as_bytes().chunks(every).collect();
+            prop_assert_eq!(decode_odd(&lines.join(&b"\r\n"[..])), Some(audio));
+        }
+
         #[test]
         fn parsing_never_panics(text in ".{0,200}") {
             let _ = parse(&text);

@@ -1,5 +1,6 @@
 //! A worker and a caller talk: audio, marks, clear, hold, digits.
 
+use base64::Engine;
 use serde_json::json;
 use sipbridge::core::link::Direction;
 use sipbridge::core::rtp::RtpHeader;
@@ -169,4 +170,25 @@ fn events(caller: &Caller) -> Vec<u8> {
         }
     }
     events.into_iter().map(|(_, event)| event).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_in_odd_base64_is_played_like_any_other() {
+    let stage = Setup::queue().start().await;
+    let (caller, worker) = talking(&stage).await;
+    let reply = sound::numbered(2_000, 40).concat();
+    let (safe, joined) = reply.split_at(reply.len() / 2);
+    let url_safe = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(safe);
+    let standard = base64::engine::general_purpose::STANDARD.encode(joined);
+    let lines: Vec<_> = standard
+        .as_bytes()
+        .chunks(76)
+        .map(String::from_utf8_lossy)
+        .collect();
+    for payload in [url_safe, lines.join("\r\n")] {
+        worker.send(&json!({"event": "media", "streamSid": worker.stream_sid,
+            "media": {"payload": payload}}));
+    }
+    caller.hears("all of it", &reply).await;
+    hang_up(stage, caller, worker).await;
 }
