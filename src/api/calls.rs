@@ -156,7 +156,7 @@ pub async fn place(
 ) -> Result<Response, Problem> {
     let fields = Order::fields(&object);
     let order = Order::read(object)?;
-    let line = order.choose(&control.context.lines.all())?;
+    let line = order.choose(&control.context.lines)?;
     let call = NewCall {
         line: line.id.clone(),
         to: order.to,

@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 
 use super::context::LineProfile;
+use super::number_index::NumberIndex;
 use crate::core::address::Transport;
 use crate::core::ids::LineId;
 
@@ -49,15 +50,22 @@ pub struct LineBook {
 struct Held {
     profiles: HashMap<LineId, Arc<LineProfile>>,
     judged: HashMap<LineId, Usability>,
+    numbers: NumberIndex,
 }
 
 impl LineBook {
     /// The lines of the start.
     #[must_use]
     pub fn new(profiles: HashMap<LineId, Arc<LineProfile>>) -> Self {
-        let judged = HashMap::new();
+        let mut numbers = NumberIndex::default();
+        profiles.values().for_each(|line| numbers.add(line));
+        let held = Held {
+            profiles,
+            numbers,
+            ..Held::default()
+        };
         Self {
-            held: RwLock::new(Held { profiles, judged }),
+            held: RwLock::new(held),
             bell: Notify::new(),
         }
     }
@@ -88,12 +96,37 @@ impl LineBook {
 
     /// Adds a line, or changes it for the calls to come.
     pub fn put(&self, profile: Arc<LineProfile>) {
-        self.write().profiles.insert(profile.id.clone(), profile);
+        let mut held = self.write();
+        let before = held.profiles.insert(profile.id.clone(), profile.clone());
+        if let Some(before) = before {
+            held.numbers.remove(&before);
+        }
+        held.numbers.add(&profile);
+    }
+
+    /// The lines that have this number as their own, however it is written.
+    #[must_use]
+    pub fn with_number(&self, number: &str) -> Vec<Arc<LineProfile>> {
+        let held = self.read();
+        let found = held.numbers.find(number);
+        let lines = found.into_iter().filter_map(|id| held.profiles.get(id));
+        lines.cloned().collect()
+    }
+
+    /// The only line; `None` where there are several, or none.
+    #[must_use]
+    pub fn only(&self) -> Option<Arc<LineProfile>> {
+        let held = self.read();
+        let mut lines = held.profiles.values();
+        lines.next().filter(|_| held.profiles.len() == 1).cloned()
     }
 
     /// Takes a line away; its calls go on.
     pub fn remove(&self, line: &LineId) {
-        self.write().profiles.remove(line);
+        let mut held = self.write();
+        if let Some(profile) = held.profiles.remove(line) {
+            held.numbers.remove(&profile);
+        }
     }
 
     /// Whether a line can be used; `None` for one that was never seen.
@@ -148,6 +181,7 @@ impl LineBook {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::private::Private;
 
     #[test]
     fn what_is_known_of_lines_is_told() {
@@ -163,6 +197,32 @@ mod tests {
         assert_eq!(book.ids(None, 1), [a]);
         assert_eq!(book.ids(Some("a"), 9), [LineId::new("b")]);
         assert_eq!(book.ids(Some("b"), 9), []);
+    }
+
+    #[test]
+    fn lines_are_found_by_their_present_number() {
+        let line = |number: &str| {
+            Arc::new(LineProfile {
+                id: LineId::new("7"),
+                restaurant_id: None,
+                phone_number: Some(Private::new(number)),
+                fallback_number: None,
+                greeting: None,
+                announcement: None,
+                custom_parameters: Default::default(),
+                dial: Default::default(),
+            })
+        };
+        let first = line("+33972360682");
+        let book = LineBook::new(HashMap::from([(first.id.clone(), first)]));
+        assert_eq!(book.with_number("+33 9 72 36 06 82").len(), 1);
+        book.put(line("+33972360683"));
+        assert_eq!(book.with_number("+33972360682").len(), 0);
+        assert_eq!(book.with_number("+33972360683").len(), 1);
+        assert!(book.only().is_some());
+        book.remove(&LineId::new("7"));
+        assert_eq!(book.with_number("+33972360683").len(), 0);
+        assert!(book.only().is_none());
     }
 
     #[tokio::test(start_paused = true)]

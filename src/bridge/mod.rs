@@ -19,6 +19,7 @@
 //! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
 //! | [`calls`] | the calls as the API sees them, and what it asks of them |
 //! | [`line_book`] | the lines that the bridge holds now |
+//! | `number_index` | lines by the number that they call from |
 //! | [`dialling`] | whom the lines may call, and how often |
 //! | [`registry`] | places for calls |
 //! | [`admission`] | the rules by which one more call may come in |
@@ -41,6 +42,7 @@ mod incoming;
 pub mod intake;
 mod leg_media;
 pub mod line_book;
+mod number_index;
 pub mod overload;
 mod perform;
 pub mod place;
