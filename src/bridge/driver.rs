@@ -8,6 +8,7 @@
 //! over (the pacer forgets it), the job is withdrawn, the worker's socket is
 //! closed in a task of its own, and the call's place is given back last.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -157,6 +158,16 @@ impl From<OutgoingLeg> for Leg {
             id: leg.leg,
             events: leg.events,
             rtp: leg.rtp,
+        }
+    }
+}
+
+/// A driver that is dropped before its end has panicked: its record is closed,
+/// and its job taken out, so that no call stays open for ever in Redis.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.finished.is_none() && catch_unwind(AssertUnwindSafe(|| self.abandon())).is_err() {
+            error!("what a failed call left behind could not be closed");
         }
     }
 }
@@ -441,6 +452,19 @@ impl Driver {
             .ended(&self.context, outcome, &self.media.port, &self.media.stream);
         self.shown.ended(outcome, self.record.sip_status);
         self.worker.close(self.close_reason());
+    }
+
+    /// Closes what a driver has left behind that did not come to an end.
+    fn abandon(&mut self) {
+        self.finished = Some(Outcome::Failed);
+        self.media.stream.finish();
+        self.record.abandoned(&self.context);
+        self.worker.close(CloseReason::Failed);
+        self.stop_search();
+        let (leg, status) = (self.leg, 500);
+        if let Err(error) = self.context.engine.submit(Command::Hangup { leg, status }) {
+            warn!(%error, "the failed call was not hung up");
+        }
     }
 
     /// Why the worker's socket is closed with its call.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use super::call_terms::CallTerms;
 use super::context::{Context, LineProfile};
@@ -291,6 +291,23 @@ impl Record {
             mos: mos::estimate(up.packets, up.lost, up.jitter),
         };
         self.keep(context, Some((outcome, audio)));
+        self.publish(context, CallEventKind::Ended { outcome, duration });
+    }
+
+    /// Tells Redis and the log that the call is over because its driver failed.
+    pub(super) fn abandoned(&self, context: &Context) {
+        let outcome = Outcome::Failed;
+        context.gauges.tally.ended(self.direction, outcome);
+        let duration = self.answered.map(|(at, _)| at.elapsed());
+        let duration = duration.unwrap_or_default();
+        error!(
+            call_id = %self.call_id,
+            line = %self.line.id,
+            %outcome,
+            duration_ms = duration.as_millis() as u64,
+            "a fault of the bridge has ended this call; please report the panic above"
+        );
+        self.keep(context, Some((outcome, AudioStats::default())));
         self.publish(context, CallEventKind::Ended { outcome, duration });
     }
 

@@ -1,10 +1,13 @@
 //! Who ends a call, and how: the worker by every way it has, the limits, the
 //! bridge itself.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use sipbridge::bridge::calls::StatusListener;
 use sipbridge::core::call::AnswerMode;
+use sipbridge::core::call_object::CallObject;
 use sipbridge::core::private::Private;
 use sipbridge::sip::engine::SubmitError;
 
@@ -254,4 +257,35 @@ async fn an_engine_that_takes_no_command_loses_the_call_and_nothing_else() {
         outcomes.sort();
         assert_eq!(outcomes, ["failed", "worker-hung-up"]);
     }
+}
+
+/// Panics in the driver's task as soon as the call is answered.
+struct Bomb;
+
+impl StatusListener for Bomb {
+    fn changed(&self, call: &CallObject, _: Option<&str>) {
+        assert!(
+            call.status.is_final() || call.answered.is_none(),
+            "injected"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_driver_that_panics_leaves_no_open_record_and_no_job() {
+    let mut setup = Setup::queue();
+    setup.listener = Some(Arc::new(Bomb));
+    let stage = setup.start().await;
+    let caller = stage.call();
+    until("it is told as over", async || {
+        let events = stage.events().await;
+        let mut ends = events.iter().filter(|event| event.name == "call.ended");
+        ends.any(|event| event.outcome.as_deref() == Some("failed"))
+    })
+    .await;
+    caller.ended_by_bridge().await;
+    let calls: Vec<String> = stage.redis().query(&["KEYS", "call:*"]).await;
+    let state: String = stage.redis().query(&["HGET", &calls[0], "state"]).await;
+    assert_eq!(state, "ended");
+    assert_eq!(stage.finish().await, ["failed"]);
 }

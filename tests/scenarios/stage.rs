@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sipbridge::bridge::calls::CallBook;
+use sipbridge::bridge::calls::{CallBook, StatusListener};
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
 use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::intake;
@@ -47,6 +47,7 @@ pub struct Setup {
     pub fallback_number: Option<&'static str>,
     pub dials_per_hour: Option<u32>,
     pub judges_transfers: bool,
+    pub listener: Option<Arc<dyn StatusListener>>,
     redis: Option<Redis>,
     target: Option<String>,
 }
@@ -73,6 +74,7 @@ impl Setup {
             fallback_number: None,
             dials_per_hour: None,
             judges_transfers: false,
+            listener: None,
             redis,
             target,
         }
@@ -141,7 +143,7 @@ impl Setup {
                 line.clone(),
                 profile(line, self.fallback_number),
             )])),
-            calls: CallBook::new(None),
+            calls: CallBook::new(self.listener),
             sounds: sounds(),
             dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour)
                 .judging_workers(self.judges_transfers),
