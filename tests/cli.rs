@@ -334,8 +334,9 @@ fn check_asks_redis_and_shows_no_password_of_it() {
     ]);
     let shown = out(&output);
     assert_eq!(code(&output), 1, "{shown}");
-    let expected =
-        format!("error    --redis-url: redis://***@127.0.0.1:{port}/0: connection refused");
+    let expected = format!(
+        "error    --redis-url: redis://***@127.0.0.1:{port}/0: no job can be pushed: it cannot be reached"
+    );
     assert!(shown.contains(&expected), "{shown}");
 }
 
@@ -427,17 +428,17 @@ fn check_talks_to_a_real_redis() {
         (
             "hunter2",
             0,
-            "ok       --redis-url: redis://***@127.0.0.1:PORT/ answers",
+            "ok       --redis-url: redis://***@127.0.0.1:PORT/ answers, and takes jobs",
         ),
         (
             "hunter3",
             1,
-            "error    --redis-url: redis://***@127.0.0.1:PORT/: user or password refused",
+            "error    --redis-url: redis://***@127.0.0.1:PORT/: no job can be pushed: user or password refused",
         ),
         (
             "",
             1,
-            "error    --redis-url: redis://127.0.0.1:PORT/: refused with NOAUTH",
+            "error    --redis-url: redis://127.0.0.1:PORT/: no job can be pushed: user or password refused",
         ),
     ] {
         let user = if password.is_empty() {

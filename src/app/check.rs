@@ -7,7 +7,6 @@ use std::fmt::{self, Display};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use super::EXIT_FAILURE;
 use super::database::{self, Stored};
@@ -18,11 +17,8 @@ use crate::core::address::Transport;
 use crate::core::private::Secret;
 use crate::lines::ReadyLine;
 use crate::media::sounds::Sounds;
-use crate::queue::open;
+use crate::queue::{self, Queue, QueueError, RedisFailure};
 use crate::store::{Store, StoreError};
-
-/// How long Redis may take to answer.
-const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How one thing looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +75,8 @@ impl Display for Report {
     }
 }
 
-/// Runs the subcommand with a way to ask Redis for a sign of life; returns
-/// the exit code of the process.
-pub fn main(given: Given, redis: impl FnOnce(&QueueConfig) -> Result<(), String>) -> ExitCode {
+/// Runs the subcommand; returns the exit code of the process.
+pub fn main(given: Given) -> ExitCode {
     let mut report = Report::default();
     let Checked {
         config,
@@ -95,7 +90,7 @@ pub fn main(given: Given, redis: impl FnOnce(&QueueConfig) -> Result<(), String>
     }
     check_lines(&config, &mut report);
     check_ports(&config, &mut report);
-    check_workers(&config, redis, &mut report);
+    check_workers(&config, &mut report);
     println!("{report}");
     match report.count(Level::Error) {
         0 => ExitCode::SUCCESS,
@@ -285,15 +280,11 @@ fn bind_problem(error: &io::Error) -> String {
     }
 }
 
-fn check_workers(
-    config: &Config,
-    redis: impl FnOnce(&QueueConfig) -> Result<(), String>,
-    report: &mut Report,
-) {
+fn check_workers(config: &Config, report: &mut Report) {
     if let Some(queue) = &config.queue {
         let url = &queue.redis_url;
-        match redis(queue) {
-            Ok(()) => report.ok(format_args!("--redis-url: {url} answers")),
+        match probe_redis(queue, &config.node_id) {
+            Ok(()) => report.ok(format_args!("--redis-url: {url} answers, and takes jobs")),
             Err(error) => report.error(format_args!("--redis-url: {url}: {error}")),
         }
     }
@@ -304,43 +295,56 @@ fn check_workers(
     }
 }
 
-/// Connects to Redis and sends PING.
+/// Connects to Redis and proves that jobs can be pushed.
 ///
 /// # Errors
-/// What went wrong, without the password.
-pub fn ping_redis(queue: &QueueConfig) -> Result<(), String> {
+/// Why not, and what to do, without the password.
+pub fn probe_redis(queue: &QueueConfig, node_id: &str) -> Result<(), String> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let url = Secret::new(queue.redis_url.expose().to_owned());
-    let client = open(&url, queue.redis_ca.as_deref()).map_err(|error| error.to_string())?;
-    let ping = || {
-        let mut connection = client.get_connection_with_timeout(REDIS_TIMEOUT)?;
-        connection.set_read_timeout(Some(REDIS_TIMEOUT))?;
-        redis::cmd("PING").query::<String>(&mut connection)
+    let config = queue::QueueConfig {
+        url: Secret::new(queue.redis_url.expose().to_owned()),
+        queue: queue.queue.clone(),
+        node_id: node_id.to_owned(),
+        stream_url_base: None,
+        ca_file: queue.redis_ca.clone(),
+        dead_after: queue::DEAD_AFTER,
     };
-    match ping() {
-        Ok(_) => Ok(()),
-        // The kind and code say enough, and hold nothing of the URL.
-        Err(error) => Err(redis_problem(&error)),
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let probed = runtime.block_on(Queue::probe(&config));
+    probed.map_err(|error| redis_problem(&error))
 }
 
-fn redis_problem(error: &redis::RedisError) -> String {
-    if error.is_timeout() {
-        return "no answer in 5 s: is it Redis, and can it be reached?".into();
-    }
-    if error.is_connection_refusal() {
-        return "connection refused: is Redis running there?".into();
-    }
-    match error.kind() {
-        redis::ErrorKind::AuthenticationFailed => "user or password refused".into(),
-        redis::ErrorKind::InvalidClientConfig => {
-            "is not an address that the Redis client takes".into()
+fn redis_problem(error: &QueueError) -> String {
+    let (failure, text) = match error {
+        QueueError::Failed { failure, text } => (*failure, text.as_str()),
+        QueueError::TimedOut { .. } => (RedisFailure::TimedOut, ""),
+        other => return format!("no job can be pushed: {other}"),
+    };
+    let what = match failure {
+        RedisFailure::TimedOut => "it does not answer: is it Redis, and can it be reached?",
+        RedisFailure::Unreachable => {
+            "it cannot be reached: check host, port and network, and whether Redis runs there"
         }
-        redis::ErrorKind::Io => "cannot be reached: check host, port and network".into(),
-        kind => match error.code() {
-            Some(code) => format!("refused with {code}"),
-            None => format!("failed: {kind:?}"),
-        },
+        RedisFailure::Denied => "user or password refused",
+        RedisFailure::ReadOnly => {
+            "it is a replica that takes no writes: give the address of its master"
+        }
+        RedisFailure::NotReady => {
+            "it is not ready: it loads its data, or its master or cluster is down"
+        }
+        RedisFailure::NoWrites => {
+            "it takes no writes: its memory (maxmemory with noeviction) or disk is full, or too few replicas follow"
+        }
+        _ => {
+            "it refuses a command: the user needs the right for it, on the queue, bridge:*, call:*, stats:* and stream:call_events"
+        }
+    };
+    match text {
+        "" => format!("no job can be pushed: {what}"),
+        text => format!("no job can be pushed: {what} ({text})"),
     }
 }

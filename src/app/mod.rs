@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
     let environment = |name: &str| std::env::var_os(name);
     match config::read(std::env::args_os(), environment) {
         Ok(Invocation::Run(given)) => configure_and_run(given),
-        Ok(Invocation::Check(given)) => check::main(given, check::ping_redis),
+        Ok(Invocation::Check(given)) => check::main(given),
         Ok(Invocation::Lines(given)) => lines::main(given),
         Ok(Invocation::Encrypt { line_id, given }) => encrypt::main(&line_id, given),
         Err(error) => {

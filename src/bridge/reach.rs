@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::driver::Driver;
 use super::place::Calling;
@@ -127,6 +127,10 @@ impl Driver {
         self.record.begin(&self.context, attempt);
         let job = self.record.job(&self.context, &token);
         let before = self.pending.job.replace(job.clone());
+        // A first job that comes twice was interrupted on its way, and whatever
+        // of it arrived is removed: the next one keeps its turn behind the others.
+        let is_first = attempt.number == 1 && !attempt.resumed;
+        let before = before.filter(|_| !is_first);
         self.pending.before = before.clone();
         self.pending.taken = None;
         self.pending.push_begun = false;
@@ -173,10 +177,7 @@ impl Driver {
     pub(super) fn handle_done(&mut self, now: Instant, done: Done) {
         match done {
             Done::Pushed(Ok(())) => self.handle_pushed(),
-            Done::Pushed(Err(error)) => {
-                warn!(%error, "the job was not queued");
-                self.call.handle_job_refused(now.into_std());
-            }
+            Done::Pushed(Err(error)) => self.handle_push_failed(now, &error),
             Done::Taken => {
                 debug!("a worker has taken the job");
                 self.call.handle_job_taken(now.into_std());
@@ -196,6 +197,16 @@ impl Driver {
             }
             Done::Called(result) => self.handle_called(now, result),
         }
+    }
+
+    fn handle_push_failed(&mut self, now: Instant, error: &QueueError) {
+        let queue = self.context.queue.as_ref();
+        if queue.is_some_and(|queue| queue.is_interrupted(error)) {
+            info!(%error, "Redis dropped the connection in the moment of the push: the job is pushed again");
+            return self.call.handle_job_interrupted(now.into_std());
+        }
+        warn!(%error, "the job was not queued");
+        self.call.handle_job_refused(now.into_std());
     }
 
     fn handle_pushed(&mut self) {

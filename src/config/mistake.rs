@@ -126,6 +126,11 @@ pub enum Problem {
     /// No host.
     #[error("must be a host: a DNS name or an IP address, without a port")]
     HostName,
+    /// A Redis cluster, or sentinels.
+    #[error(
+        "must be the address of one Redis server: Sentinel and cluster are not supported; give the address of the master, or of a proxy that leads to it"
+    )]
+    ManyRedis,
     /// No log filter.
     #[error(
         "must be error, warn, info, debug or trace, or a list such as info,sipbridge::sip=debug"

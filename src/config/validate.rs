@@ -387,7 +387,27 @@ fn params(reader: &mut Reader) -> BTreeMap<String, String> {
     params
 }
 
+/// Addresses of several servers, as other clients write them.
+fn is_many_servers(url: &str) -> bool {
+    let scheme = url.split(':').next().unwrap_or_default();
+    let authority = url.split("://").nth(1).unwrap_or_default();
+    let hosts = authority.split('/').next().unwrap_or_default();
+    let hosts = hosts.rsplit('@').next().unwrap_or_default();
+    ["sentinel", "cluster"]
+        .iter()
+        .any(|kind| scheme.contains(kind))
+        || hosts.contains(',')
+}
+
 fn queue(reader: &mut Reader) -> Option<QueueConfig> {
+    if reader
+        .given
+        .explicit("redis-url")
+        .is_some_and(is_many_servers)
+    {
+        reader.mistake("redis-url", Problem::ManyRedis);
+        return None;
+    }
     let redis_url = reader.url(
         "redis-url",
         &["redis", "rediss"],

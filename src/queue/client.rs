@@ -15,12 +15,12 @@ use rustls::pki_types::pem::PemObject;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::connection::connect;
 use super::error::{QueueError, RedisFailure};
 use super::event::CallEvent;
 use super::job::Job;
 use super::jobs::Taken;
 use super::link::Link;
+use super::probe;
 use super::shared::{RedisState, Shared};
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
@@ -28,6 +28,9 @@ use crate::files;
 
 /// How long a call waits for Redis at most.
 pub const PUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection that broke may take to come back before calls go to the
+/// fallback: some attempts to connect, less than a caller's patience.
+const INTERRUPTION: Duration = Duration::from_secs(3);
 /// How long a graceful stop may take.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a silent node is waited for: longer than anybody needs to
@@ -119,24 +122,13 @@ impl Queue {
         })
     }
 
-    /// Connects once and checks that the queue can be used.
+    /// Connects once and proves that jobs can be pushed; leaves nothing behind.
     ///
     /// # Errors
-    /// When it cannot, with the reason.
+    /// When they cannot, with the reason.
     pub async fn probe(config: &QueueConfig) -> Result<(), QueueError> {
         let client = open(&config.url, config.ca_file.as_deref())?;
-        let mut connection = connect(&client)
-            .await
-            .map_err(|(failure, text)| QueueError::Failed { failure, text })?;
-        let mut command = redis::cmd("TYPE");
-        let kind: String = query(command.arg(&config.queue), &mut connection).await?;
-        if kind != "list" && kind != "none" {
-            return Err(QueueError::NotAList {
-                queue: config.queue.clone(),
-                kind,
-            });
-        }
-        Ok(())
+        probe::run(&client, &config.queue, &config.node_id).await
     }
 
     /// Pushes a job behind those that wait. Fails at once when Redis is known
@@ -151,6 +143,18 @@ impl Queue {
         let mut command = redis::cmd("LPUSH");
         command.arg(&self.shared.keys.queue).arg(&payload);
         self.insert(command, payload, job.expires).await
+    }
+
+    /// Whether a push that failed so met a connection that broke a moment ago,
+    /// and that may be up again at once: worth another try, not the fallback. A
+    /// job that arrived all the same is removed before that.
+    #[must_use]
+    pub fn is_interrupted(&self, error: &QueueError) -> bool {
+        let failure = match error {
+            QueueError::Disconnected { failure } | QueueError::Failed { failure, .. } => *failure,
+            _ => return false,
+        };
+        failure.may_pass_at_once() && self.shared.was_lost_within(INTERRUPTION)
     }
 
     /// Puts a job in the place of an older one of the same call, before those
@@ -308,7 +312,7 @@ impl Queue {
     }
 }
 
-async fn query<T: FromRedisValue>(
+pub(super) async fn query<T: FromRedisValue>(
     command: &redis::Cmd,
     connection: &mut MultiplexedConnection,
 ) -> Result<T, QueueError> {

@@ -42,6 +42,9 @@ pub enum QueueError {
         /// The server's or the system's words.
         text: String,
     },
+    /// It answers, and is of a kind that the bridge cannot work with.
+    #[error("{0}")]
+    Unsuitable(&'static str),
     /// The key that should hold the queue holds something else.
     #[error("the Redis key {queue} (--queue) is a {kind}, not a list; choose another name")]
     NotAList {
@@ -123,6 +126,12 @@ impl RedisFailure {
             },
             _ => Self::Unreachable,
         }
+    }
+
+    /// Whether a new connection may well do what the old one did not: it was
+    /// dropped, or a failover is under way.
+    pub(super) const fn may_pass_at_once(self) -> bool {
+        matches!(self, Self::Unreachable | Self::ReadOnly | Self::NotReady)
     }
 
     /// Whether the connection is of no more use after this.

@@ -12,6 +12,7 @@
 //! | `calls` | the open calls: restored after Redis forgot them, closed after a crash |
 //! | `leftovers` | jobs and calls of dead bridges |
 //! | `connection` | one connection, commands bounded in time |
+//! | `probe` | whether a Redis can take jobs at all |
 //! | `removals` | jobs that must leave the queue, kept while Redis is away |
 //! | [`error`] | [`QueueError`], [`RedisFailure`] |
 //!
@@ -26,6 +27,7 @@ pub mod job;
 mod jobs;
 mod leftovers;
 mod link;
+mod probe;
 mod removals;
 mod shared;
 mod state;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use redis::Client;
 use redis::aio::MultiplexedConnection;
@@ -62,6 +62,18 @@ pub(super) struct Shared {
 struct Slot {
     generation: u64,
     connection: Result<MultiplexedConnection, RedisFailure>,
+    /// When a connection was lost last.
+    lost: Option<Instant>,
+}
+
+impl Slot {
+    /// Takes the connection out of use, where there is one.
+    fn fail(&mut self, failure: RedisFailure) {
+        if self.connection.is_ok() {
+            self.lost = Some(Instant::now());
+        }
+        self.connection = Err(failure);
+    }
 }
 
 impl Shared {
@@ -79,6 +91,7 @@ impl Shared {
             slot: Mutex::new(Slot {
                 generation: 0,
                 connection: Err(failure),
+                lost: None,
             }),
             removals: Mutex::default(),
             jobs: Mutex::default(),
@@ -108,10 +121,16 @@ impl Shared {
     pub(super) fn broken(&self, generation: u64, failure: RedisFailure) {
         let mut slot = self.slot();
         if slot.generation == generation && slot.connection.is_ok() {
-            slot.connection = Err(failure);
+            slot.fail(failure);
             drop(slot);
             self.wake.notify_one();
         }
+    }
+
+    /// Whether there is a connection, or was one so long ago at most.
+    pub(super) fn was_lost_within(&self, time: Duration) -> bool {
+        let slot = self.slot();
+        slot.connection.is_ok() || slot.lost.is_some_and(|lost| lost.elapsed() <= time)
     }
 
     /// Removes a job in the background, which nobody watches from here on.
@@ -187,7 +206,7 @@ impl Shared {
     }
 
     pub(super) fn set_disconnected(&self, (failure, text): &Failed) {
-        self.slot().connection = Err(*failure);
+        self.slot().fail(*failure);
         let mut newly = false;
         self.status.send_if_modified(|state| match state {
             RedisState::Disconnected { failure: known, .. } => {

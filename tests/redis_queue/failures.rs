@@ -389,3 +389,41 @@ async fn events_whose_answers_got_lost_are_written_once_and_close_nothing() {
     let open: Vec<String> = server.query("SMEMBERS bridge:n:calls").await;
     assert_eq!(open, [begun.as_str()]);
 }
+
+#[tokio::test]
+async fn a_push_whose_answer_was_lost_is_done_again_and_only_once() {
+    let server = Server::started().await;
+    let proxy = Proxy::to(server.port).await;
+    let queue = server.queue_through(&proxy, "n").await;
+    let first = job();
+    proxy.set(Mode::Mute);
+    let pushing = tokio::spawn({
+        let (queue, first) = (queue.clone(), first.clone());
+        async move { queue.push(&first).await }
+    });
+    eventually("it arrives", async || server.waiting().await.len() == 1).await;
+    proxy.set(Mode::Cut);
+    let error = pushing.await.unwrap().unwrap_err();
+    assert!(queue.is_interrupted(&error), "{error}");
+    proxy.set(Mode::Pass);
+    // While it reconnects, and until it is given up as away.
+    let again = job();
+    eventually("it is pushed", async || match queue.push(&again).await {
+        Ok(()) => true,
+        Err(error) => {
+            assert!(queue.is_interrupted(&error), "{error}");
+            false
+        }
+    })
+    .await;
+    assert_eq!(server.waiting().await, [again.call.to_string()]);
+
+    // A Redis that stays away is no interruption.
+    proxy.set(Mode::Cut);
+    disconnected(&queue).await;
+    eventually("it counts as away", async || {
+        let error = queue.push(&job()).await.unwrap_err();
+        !queue.is_interrupted(&error)
+    })
+    .await;
+}

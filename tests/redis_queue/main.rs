@@ -10,6 +10,7 @@ mod access;
 mod crash;
 mod failures;
 mod jobs;
+mod probe;
 mod proxy;
 mod stage;
 mod state;

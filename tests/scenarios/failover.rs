@@ -302,3 +302,22 @@ async fn a_worker_that_goes_away_hands_the_call_over() {
     }
     assert_eq!(stage.finish().await, ["caller-hung-up"; 3]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_drops_the_connection_in_the_moment_of_a_call_costs_it_nothing() {
+    let stage = Setup::queue().start().await;
+    for _ in 0..3 {
+        let _: u64 = stage
+            .redis()
+            .query(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+            .await;
+        let (caller, mut worker) = talking(&stage).await;
+        assert_eq!(stage.jobs().await, 0, "one job for a call");
+        caller.hang_up();
+        worker.listen_to_end().await;
+    }
+    let events = stage.events().await;
+    assert!(events.iter().all(|event| event.name != "call.fallback"));
+    let ended = ["caller-hung-up"; 3];
+    assert_eq!(stage.finish().await, ended);
+}

@@ -9,7 +9,7 @@
 //! | the bridge | `handle_start`, `handle_placed` or `handle_question`, then `handle_shutdown`, `handle_timeout` |
 //! | the incoming callback | `handle_verdict` |
 //! | the API | `handle_hangup_request`, `handle_transfer_request`, `handle_hold_request`, `check_digits` |
-//! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_claim_held` |
+//! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_job_interrupted`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
 //! | SIP | `handle_progress`, `handle_established`, `handle_media`, `handle_transfer`, `handle_held`, `handle_leg_failed`, `handle_leg_ended` |
 //! | media | `handle_rtp`, `handle_played_out` |
@@ -250,6 +250,13 @@ impl Call {
     /// The job could not be queued: Redis is away.
     pub fn handle_job_refused(&mut self, now: Instant) {
         let step = self.search.handle_refused(now);
+        self.take_step(now, step);
+    }
+
+    /// The connection to Redis broke in the moment of the push, and is being made
+    /// again.
+    pub fn handle_job_interrupted(&mut self, now: Instant) {
+        let step = self.search.handle_interrupted(now);
         self.take_step(now, step);
     }
 

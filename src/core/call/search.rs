@@ -164,6 +164,17 @@ impl Search {
         }
     }
 
+    /// The connection to Redis broke while the job was on its way, or is being
+    /// made again: it is pushed again in a moment.
+    pub fn handle_interrupted(&mut self, now: Instant) -> Step {
+        if self.phase != Phase::Pushing || self.policy.route == Route::QueueThenDial {
+            return self.handle_refused(now);
+        }
+        self.jobs -= 1;
+        self.pause(now, Phase::BeforePush);
+        Step::Wait
+    }
+
     /// A worker took the job from the queue.
     pub fn handle_taken(&mut self, now: Instant) {
         if self.phase == Phase::Queued {
@@ -308,6 +319,27 @@ mod tests {
             search.handle_timeout(now),
             Step::GiveUp(Reason::MaxAttempts)
         );
+    }
+
+    #[test]
+    fn a_push_that_was_interrupted_is_tried_again_within_the_callers_patience() {
+        let (mut search, mut now) = search(Route::Queue);
+        let end = now + 30 * SECOND;
+        search.start(now);
+        for _ in 0..10 {
+            assert_eq!(search.handle_interrupted(now), Step::Wait);
+            now = search.poll_timeout().expect("another try");
+            // It is the same attempt: nobody had the job.
+            assert_eq!(number(search.handle_timeout(now)), Some((1, false)));
+        }
+        assert!(now < end);
+        assert_eq!(search.handle_interrupted(now), Step::Wait);
+        let gave_up = search.handle_timeout(end);
+        assert_eq!(gave_up, Step::GiveUp(Reason::WorkerTimeout));
+        // Where there is another way it is taken at once.
+        let (mut search, now) = self::search(Route::QueueThenDial);
+        search.start(now);
+        assert!(matches!(search.handle_interrupted(now), Step::Dial(_)));
     }
 
     #[test]
