@@ -18,6 +18,7 @@ use crate::core::private::Secret;
 use crate::lines::ReadyLine;
 use crate::media::sounds::Sounds;
 use crate::queue::{self, Queue, QueueError, RedisFailure};
+use crate::sip::tls_roots::{self, TlsRoots};
 use crate::store::{Store, StoreError};
 
 /// How one thing looks.
@@ -89,6 +90,7 @@ pub fn main(given: Given) -> ExitCode {
         report.ok("settings: all flags and variables are valid");
     }
     check_lines(&config, &mut report);
+    check_tls_roots(&config, &mut report);
     check_ports(&config, &mut report);
     check_workers(&config, &mut report);
     println!("{report}");
@@ -147,6 +149,24 @@ fn check_lines(config: &Config, report: &mut Report) {
         .iter()
         .for_each(|mistake| report.error(mistake));
     loaded.unusable.iter().for_each(|line| report.error(line));
+}
+
+/// By which roots SIP servers are verified; said where it matters or is wrong.
+fn check_tls_roots(config: &Config, report: &mut Report) {
+    let given = config.sip.tls_ca.as_ref();
+    let given = given.map(|file| file.display().to_string());
+    let is_used = config.sip.transport == Transport::Tls || given.is_some();
+    match tls_roots::find(given.as_deref(), config.sip.tls_insecure) {
+        Ok(TlsRoots::Unverified) => {
+            report.warn("--tls-insecure: SIP servers over TLS are not verified");
+        }
+        Ok(TlsRoots::File(file)) if is_used => {
+            report.ok(format_args!("TLS: SIP servers are verified by {file}"));
+        }
+        Ok(TlsRoots::File(_)) => {}
+        Err(error) if is_used => report.error(error),
+        Err(error) => report.warn(error),
+    }
 }
 
 /// Changes nothing: what the start would do is only said.

@@ -395,6 +395,7 @@ fn engine_config(config: &Config, accounts: &[Account], servers: Servers) -> Eng
             .as_ref()
             .map(|(cert, key)| (path(cert), path(key))),
         tls_ca_file: config.sip.tls_ca.as_ref().map(path),
+        tls_insecure: config.sip.tls_insecure,
         user_agent: format!("sipbridge/{}", env!("CARGO_PKG_VERSION")),
     }
 }

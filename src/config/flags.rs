@@ -103,7 +103,9 @@ pub const FLAGS: &[Flag] = &[
     value("tls-key", "TLS_KEY", "FILE")
         .help(SIP, "PEM key of our SIP TLS port; needs --tls-cert"),
     value("tls-ca", "TLS_CA", "FILE")
-        .help(SIP, "PEM roots that SIP servers' certificates must come from [default: /etc/ssl/certs/ca-certificates.crt; without that file servers are not verified]"),
+        .help(SIP, "PEM roots that SIP servers' certificates must come from and name the server [default: the system's, such as /etc/ssl/certs/ca-certificates.crt; without any, lines over TLS are refused]"),
+    switch("tls-insecure", "TLS_INSECURE")
+        .help(SIP, "Take any certificate of a SIP server: whoever is on the way can read and place calls"),
     value("lines", "LINES_FILE", "FILE")
         .help(LINES, "JSON array of phone lines. With a database: imported into it at every start"),
     value("database-url", "DATABASE_URL", "URL")

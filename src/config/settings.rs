@@ -94,6 +94,8 @@ pub struct SipConfig {
     pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// `--tls-ca`.
     pub tls_ca: Option<PathBuf>,
+    /// `--tls-insecure`.
+    pub tls_insecure: bool,
 }
 
 /// The line of `--sip-domain`, `--sip-username`, `--sip-password`.

@@ -156,6 +156,7 @@ fn sip(reader: &mut Reader) -> SipConfig {
         trust_privacy: reader.choice("trust-privacy", "yes or no", [true, false]),
         tls_identity: tls_identity(reader),
         tls_ca: reader.file("tls-ca"),
+        tls_insecure: reader.switch("tls-insecure"),
     }
 }
 

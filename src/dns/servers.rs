@@ -180,6 +180,13 @@ impl Watched {
         self.0.entry.has_ip(ip.to_canonical())
     }
 
+    /// Whether it is to be reached at this address and port.
+    #[must_use]
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        let known = self.0.entry.addresses(Instant::now());
+        known.is_some_and(|known| known.contains(&address))
+    }
+
     /// What is watched.
     #[must_use]
     pub fn target(&self) -> &Target {

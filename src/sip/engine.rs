@@ -88,6 +88,8 @@ pub struct EngineConfig {
     pub tls_identity: Option<(String, String)>,
     /// PEM file of trusted roots, for TLS towards servers.
     pub tls_ca_file: Option<String>,
+    /// Whether servers are not verified at all.
+    pub tls_insecure: bool,
     /// `User-Agent` and `Server` header.
     pub user_agent: String,
 }

@@ -12,6 +12,7 @@
 //! | [`source`] | whose RTP a call takes |
 //! | [`identity`] | who calls, and whether that may be told |
 //! | [`header_names`] | which headers of an INVITE a worker gets |
+//! | [`tls_roots`] | by which roots SIP servers are verified |
 //! | [`uri`] | SIP and tel URIs |
 
 pub mod contact;
@@ -24,4 +25,5 @@ pub mod rtp_channel;
 pub mod rtp_intake;
 pub mod sim;
 pub mod source;
+pub mod tls_roots;
 pub mod uri;

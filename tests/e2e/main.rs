@@ -4,6 +4,7 @@
 //! | module | proves |
 //! |---|---|
 //! | `callbacks` | status callbacks, the incoming callback, signed upgrades |
+//! | `connections` | TCP and TLS to registrars: closed, dead, not to be trusted |
 //! | `contract` | job, message order and every field; tokens; state keys |
 //! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
 //! | `pacing` | 50 packets a second, stalls leave no delay |
@@ -57,6 +58,7 @@ mod bad_input;
 mod behind_nat;
 mod callbacks;
 mod calls_api;
+mod connections;
 mod contract;
 mod delayed;
 mod drain;
@@ -72,7 +74,7 @@ mod locating;
 mod log_output;
 mod media;
 mod metrics;
-#[expect(dead_code, reason = "other tests look at what it was asked")]
+#[expect(dead_code, reason = "other tests have it fall silent")]
 #[path = "../lib/name_server.rs"]
 mod name_server;
 mod named_files;

@@ -158,6 +158,7 @@ impl Stage {
             max_calls: CALLS_MAX as u32,
             tls_identity: None,
             tls_ca_file: None,
+            tls_insecure: false,
             user_agent: "sipbridge-test".into(),
         };
         let engine = PjsipEngine::start(config, Arc::new(Scripted), sender).expect("it starts");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::adapter;
 use super::calls;
+use super::connections;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
 use super::invite_headers::InviteHeaders;
 use super::outgoing;
@@ -32,6 +33,7 @@ pub fn install(table: &mut ffi::pjsua_callback) {
     table.on_call_transfer_status = Some(on_call_transfer_status);
     table.on_call_replace_request2 = Some(on_call_replace_request2);
     table.on_reg_state2 = Some(on_reg_state2);
+    table.on_transport_state = Some(connections::on_transport_state);
 }
 
 unsafe extern "C" fn on_incoming_call(

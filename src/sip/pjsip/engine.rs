@@ -16,6 +16,7 @@ use crate::sip::engine::{
     Admission, COMMAND_QUEUE, Command, EngineConfig, EngineEvent, EngineStats, SipEngine,
     SubmitError, Transport,
 };
+use crate::sip::tls_roots::NoTlsRoots;
 
 /// Why the engine could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +50,9 @@ pub enum PjsipError {
         /// What the system says.
         reason: String,
     },
+    /// No SIP server could be verified.
+    #[error(transparent)]
+    NoTlsRoots(#[from] NoTlsRoots),
     /// The stack refused to start.
     #[error("pjsip failed at {step}: {reason}")]
     Stack {

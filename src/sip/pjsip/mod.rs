@@ -12,6 +12,7 @@
 //! | `slots` | the table of legs; C knows a leg only by slot and generation |
 //! | `callbacks` | every function that C calls about calls and registrations |
 //! | `bodies` | the module that keeps foreign session descriptions from pjsip |
+//! | `connections` | TCP and TLS connections to servers that are lost |
 //! | `failover` | the next server where one is silent or out of service |
 //! | `gate` | the module that judges an INVITE before a dialog exists |
 //! | `adapter` | the media transport adapter: RTP in and out |
@@ -45,6 +46,7 @@ mod adapter;
 mod bodies;
 mod callbacks;
 mod calls;
+mod connections;
 mod contacts;
 mod control;
 mod credentials;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::bodies::Bodies;
+use super::connections::Connections;
 use super::credentials::Policies;
 use super::hangups::Hangups;
 use super::outgoing::Placing;
@@ -63,7 +64,6 @@ pub struct Line {
     /// What the registrar keeps of it.
     pub binding: Binding,
     /// Where its server is; none where that is no host.
-    #[expect(dead_code, reason = "its server is located while this is held")]
     pub server: Option<Watched>,
 }
 
@@ -100,6 +100,11 @@ impl Binding {
         let host = UriParts::parse(&format!("sip:{server}")).host;
         let address: Option<IpAddr> = host.parse().ok();
         address.is_none_or(|address| address.to_canonical() == peer.ip().to_canonical())
+    }
+
+    /// Whether the line registers at all.
+    pub const fn registers(&self) -> bool {
+        self.registers
     }
 
     /// Whether both announce the same Contact.
@@ -144,6 +149,8 @@ pub struct Shared {
     pub lines: RwLock<Lines>,
     pub placing: Placing,
     pub bodies: Bodies,
+    /// Connections that stand.
+    pub connections: Connections,
     /// Requests that wait for the address of a name.
     pub resolving: Waiting,
     pub policies: Policies,
@@ -163,6 +170,7 @@ pub fn shared() -> &'static Shared {
         lines: RwLock::default(),
         placing: Placing::default(),
         bodies: Bodies::default(),
+        connections: Connections::default(),
         resolving: Waiting::default(),
         policies: Policies::default(),
         hangups: Hangups::default(),

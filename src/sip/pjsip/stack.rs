@@ -5,6 +5,7 @@ use std::ffi::c_uint;
 use std::sync::{Mutex, PoisonError};
 
 use super::callbacks;
+use super::connections;
 use super::engine::PjsipError;
 use super::failover;
 use super::ffi;
@@ -15,6 +16,7 @@ use super::text::{self, Lent};
 use super::{bodies, contacts, credentials, gate, log, threads};
 use crate::core::sdp::Served;
 use crate::sip::engine::{EngineConfig, Transport};
+use crate::sip::tls_roots::{self, TlsRoots};
 
 /// pjsua forgets a hung-up call only when its BYE is answered, up to 32 s
 /// later; so many calls more than we take have room.
@@ -248,7 +250,10 @@ fn open_transport(
             settings.public_addr = lent.lend(&public.to_string());
         }
         if transport == Transport::Tls {
-            set_tls(&mut settings.tls_setting, config, &mut lent);
+            set_tls(&mut settings.tls_setting, config, &mut lent)?;
+        }
+        if transport == Transport::Tcp {
+            connections::set_keep_alive(&mut settings.sockopt_params);
         }
         let mut id = -1;
         let status = ffi::pjsua_transport_create(kind, &raw const *settings, &raw mut id);
@@ -276,26 +281,29 @@ fn bound_port(info: &ffi::pjsua_transport_info, asked: u16) -> u16 {
     if port == 0 { asked } else { port }
 }
 
-fn set_tls(tls: &mut ffi::pjsip_tls_setting, config: &EngineConfig, lent: &mut Lent) {
-    const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
-    let roots = config.tls_ca_file.as_deref().or_else(|| {
-        std::path::Path::new(SYSTEM_ROOTS)
-            .exists()
-            .then_some(SYSTEM_ROOTS)
-    });
-    match roots {
-        Some(file) => {
-            tls.ca_list_file = lent.lend(file);
+fn set_tls(
+    tls: &mut ffi::pjsip_tls_setting,
+    config: &EngineConfig,
+    lent: &mut Lent,
+) -> Result<(), PjsipError> {
+    match tls_roots::find(config.tls_ca_file.as_deref(), config.tls_insecure)? {
+        TlsRoots::File(file) => {
+            tls.ca_list_file = lent.lend(&file);
             tls.verify_server = ffi::TRUE;
         }
-        None => tracing::warn!(
-            "no trusted TLS roots found: SIP servers are not verified, give a CA file"
-        ),
+        TlsRoots::Unverified => {
+            tls.verify_server = ffi::FALSE;
+            tracing::warn!(
+                "SIP servers are not verified, as --tls-insecure asks: whoever is on the way can read and place calls"
+            );
+        }
     }
+    connections::set_keep_alive(&mut tls.sockopt_params);
     if let Some((certificate, key)) = &config.tls_identity {
         tls.cert_file = lent.lend(certificate);
         tls.privkey_file = lent.lend(key);
     }
+    Ok(())
 }
 
 /// Turns C's status into our error.

@@ -86,6 +86,33 @@ impl BehindNat {
         );
     }
 
+    /// A TCP listener of the router, towards the bridge.
+    pub fn router_listener(&self) -> std::net::TcpListener {
+        let space = File::open(format!("/run/netns/{}", self.router_space)).unwrap();
+        let address = SocketAddr::new(self.router, 0);
+        let opened = std::thread::spawn(move || {
+            move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            std::net::TcpListener::bind(address).unwrap()
+        });
+        opened.join().unwrap()
+    }
+
+    /// The router takes no packet any more, and says nothing of it.
+    pub fn cut_router(&self) {
+        let rules = "add table ip cut; add chain ip cut deaf { type filter hook input priority 0; policy drop; }";
+        self.on_router(&["nft", rules]);
+    }
+
+    /// It takes them again.
+    pub fn mend_router(&self) {
+        self.on_router(&["nft", "delete table ip cut"]);
+    }
+
+    fn on_router(&self, command: &[&str]) {
+        let arguments = [&["netns", "exec", &self.router_space], command].concat();
+        assert!(run("ip", &arguments), "{command:?}");
+    }
+
     /// A UDP socket of the phone.
     pub async fn socket(&self) -> UdpSocket {
         let space = File::open(format!("/run/netns/{}", self.phone_space)).unwrap();

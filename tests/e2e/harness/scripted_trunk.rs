@@ -95,7 +95,16 @@ impl ScriptedTrunk {
 
     /// Over TCP, or over TLS with this configuration.
     pub async fn stream(address: &str, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        Self::accepting(TcpListener::bind(address).await.unwrap(), tls)
+    }
+
+    /// On a listener of another network.
+    pub fn tcp_on(listener: std::net::TcpListener) -> Self {
+        listener.set_nonblocking(true).unwrap();
+        Self::accepting(TcpListener::from_std(listener).unwrap(), None)
+    }
+
+    fn accepting(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Shared::new(Manner::Answers);
         let task = tokio::spawn(accept(listener, tls, shared.clone()));

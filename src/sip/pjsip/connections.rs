@@ -1,0 +1,135 @@
+//! TCP and TLS connections to SIP servers: that one is lost is noticed at once
+//! where its end is told, and within 20 s where the other side is just gone.
+//! The lines that registered over it are reported, so that they register anew.
+
+use std::collections::HashSet;
+use std::ffi::{c_int, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::ffi;
+use super::shared::{Lines, Shared, guarded};
+use super::text;
+use crate::core::address::Transport;
+use crate::core::ids::LineId;
+use crate::sip::engine::{EngineEvent, Registration};
+
+/// Connections that stand, by pjsip's address of them: one that never came to
+/// be is the failure of its request, and told as such.
+#[derive(Default)]
+pub struct Connections(Mutex<HashSet<usize>>);
+
+impl Connections {
+    fn standing(&self) -> MutexGuard<'_, HashSet<usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Told by pjsip of each connection.
+pub unsafe extern "C" fn on_transport_state(
+    transport: *mut ffi::pjsip_transport,
+    state: ffi::pjsip_transport_state,
+    _info: *const ffi::pjsip_transport_state_info,
+) {
+    guarded("transport_state", None, (), |shared| {
+        let id = transport as usize;
+        match state {
+            ffi::PJSIP_TP_STATE_CONNECTED => {
+                shared.connections.standing().insert(id);
+            }
+            ffi::PJSIP_TP_STATE_DISCONNECTED => {
+                let stood = shared.connections.standing().remove(&id);
+                if stood {
+                    // SAFETY: pjsip holds the transport during the call.
+                    unsafe { tell_lost(shared, transport) };
+                }
+            }
+            ffi::PJSIP_TP_STATE_DESTROY => {
+                shared.connections.standing().remove(&id);
+            }
+            _ => {}
+        }
+    });
+}
+
+/// # Safety
+/// `transport` must be alive.
+unsafe fn tell_lost(shared: &Shared, transport: *mut ffi::pjsip_transport) {
+    // SAFETY: the caller's promise; the key is filled when it is made.
+    let (kind, server) = unsafe {
+        let key = &raw const (*transport).key;
+        let kind = match ((*key).type_ as ffi::pjsip_transport_type_e) & !ffi::PJSIP_TRANSPORT_IPV6
+        {
+            ffi::PJSIP_TRANSPORT_TCP => Transport::Tcp,
+            ffi::PJSIP_TRANSPORT_TLS => Transport::Tls,
+            _ => return,
+        };
+        (kind, text::socket_address(&raw const (*key).rem_addr))
+    };
+    let Some(server) = server else {
+        return;
+    };
+    let lines = shared.with_lines(|lines| registered_over(lines, kind, server));
+    if lines.is_empty() {
+        return;
+    }
+    tracing::warn!(%server, transport = %kind, lines = lines.len(), "the connection to a SIP server is lost: its lines register anew");
+    let mut untold = 0;
+    for line in lines {
+        let state = Registration::Failed {
+            status: 503,
+            text: "the connection to the server was lost".into(),
+            retry_after: None,
+        };
+        untold += usize::from(!shared.announce(EngineEvent::Registration { line, state }));
+    }
+    if untold > 0 {
+        tracing::warn!(
+            lines = untold,
+            "engine event queue is full: these lines register anew only at their next refresh"
+        );
+    }
+}
+
+/// The lines that register at this address over this transport.
+fn registered_over(lines: &Lines, kind: Transport, server: std::net::SocketAddr) -> Vec<LineId> {
+    let uses = |line: &&LineId| {
+        lines.table.data(line).is_some_and(|line| {
+            let at = line
+                .server
+                .as_ref()
+                .filter(|at| at.target().transport() == kind);
+            line.binding.registers() && at.is_some_and(|at| at.is_at(server))
+        })
+    };
+    lines.by_account.values().filter(uses).cloned().collect()
+}
+
+/// Has the kernel notice that the other side is gone: the first probe after
+/// 8 s of silence, and the end after 16 s without any answer.
+pub fn set_keep_alive(to: &mut ffi::pj_sockopt_params) {
+    // Linux values.
+    const SOL_SOCKET: c_int = 1;
+    const SO_KEEPALIVE: c_int = 9;
+    const IPPROTO_TCP: c_int = 6;
+    const TCP_KEEPIDLE: c_int = 4;
+    const TCP_KEEPINTVL: c_int = 5;
+    const TCP_USER_TIMEOUT: c_int = 18;
+    static ON: c_int = 1;
+    static IDLE_S: c_int = 8;
+    static INTERVAL_S: c_int = 4;
+    static GONE_AFTER_MS: c_int = 16_000;
+    let options: [(c_int, c_int, &'static c_int); 4] = [
+        (SOL_SOCKET, SO_KEEPALIVE, &ON),
+        (IPPROTO_TCP, TCP_KEEPIDLE, &IDLE_S),
+        (IPPROTO_TCP, TCP_KEEPINTVL, &INTERVAL_S),
+        (IPPROTO_TCP, TCP_USER_TIMEOUT, &GONE_AFTER_MS),
+    ];
+    for (slot, (level, name, value)) in to.options.iter_mut().zip(options) {
+        slot.level = level;
+        slot.optname = name;
+        // pjsip copies the value, and only reads it.
+        slot.optval = std::ptr::from_ref(value).cast_mut().cast::<c_void>();
+        slot.optlen = c_int::try_from(size_of::<c_int>()).unwrap_or(4);
+        to.cnt += 1;
+    }
+}
