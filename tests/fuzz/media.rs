@@ -96,7 +96,7 @@ impl Media {
             0 => OFFER.replace("RTP/AVP", "RTP/SAVP") + SRTP,
             _ => OFFER.to_owned(),
         };
-        let (number, answer) = peer.invite(offer.as_bytes());
+        let (number, answer) = peer.invite_well(offer.as_bytes());
         self.dialog = answer.and_then(|answer| peer.established(number, &answer));
         self.peer = Some(peer);
     }

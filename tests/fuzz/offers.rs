@@ -70,8 +70,9 @@ impl Offers {
             return;
         };
         match peer.request(dialog, method, body) {
-            None | Some(408 | 481) => self.dialog = None,
-            Some(_) => {}
+            Some(408 | 481) => self.dialog = None,
+            // What was not understood had no answer: the call goes on.
+            _ => {}
         }
     }
 }
@@ -120,7 +121,7 @@ fn offer(peer: &mut Peer, body: &[u8]) {
 
 /// A call without an offer, whose ACK holds that answer.
 fn answer_in_ack(peer: &mut Peer, body: &[u8]) {
-    let (number, Some(answer)) = peer.invite(b"\r\n") else {
+    let (number, Some(answer)) = peer.invite_well(b"\r\n") else {
         return;
     };
     let Some(dialog) = peer.dialog(number, &answer) else {

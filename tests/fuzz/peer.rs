@@ -12,6 +12,9 @@ use crate::wire::{Kind, Wire, media_socket};
 /// How long a final response may take on a busy machine, with sanitizers.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 
+/// How long a hostile request is waited for: what pjsip cannot parse it drops.
+const PATIENCE: Duration = Duration::from_millis(800);
+
 const INVITE: &str = "INVITE sip:[service]@[remote_ip]:[remote_port] SIP/2.0\r\n\
     Via: SIP/2.0/[transport] [local_ip]:[local_port];rport;branch=[branch]\r\n\
     From: \"Caller\" <sip:+33612345678@[local_ip]:[local_port]>;tag=[pid]caller[call_number]\r\n\
@@ -115,16 +118,25 @@ impl Peer {
 
     /// INVITE with that head of a body and body; the final response.
     pub fn invite(&mut self, body: &[u8]) -> (u64, Option<Message>) {
+        self.invite_within(body, PATIENCE)
+    }
+
+    /// The same for an offer that is good: its answer is waited for.
+    pub fn invite_well(&mut self, body: &[u8]) -> (u64, Option<Message>) {
+        self.invite_within(body, ANSWER_LIMIT)
+    }
+
+    fn invite_within(&mut self, body: &[u8], limit: Duration) -> (u64, Option<Message>) {
         let number = self.number();
         let values = self.values(number, None, 1);
         let bytes = template::fill(&with_body(INVITE, body), &values);
         self.wire.send(&bytes, &[]);
-        (number, self.answer(number, 1))
+        (number, self.answer(number, 1, limit))
     }
 
     /// A good call that stands, with a media address.
     pub fn call(&mut self) -> Option<Dialog> {
-        let (number, answer) = self.invite(OFFER.as_bytes());
+        let (number, answer) = self.invite_well(OFFER.as_bytes());
         self.established(number, &answer?)
     }
 
@@ -162,11 +174,16 @@ impl Peer {
             1,
         );
         let text = text.replace("[cseq] INVITE", &format!("[cseq] {method}"));
+        let limit = if method == "BYE" {
+            ANSWER_LIMIT
+        } else {
+            PATIENCE
+        };
         dialog.cseq += 1;
         let values = self.values(dialog.number, Some(dialog), dialog.cseq);
         let bytes = template::fill(&with_body(&text, body), &values);
         self.wire.send(&bytes, &[]);
-        let answer = self.answer(dialog.number, dialog.cseq)?;
+        let answer = self.answer(dialog.number, dialog.cseq, limit)?;
         let status = answer.status()?;
         if method == "INVITE" && status < 300 {
             self.acknowledge(dialog, b"\r\n");
@@ -180,8 +197,8 @@ impl Peer {
 
     /// The final response of that call and number; refusals of INVITE are
     /// acknowledged, everything else is settled.
-    fn answer(&mut self, number: u64, cseq: u32) -> Option<Message> {
-        let deadline = Instant::now() + ANSWER_LIMIT;
+    fn answer(&mut self, number: u64, cseq: u32, limit: Duration) -> Option<Message> {
+        let deadline = Instant::now() + limit;
         let id = format!("{number}@fuzz");
         while Instant::now() < deadline {
             let text = self.wire.receive(Duration::from_millis(50));
@@ -276,7 +293,7 @@ impl Peer {
         let number = self.number();
         let values = self.values(number, None, 1);
         let bytes = template::fill(&with_body(&text, b"\r\n"), &values);
-        self.wire.send(&bytes, &[]) && self.answer(number, 1).is_some()
+        self.wire.send(&bytes, &[]) && self.answer(number, 1, ANSWER_LIMIT).is_some()
     }
 }
 

@@ -153,7 +153,12 @@ impl World {
         let status = self.bridge.process.child.try_wait().unwrap();
         let said = self.new_output();
         if let Some(status) = status {
-            return Some(format!("the process ended: {status}\n{}", tail(&said)));
+            let sign = SIGNS.iter().find_map(|sign| said.find(sign));
+            let report: String = match sign {
+                Some(at) => said[at..].chars().take(6_000).collect(),
+                None => tail(&said),
+            };
+            return Some(format!("the process ended: {status}\n{report}"));
         }
         let sign = SIGNS.iter().find_map(|sign| said.find(sign))?;
         // A report is not written all at once.
