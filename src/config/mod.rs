@@ -10,6 +10,7 @@
 //! | `access` | who may use the API |
 //! | `dialling` | whom the lines may call |
 //! | `records` | for how long records of calls are kept |
+//! | `workers` | how workers get their calls |
 //! | [`settings`] | the settings, typed |
 //! | [`mistake`] | what can be wrong, and how it is said |
 //! | [`url`] | URLs that are shown without their passwords |
@@ -27,6 +28,7 @@ mod records;
 pub mod settings;
 pub mod url;
 pub mod validate;
+mod workers;
 
 pub use callbacks::CallbacksConfig;
 pub use dialling::DiallingConfig;

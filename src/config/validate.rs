@@ -1,8 +1,6 @@
 //! From what was given to the settings, with every mistake and warning. Reads
 //! files' readability and the host's name, binds and connects nothing.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,12 +15,12 @@ use super::reader::Reader;
 use super::records;
 use super::settings::{
     AnswerMode, AudioConfig, CallsConfig, Config, Database, FlagsLine, LogFormat, NetworkConfig,
-    QueueConfig, SipConfig, TurnServer, WorkerConfig,
+    SipConfig, TurnServer,
 };
+use super::workers::{queue, worker};
 use crate::core::address::Transport;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
-use crate::sip::header_names::HeaderNames;
 use crate::sip::source::Latch;
 
 /// Flags that are listed and not built: refused when given.
@@ -119,14 +117,7 @@ fn config(reader: &mut Reader) -> Config {
             tx_gain: reader.gain("tx-gain"),
             ringback: reader.choice("ringback", "on or off", [true, false]),
         },
-        worker: WorkerConfig {
-            ws_target,
-            timeout: reader.seconds("worker-timeout", 0.1),
-            claim_timeout: reader.seconds("claim-timeout", 0.1),
-            max_attempts: max_attempts(reader),
-            params: params(reader),
-            sip_headers: sip_headers(reader),
-        },
+        worker: worker(reader, ws_target),
         queue: queue(reader),
         node_id: node_id(reader),
         api_bind: reader
@@ -353,86 +344,6 @@ fn max_calls(reader: &mut Reader, (first, last): (u16, u16)) -> u32 {
         reader.mistake("max-concurrent-calls", Problem::NoRoom { calls, room });
     }
     calls.min(room)
-}
-
-fn max_attempts(reader: &mut Reader) -> u32 {
-    let attempts = reader.whole("max-attempts", 1, 100);
-    attempts.and_then(|n| u32::try_from(n).ok()).unwrap_or(1)
-}
-
-fn sip_headers(reader: &mut Reader) -> HeaderNames {
-    let given = reader.given.all("sip-headers");
-    let names = given.iter().flat_map(|text| text.split(','));
-    let names = HeaderNames::parse(names);
-    names.unwrap_or_else(|error| {
-        reader.mistake("sip-headers", error.into());
-        HeaderNames::default()
-    })
-}
-
-fn params(reader: &mut Reader) -> BTreeMap<String, String> {
-    let mut params = BTreeMap::new();
-    for text in reader.given.all("param").to_vec() {
-        match text.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => {
-                match params.entry(key.trim().to_owned()) {
-                    Entry::Vacant(place) => drop(place.insert(value.to_owned())),
-                    Entry::Occupied(place) => {
-                        reader.mistake("param", Problem::ParamTwice(place.key().clone()));
-                    }
-                }
-            }
-            _ => reader.mistake("param", Problem::Param),
-        }
-    }
-    params
-}
-
-/// Addresses of several servers, as other clients write them.
-fn is_many_servers(url: &str) -> bool {
-    let scheme = url.split(':').next().unwrap_or_default();
-    let authority = url.split("://").nth(1).unwrap_or_default();
-    let hosts = authority.split('/').next().unwrap_or_default();
-    let hosts = hosts.rsplit('@').next().unwrap_or_default();
-    ["sentinel", "cluster"]
-        .iter()
-        .any(|kind| scheme.contains(kind))
-        || hosts.contains(',')
-}
-
-fn queue(reader: &mut Reader) -> Option<QueueConfig> {
-    if reader
-        .given
-        .explicit("redis-url")
-        .is_some_and(is_many_servers)
-    {
-        reader.mistake("redis-url", Problem::ManyRedis);
-        return None;
-    }
-    let redis_url = reader.url(
-        "redis-url",
-        &["redis", "rediss"],
-        "redis://127.0.0.1:6379/0",
-    );
-    let stream_url = reader.url("stream-url", &["ws", "wss"], "wss://bridge.example.com");
-    let queue = reader.given.text("queue").unwrap_or_default().to_owned();
-    let odd = |c: char| c.is_whitespace() || c.is_control();
-    if queue.is_empty() || queue.len() > 200 || queue.contains(odd) {
-        reader.mistake("queue", Problem::QueueName);
-    }
-    let stream_port = reader.port("stream-port").unwrap_or_default();
-    let redis_ca = reader.file("redis-ca");
-    let redis_url = redis_url?;
-    if redis_ca.is_some() && !redis_url.to_string().starts_with("rediss://") {
-        reader.warn("redis-ca", "has no effect without TLS: use rediss://");
-    }
-    Some(QueueConfig {
-        redis_url,
-        redis_ca,
-        queue,
-        stream_port,
-        stream_url: stream_url.map(|url| url.expose().trim_end_matches('/').to_owned()),
-    })
 }
 
 /// The host's name keeps a restarted bridge under its own keys in Redis.
