@@ -214,7 +214,9 @@ fn check_is_content_with_what_is_usable() {
         shown.contains("ok       line \"default\": at sip.example.com by udp, password usable"),
         "{shown}"
     );
-    assert!(shown.contains("usable, with 0 warning(s)"));
+    // Passwords on the command line are readable by everybody on the machine.
+    assert!(shown.contains("warning  --sip-password (SIP_PASSWORD) stands on the command line"));
+    assert!(shown.contains("usable, with 1 warning(s)"));
     assert!(!shown.contains("hunter2"));
 }
 
@@ -242,7 +244,7 @@ fn check_reports_each_line_and_shows_no_password() {
         "warning  line \"plain\": its password is stored in clear",
         "lines.json: line \"typo\" (entry 4): field \"sipUsername\" must be a string, is a number",
         "lines left out: 1 inactive, 0 of provider twilio",
-        "not usable: 2 error(s), 1 warning(s)",
+        "not usable: 2 error(s), 2 warning(s)",
     ] {
         assert!(shown.contains(part), "{part} is missing from:\n{shown}");
     }

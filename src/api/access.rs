@@ -11,26 +11,72 @@
 //! of this matters: no page knows it, and no browser adds it by itself.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
+use tokio::time::sleep;
 
 use super::audit::Who;
 use super::control::Control;
 use super::problem::{Kind, Problem};
+use super::visitors::Visitor;
 use crate::core::private::Secret;
+use crate::core::seldom::Seldom;
 
 /// Paths that need no token: for load balancers, monitors and whoever writes a client.
 const OPEN: [&str; 3] = ["/health", "/metrics", "/api/openapi.json"];
 
 /// Where a request comes from; the server puts it into each.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its connection.
+    pub(super) visitor: Option<Arc<Visitor>>,
+}
+
+/// How long the answer to a wrong token takes.
+const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(500);
+/// How often the log tells of wrong tokens.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+static WRONG_TOKENS: AtomicU64 = AtomicU64::new(0);
+static TOLD: Mutex<Seldom> = Mutex::new(Seldom::new(TELL_EVERY));
+
+/// Requests with a token that is not ours, since the start.
+#[must_use]
+pub fn wrong_tokens() -> u64 {
+    WRONG_TOKENS.load(Ordering::Relaxed)
+}
+
+/// Counts a wrong token, tells of it seldom, and lets its sender wait; its
+/// connection may have to make room meanwhile, so that others do not wait.
+async fn wrong_token(peer: Option<&Peer>) {
+    WRONG_TOKENS.fetch_add(1, Ordering::Relaxed);
+    let told = {
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        told.count(Instant::now())
+    };
+    if let Some(count) = told {
+        let peer = peer.map(|peer| tracing::field::display(peer.address));
+        tracing::warn!(
+            peer,
+            count,
+            "a wrong API token was sent; the count is since the last warning"
+        );
+    }
+    if let Some(visitor) = peer.and_then(|peer| peer.visitor.as_ref()) {
+        visitor.wait();
+    }
+    sleep(WRONG_TOKEN_DELAY).await;
+}
 
 /// Lets a request in, or answers it.
 pub async fn guard(
@@ -38,16 +84,22 @@ pub async fn guard(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if let Err(problem) = check_host(&request) {
+        return problem.into_response();
+    }
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
     }
+    let peer = request.extensions().get::<Peer>().cloned();
+    let address = peer.as_ref().map(|peer| peer.address);
     let admitted = match &control.token {
-        Some(token) => check_token(token, request.headers()).map(|()| Who::Token),
-        None => check_local(request.headers()).map(|()| {
-            let peer = request.extensions().get::<Peer>();
-            Who::Local(peer.map(|peer| peer.0))
-        }),
+        Some(token) => check_token(token, request.headers()).map(|()| Who::Token(address)),
+        None => check_local(request.headers()).map(|()| Who::Local(address)),
     };
+    if control.token.is_some() && admitted.is_err() && request.headers().contains_key(AUTHORIZATION)
+    {
+        wrong_token(peer.as_ref()).await;
+    }
     match admitted {
         Ok(who) => {
             request.extensions_mut().insert(who);
@@ -55,6 +107,17 @@ pub async fn guard(
         }
         Err(problem) => problem.into_response(),
     }
+}
+
+/// One Host, or with HTTP/1.0 none (RFC 9112, 3.2): a proxy in front of us may take
+/// another of two than we do.
+fn check_host(request: &Request) -> Result<(), Problem> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts == 1 || (hosts == 0 && request.version() < Version::HTTP_11) {
+        return Ok(());
+    }
+    let detail = "send one Host header";
+    Err(Problem::new(Kind::BAD_REQUEST, detail).closing())
 }
 
 fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {

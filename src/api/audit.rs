@@ -20,7 +20,7 @@ const ID_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Somebody who knows the token.
-    Token,
+    Token(Option<SocketAddr>),
     /// A program on this machine; there is no token.
     Local(Option<SocketAddr>),
 }
@@ -28,7 +28,8 @@ pub enum Who {
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Token => f.write_str("token"),
+            Self::Token(Some(peer)) => write!(f, "token {peer}"),
+            Self::Token(None) => f.write_str("token"),
             Self::Local(Some(peer)) => write!(f, "local {peer}"),
             Self::Local(None) => f.write_str("local"),
         }
@@ -136,8 +137,9 @@ mod tests {
 
     #[test]
     fn who_it_was_is_short() {
-        assert_eq!(Who::Token.to_string(), "token");
         let peer = SocketAddr::from(([127, 0, 0, 1], 5));
+        assert_eq!(Who::Token(Some(peer)).to_string(), "token 127.0.0.1:5");
+        assert_eq!(Who::Token(None).to_string(), "token");
         assert_eq!(Who::Local(Some(peer)).to_string(), "local 127.0.0.1:5");
     }
 }

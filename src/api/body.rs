@@ -17,7 +17,7 @@ use super::problem::{Kind, Problem};
 /// Longest body.
 pub const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How long a client may take to send its body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A JSON object.
 #[derive(Debug)]

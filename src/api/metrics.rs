@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
+use super::access;
 use super::control::HealthSource;
 use super::exposition::Exposition;
 use super::health::Health;
@@ -113,6 +114,9 @@ fn bridge(text: &mut Exposition, health: &Health) {
         "Signs of life of the threads that the watchdog watches; one that stands still is hung.";
     let beats = health.counters.beats.iter().copied();
     text.counters("sipbridge_thread_beats_total", help, "thread", beats);
+    let help = "Requests to the API with a token that is not its own.";
+    let wrong = access::wrong_tokens();
+    text.counter("sipbridge_api_wrong_tokens_total", help, wrong);
     let help = "Log lines dropped because whoever reads standard error had stopped reading.";
     let dropped = health.counters.log_lines_dropped;
     text.counter("sipbridge_log_lines_dropped_total", help, dropped);

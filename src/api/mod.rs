@@ -2,11 +2,12 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | [`server`] | hyper with its limits: head, connections, time |
+//! | [`server`], `visitors` | hyper with its limits: head, connections, time; who asks nothing makes room |
 //! | [`router`] | every route, and what each request passes through |
 //! | [`control`] | what the routes act upon |
 //! | [`access`] | the token, and who is let in without one |
 //! | [`audit`] | a log line for each change |
+//! | [`idempotency`] | a POST that is sent again is done once |
 //! | [`body`], [`query`], [`fields`] | what a request says, bounded and checked |
 //! | [`problem`] | what is answered otherwise: RFC 9457 |
 //! | [`health`] | `GET /health` |
@@ -30,6 +31,7 @@ pub mod control;
 mod exposition;
 pub mod fields;
 pub mod health;
+pub mod idempotency;
 pub mod metrics;
 pub mod new_call;
 pub mod openapi;
@@ -38,6 +40,7 @@ mod process;
 pub mod query;
 pub mod router;
 pub mod server;
+mod visitors;
 
 pub use control::{Control, HealthSource};
 pub use health::{CallTotals, Health, HealthStatus, LineCounts, RedisHealth};

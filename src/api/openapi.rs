@@ -103,11 +103,17 @@ pub struct WithBody;
 impl IntoResponses for WithBody {
     fn responses() -> std::collections::BTreeMap<String, RefOr<Response>> {
         problems([
-            ("400", "The body is not a JSON object."),
+            (
+                "400",
+                "The body is not a JSON object, or the Idempotency-Key is unusable.",
+            ),
             ("408", "The body did not come within 5 s."),
             ("413", "The body is longer than 64 kB."),
             ("415", "The body is not said to be JSON."),
-            ("422", "Fields are at fault; `errors` lists them all."),
+            (
+                "422",
+                "Fields are at fault, and `errors` lists them all; or the Idempotency-Key came with another body.",
+            ),
         ])
     }
 }

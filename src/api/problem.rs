@@ -28,6 +28,18 @@ impl Kind {
         "urn:sipbridge:problem:malformed-json",
         "The body is not a JSON object",
     );
+    /// No HTTP as it has to be.
+    pub const BAD_REQUEST: Self = kind(
+        StatusCode::BAD_REQUEST,
+        "urn:sipbridge:problem:bad-request",
+        "The request is not as HTTP has it",
+    );
+    /// An Idempotency-Key that came with another body before.
+    pub const KEY_REUSED: Self = kind(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "urn:sipbridge:problem:idempotency-key-reused",
+        "The Idempotency-Key belongs to another request",
+    );
     /// No token, or a wrong one.
     pub const UNAUTHORIZED: Self = kind(
         StatusCode::UNAUTHORIZED,

@@ -15,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::admin::{fallback, lines, register, servers};
 use super::control::{Control, HealthSource};
+use super::idempotency::{self, Answers};
 use super::problem::{Kind, Problem};
 use super::{access, audit, calls, health, metrics, openapi};
 
@@ -25,6 +26,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 pub fn routes(control: Arc<Control>) -> Router {
     let (router, _) = described().split_for_parts();
     with_fallbacks(router)
+        .layer(from_fn_with_state(Answers::default(), idempotency::once))
         .layer(from_fn(audit::record))
         .layer(from_fn_with_state(control.clone(), access::guard))
         .layer(from_fn(in_time))

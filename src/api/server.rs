@@ -1,5 +1,6 @@
 //! The HTTP server: hyper with its limits set; the routes are in `router`.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,12 +15,13 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::access::Peer;
+use super::visitors::{Visitor, Visitors};
 use crate::core::seldom::Seldom;
 
 /// How long a client may take to send its request head; also how long an idle
@@ -29,8 +31,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const HEAD_MAX_BYTES: usize = 8 * 1024;
 /// How long one connection may last.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
-/// Connections at once; more wait in the system's backlog.
+/// Connections at once. One more makes the one go that has waited longest; when all
+/// are being answered, it waits in the system's backlog.
 const CONNECTIONS_MAX: usize = 128;
+/// How long each of them may wait with its request before it makes room.
+const GRACE: Duration = Duration::from_millis(100);
 /// How long a graceful stop waits for answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after `accept` fails, as it does when file descriptors run out.
@@ -44,16 +49,26 @@ type Connection = http1::Connection<TokioIo<TcpStream>, Routes>;
 struct Routes {
     router: TowerToHyperService<Router>,
     peer: SocketAddr,
+    visitor: Arc<Visitor>,
 }
 
 impl Service<Request<Incoming>> for Routes {
     type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
     type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(Peer(self.peer));
-        self.router.call(request)
+        let answering = self.visitor.begin();
+        request.extensions_mut().insert(Peer {
+            address: self.peer,
+            visitor: Some(self.visitor.clone()),
+        });
+        let answer = self.router.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(answering);
+            answer
+        })
     }
 }
 
@@ -134,22 +149,25 @@ impl Drop for ApiServer {
 async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     let mut failed = Seldom::new(WARN_INTERVAL);
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let visitors = Visitors::new(CONNECTIONS_MAX, GRACE);
     loop {
         let accepted = async {
-            // Never closed.
-            let permit = Arc::clone(&room).acquire_owned().await.ok();
-            listener.accept().await.map(|accepted| (accepted, permit))
+            visitors.room().await;
+            listener.accept().await
         };
         tokio::select! {
             _ = stopping.changed() => break,
             accepted = accepted => match accepted {
-                Ok(((stream, peer), permit)) => {
+                Ok((stream, peer)) => {
                     let router = TowerToHyperService::new(router.clone());
-                    let connection = answer(stream, Routes { router, peer }, stopping.clone());
+                    let (visitor, told_to_go) = visitors.enter();
+                    let routes = Routes { router, peer, visitor };
+                    let connection = answer(stream, routes, stopping.clone());
                     connections.spawn(async move {
-                        connection.await;
-                        drop(permit);
+                        tokio::select! {
+                            () = connection => {}
+                            _ = told_to_go => debug!(%peer, "an HTTP connection that asked nothing made room"),
+                        }
                     });
                 }
                 Err(error) => {

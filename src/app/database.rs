@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::compose::StartError;
+use super::sealing::seal;
 use super::start_lines::{StartLines, Vaults, start_lines, start_lines_with};
 use crate::config::{Config, Database};
 use crate::core::private::Secret;
@@ -93,6 +94,16 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), Sta
         );
     }
     if let Some(path) = &config.lines_file {
+        if let Some(key) = &config.encryption_key {
+            let stored = read(&store).await?.lines;
+            let sealed = tokio::task::block_in_place(|| seal(&mut file.rows, &stored, key));
+            if sealed > 0 {
+                warn!(
+                    lines = sealed,
+                    "passwords in the lines file are in clear: the database holds them encrypted; encrypt them in the file too, with `sipbridge encrypt --line-id ID`"
+                );
+            }
+        }
         let imported = store.import(&file.rows).await?;
         tell(&imported);
         for Refused { place, reason } in imported.refused {

@@ -14,6 +14,7 @@
 //! | [`check`] | `sipbridge check` |
 //! | [`encrypt`] | `sipbridge encrypt` |
 //! | [`database`] | the database opened, the lines file imported |
+//! | [`sealing`] | clear passwords of a lines file, encrypted on import |
 //! | [`start_lines`] | the lines of flags, file and database, made ready |
 //! | [`keeper`] | lines that change while the bridge runs |
 //! | [`retention`] | old records of calls deleted |
@@ -38,6 +39,7 @@ pub mod logging;
 pub mod profiles;
 pub mod retention;
 pub mod run;
+pub mod sealing;
 pub mod start_lines;
 pub mod stream_url;
 

@@ -60,6 +60,14 @@ impl Flag {
         }
     }
 
+    /// The variable that names a file with the value, for secrets: what
+    /// Docker and Kubernetes hand out.
+    #[must_use]
+    pub fn file_env(&self) -> Option<String> {
+        let is_secret = SECRET_FLAGS.contains(&self.name);
+        is_secret.then(|| format!("{}_FILE", self.env))
+    }
+
     const fn help(self, heading: &'static str, help: &'static str) -> Self {
         Self {
             heading,
@@ -296,10 +304,13 @@ fn arg(flag: &Flag) -> Arg {
         .default
         .map(|default| format!(" [default: {default}]"))
         .unwrap_or_default();
+    let file = flag.file_env();
+    let file = file.map(|file| format!(" [or a file: {file}]"));
+    let file = file.unwrap_or_default();
     let arg = Arg::new(flag.name)
         .long(flag.name)
         .help_heading(flag.heading)
-        .help(format!("{}{default} [env: {}]", flag.help, flag.env));
+        .help(format!("{}{default} [env: {}]{file}", flag.help, flag.env));
     match flag.kind {
         Kind::Value(shown) => arg
             .value_name(shown)
@@ -344,7 +355,9 @@ mod tests {
             .map(|(name, _)| name)
             .filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
             .collect();
-        let variables: BTreeSet<_> = FLAGS.iter().map(|flag| flag.env).collect();
+        let files: Vec<String> = FLAGS.iter().filter_map(Flag::file_env).collect();
+        let variables = FLAGS.iter().map(|flag| flag.env);
+        let variables: BTreeSet<_> = variables.chain(files.iter().map(String::as_str)).collect();
         assert_eq!(documented, variables);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
 use clap::ArgMatches;
 use zeroize::Zeroize;
@@ -10,6 +11,10 @@ use zeroize::Zeroize;
 use super::flags::{FLAGS, Flag, Kind, SECRET_FLAGS, command, flag};
 use super::mistake::{Mistake, Problem};
 use crate::core::private::Secret;
+use crate::files;
+
+/// Largest file of a secret.
+const SECRET_MAX_BYTES: u64 = 64 * 1024;
 
 /// What the program was asked to do.
 #[derive(Debug)]
@@ -63,8 +68,10 @@ pub fn read(
 #[derive(Default)]
 pub struct Given {
     values: HashMap<&'static str, Vec<String>>,
-    /// Variables that hold no text.
-    unreadable: Vec<&'static Flag>,
+    /// What was wrong with variables and the files that they name.
+    mistakes: Vec<Mistake>,
+    /// Secrets that stand on the command line.
+    shown_secrets: Vec<&'static str>,
 }
 
 impl Given {
@@ -106,8 +113,12 @@ impl Given {
 
     /// Mistakes that came up while reading the environment.
     pub fn mistakes(&self) -> impl Iterator<Item = Mistake> + '_ {
-        let mistake = |flag: &&Flag| Mistake::new(flag.name, Problem::NotText);
-        self.unreadable.iter().map(mistake)
+        self.mistakes.iter().cloned()
+    }
+
+    /// Secrets that other users of this machine can read in the command line.
+    pub fn shown_secrets(&self) -> &[&'static str] {
+        &self.shown_secrets
     }
 
     fn insert(&mut self, name: &'static str, text: String) {
@@ -124,7 +135,12 @@ impl Given {
                 // Given before and after the subcommand: the later one counts.
                 self.values.remove(flag.name);
             }
-            texts.for_each(|text| self.insert(flag.name, text.clone()));
+            for text in texts {
+                if SECRET_FLAGS.contains(&flag.name) && is_secret(flag, text) {
+                    self.shown_secrets.push(flag.name);
+                }
+                self.insert(flag.name, text.clone());
+            }
         }
     }
 
@@ -135,8 +151,10 @@ impl Given {
             }
             let value = environment(flag.env);
             match value.as_deref().map(OsStr::to_str) {
-                None | Some(Some("")) => {}
-                Some(None) => self.unreadable.push(flag),
+                None | Some(Some("")) => self.take_file(flag, &environment),
+                Some(None) => self
+                    .mistakes
+                    .push(Mistake::new(flag.name, Problem::NotText)),
                 Some(Some(text)) if matches!(flag.kind, Kind::Many(_)) => text
                     .split(',')
                     .for_each(|part| self.insert(flag.name, part.trim().to_owned())),
@@ -144,6 +162,42 @@ impl Given {
             }
         }
     }
+}
+
+impl Given {
+    /// A secret from the file that the variable `NAME_FILE` names, as Docker and Kubernetes
+    /// hand secrets out.
+    fn take_file(&mut self, flag: &'static Flag, environment: &impl Fn(&str) -> Option<OsString>) {
+        let Some(variable) = flag.file_env() else {
+            return;
+        };
+        let path = environment(&variable).filter(|path| !path.is_empty());
+        let Some(path) = path else { return };
+        let text = files::read(Path::new(&path), SECRET_MAX_BYTES);
+        let text = text.map_err(|error| error.to_string()).and_then(|bytes| {
+            let text = std::str::from_utf8(&bytes).map_err(|_| "it holds no text".to_owned())?;
+            let text = text.strip_suffix('\n').unwrap_or(text);
+            let text = text.strip_suffix('\r').unwrap_or(text);
+            let empty = || Err("it is empty".to_owned());
+            if text.is_empty() {
+                empty()
+            } else {
+                Ok(text.to_owned())
+            }
+        });
+        match text {
+            Ok(text) => self.insert(flag.name, text),
+            Err(why) => {
+                let problem = Problem::SecretFile(variable, why);
+                self.mistakes.push(Mistake::new(flag.name, problem));
+            }
+        }
+    }
+}
+
+/// Whether a text holds a secret: of URLs only those with a login.
+fn is_secret(flag: &Flag, text: &str) -> bool {
+    !matches!(flag.kind, Kind::Value("URL")) || text.contains('@')
 }
 
 impl Drop for Given {
@@ -231,6 +285,50 @@ mod tests {
             ("7", Some("k"))
         );
         assert!(!format!("{given:?}").contains("\"k\""));
+    }
+
+    #[test]
+    fn a_secret_may_stand_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("good"), "p ass\r\n").unwrap();
+        std::fs::write(path("empty"), "\n").unwrap();
+        let read = |environment: &[(&str, &str)]| match read_with(&[], environment) {
+            Invocation::Run(given) => given,
+            other => panic!("{other:?}"),
+        };
+        let given = read(&[("SIP_PASSWORD_FILE", &path("good"))]);
+        assert_eq!(given.explicit("sip-password"), Some("p ass"));
+        let given = read(&[("SIP_PASSWORD", "x"), ("SIP_PASSWORD_FILE", &path("good"))]);
+        assert_eq!(
+            given.explicit("sip-password"),
+            Some("x"),
+            "the variable wins"
+        );
+        for bad in [path("none"), path("empty"), "/dev/zero".to_owned()] {
+            let given = read(&[("AUTH_TOKEN_FILE", &bad)]);
+            let told: Vec<_> = given.mistakes().map(|it| it.to_string()).collect();
+            assert!(told[0].contains("AUTH_TOKEN_FILE"), "{told:?}");
+        }
+        // Only secrets have such a variable.
+        let given = read(&[("SIP_DOMAIN_FILE", &path("good"))]);
+        assert_eq!(given.explicit("sip-domain"), None);
+    }
+
+    #[test]
+    fn secrets_on_the_command_line_are_known() {
+        let arguments = [
+            "--sip-password",
+            "x",
+            "--redis-url",
+            "redis://h",
+            "--database-url",
+            "postgres://u:p@h/n",
+        ];
+        let Invocation::Run(given) = read_with(&arguments, &[("AUTH_TOKEN", "t")]) else {
+            panic!("run");
+        };
+        assert_eq!(given.shown_secrets(), ["sip-password", "database-url"]);
     }
 
     #[test]

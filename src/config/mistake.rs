@@ -108,6 +108,9 @@ pub enum Problem {
     /// A file that cannot be read.
     #[error("cannot be read: {text}", text = file_problem(*.0))]
     File(std::io::ErrorKind),
+    /// The file that the variable of a secret names.
+    #[error("cannot be read from the file that {0} names: {1}")]
+    SecretFile(String, String),
     /// Not a country.
     #[error("must be the two letters of a country, such as FR")]
     Country,

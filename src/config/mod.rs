@@ -9,6 +9,7 @@
 //! | `reader` | the texts as typed values, every mistake collected |
 //! | `access` | who may use the API |
 //! | `dialling` | whom the lines may call |
+//! | `log_filter` | what is logged |
 //! | `records` | for how long records of calls are kept |
 //! | `workers` | how workers get their calls |
 //! | [`settings`] | the settings, typed |
@@ -22,6 +23,7 @@ pub mod callbacks;
 mod dialling;
 pub mod flags;
 pub mod given;
+mod log_filter;
 pub mod mistake;
 mod reader;
 mod records;

@@ -26,10 +26,13 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(given: Given) -> Self {
+        const SHOWN: &str = "stands on the command line, where every user of this machine can read it: \
+             give it by its variable, or in a file that the variable with _FILE behind its name names";
+        let warning = |flag: &&'static str| Warning { flag, text: SHOWN };
         Self {
             mistakes: given.mistakes().collect(),
+            warnings: given.shown_secrets().iter().map(warning).collect(),
             given,
-            warnings: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use super::callbacks::callbacks;
 use super::dialling::dialling;
 use super::flags::FLAGS;
 use super::given::Given;
+use super::log_filter::log_filter;
 use super::mistake::{Mistake, Problem, Warning};
 use super::reader::Reader;
 use super::records;
@@ -363,29 +364,6 @@ fn node_id(reader: &mut Reader) -> String {
         .map(|name| name.trim().to_owned())
         .filter(|name| is_name(name))
         .unwrap_or_else(|| "sipbridge".to_owned())
-}
-
-/// A misspelled level would read as the name of a module, and log nothing.
-fn log_filter(reader: &mut Reader) -> String {
-    const DEFAULT: &str = "info";
-    let Some(text) = reader.text("log-level") else {
-        return DEFAULT.to_owned();
-    };
-    let is_directive = |part: &str| {
-        let levels = ["off", "error", "warn", "info", "debug", "trace"];
-        part.contains('=')
-            || levels
-                .iter()
-                .any(|level| level.eq_ignore_ascii_case(part.trim()))
-    };
-    let parses = tracing_subscriber::EnvFilter::builder()
-        .parse(&text)
-        .is_ok();
-    if parses && text.split(',').all(is_directive) {
-        return text;
-    }
-    reader.mistake("log-level", Problem::LogFilter);
-    DEFAULT.to_owned()
 }
 
 /// Mistakes that lie between flags.

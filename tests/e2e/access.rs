@@ -206,7 +206,7 @@ async fn each_change_leaves_one_line_without_values() {
     assert_eq!(lines.len(), 6, "{lines:#?}");
     for (line, parts) in lines.iter().zip([
         [
-            "who=token method=POST",
+            "who=token 127.0.0.1:",
             "id=\"s1\" fields=\"id label trunk_uri password\" status=201",
         ],
         [

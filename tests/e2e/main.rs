@@ -35,6 +35,7 @@
 //! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `other_tables` | tables that other programs made: ids of every type, rows that are refused |
 //! | `log_output` | a log that nobody reads, and one that strangers write to |
+//! | `slow_clients` | the API under connections that ask nothing, wrong tokens, requests that come twice |
 //! | `store` | lines from a database, a record per call |
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
@@ -93,5 +94,6 @@ mod resolution;
 mod secrets;
 mod shutdown;
 mod sipp;
+mod slow_clients;
 mod store;
 mod trunk;
