@@ -44,10 +44,14 @@
 #define PJSIP_MAX_TIMED_OUT_ENTRIES             64
 #define PJSIP_UDP_SO_RCVBUF_SIZE                4194304
 #define PJSIP_UDP_SO_SNDBUF_SIZE                1048576
-#define PJSIP_MAX_PKT_LEN                       8000
+/* Largest message that is read: what fits into a datagram. Each transport
+ * reserves it (one UDP socket; each TCP connection, three times for TLS), and
+ * each call until it has been announced. A message that is sent has 8,000 first,
+ * by pjproject-large.patch; without it this much each. */
+#define PJSIP_MAX_PKT_LEN                       65536
 
-/* A message's pool holds its text, PJSIP_MAX_PKT_LEN at once, and lives up to
- * 32 s: grown in steps of 4,000 as by default it would waste a third. */
+/* A message's pool holds its text, 8,000 at once, and lives up to 32 s: grown
+ * in steps of 4,000 as by default it would waste a third. */
 #define PJSIP_POOL_INC_TDATA                    1024
 #define PJSIP_MAX_URL_SIZE                      1024
 

@@ -348,6 +348,12 @@ impl Dialog<'_> {
             .send(self.request("CANCEL", 1, &self.branch, "", ""));
     }
 
+    /// A request with a CSeq that was used before.
+    pub fn ask_again(&mut self, method: &str, body: &str) -> Message {
+        self.cseq -= 1;
+        self.ask(method, body, "")
+    }
+
     /// A request within the dialog; returns its final response.
     pub fn ask(&mut self, method: &str, body: &str, extra: &str) -> Message {
         self.cseq += 1;

@@ -170,10 +170,8 @@ fn part_headers(part: &[u8]) -> (Headers<'_>, &[u8]) {
                 headers.boundary = parameter(value, "boundary");
             }
             "content-disposition" => headers.disposition = Some(value),
-            "content-encoding" | "e" | "content-transfer-encoding" => {
-                if is_encoded(Some(value)) {
-                    headers.encoding = Some(value);
-                }
+            "content-encoding" | "e" | "content-transfer-encoding" if is_encoded(Some(value)) => {
+                headers.encoding = Some(value);
             }
             _ => {}
         }

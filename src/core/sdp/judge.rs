@@ -70,8 +70,11 @@ pub enum Refusal {
     Disposition,
 }
 
-/// The labels of [`Refusal::label`], for counters.
-pub const LABELS: [&str; 8] = [
+/// The label of what the SIP library refused although we did not.
+pub const UNFORESEEN: &str = "unforeseen";
+
+/// The labels of [`Refusal::label`] and [`UNFORESEEN`], for counters.
+pub const LABELS: [&str; 9] = [
     "malformed",
     "no_audio",
     "codec",
@@ -80,6 +83,7 @@ pub const LABELS: [&str; 8] = [
     "keys",
     "media_lines",
     "body_type",
+    UNFORESEEN,
 ];
 
 impl Refusal {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::ffi::{self, pjsip_msg, pjsip_rx_data};
 use super::shared::{Shared, guarded};
 use super::text;
-use crate::core::sdp::judge::{LABELS, Place, Refusal, judge};
+use crate::core::sdp::judge::{LABELS, Place, Refusal, UNFORESEEN, judge};
 use crate::core::sdp::parse::{Problem, parse};
 use crate::core::sdp::render::render;
 use crate::core::sdp::{BODY_MAX_BYTES, Served, body};
@@ -69,9 +69,24 @@ impl Bodies {
         LABELS.into_iter().zip(counts).collect()
     }
 
+    /// Counts and logs an INVITE that was let through and that pjsip refused.
+    pub fn count_unforeseen(&self, status: c_int, reason: &str) {
+        if let Some(count) = self.count_label(UNFORESEEN) {
+            tracing::info!(
+                status,
+                reason,
+                count,
+                "pjsip refused a call that was let through"
+            );
+        }
+    }
+
     /// Counts; when it is time to log it, how many there were.
     fn count(&self, refusal: &Refusal) -> Option<u64> {
-        let label = refusal.label();
+        self.count_label(refusal.label())
+    }
+
+    fn count_label(&self, label: &str) -> Option<u64> {
         let at = LABELS.iter().position(|known| *known == label)?;
         self.counters[at].fetch_add(1, Ordering::Relaxed);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -267,14 +282,15 @@ unsafe fn replace(shared: &Shared, rdata: *mut pjsip_rx_data, place: Place) -> R
     }
 }
 
+/// The boundary of a multipart body, and the bytes of a body.
+type RawBody<'a> = (Option<String>, &'a [u8]);
+
 /// The bytes of a body, as many as Content-Length says, and the boundary of a
 /// multipart one.
 ///
 /// # Safety
 /// As for [`take_request`]; the bytes live as long as `rdata`.
-unsafe fn raw_body<'a>(
-    rdata: *mut pjsip_rx_data,
-) -> Result<Option<(Option<String>, &'a [u8])>, Refusal> {
+unsafe fn raw_body<'a>(rdata: *mut pjsip_rx_data) -> Result<Option<RawBody<'a>>, Refusal> {
     // SAFETY: a multipart body is told by its type and by the function that
     // its parser gave it; another has `len` bytes at `data`. Both point into
     // the packet or the pool of `rdata`.

@@ -233,7 +233,9 @@ pub fn tell_media(shared: &Shared, leg: LegId, call: i32) {
         Some(audio) => {
             let direction = direction(audio.dir);
             // A stream on hold may have no socket behind it: what was stays.
-            stream_format(call, audio.index, direction).or_else(|| held(direction))
+            stream_format(call, audio.index, direction)
+                .or_else(|| held(direction))
+                .or_else(|| (direction == Direction::Inactive).then_some(SILENT))
         }
         // Audio taken out by a re-INVITE (port 0) is a hold: it may come back.
         None => held(Direction::Inactive),
@@ -247,6 +249,18 @@ pub fn tell_media(shared: &Shared, leg: LegId, call: i32) {
         shared.emit(leg, LegEvent::Media(MediaLink { format, sink }));
     }
 }
+
+/// What is told of a call that begins on hold (third party call control, RFC
+/// 3725): no packet passes until a re-INVITE brings the true format.
+const SILENT: MediaFormat = MediaFormat {
+    codec: Codec::Pcmu,
+    send_payload_type: 0,
+    receive_payload_type: 0,
+    send_event_type: None,
+    receive_event_type: None,
+    ssrc: 0,
+    direction: Direction::Inactive,
+};
 
 fn stream_format(call: i32, media: c_uint, direction: Direction) -> Option<MediaFormat> {
     // SAFETY: plain C data, valid as zeroes; pjsua fills the member of the

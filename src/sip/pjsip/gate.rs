@@ -3,6 +3,7 @@
 //! requests that belong to no transaction yet. Retransmissions of an INVITE
 //! under way never get here.
 
+use std::cell::RefCell;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +20,12 @@ const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
 const NOT_ALLOWED: u16 = 405;
 /// What may come outside of a dialog, or in one.
 pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, NOTIFY, MESSAGE";
+
+thread_local! {
+    /// The re-INVITE that came last on this thread. pjsip answers 500 to one
+    /// before it takes the next message.
+    static REINVITE: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
+}
 
 /// A module record that pjsip links into its list and writes to.
 struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
@@ -86,6 +93,9 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
             // it without an answer.
             let is_register = request.method.id == ffi::PJSIP_REGISTER_METHOD;
             if (*to).tag.slen > 0 && !is_register {
+                if request.method.id == ffi::PJSIP_INVITE_METHOD {
+                    REINVITE.set(transaction(message));
+                }
                 return ffi::FALSE;
             }
             let verdict = match request.method.id {
@@ -178,8 +188,9 @@ unsafe fn respond(rdata: *mut pjsip_rx_data, refusal: Refusal) {
 
 /// pjsua answers 500 when it finds no free RTP port, file descriptor or memory;
 /// to a caller's trunk that is a defect, not "try the next one". Before the
-/// message is printed its status is made 503, with Retry-After. A re-INVITE that
-/// meets another one gets 500 too, where RFC 3261 asks for Retry-After as well.
+/// message is printed its status is made 503, with Retry-After. Within a dialog
+/// a 500 has its meaning (RFC 3261 section 14.2: an old CSeq, another re-INVITE
+/// under way) and stays.
 unsafe extern "C" fn on_tx_response(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
     guarded("tx_response", None, ffi::PJ_SUCCESS, |_| {
         // SAFETY: pjsip passes the response it is about to print; CSeq is the
@@ -189,7 +200,9 @@ unsafe extern "C" fn on_tx_response(tdata: *mut pjsip_tx_data) -> ffi::pj_status
             if message.is_null() || (*message).line.status.code != 500 {
                 return ffi::PJ_SUCCESS;
             }
-            if text::is_answer_to_invite(message) {
+            let reinvite = REINVITE.take();
+            let is_reinvite = reinvite.is_some() && reinvite == transaction(message);
+            if text::is_answer_to_invite(message) && !is_reinvite {
                 let line = &raw mut (*message).line.status;
                 (*line).code = 503;
                 (*line).reason = *ffi::pjsip_get_status_text(503);
@@ -201,16 +214,29 @@ unsafe extern "C" fn on_tx_response(tdata: *mut pjsip_tx_data) -> ffi::pj_status
     })
 }
 
+/// Call-ID and CSeq, which a response has from its request.
+///
+/// # Safety
+/// `message` must be a parsed message that stays as it is during the call.
+unsafe fn transaction(message: *mut ffi::pjsip_msg) -> Option<(String, String)> {
+    // SAFETY: the caller's promise is passed on.
+    unsafe { text::printed(message, "Call-ID").zip(text::printed(message, "CSeq")) }
+}
+
 /// pjsua refused an INVITE that the gate let through. What it found no room for
-/// is counted; the rest was refused for what it is (a bad offer).
+/// is counted so; the rest was refused for what it is.
 pub unsafe extern "C" fn on_rejected_incoming_call(
     rejected: *const ffi::pjsua_on_rejected_incoming_call_param,
 ) {
     guarded("rejected_incoming_call", None, (), |shared| {
         // SAFETY: pjsua passes a block valid for the call.
-        if matches!(unsafe { (*rejected).st_code }, 486 | 500 | 503) {
+        let (status, reason) =
+            unsafe { ((*rejected).st_code, text::to_string(&(*rejected).st_text)) };
+        if matches!(status, 486 | 500 | 503) {
             shared.counters.refused.fetch_add(1, Ordering::Relaxed);
             shared.tell_full("no RTP port, file descriptor or memory is left");
+        } else {
+            shared.bodies.count_unforeseen(status, &reason);
         }
     });
 }
