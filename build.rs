@@ -125,6 +125,7 @@ const TYPES: &[&str] = &[
 ];
 const VALUES: &[&str] = &[
     "PJSIP_AUTH_PARSES_ANY_SCHEME",
+    "SIPBRIDGE_HAS_.*",
     "SIPBRIDGE_MAX_.*",
     "pjsip_sip_cfg_var",
 ];

@@ -18,6 +18,7 @@ use crate::core::private::Secret;
 use crate::lines::ReadyLine;
 use crate::media::sounds::Sounds;
 use crate::queue::{self, Queue, QueueError, RedisFailure};
+use crate::sip::pjsip::check_bind;
 use crate::sip::tls_roots::{self, TlsRoots};
 use crate::store::{Store, StoreError};
 
@@ -253,6 +254,9 @@ fn report_ready(ready: &ReadyLine, report: &mut Report) {
 
 fn check_ports(config: &Config, report: &mut Report) {
     let bind = config.network.bind;
+    if let Err(error) = check_bind(bind) {
+        report.error(error);
+    }
     let sip = (bind, config.sip.port);
     match config.sip.transport {
         Transport::Udp => port_is_free("sip-port", "UDP", sip, UdpSocket::bind, report),

@@ -179,3 +179,26 @@ fn roots_that_are_none_are_refused_by_check_and_start() {
         assert!(said.contains("holds no PEM certificate"), "{said}");
     }
 }
+
+/// A pjproject without IPv6 would refuse every line; that is said before.
+#[test]
+fn an_ipv6_address_is_refused_where_the_library_has_no_ipv6() {
+    let refused = sipbridge::sip::pjsip::check_bind("::1".parse().unwrap()).is_err();
+    let dir = TempDir::new().unwrap();
+    let mut command = crate::harness::bridge::clean_command();
+    command.args([
+        "check",
+        "--bind",
+        "::1",
+        "--sip-port",
+        "0",
+        "--api-port",
+        "0",
+    ]);
+    command.args(["--ws-target", "ws://127.0.0.1:9/"]);
+    command.args(["--data-dir", &dir.path().display().to_string()]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.success(), !refused, "{said}");
+    assert_eq!(said.contains("is built without IPv6"), refused, "{said}");
+}

@@ -50,6 +50,11 @@ pub enum PjsipError {
         /// What the system says.
         reason: String,
     },
+    /// The library was built without IPv6.
+    #[error(
+        "--bind {0}: the linked pjproject is built without IPv6 (PJ_HAS_IPV6 in its config_site.h): bind an IPv4 address"
+    )]
+    NoIpv6(IpAddr),
     /// No SIP server could be verified.
     #[error(transparent)]
     NoTlsRoots(#[from] NoTlsRoots),

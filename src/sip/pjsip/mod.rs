@@ -71,4 +71,5 @@ mod text;
 mod threads;
 
 pub use engine::{PjsipBeats, PjsipEngine, PjsipError};
+pub use stack::check_bind;
 pub use threads::hard_exit;

@@ -317,8 +317,20 @@ fn check(step: &'static str, status: ffi::pj_status_t) -> Result<(), PjsipError>
     })
 }
 
+/// Whether the library was built for addresses of this kind.
+///
+/// # Errors
+/// When it knows IPv4 alone, and this is none.
+pub const fn check_bind(bind: std::net::IpAddr) -> Result<(), PjsipError> {
+    if bind.is_ipv6() && ffi::SIPBRIDGE_HAS_IPV6 == 0 {
+        return Err(PjsipError::NoIpv6(bind));
+    }
+    Ok(())
+}
+
 /// Whether the library's limits suffice for what is asked.
 pub fn check_limits(config: &EngineConfig) -> Result<(), PjsipError> {
+    check_bind(config.bind)?;
     if config.max_calls > ffi::SIPBRIDGE_MAX_CALLS {
         return Err(PjsipError::Limits {
             what: "calls (PJSUA_MAX_CALLS)",
