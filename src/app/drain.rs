@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::bridge::registry::Registry;
 use crate::core::ids::LineId;
@@ -40,6 +40,25 @@ pub async fn unregister_in_turn(engine: &SharedEngine, lines: &mut impl Iterator
     for line in lines {
         unregister(engine, line);
         sleep(Duration::from_secs(1) / REGISTERS_PER_SECOND).await;
+    }
+}
+
+/// Unregisters the lines that are left once the calls are over, at the same
+/// pace, as far as the time goes; then says how many are left to expire.
+pub async fn unregister_rest(
+    engine: &SharedEngine,
+    lines: impl Iterator<Item = LineId>,
+    limit: Duration,
+) {
+    let deadline = Instant::now() + limit;
+    let mut lines = lines.peekable();
+    let all = timeout_at(deadline, unregister_in_turn(engine, &mut lines)).await;
+    if all.is_err() && lines.peek().is_some() {
+        let lines = lines.count();
+        warn!(
+            lines,
+            "the shutdown timeout is over: these lines are left to the SIP stack's last two seconds"
+        );
     }
 }
 

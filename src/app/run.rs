@@ -184,7 +184,7 @@ async fn go_down(running: Running, limits: Limits) {
             () = drain::unregister_in_turn(&engine, &mut lines) => calls.await,
         }
     }
-    lines.for_each(|line| drain::unregister(&engine, line));
+    drain::unregister_rest(&engine, lines, limits.shutdown).await;
 
     watchdog.stage(Stage::Queue);
     if let Some(stream_server) = stream_server {

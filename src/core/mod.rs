@@ -17,6 +17,7 @@
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
+//! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`] | to whom a line's password may be proven |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
 
@@ -45,6 +46,7 @@ pub mod outward;
 pub mod playout;
 pub mod printable;
 pub mod private;
+pub mod registration_wish;
 pub mod reorder;
 pub mod rtp;
 pub mod sdp;

@@ -20,6 +20,7 @@ mod offers;
 mod outgoing;
 mod peer;
 mod placed;
+mod registering;
 mod requests;
 mod shutdown;
 mod sources;

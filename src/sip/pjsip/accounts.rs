@@ -1,14 +1,18 @@
 //! Lines as pjsua accounts. Run by the control thread.
 
+use std::collections::HashSet;
 use std::ffi::c_uint;
 use std::time::{Duration, Instant};
 
+use super::calls;
 use super::ffi;
+use super::registering;
 use super::shared::{Binding, Line, Lines, Shared};
 use super::text::{self, Lent};
 use crate::core::ids::LineId;
+use crate::core::registration_wish::Wish;
 use crate::dns::{Target, Watched};
-use crate::sip::engine::{Account, EngineConfig, EngineEvent, Registration, Transport};
+use crate::sip::engine::{Account, EngineConfig, EngineEvent, Transport};
 use crate::sip::matching::line_token;
 use crate::sip::uri::escape_user;
 
@@ -22,10 +26,10 @@ const FAREWELL_MAX: Duration = Duration::from_secs(40);
 /// How long pjsua may wait for the answer to the BYE of a call that is over
 /// for us (64 * T1, RFC 3261 timer F). It reads the account until then.
 const LAST_BYE_MAX: Duration = Duration::from_secs(33);
+/// Between two un-REGISTERs when the engine ends: 100 a second.
+const UNREGISTER_EVERY: Duration = Duration::from_millis(10);
 /// pjlib's "too many objects": no account is free.
 const PJ_ETOOMANY: ffi::pj_status_t = 70_010;
-/// pjsip's "object is busy": a REGISTER of the account is under way.
-const PJSIP_EBUSY: ffi::pj_status_t = 171_001;
 
 /// An account whose line is gone. Calls and an answer to REGISTER may still
 /// need it.
@@ -36,8 +40,6 @@ pub struct Retired {
     since: Instant,
     /// When it last had a call, or may have had one.
     called_at: Instant,
-    /// Its last REGISTER could not be sent yet: another one was under way.
-    owes_farewell: bool,
     /// The line's new account announces the same Contact: where both addresses
     /// lead to one registrar, the farewell may have taken that away.
     renews: bool,
@@ -55,7 +57,11 @@ pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &
     let made = match held {
         // A last REGISTER of the old account could reach the registrar after
         // the first one of a new account, and take away what both announce.
-        Some((id, true)) => modify(id, config, account),
+        Some((id, true)) => {
+            // pjsua may forget a REGISTER that is under way.
+            shared.wishes.forget(id);
+            modify(id, config, account)
+        }
         _ => {
             retired.extend(retire(shared, &account.line));
             create(config, account).or_else(|status| {
@@ -127,11 +133,10 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
         Some((line.account, line.binding.clone()))
     };
     let (account, binding) = shared.with_lines(held)?;
-    let sent = send_register(account, false);
-    let owes_farewell = sent == Err(PJSIP_EBUSY);
+    let sent = registering::request(shared, account, Wish::Unregister);
     shared.change_lines(|lines| {
         lines.table.remove(line);
-        if sent.is_err() && !owes_farewell {
+        if sent.is_err() {
             lines.by_account.remove(&account);
         }
     });
@@ -142,55 +147,48 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
         binding,
         since: Instant::now(),
         called_at: Instant::now(),
-        owes_farewell,
         renews: false,
     })
 }
 
 /// Deletes a retired account that nobody needs any more; `false` while
-/// somebody does.
-pub fn delete_unneeded(shared: &Shared, retired: &mut Retired) -> bool {
-    if retired.owes_farewell {
-        match send_register(retired.account, false) {
-            Err(PJSIP_EBUSY) => {}
-            sent => {
-                retired.owes_farewell = false;
-                if sent.is_err() {
-                    shared.change_lines(|lines| lines.by_account.remove(&retired.account));
-                }
-            }
-        }
-    }
+/// somebody does. `busy` are the lines that have calls.
+pub fn delete_unneeded(shared: &Shared, retired: &mut Retired, busy: &HashSet<LineId>) -> bool {
     let answered = shared.with_lines(|lines| !lines.by_account.contains_key(&retired.account));
     let waited = answered || retired.since.elapsed() > FAREWELL_MAX;
-    if waited && retired.renews {
-        let current = account_of(shared, &retired.line);
-        let sent = current.map(|account| send_register(account, true));
-        retired.renews = sent == Some(Err(PJSIP_EBUSY));
+    if waited && std::mem::take(&mut retired.renews) {
+        register(shared, &retired.line, Wish::Register);
     }
-    waited && !retired.renews && !has_calls(shared, retired) && delete(shared, retired)
-}
-
-/// Deletes the retired account that has waited longest for an answer; whether
-/// there was one.
-fn make_room(shared: &Shared, retired: &mut Vec<Retired>) -> bool {
-    let free = |retired: &Retired| !shared.slots.has_line(&retired.line);
-    let found = retired.iter().position(free);
-    found.is_some_and(|index| delete(shared, &retired.remove(index)))
-}
-
-/// Whether pjsua may still have a call of this account.
-fn has_calls(shared: &Shared, retired: &mut Retired) -> bool {
-    if shared.slots.has_line(&retired.line) {
+    if busy.contains(&retired.line) {
         retired.called_at = Instant::now();
     }
-    retired.called_at.elapsed() < LAST_BYE_MAX
+    waited && retired.called_at.elapsed() >= LAST_BYE_MAX && delete(shared, retired)
+}
+
+/// Deletes the retired account that has waited longest for an answer, and that
+/// pjsua has no call of; whether there was one.
+fn make_room(shared: &Shared, retired: &mut Vec<Retired>) -> bool {
+    let mut calls = [-1; ffi::SIPBRIDGE_MAX_CALLS as usize];
+    let mut count = ffi::SIPBRIDGE_MAX_CALLS;
+    // SAFETY: pjsua writes at most as many ids as there is room for.
+    let listed = unsafe { ffi::pjsua_enum_calls(calls.as_mut_ptr(), &raw mut count) };
+    if listed != ffi::PJ_SUCCESS {
+        return false;
+    }
+    let calls = calls.iter().take(usize::try_from(count).unwrap_or(0));
+    let accounts = calls.filter_map(|call| Some(calls::info(*call)?.acc_id));
+    let busy: HashSet<i32> = accounts.collect();
+    let found = retired
+        .iter()
+        .position(|retired| !busy.contains(&retired.account));
+    found.is_some_and(|index| delete(shared, &retired.remove(index)))
 }
 
 fn delete(shared: &Shared, retired: &Retired) -> bool {
     // SAFETY: pjsua checks the id.
     unsafe { ffi::pjsua_acc_del(retired.account) };
     shared.policies.forget(retired.account);
+    shared.wishes.forget(retired.account);
     shared.change_lines(|lines| {
         lines.by_account.remove(&retired.account);
         lines.domains.remove(&retired.account);
@@ -198,48 +196,61 @@ fn delete(shared: &Shared, retired: &Retired) -> bool {
     true
 }
 
-/// Sends REGISTER, with expiry 0 when `renew` is false.
-pub fn register(shared: &Shared, line: &LineId, renew: bool) {
+/// Sends REGISTER, with expiry 0 to unregister, or keeps it until the one that is
+/// under way is answered.
+pub fn register(shared: &Shared, line: &LineId, wish: Wish) {
     let Some(account) = account_of(shared, line) else {
         return;
     };
-    let Err(status) = send_register(account, renew) else {
-        return;
-    };
-    let state = if renew {
-        Registration::Failed {
-            status: 503,
-            text: text::status_text(status),
-            retry_after: None,
-        }
-    } else {
-        // There was no registration to take back.
-        Registration::Unregistered
-    };
-    tell(
-        shared,
-        EngineEvent::Registration {
-            line: line.clone(),
-            state,
-        },
-    );
+    if let Err(status) = registering::request(shared, account, wish) {
+        let (line, state) = (line.clone(), registering::unsent(wish, status));
+        tell(shared, EngineEvent::Registration { line, state });
+    }
 }
 
 fn account_of(shared: &Shared, line: &LineId) -> Option<i32> {
     shared.with_lines(|lines| lines.table.data(line).map(|line| line.account))
 }
 
-fn send_register(account: i32, renew: bool) -> Result<(), ffi::pj_status_t> {
-    let renew = if renew { ffi::TRUE } else { ffi::FALSE };
-    // SAFETY: pjsua checks the id.
-    match unsafe { ffi::pjsua_acc_set_registration(account, renew) } {
-        ffi::PJ_SUCCESS => Ok(()),
-        status => Err(status),
+/// Unregisters every line that is left, no faster than a registrar is asked
+/// otherwise, and waits for the answers; both until `deadline`. Returns how many
+/// were not asked.
+pub fn unregister_all(shared: &Shared, deadline: Instant) -> usize {
+    let accounts = |lines: &Lines| lines.table.iter().map(|(_, line)| line.account).collect();
+    let accounts: Vec<i32> = shared.with_lines(accounts);
+    let mut left = accounts.into_iter().filter(|id| is_registered(shared, *id));
+    while Instant::now() < deadline {
+        let Some(account) = left.next() else {
+            break;
+        };
+        // Refused: there is nothing to take back.
+        let _ = registering::request(shared, account, Wish::Unregister);
+        std::thread::sleep(UNREGISTER_EVERY);
+    }
+    while Instant::now() < deadline && shared.wishes.open() > 0 {
+        registering::go_on_all(shared);
+        std::thread::sleep(UNREGISTER_EVERY);
+    }
+    left.count()
+}
+
+/// Whether pjsua holds a registration of an account, or one is under way.
+fn is_registered(shared: &Shared, account: i32) -> bool {
+    if shared.wishes.is_open(account) {
+        return true;
+    }
+    // SAFETY: plain C data, valid as zeroes, that pjsua fills; it checks the id.
+    unsafe {
+        let mut info: ffi::pjsua_acc_info = std::mem::zeroed();
+        ffi::pjsua_acc_get_info(account, &raw mut info) == ffi::PJ_SUCCESS
+            && info.has_registration != ffi::FALSE
+            && info.expires > 0
+            && info.expires != c_uint::MAX
     }
 }
 
 fn tell(shared: &Shared, event: EngineEvent) {
-    if !shared.announce(event) {
+    if !shared.announce(event) && shared.has_listener() {
         tracing::warn!("engine event queue is full, the state of a line was not reported");
     }
 }

@@ -10,6 +10,7 @@ use super::connections;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
 use super::invite_headers::InviteHeaders;
 use super::outgoing;
+use super::registering;
 use super::requests;
 use super::shared::{Shared, guarded};
 use super::text;
@@ -350,13 +351,19 @@ unsafe extern "C" fn on_reg_state2(account: pjsua_acc_id, info: *mut ffi::pjsua_
             }
             registration(&*(*info).cbparam, (*info).renew != ffi::FALSE)
         };
+        let next = registering::answered(shared, account);
         let Some(line) = line_of(shared, account, &state) else {
             return;
         };
-        if !shared.announce(EngineEvent::Registration {
+        // With the next REGISTER on its way this one's failure says nothing.
+        if next.is_some() && matches!(state, Registration::Failed { .. }) {
+            return;
+        }
+        let told = shared.announce(EngineEvent::Registration {
             line: line.clone(),
             state,
-        }) {
+        });
+        if !told && shared.has_listener() {
             tracing::warn!(%line, "engine event queue is full, a registration state was dropped");
         }
     });

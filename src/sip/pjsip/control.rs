@@ -1,6 +1,7 @@
 //! The control thread: starts the stack, issues every command to it, ends it.
 //! pjlib's main thread.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -10,13 +11,18 @@ use super::accounts::{self, Retired};
 use super::calls;
 use super::engine::PjsipError;
 use super::hangups;
+use super::registering;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, OpenPorts};
 use super::{outgoing, resolver};
+use crate::core::registration_wish::Wish;
 use crate::sip::engine::{Account, Command, EngineConfig};
 
 /// How long the thread waits for an order before it beats again.
 const BEAT: Duration = Duration::from_millis(500);
+
+/// How long lines that are still registered may take to unregister at the end.
+const UNREGISTER_MAX: Duration = Duration::from_secs(2);
 
 /// What the thread works with.
 pub struct Control {
@@ -74,8 +80,14 @@ impl Control {
     /// not end before, legs that no driver holds any more, and transfers that ended without an outcome.
     fn tidy_up(&mut self, shared: &Shared) {
         resolver::tell_found(shared);
+        registering::go_on_all(shared);
+        let busy = if self.retired.is_empty() {
+            HashSet::new()
+        } else {
+            shared.slots.busy_lines()
+        };
         self.retired
-            .retain_mut(|retired| !accounts::delete_unneeded(shared, retired));
+            .retain_mut(|retired| !accounts::delete_unneeded(shared, retired, &busy));
         hangups::retry(shared);
         for leg in shared.slots.orphans() {
             calls::abort(shared, leg, "its driver is gone");
@@ -88,6 +100,7 @@ impl Control {
     fn obey(&mut self, shared: &Shared, order: Order) {
         match order {
             Order::Abort { leg, why } => calls::abort(shared, leg, why),
+            Order::Register(account) => registering::go_on(shared, account),
             Order::TellResolved => resolver::tell_found(shared),
             Order::Command(command) => self.execute(shared, command),
         }
@@ -97,8 +110,8 @@ impl Control {
         match command {
             Command::AddLine(account) => self.add_line(shared, &account),
             Command::RemoveLine(line) => self.retired.extend(accounts::retire(shared, &line)),
-            Command::Register(line) => accounts::register(shared, &line, true),
-            Command::Unregister(line) => accounts::register(shared, &line, false),
+            Command::Register(line) => accounts::register(shared, &line, Wish::Register),
+            Command::Unregister(line) => accounts::register(shared, &line, Wish::Unregister),
             Command::Answer { leg, status } => calls::answer(shared, leg, status),
             Command::Reject {
                 leg,
@@ -133,15 +146,23 @@ impl Control {
 }
 
 /// Teardown. Order: no new calls, our calls end (which closes their sinks and
-/// channels), C stops and joins its threads, then what Rust keeps for
+/// channels), lines that are still registered unregister, C stops and joins its threads, then what Rust keeps for
 /// callbacks goes.
 fn end(shared: &Shared) {
     shared.draining.store(true, Ordering::Release);
     for leg in shared.slots.announced() {
         calls::hang_up(shared, leg, 503, None);
     }
+    let left = accounts::unregister_all(shared, Instant::now() + UNREGISTER_MAX);
+    if left > 0 {
+        tracing::warn!(
+            lines = left,
+            "no time was left to unregister these lines: their registrations expire by themselves"
+        );
+    }
     resolver::close(shared);
-    stack::destroy();
+    // pjsua would send them all at once, and cannot where one is under way.
+    stack::destroy(left > 0 || shared.wishes.open() > 0);
     for leg in shared.slots.all() {
         shared.slots.end(leg, None);
     }

@@ -18,6 +18,7 @@
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `passage` | whether RTP gets through each of pjsip's media threads |
 //! | `accounts`, `calls` | commands on lines and legs |
+//! | `registering` | one REGISTER of an account at a time |
 //! | `outgoing` | calls that we place, and when their slot is opened |
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
 //! | `ice` | whether ICE has an address to offer |
@@ -62,6 +63,7 @@ mod invite_headers;
 mod log;
 mod outgoing;
 mod passage;
+mod registering;
 mod requests;
 mod resolver;
 mod shared;

@@ -16,6 +16,7 @@ use super::connections::Connections;
 use super::credentials::Policies;
 use super::hangups::Hangups;
 use super::outgoing::Placing;
+use super::registering::Wishes;
 use super::resolver::Waiting;
 use super::slots::{Delivered, Emitted, Slots};
 use crate::core::ids::{LegId, LineId};
@@ -35,6 +36,8 @@ const FULL_SAID_EVERY: Duration = Duration::from_secs(10);
 pub enum Order {
     /// A command of the bridge.
     Command(Command),
+    /// Sends the REGISTER that waits for an account.
+    Register(i32),
     /// Ends a leg whose driver is lost or whose callback panicked.
     Abort { leg: LegId, why: &'static str },
     /// Tells pjsip what was looked up for it.
@@ -154,6 +157,7 @@ pub struct Shared {
     /// Requests that wait for the address of a name.
     pub resolving: Waiting,
     pub policies: Policies,
+    pub wishes: Wishes,
     pub hangups: Hangups,
     /// By the reason.
     full: Mutex<BTreeMap<&'static str, Seldom>>,
@@ -173,6 +177,7 @@ pub fn shared() -> &'static Shared {
         connections: Connections::default(),
         resolving: Waiting::default(),
         policies: Policies::default(),
+        wishes: Wishes::default(),
         hangups: Hangups::default(),
         full: Mutex::default(),
         run: RwLock::new(None),
@@ -232,10 +237,17 @@ impl Shared {
         }
     }
 
-    /// Tells the engine's owner; `false` when its queue is full.
+    /// Tells the engine's owner; `false` when its queue is full, or the owner
+    /// listens no more, as when it shuts down.
     pub fn announce(&self, event: EngineEvent) -> bool {
         let sent = self.with_run(|run| run.events.try_send(event).is_ok());
         sent.unwrap_or(false)
+    }
+
+    /// Whether anybody listens to what [`announce`](Self::announce) tells.
+    pub fn has_listener(&self) -> bool {
+        let listens = self.with_run(|run| !run.events.is_closed());
+        listens.unwrap_or(false)
     }
 
     /// Says in the log that there is no room for calls, but not for each of

@@ -6,6 +6,7 @@
 //! each RTP packet needs. Nothing of pjsip is called while one is held, and no
 //! other lock is taken, but that a leg's media is made under its `call`.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -222,14 +223,10 @@ impl Slots {
         indices.filter_map(|index| self.current(index)).collect()
     }
 
-    /// Whether any leg belongs to a line.
-    pub fn has_line(&self, line: &LineId) -> bool {
-        self.slots.iter().any(|slot| {
-            let call = lock(&slot.call);
-            call.leg
-                .as_ref()
-                .is_some_and(|leg| leg.line.as_ref() == Some(line))
-        })
+    /// The lines that have legs.
+    pub fn busy_lines(&self) -> HashSet<LineId> {
+        let of = |slot: &Slot| lock(&slot.call).leg.as_ref()?.line.clone();
+        self.slots.iter().filter_map(of).collect()
     }
 
     /// Binds a leg to its line and hands out its receivers, once.

@@ -52,7 +52,7 @@ pub fn start(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipError>
     match start_created(config, ports) {
         Ok(()) => Ok(()),
         Err(problem) => {
-            destroy();
+            destroy(false);
             Err(problem)
         }
     }
@@ -80,13 +80,20 @@ fn start_created(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipEr
     Ok(())
 }
 
-/// Ends the stack. Order: pjsua hangs up, unregisters (waiting at most
-/// `unreg_timeout`), stops and joins its threads, destroys transports, frees
-/// memory. When it returns no callback runs and none will; the caller frees
-/// what is Rust's after that. RTP sinks were closed by the ends of their legs.
-pub fn destroy() {
+/// Ends the stack. Order: pjsua hangs up, unregisters what is registered still,
+/// stops and joins its threads, destroys transports, frees memory. When it
+/// returns no callback runs and none will; the caller frees what is Rust's after
+/// that. RTP sinks were closed by the ends of their legs. `quietly` sends nothing
+/// more: what is registered still stays so until it expires.
+pub fn destroy(quietly: bool) {
+    let flags = if quietly {
+        ffi::PJSUA_DESTROY_NO_TX_MSG
+    } else {
+        0
+    };
+    threads::end_epoch();
     // SAFETY: called once per pjsua_create, by the same thread.
-    unsafe { ffi::pjsua_destroy2(0) };
+    unsafe { ffi::pjsua_destroy2(flags) };
 }
 
 fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {

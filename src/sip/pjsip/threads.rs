@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::ffi;
 
-/// Rises with each start of the stack: a registration is good for one.
+/// The start of the stack that threads register in: a registration is good for
+/// one. 0 while there is no pjlib to register with.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
+/// How often the stack was started.
+static STARTS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static REGISTERED_IN: Cell<u64> = const { Cell::new(0) };
@@ -16,8 +19,14 @@ thread_local! {
 
 /// To be called after pjlib is initialised, by the thread that did it.
 pub fn begin_epoch() {
-    let epoch = EPOCH.fetch_add(1, Ordering::AcqRel) + 1;
+    let epoch = STARTS.fetch_add(1, Ordering::AcqRel) + 1;
+    EPOCH.store(epoch, Ordering::Release);
     REGISTERED_IN.with(|registered| registered.set(epoch));
+}
+
+/// To be called before pjlib is shut down: no thread registers any more.
+pub fn end_epoch() {
+    EPOCH.store(0, Ordering::Release);
 }
 
 /// Makes the calling thread known to pjlib, once per start of the stack.
