@@ -9,7 +9,6 @@
 //! | [`downlink`], [`playout`], [`catch_up`] | worker to caller: a packet every 20 ms, the queue with its marks, the stall rule |
 //! | [`g711`], [`opus`], `transcode` | codecs |
 //! | [`rtp`], [`telephone_event`], [`digits`], [`info_digits`] | RTP, and digits in it or in SIP INFO |
-//! | [`mos`] | how a call sounded |
 //! | [`sdp`] | session descriptions: read, judged, written anew |
 //! | [`mos`], [`audio_counters`] | how a call sounded, and what went wrong with its audio |
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
