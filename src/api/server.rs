@@ -35,7 +35,7 @@ const CONNECTION_MAX: Duration = Duration::from_secs(300);
 /// are being answered, it waits in the system's backlog.
 const CONNECTIONS_MAX: usize = 128;
 /// How long each of them may wait with its request before it makes room.
-const GRACE: Duration = Duration::from_millis(100);
+const GRACE: Duration = Duration::from_millis(20);
 /// How long a graceful stop waits for answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after `accept` fails, as it does when file descriptors run out.
