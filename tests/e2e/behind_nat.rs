@@ -2,6 +2,8 @@
 //! reach from here. It talks and hears all the same, before and after a hold,
 //! and our own requests in its call reach it.
 
+use std::time::Duration;
+
 use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::network::BehindNat;
 use crate::harness::rtp::Player;
@@ -27,6 +29,12 @@ async fn a_phone_behind_a_nat_talks_holds_and_is_hung_up() {
 
     let mut player = call.player();
     both_hear(&call, &mut player, &mut worker, 0).await;
+    for direction in ["sendonly", "sendrecv", "inactive", "sendrecv"] {
+        call.reinvite(direction).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    both_hear(&call, &mut player, &mut worker, 1_000).await;
+
     let stream = worker.stream_sid.clone();
     worker.send(&serde_json::json!({"event": "hangup", "streamSid": stream}));
     call.ended_by_bridge(SOON).await;

@@ -69,10 +69,9 @@ impl Offers {
         let Some(dialog) = &mut self.dialog else {
             return;
         };
-        match peer.request(dialog, method, body) {
-            Some(408 | 481) => self.dialog = None,
-            // What was not understood had no answer: the call goes on.
-            _ => {}
+        // What was not understood had no answer: the call goes on.
+        if let Some(408 | 481) = peer.request(dialog, method, body) {
+            self.dialog = None;
         }
     }
 }

@@ -147,7 +147,7 @@ impl Stage {
         let (sender, events) = mpsc::channel(ENGINE_QUEUE_EVENTS);
         let config = EngineConfig {
             bind,
-            servers: Servers::start(Files::default()).unwrap(),
+            servers: Servers::start(Files::default()).expect("its thread starts"),
             listen: vec![(Transport::Udp, 0), (Transport::Tcp, 0)],
             public_address: None,
             rtp_ports: rtp_ports(),
