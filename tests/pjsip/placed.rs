@@ -22,6 +22,7 @@ use sipbridge::core::dialling::DialLine;
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
 use sipbridge::core::numbers::Country;
+use sipbridge::core::outward::Outward;
 use sipbridge::core::private::Private;
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
@@ -80,7 +81,10 @@ fn context(stage: &Stage, line: &str) -> Arc<Context> {
         dialer: None,
         ask: None,
         signer: None,
-        outward: Arc::default(),
+        outward: Arc::new(Outward {
+            allowed: vec!["127.0.0.0/8".parse().expect("a network")],
+            own_hosts: Vec::new(),
+        }),
         dialling: Dialling::default(),
         workers: Default::default(),
         registry: Registry::new(Limits {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::adapter;
 use super::calls;
 use super::connections;
+use super::credentials;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
 use super::invite_headers::InviteHeaders;
 use super::outgoing;
@@ -233,7 +234,7 @@ unsafe extern "C" fn on_call_tsx_state(
         // came from a message carries that message.
         unsafe {
             note_peer(shared, call, tsx, event);
-            shared.policies.mark_dialog(call, tsx);
+            credentials::mark_dialog(&shared.policies, call, tsx);
             if (*tsx).role == ffi::PJSIP_ROLE_UAC
                 && (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
                 && (*tsx).state >= ffi::PJSIP_TSX_STATE_COMPLETED

@@ -16,22 +16,17 @@
 //! dialog, and in a dialog by a mark that is put there when it begins: the
 //! number of the account's policy, and whether the dialog is with its server.
 
-use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::net::IpAddr;
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
 use super::headers;
+use super::policies::{Mark, Policies};
 use super::shared::{Shared, guarded};
 use super::text;
-use crate::core::credential_policy::{Challenge, Challenged, CredentialPolicy, Withheld};
-use crate::dns::Watched;
-use crate::sip::engine::Account;
-use crate::sip::matching::line_token;
-use crate::sip::uri::UriParts;
+use crate::core::credential_policy::{Challenge, Challenged, Withheld};
 
 /// A module record that pjsip links into its list and writes to.
 struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
@@ -75,142 +70,23 @@ pub fn register() -> ffi::pj_status_t {
     }
 }
 
-/// The policies of all accounts.
-#[derive(Default)]
-pub struct Policies(Mutex<Table>);
-
-#[derive(Default)]
-struct Table {
-    last_number: usize,
-    policies: HashMap<usize, Policy>,
-    by_account: HashMap<i32, usize>,
-    /// The newest account of each line.
-    by_token: HashMap<String, usize>,
-    /// Incoming calls whose dialog has no mark yet, by pjsua's call id.
-    incoming: HashMap<i32, Mark>,
-}
-
-/// The policy of one account, and where its server is by DNS.
-struct Policy {
-    learned: CredentialPolicy,
-    located: Option<Watched>,
-}
-
-impl Policy {
-    fn is_server(&self, address: IpAddr) -> bool {
-        let located = self.located.as_ref();
-        located.is_some_and(|server| server.contains(address))
-            || self.learned.is_server(address, Instant::now())
-    }
-
-    fn judge(&mut self, challenge: &Challenge<'_>) -> Result<(), Withheld> {
-        let now = Instant::now();
-        for address in [challenge.sent_to, challenge.came_from] {
-            if self.is_server(address) {
-                self.learned.learn_address(address, now);
-            }
+/// Marks the dialog of an incoming call, once.
+///
+/// # Safety
+/// `tsx` must be a live transaction of this call whose lock is held, as in
+/// pjsua's callbacks.
+pub unsafe fn mark_dialog(policies: &Policies, call: i32, tsx: *mut ffi::pjsip_transaction) {
+    // SAFETY: the dialog of a transaction lives as long as that names it.
+    unsafe {
+        let dialog = ffi::pjsip_tsx_get_dlg(tsx);
+        if (*tsx).role == ffi::PJSIP_ROLE_UAS
+            && (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
+            && let Some(data) = mark_of(dialog)
+            && (*data).is_null()
+            && let Some(mark) = policies.take_mark(call)
+        {
+            *data = mark.to_data();
         }
-        self.learned.judge(challenge, now)
-    }
-}
-
-/// What a dialog is marked with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    policy: usize,
-    with_server: bool,
-}
-
-impl Mark {
-    /// As a value that C keeps; never null.
-    fn to_data(self) -> *mut c_void {
-        ptr::without_provenance_mut(self.policy << 1 | usize::from(self.with_server))
-    }
-
-    fn from_data(data: *mut c_void) -> Option<Self> {
-        let bits = data.addr();
-        (bits != 0).then_some(Self {
-            policy: bits >> 1,
-            with_server: bits & 1 == 1,
-        })
-    }
-}
-
-impl Policies {
-    /// A new account, in place of any with the same id, and its server.
-    pub fn enrol(&self, id: i32, account: &Account, located: Option<Watched>) {
-        let server = account.server.as_deref().unwrap_or(&account.domain);
-        let host = UriParts::parse(&format!("sip:{server}")).host;
-        let policy = Policy {
-            learned: CredentialPolicy::new(&[&account.domain, &host], Instant::now()),
-            located,
-        };
-        let mut table = self.lock();
-        table.forget(id);
-        table.last_number += 1;
-        let number = table.last_number;
-        table.policies.insert(number, policy);
-        table.by_account.insert(id, number);
-        table.by_token.insert(line_token(&account.line), number);
-    }
-
-    /// An account is deleted. Its dialogs are over.
-    pub fn forget(&self, id: i32) {
-        self.lock().forget(id);
-    }
-
-    /// A call came in for an account; its dialog gets its mark later.
-    pub fn expect_dialog(&self, call: i32, account: i32, peer: IpAddr) {
-        let mut table = self.lock();
-        table.incoming.remove(&call);
-        let Some(policy) = table.by_account.get(&account).copied() else {
-            return;
-        };
-        let with_server = table.is_server(policy, peer);
-        let mark = Mark {
-            policy,
-            with_server,
-        };
-        table.incoming.insert(call, mark);
-    }
-
-    /// Marks the dialog of an incoming call, once.
-    ///
-    /// # Safety
-    /// `tsx` must be a live transaction of this call whose lock is held, as in
-    /// pjsua's callbacks.
-    pub unsafe fn mark_dialog(&self, call: i32, tsx: *mut ffi::pjsip_transaction) {
-        // SAFETY: the dialog of a transaction lives as long as that names it.
-        unsafe {
-            let dialog = ffi::pjsip_tsx_get_dlg(tsx);
-            if (*tsx).role == ffi::PJSIP_ROLE_UAS
-                && (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
-                && let Some(data) = mark_of(dialog)
-                && (*data).is_null()
-                && let Some(mark) = self.lock().incoming.remove(&call)
-            {
-                *data = mark.to_data();
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Table {
-    fn forget(&mut self, id: i32) {
-        if let Some(number) = self.by_account.remove(&id) {
-            self.policies.remove(&number);
-            self.by_token.retain(|_, newest| *newest != number);
-            self.incoming.retain(|_, mark| mark.policy != number);
-        }
-    }
-
-    fn is_server(&self, policy: usize, address: IpAddr) -> bool {
-        let policy = self.policies.get(&policy);
-        policy.is_some_and(|policy| policy.is_server(address))
     }
 }
 
@@ -534,22 +410,5 @@ fn withheld(shared: &Shared, address: IpAddr, realm: &str, why: Withheld) {
             "no password is proven to this address: {why}; where it is your carrier's, \
              let the line's server name or register at it"
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_survives_as_a_number_in_c() {
-        for (policy, with_server) in [(1, false), (1, true), (70_000, true)] {
-            let mark = Mark {
-                policy,
-                with_server,
-            };
-            assert_eq!(Mark::from_data(mark.to_data()), Some(mark));
-        }
-        assert_eq!(Mark::from_data(ptr::null_mut()), None);
     }
 }

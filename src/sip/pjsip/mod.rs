@@ -18,6 +18,7 @@
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `passage` | whether RTP gets through each of pjsip's media threads |
 //! | `accounts`, `calls` | commands on lines and legs |
+//! | `policies` | to whom a line's password may be proven, account by account |
 //! | `registering` | one REGISTER of an account at a time |
 //! | `outgoing` | calls that we place, and when their slot is opened |
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
@@ -63,6 +64,7 @@ mod invite_headers;
 mod log;
 mod outgoing;
 mod passage;
+mod policies;
 mod registering;
 mod requests;
 mod resolver;

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 
 use super::bodies::Bodies;
 use super::connections::Connections;
-use super::credentials::Policies;
 use super::hangups::Hangups;
 use super::outgoing::Placing;
+use super::policies::Policies;
 use super::registering::Wishes;
 use super::resolver::Waiting;
 use super::slots::{Delivered, Emitted, Slots};
