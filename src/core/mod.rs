@@ -18,8 +18,10 @@
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`] | to whom a line's password may be proven |
+//! | [`access`] | who may talk SIP to us, and how much of it |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
 
+pub mod access;
 pub mod address;
 pub mod audio_counters;
 pub mod backlog;
