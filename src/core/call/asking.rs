@@ -70,7 +70,9 @@ impl Call {
         }
     }
 
-    /// The call is taken: ring or answer, and ask for a worker.
+    /// The call is taken: ring or answer, and ask for a worker. Where it is
+    /// answered at once, nobody is asked before the caller has acknowledged
+    /// that: an INVITE alone, whose sender may be anybody, makes no job.
     pub(super) fn begin(&mut self, now: Instant) {
         self.phase = Phase::Seeking;
         match self.policy.answer {
@@ -78,8 +80,23 @@ impl Call {
             AnswerMode::OnWorker => self.push(Output::Answer(180)),
         }
         self.push(Output::Comfort(Comfort::Waiting));
+        if self.answered && !self.established {
+            self.waits_for_ack = true;
+        } else {
+            self.start_search(now);
+        }
+    }
+
+    fn start_search(&mut self, now: Instant) {
         let step = self.search.start(now);
         self.take_step(now, step);
+    }
+
+    /// The caller acknowledged our answer: now a worker is looked for.
+    pub(super) fn acknowledged(&mut self, now: Instant) {
+        if std::mem::take(&mut self.waits_for_ack) && self.phase == Phase::Seeking {
+            self.start_search(now);
+        }
     }
 }
 
@@ -127,8 +144,12 @@ mod tests {
             let (mut call, now) = asked(mode);
             assert_eq!(call.poll_timeout(), None);
             call.handle_verdict(now, &accept(None));
-            let done = outputs(&mut call);
+            let mut done = outputs(&mut call);
             assert_eq!(done[0], Output::Answer(first));
+            if mode == AnswerMode::Immediate {
+                call.handle_established(now);
+                done.extend(outputs(&mut call));
+            }
             assert!(matches!(done.last(), Some(Output::PushJob(attempt)) if attempt.number == 1));
             assert!(
                 !done.contains(&Output::Report(Report::Ringing)),

@@ -56,10 +56,16 @@ pub(super) fn started(policy: CallPolicy) -> (Call, Instant) {
     (call, now)
 }
 
-pub(super) fn streaming(policy: CallPolicy) -> (Call, Instant) {
+/// Started, and where it was answered, acknowledged.
+fn connected(policy: CallPolicy) -> (Call, Instant) {
     let (mut call, now) = started(policy);
-    call.handle_job_pushed();
     call.handle_established(now);
+    (call, now)
+}
+
+pub(super) fn streaming(policy: CallPolicy) -> (Call, Instant) {
+    let (mut call, now) = connected(policy);
+    call.handle_job_pushed();
     call.handle_media(now, Direction::SendRecv);
     assert!(call.handle_attached(now));
     outputs(&mut call);
@@ -67,7 +73,7 @@ pub(super) fn streaming(policy: CallPolicy) -> (Call, Instant) {
 }
 
 #[test]
-fn an_immediate_call_is_answered_before_the_job_is_pushed() {
+fn an_immediate_call_is_answered_and_acknowledged_before_the_job_is_pushed() {
     let (mut call, now) = started(policy());
     assert_eq!(
         outputs(&mut call),
@@ -75,9 +81,32 @@ fn an_immediate_call_is_answered_before_the_job_is_pushed() {
             Output::Report(Report::Ringing),
             Output::Answer(200),
             Output::Comfort(Comfort::Waiting),
+        ]
+    );
+    assert_eq!(call.poll_timeout(), None, "no worker is looked for");
+    let now = now + SECOND;
+    call.handle_established(now);
+    assert_eq!(
+        outputs(&mut call),
+        [
+            Output::Report(Report::Answered),
             Output::PushJob(attempt(1, now)),
         ]
     );
+    call.handle_established(now + SECOND);
+    assert_eq!(outputs(&mut call), [], "asked once");
+}
+
+#[test]
+fn a_call_that_is_never_acknowledged_makes_no_job() {
+    let (mut call, now) = started(policy());
+    outputs(&mut call);
+    call.handle_timeout(now + 32 * SECOND);
+    call.handle_leg_ended(false);
+    assert_eq!(outputs(&mut call), [Output::Finished(Outcome::Failed)]);
+    // An ACK that comes too late.
+    call.handle_established(now + 33 * SECOND);
+    assert_eq!(outputs(&mut call), []);
 }
 
 #[test]
@@ -102,7 +131,7 @@ fn an_on_worker_call_rings_until_the_worker_is_there() {
 
 #[test]
 fn a_worker_faster_than_the_push_is_still_preceded_by_queued() {
-    let (mut call, now) = started(policy());
+    let (mut call, now) = connected(policy());
     outputs(&mut call);
     assert!(call.handle_attached(now));
     assert_eq!(outputs(&mut call)[0], Output::Report(Report::Queued(None)));
@@ -112,7 +141,7 @@ fn a_worker_faster_than_the_push_is_still_preceded_by_queued() {
 
 #[test]
 fn a_caller_who_gives_up_takes_the_job_with_him() {
-    let (mut call, now) = started(policy());
+    let (mut call, now) = connected(policy());
     call.handle_job_pushed();
     outputs(&mut call);
     call.handle_leg_ended(true);
@@ -168,12 +197,12 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
 
 #[test]
 fn redis_away_goes_to_the_target_or_to_the_fallback_at_once() {
-    let (mut call, now) = started(by(Route::QueueThenDial));
+    let (mut call, now) = connected(by(Route::QueueThenDial));
     outputs(&mut call);
     call.handle_job_refused(now);
     assert_eq!(outputs(&mut call), [Output::Dial(attempt(1, now))]);
 
-    let (mut call, now) = started(policy());
+    let (mut call, now) = connected(policy());
     outputs(&mut call);
     call.handle_job_refused(now);
     assert_eq!(
@@ -216,7 +245,7 @@ fn a_caller_who_hangs_up_stops_the_stream() {
 
 #[test]
 fn a_taken_job_that_nobody_dials_is_pushed_again() {
-    let (mut call, now) = started(policy());
+    let (mut call, now) = connected(policy());
     call.handle_job_pushed();
     outputs(&mut call);
     call.handle_job_taken(now + SECOND);

@@ -109,6 +109,8 @@ pub struct Call {
     answered: bool,
     /// The dialog stands (ACK seen).
     established: bool,
+    /// The search for a worker begins with the ACK.
+    waits_for_ack: bool,
     /// A worker's socket is attached, also while playing out.
     worker_open: bool,
     /// The search for a worker, while there is none.
@@ -147,6 +149,7 @@ impl Call {
             rang: false,
             answered: false,
             established: false,
+            waits_for_ack: false,
             worker_open: false,
             attached_at: None,
             transferring: false,
@@ -345,6 +348,7 @@ impl Call {
         if let Some(limit) = self.policy.max_duration {
             self.arm(Timer::Duration, now + limit);
         }
+        self.acknowledged(now);
         self.callee_answered(now);
         self.transfer_at_last(now);
     }
