@@ -34,6 +34,7 @@ const FUNCTIONS: &[&str] = &[
     "pjmedia_sdp_media_remove_all_attr",
     "pjsip_endpt_create_ack",
     "pjsip_endpt_create_response",
+    "pjsip_endpt_get_capability",
     "pjsip_endpt_register_module",
     "pjsip_endpt_respond_stateless",
     "pjsip_endpt_set_ext_resolver",
@@ -52,6 +53,8 @@ const FUNCTIONS: &[&str] = &[
     "pjsip_tsx_send_msg",
     "pjsip_tx_data_dec_ref",
     "pjsip_tx_data_invalidate_msg",
+    "pjsip_transport_shutdown2",
+    "pjsip_ua_find_dialog",
     "pjsua_acc_add",
     "pjsua_acc_config_default",
     "pjsua_acc_del",
@@ -116,6 +119,7 @@ const TYPES: &[&str] = &[
     "pjsua_reg_info",
     "pjsip_inv_state",
     "pjsip_hdr_e",
+    "pjsip_generic_array_hdr",
     "pjsip_uri_context_e",
     "pjmedia_srtp_keying_method",
     "pjmedia_dir",
@@ -129,6 +133,7 @@ const VALUES: &[&str] = &[
     "PJSIP_AUTH_PARSES_ANY_SCHEME",
     "SIPBRIDGE_HAS_.*",
     "SIPBRIDGE_MAX_.*",
+    "pjsip_rx_packet_filter",
     "pjsip_sip_cfg_var",
 ];
 
@@ -318,6 +323,8 @@ fn generate(found: &Found) -> Result<(), String> {
         ("pj_timer_debug", "pjsua_schedule_timer2_dbg"),
         ("pj_call_text", "txt_cnt"),
         ("pj_auth_any_scheme", "PJSIP_AUTH_PARSES_ANY_SCHEME"),
+        // Of vendor/pjproject.patch.
+        ("pj_rx_filter", "pjsip_rx_packet_filter"),
     ] {
         println!("cargo:rustc-check-cfg=cfg({name})");
         if text.contains(sign) {

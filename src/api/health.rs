@@ -13,6 +13,7 @@
 //! | `panics` | caught in callbacks of the SIP stack |
 //! | `records` | of calls: written to the database, and lost |
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -27,6 +28,7 @@ use super::control::HealthSource;
 use super::metrics::Counters;
 use crate::bridge::overload::Readings;
 use crate::bridge::registry::Refused;
+use crate::core::access::REASONS;
 use crate::queue::QueueStats;
 use crate::sip::engine::EngineStats;
 use crate::store::CallLogStats;
@@ -173,11 +175,14 @@ impl Health {
     fn calls_body(&self) -> Value {
         let mut refused = json!(self.totals.refused);
         refused["unknownLine"] = self.engine.unknown_line.into();
+        let names = REASONS.iter().map(|reason| reason.as_str());
+        let strangers: BTreeMap<_, _> = names.zip(self.engine.strangers).collect();
         json!({
             "active": self.calls_active,
             "max": self.calls_max,
             "taken": self.totals.taken,
             "refused": refused,
+            "strangers": strangers,
         })
     }
 
@@ -417,6 +422,10 @@ mod tests {
                     "refused": {
                         "draining": 0, "overloaded": 0, "bridgeFull": 0, "bridgeRate": 0,
                         "lineBusy": 0, "lineShare": 2, "lineRate": 0, "unknownLine": 3
+                    },
+                    "strangers": {
+                        "connections": 0, "incomplete": 0, "source_rate": 0, "stray_response": 0,
+                        "unacknowledged": 0, "unknown_dialog": 0, "unknown_source": 0, "unreadable": 0
                     }
                 },
                 "overload": {

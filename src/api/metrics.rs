@@ -17,6 +17,7 @@ use super::exposition::Exposition;
 use super::health::Health;
 use super::process::Process;
 use crate::bridge::tally::TallyStats;
+use crate::core::access::REASONS;
 use crate::store::CallLogStats;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -168,6 +169,10 @@ fn calls(text: &mut Exposition, health: &Health) {
         "reason",
         refused,
     );
+    let help = "SIP of strangers that was dropped, and calls refused for their source.";
+    let names = REASONS.iter().map(|reason| reason.as_str());
+    let strangers = names.zip(health.engine.strangers);
+    text.counters("sipbridge_strangers_total", help, "reason", strangers);
     let help = "Calls and transfers of the API that the dial policy let through.";
     text.counter("sipbridge_dials_total", help, counters.dials);
     let help = "Calls and transfers of the API that the dial policy refused.";

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 
 use super::EXIT_FAILURE;
+use super::callers;
 use super::database::{self, Stored};
 use super::line_sounds::SoundLoader;
 use super::start_lines::{LeftOut, StartLines, start_lines};
@@ -130,6 +131,9 @@ fn check_lines(config: &Config, report: &mut Report) {
         report_ready(ready, report);
         let problems = sounds.load(&ready.line).problems;
         problems.iter().for_each(|problem| report.error(problem));
+    }
+    for (line, why) in callers::unheard(config, &loaded.ready) {
+        report.warn(format_args!("line {:?}: {why}", line.as_str()));
     }
     if inactive + twilio > 0 {
         report.ok(format_args!(

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::callbacks::{self, Listener};
+use super::contact_key::contact_key;
 use super::health::HealthReporter;
 use super::keeper::{self, Keeper};
 use super::logging;
@@ -29,6 +30,7 @@ use crate::bridge::registry::{Limits, Registry};
 use crate::bridge::shutdown::Shutdown;
 use crate::callbacks::{CallbackError, Courier};
 use crate::config::Config;
+use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
@@ -38,7 +40,7 @@ use crate::lines::FileError;
 use crate::media::pacer::Pacer;
 use crate::queue::{DEAD_AFTER, Queue, QueueConfig, QueueError, RedisState};
 use crate::sip::engine::{
-    Account, Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError,
+    Access, Account, Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError,
 };
 use crate::sip::pjsip::{PjsipEngine, PjsipError};
 use crate::store::call_log::CallLogTask;
@@ -177,12 +179,14 @@ pub async fn compose(
     )?;
     let (call_log, store) = start_call_log(store, &config.node_id);
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
+    let store_now = store.as_ref().map(|(store, _)| store);
+    let key = contact_key(config.encryption_key.as_ref(), store_now).await;
     let servers = Servers::start(Files {
         resolv_conf: config.network.resolv_conf.clone(),
         ..Files::default()
     });
     let servers = servers.map_err(StartError::Thread)?;
-    let sip = engine_config(&config, &accounts, servers);
+    let sip = engine_config(&config, &accounts, servers, key);
     let pjsip = PjsipEngine::start(sip, registry.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
@@ -364,7 +368,12 @@ fn listen(config: &Config, accounts: &[Account]) -> Vec<(Transport, u16)> {
     listen
 }
 
-fn engine_config(config: &Config, accounts: &[Account], servers: Servers) -> EngineConfig {
+fn engine_config(
+    config: &Config,
+    accounts: &[Account],
+    servers: Servers,
+    key: ContactKey,
+) -> EngineConfig {
     let path = |path: &std::path::PathBuf| path.display().to_string();
     let turn = config.network.turn_server.as_ref();
     EngineConfig {
@@ -396,7 +405,14 @@ fn engine_config(config: &Config, accounts: &[Account], servers: Servers) -> Eng
             .map(|(cert, key)| (path(cert), path(key))),
         tls_ca_file: config.sip.tls_ca.as_ref().map(path),
         tls_insecure: config.sip.tls_insecure,
-        user_agent: format!("sipbridge/{}", env!("CARGO_PKG_VERSION")),
+        // Without its version: scanners look for those that are known to be weak.
+        user_agent: "sipbridge".to_owned(),
+        access: Access {
+            accept: config.sip.callers.accept,
+            allow_from: config.sip.callers.allow_from.clone(),
+            contact_key: key,
+            calls_per_second: config.calls.max_per_second,
+        },
     }
 }
 

@@ -2,12 +2,13 @@
 //! it, and whether it is usable; and where the bridge of the same settings
 //! runs, its state there. Changes nothing.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use super::check::look_into;
 use super::line_states::{self, LineStates};
 use super::start_lines::{StartLines, start_lines};
-use super::{EXIT_FAILURE, database};
+use super::{EXIT_FAILURE, callers, database};
 use crate::config::{self, Config, Given};
 use crate::core::ids::LineId;
 
@@ -31,7 +32,8 @@ pub fn main(given: Given) -> ExitCode {
     match read(&checked.config) {
         Ok(lines) => {
             let states = line_states::ask(&checked.config);
-            print!("{}", listing(&lines, &states));
+            let unheard = callers::unheard(&checked.config, &lines.loaded.ready);
+            print!("{}", listing(&lines, &states, &unheard));
             failed |= lines.unusable() > 0;
         }
         Err(error) => {
@@ -56,7 +58,7 @@ fn read(config: &Config) -> Result<StartLines, String> {
 }
 
 /// One line of text for each, usable ones first.
-fn listing(start: &StartLines, states: &LineStates) -> String {
+fn listing(start: &StartLines, states: &LineStates, unheard: &BTreeMap<LineId, String>) -> String {
     let mut text = String::new();
     let mut put = |id: &LineId, rest: String| {
         let number = start.numbers.get(id);
@@ -67,9 +69,11 @@ fn listing(start: &StartLines, states: &LineStates) -> String {
         let (id, route) = (&ready.line.id, &ready.route);
         let (server, transport, rule) = (route.server(), route.transport, &route.rule);
         let state = states.of_usable(id);
+        let unheard = unheard.get(id).map(|why| format!("; {why}"));
+        let unheard = unheard.unwrap_or_default();
         put(
             id,
-            format!("usable: {server} over {transport}, by {rule}{state}"),
+            format!("usable: {server} over {transport}, by {rule}{state}{unheard}"),
         );
     }
     let unusable = start.loaded.unusable.iter();

@@ -5,6 +5,8 @@
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
 //! | [`compose`] | builds the rooms and joins them |
 //! | [`callbacks`] | callbacks joined with the calls and the database |
+//! | `callers` | lines whose calls would not be heard |
+//! | `contact_key` | the key of the tokens in the lines' Contacts |
 //! | [`drain`] | what going down does while calls go on |
 //! | [`profiles`] | lines as the SIP engine and the calls need them |
 //! | [`line_sounds`] | the WAV files that lines name |
@@ -23,8 +25,10 @@
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
 pub mod callbacks;
+mod callers;
 pub mod check;
 pub mod compose;
+mod contact_key;
 pub mod database;
 pub mod descriptors;
 pub mod drain;

@@ -177,6 +177,7 @@ pub fn account(config: &Config, ready: &ReadyLine) -> Account {
         number_forms: number_forms(config, ready),
         register: config.sip.register,
         expires: config.sip.expires,
+        allow_from: ready.route.allow_from.clone(),
     }
 }
 

@@ -106,6 +106,10 @@ pub const FLAGS: &[Flag] = &[
         .help(SIP, "A caller who withholds his number (From anonymous, Privacy, Remote-Party-ID) is told as anonymous everywhere; with no, workers are told what the line's own server asserts all the same"),
     switch("no-register", "NO_REGISTER")
         .help(SIP, "Do not register: the lines belong to an IP trunk that knows our address"),
+    value("accept", "ACCEPT", "trunks|any").or("trunks")
+        .help(SIP, "From whom calls are taken. trunks: the addresses of the lines' servers, --allow-from, and whoever knows the secret part of a line's Contact, as its registrar does; others hear nothing. any: from everybody, few calls at once from unknown sources"),
+    Flag { kind: Kind::Many("CIDR"), ..value("allow-from", "ALLOW_FROM", "") }
+        .help(SIP, "Address or network, such as 192.0.2.0/24, that calls for any line may come from beside the lines' servers; may be repeated, or with commas between"),
     value("tls-cert", "TLS_CERT", "FILE")
         .help(SIP, "PEM certificate of our SIP TLS port; needs --tls-key"),
     value("tls-key", "TLS_KEY", "FILE")

@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::flags::flag;
+use crate::core::access::cidr::CidrError;
 use crate::core::address::HostPortError;
 use crate::core::dialling::pattern::PatternError;
 use crate::core::key::KeyError;
@@ -114,6 +115,9 @@ pub enum Problem {
     /// Not a country.
     #[error("must be the two letters of a country, such as FR")]
     Country,
+    /// Not a network.
+    #[error("{0}")]
+    Cidr(CidrError),
     /// No dial pattern.
     #[error("{0}")]
     DialPattern(#[from] PatternError),

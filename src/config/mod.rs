@@ -8,6 +8,7 @@
 //! | [`mod@validate`] | from texts to settings, with every mistake |
 //! | `reader` | the texts as typed values, every mistake collected |
 //! | `access` | who may use the API |
+//! | [`callers`] | from whom calls are taken |
 //! | `dialling` | whom the lines may call |
 //! | `log_filter` | what is logged |
 //! | `records` | for how long records of calls are kept |
@@ -20,6 +21,7 @@
 
 mod access;
 pub mod callbacks;
+pub mod callers;
 mod dialling;
 pub mod flags;
 pub mod given;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::callbacks::CallbacksConfig;
+use super::callers::CallersConfig;
 use super::dialling::DiallingConfig;
 use super::url::ServiceUrl;
 use crate::core::address::{HostPort, Transport};
@@ -90,6 +91,8 @@ pub struct SipConfig {
     /// `--trust-privacy`: whether a caller who withholds his number is told as
     /// `anonymous`.
     pub trust_privacy: bool,
+    /// From whom calls are taken.
+    pub callers: CallersConfig,
     /// `--tls-cert` and `--tls-key`.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// `--tls-ca`.

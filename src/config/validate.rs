@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::access;
 use super::callbacks::callbacks;
+use super::callers;
 use super::dialling::dialling;
 use super::flags::FLAGS;
 use super::given::Given;
@@ -146,6 +147,7 @@ fn sip(reader: &mut Reader) -> SipConfig {
         expires: reader.seconds("sip-reg-timeout", 10.0),
         register: !reader.switch("no-register"),
         trust_privacy: reader.choice("trust-privacy", "yes or no", [true, false]),
+        callers: callers::callers(reader),
         tls_identity: tls_identity(reader),
         tls_ca: reader.file("tls-ca"),
         tls_insecure: reader.switch("tls-insecure"),

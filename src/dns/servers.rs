@@ -92,6 +92,13 @@ impl Servers {
         entry.map(|entry| entry.ips()).unwrap_or_default()
     }
 
+    /// How many addresses belong to servers of lines.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let watched = &self.0.table.watched;
+        watched.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Whether an address belongs to the server of any line.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::server::TrunkUriError;
+use crate::core::access::cidr::CidrError;
 use crate::core::address::{HostPort, HostPortError};
 use crate::core::ids::LineId;
 use crate::core::private::{Private, Secret};
@@ -100,6 +101,9 @@ pub enum FieldProblem {
         "holds a character that a SIP user name cannot have (space, control character, @, < or >)"
     )]
     BadCharacter,
+    /// Not a list of networks.
+    #[error("must be addresses or networks with commas between: one of them {0}")]
+    Networks(#[from] CidrError),
     /// A number that is out of range.
     #[error("must be a whole number from 1 to 4294967295")]
     Range,

@@ -229,6 +229,7 @@ fn open_server(server: StoredServer, transport: Transport, vault: &Vault) -> (Si
         username: server.username,
         password: opened.map(Credential::into_password),
         contact: server.contact,
+        allow_from: server.allow_from,
     };
     (server, is_plain)
 }

@@ -11,6 +11,7 @@ use std::fmt;
 use super::credentials::CredentialError;
 use super::line::{FieldIssue, PhoneLine};
 use super::server::ContactOverride;
+use crate::core::access::Cidr;
 use crate::core::address::{HostPort, Transport};
 use crate::core::private::{Private, Secret};
 
@@ -28,6 +29,8 @@ pub struct SipServer {
     pub password: Result<Option<Secret>, CredentialError>,
     /// What REGISTER announces instead of our own address.
     pub contact: ContactOverride,
+    /// Networks that its calls come from, beside its own addresses.
+    pub allow_from: Vec<Cidr>,
 }
 
 /// Why a server of the table cannot be used, or its password. Never holds a value of it.
@@ -156,6 +159,8 @@ pub struct Route {
     pub server_password: Option<Secret>,
     /// What REGISTER announces instead of our own address.
     pub contact: ContactOverride,
+    /// Networks that the server's calls come from, beside its own addresses.
+    pub allow_from: Vec<Cidr>,
     /// Why it is this server.
     pub rule: ServerRule,
 }
@@ -226,6 +231,7 @@ impl Route {
             username,
             server_password: None,
             contact: ContactOverride::default(),
+            allow_from: Vec::new(),
             rule: ServerRule::Flags,
         }
     }
@@ -259,6 +265,7 @@ fn via_server(
         username,
         server_password,
         contact: server.contact.clone(),
+        allow_from: server.allow_from.clone(),
         rule,
     })
 }
@@ -295,6 +302,7 @@ mod tests {
                 username: Some(Private::new("shared-user")),
                 password: Ok(Some(Secret::new("shared".into()))),
                 contact: ContactOverride::default(),
+                allow_from: Vec::new(),
             }),
         );
         servers

@@ -79,6 +79,7 @@ pub const SERVER_COLUMNS: &[Column] = &[
     column("contact_host", "contact_host", Kind::Text),
     column("contact_port", "contact_port", Kind::Count),
     column("contact_transport", "contact_transport", Kind::Text),
+    column("allow_from", "allow_from", Kind::Text),
 ];
 
 /// The columns that are there, each with its text or null. `Debug` shows

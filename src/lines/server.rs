@@ -2,6 +2,7 @@
 
 use super::line::{FieldIssue, FieldProblem};
 use super::row::Row;
+use crate::core::access::cidr::{self, Cidr};
 use crate::core::address::{HostPort, HostPortError, Transport};
 use crate::core::private::{Private, Secret};
 
@@ -20,6 +21,8 @@ pub struct StoredServer {
     pub stored_password: Option<Secret>,
     /// `contact_host`, `contact_port`, `contact_transport`.
     pub contact: ContactOverride,
+    /// `allow_from`: networks that its calls come from, beside its own addresses.
+    pub allow_from: Vec<Cidr>,
 }
 
 /// What REGISTER announces instead of our own address.
@@ -128,6 +131,11 @@ pub fn read_server(row: &Row) -> Result<StoredServer, Vec<FieldIssue>> {
         report("username", FieldProblem::BadCharacter);
     }
     let contact = contact(row, &mut report);
+    let allow_from = cidr::parse_list(row.get("allow_from").unwrap_or_default());
+    let allow_from = allow_from.unwrap_or_else(|error| {
+        report("allow_from", error.into());
+        Vec::new()
+    });
     match trunk {
         Some(trunk) if issues.is_empty() => Ok(StoredServer {
             id: row.id().unwrap_or_default().to_owned(),
@@ -138,6 +146,7 @@ pub fn read_server(row: &Row) -> Result<StoredServer, Vec<FieldIssue>> {
                 .secret("password")
                 .filter(|password| !password.expose().is_empty()),
             contact,
+            allow_from,
         }),
         _ => Err(issues),
     }
@@ -220,9 +229,11 @@ mod tests {
         let server = read(
             json!({"id": "s", "label": "OVH", "trunk_uri": "sip:a", "username": "u",
             "password": "hunter2", "contact_host": "c.example", "contact_port": 5071,
-            "contact_transport": "tls"}),
+            "contact_transport": "tls", "allow_from": "192.0.2.0/24, 2001:db8::1"}),
         )
         .expect("valid");
+        let networks: Vec<_> = server.allow_from.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["192.0.2.0/24", "2001:db8::1"]);
         assert_eq!(server.label.as_deref(), Some("OVH"));
         assert_eq!(server.contact.host.as_deref(), Some("c.example"));
         assert_eq!(server.contact.port, Some(5071));
@@ -234,7 +245,7 @@ mod tests {
     fn every_mistake_is_named() {
         let issues = read(
             json!({"username": "a b", "contact_host": "h:1", "contact_port": 70000,
-            "contact_transport": "sctp"}),
+            "contact_transport": "sctp", "allow_from": "192.0.2.0/24,h"}),
         )
         .expect_err("mistakes");
         assert_eq!(
@@ -246,6 +257,7 @@ mod tests {
                 "field \"contact_host\" must be a host or host:port alone, without scheme, user or path",
                 "field \"contact_port\" must be a port from 1 to 65535",
                 "field \"contact_transport\" must be udp, tcp or tls",
+                "field \"allow_from\" must be addresses or networks with commas between: one of them must be an IP address, or a network such as 192.0.2.0/24",
             ]
         );
     }

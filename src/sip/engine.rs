@@ -15,6 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::identity::Caller;
 use super::rtp_channel::RtpReceiver;
 use super::source::Latch;
+use crate::core::access::contact_key::ContactKey;
+use crate::core::access::{Accept, Cidr, REASONS};
 pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
 use crate::core::link::MediaLink;
@@ -59,6 +61,8 @@ pub struct Account {
     pub register: bool,
     /// Expiry asked for in REGISTER.
     pub expires: Duration,
+    /// Networks from which its server calls, beside the server's own addresses.
+    pub allow_from: Vec<Cidr>,
 }
 
 /// What the engine is started with.
@@ -92,6 +96,22 @@ pub struct EngineConfig {
     pub tls_insecure: bool,
     /// `User-Agent` and `Server` header.
     pub user_agent: String,
+    /// Who may call.
+    pub access: Access,
+}
+
+/// Who may call an engine.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Whether unknown sources are heard.
+    pub accept: Accept,
+    /// Known networks, beside those of the lines.
+    pub allow_from: Vec<Cidr>,
+    /// Of the tokens in the lines' Contacts.
+    pub contact_key: ContactKey,
+    /// Most new calls a second; 0 for any number. One of several known sources
+    /// gets half.
+    pub calls_per_second: u32,
 }
 
 /// Asked of the engine. None of them waits for the network.
@@ -324,6 +344,9 @@ pub struct EngineStats {
     pub panics: u64,
     /// Bodies of SIP messages that were refused or ignored, by reason.
     pub bodies_refused: Vec<(&'static str, u64)>,
+    /// What strangers sent and was dropped, and calls refused for their source,
+    /// by reason, in the order of [`REASONS`].
+    pub strangers: [u64; REASONS.len()],
 }
 
 /// A SIP engine.

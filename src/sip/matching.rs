@@ -10,17 +10,17 @@
 
 use std::collections::HashMap;
 
-use sha2::{Digest, Sha256};
-
 use super::engine::Account;
 use super::uri::UriParts;
+use crate::core::access::contact_key::{ContactKey, TokenDigest};
 use crate::core::ids::LineId;
 
 /// The lines of an engine, with what `T` the engine keeps for each.
 #[derive(Debug)]
 pub struct LineTable<T> {
+    key: ContactKey,
     lines: HashMap<LineId, Entry<T>>,
-    by_token: HashMap<String, LineId>,
+    by_token: HashMap<TokenDigest, LineId>,
     by_user: ByUser,
     /// Forms of numbers that nobody wrote as a line's own.
     by_form: ByUser,
@@ -28,7 +28,7 @@ pub struct LineTable<T> {
 
 #[derive(Debug)]
 struct Entry<T> {
-    token: String,
+    token: TokenDigest,
     users: Vec<String>,
     forms: Vec<String>,
     hosts: Vec<String>,
@@ -38,6 +38,7 @@ struct Entry<T> {
 impl<T> Default for LineTable<T> {
     fn default() -> Self {
         Self {
+            key: ContactKey::random(),
             lines: HashMap::new(),
             by_token: HashMap::new(),
             by_user: ByUser::default(),
@@ -47,10 +48,28 @@ impl<T> Default for LineTable<T> {
 }
 
 impl<T> LineTable<T> {
+    /// Makes the tokens of lines that are added from now on with this key.
+    pub fn set_key(&mut self, key: ContactKey) {
+        self.key = key;
+    }
+
+    /// The value of a line's `line` parameter: the same over restarts, so that
+    /// a registration that outlives the process still names the line.
+    #[must_use]
+    pub fn token(&self, line: &LineId) -> String {
+        self.key.token(line)
+    }
+
+    /// Whether a text is the token of a line.
+    #[must_use]
+    pub fn is_token(&self, text: &str) -> bool {
+        self.by_token.contains_key(&self.key.digest(text))
+    }
+
     /// Adds a line, in place of one with the same id.
     pub fn insert(&mut self, account: &Account, data: T) {
         self.remove(&account.line);
-        let token = line_token(&account.line);
+        let token = self.key.digest(&self.key.token(&account.line));
         let users = distinct(std::iter::once(&account.username).chain(&account.aliases));
         let forms = distinct(account.number_forms.iter());
         self.by_user.add(&users, &account.line);
@@ -59,7 +78,7 @@ impl<T> LineTable<T> {
             .chain(account.server.as_deref())
             .map(|host| UriParts::parse(&format!("sip:{host}")).host)
             .collect();
-        self.by_token.insert(token.clone(), account.line.clone());
+        self.by_token.insert(token, account.line.clone());
         self.lines.insert(
             account.line.clone(),
             Entry {
@@ -98,7 +117,7 @@ impl<T> LineTable<T> {
         let by_token = request_uri
             .line
             .as_ref()
-            .and_then(|token| self.by_token.get(token));
+            .and_then(|token| self.by_token.get(&self.key.digest(token)));
         by_token
             .or_else(|| self.find_by_user(request_uri, to))
             .or_else(|| self.find_by_user(to, request_uri))
@@ -187,22 +206,6 @@ fn distinct<'a>(users: impl Iterator<Item = &'a String>) -> Vec<String> {
     users
 }
 
-/// The value of a line's `line` parameter: the same over restarts, so that a
-/// registration that outlives the process still names the line.
-#[must_use]
-pub fn line_token(line: &LineId) -> String {
-    let digest = Sha256::digest(line.as_str().as_bytes());
-    digest
-        .iter()
-        .take(8)
-        .fold(String::with_capacity(16), |mut hex, byte| {
-            use std::fmt::Write;
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
-}
-
 /// Trunks disagree on the leading `+` of one and the same number.
 fn comparable(user: &str) -> &str {
     match user.strip_prefix('+') {
@@ -236,6 +239,7 @@ mod tests {
             number_forms: Vec::new(),
             register: true,
             expires: Duration::from_secs(300),
+            allow_from: Vec::new(),
         }
     }
 
@@ -258,12 +262,24 @@ mod tests {
         let table = table();
         let uri = format!(
             "sip:shared@10.0.0.1:5060;line={}",
-            line_token(&LineId::new("c"))
+            table.token(&LineId::new("c"))
         );
         assert_eq!(
             find(&table, &uri, "<sip:alice@one.example>").as_deref(),
             Some("c")
         );
+    }
+
+    #[test]
+    fn only_the_token_of_a_line_that_is_there_is_one() {
+        let mut table = table();
+        let (a, gone) = (LineId::new("a"), LineId::new("b"));
+        let tokens = [table.token(&a), table.token(&gone)];
+        table.remove(&gone);
+        assert!(table.is_token(&tokens[0]) && !table.is_token(&tokens[1]));
+        assert!(!table.is_token("") && !table.is_token(&tokens[0][..31]));
+        // Another key, other tokens.
+        assert!(!super::tests::table().is_token(&tokens[0]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use sqlx::{AnyConnection, Transaction};
 use super::connection::Store;
 use super::error::StoreError;
 use super::table::Table;
+use crate::core::private::Secret;
 use crate::lines::Row;
 
 /// The setting that names the global fallback server.
@@ -302,6 +303,33 @@ impl Store {
                 .await
                 .map_err(StoreError::query("reading the fallback server"))?;
         Ok(found.flatten().filter(|id| !id.is_empty()))
+    }
+
+    /// A secret that is kept in the database, as text: `fresh` where there was
+    /// none. `None` where the database has no settings of ours.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn kept_secret(&self, name: &str, fresh: &str) -> Result<Option<Secret>, StoreError> {
+        if !self.has_table("settings").await? {
+            return Ok(None);
+        }
+        // Another bridge may do the same at this moment: the first one counts.
+        let sql =
+            "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        sqlx::query(sql)
+            .bind(name.to_owned())
+            .bind(fresh.to_owned())
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::query("keeping a secret"))?;
+        let found: Option<Option<String>> =
+            sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
+                .bind(name.to_owned())
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(StoreError::query("reading a secret"))?;
+        Ok(found.flatten().map(Secret::new))
     }
 
     /// Names the global fallback server, or none. That there is such a server

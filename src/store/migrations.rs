@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 4] = [
+const ALL: [(i64, &str, &str, &str); 5] = [
     (
         1,
         "lines servers calls",
@@ -48,6 +48,12 @@ const ALL: [(i64, &str, &str, &str); 4] = [
         sql!("sqlite", "0004_changes_are_told"),
         sql!("postgres", "0004_changes_are_told"),
     ),
+    (
+        5,
+        "allow from",
+        sql!("sqlite", "0005_allow_from"),
+        sql!("postgres", "0005_allow_from"),
+    ),
 ];
 
 /// How many there are.
@@ -60,7 +66,9 @@ pub(super) async fn migrator(
 ) -> Result<Migrator, sqlx::migrate::MigrateError> {
     let there = match dialect {
         Dialect::Sqlite => {
-            let columns = "SELECT CAST(name AS TEXT) FROM pragma_table_info('phone_lines')";
+            let columns = "SELECT 'phone_lines.' || name FROM pragma_table_info('phone_lines') \
+                 UNION ALL \
+                 SELECT 'sip_servers.' || name FROM pragma_table_info('sip_servers')";
             sqlx::query_scalar(columns).fetch_all(pool).await?
         }
         Dialect::Postgres => Vec::new(),
@@ -71,7 +79,7 @@ pub(super) async fn migrator(
 #[derive(Debug)]
 struct Embedded {
     dialect: Dialect,
-    /// SQLite: the columns that `phone_lines` has before.
+    /// SQLite: the columns that the two tables have before, as `table.column`.
     there: Vec<String>,
 }
 
@@ -80,9 +88,15 @@ struct Embedded {
 /// it has been run, it is not run again.
 fn add_only_missing(migration: &mut Migration, there: &[String]) {
     let is_there = |line: &&str| {
-        let added = line.strip_prefix("ALTER TABLE phone_lines ADD COLUMN ");
-        let name = added.and_then(|rest| rest.split(' ').next());
-        name.is_some_and(|name| there.iter().any(|other| other.eq_ignore_ascii_case(name)))
+        let altered = line.strip_prefix("ALTER TABLE ");
+        let column = altered.and_then(|rest| rest.split_once(" ADD COLUMN "));
+        column.is_some_and(|(table, rest)| {
+            let name = rest.split([' ', ';']).next().unwrap_or(rest);
+            let column = format!("{table}.{name}");
+            there
+                .iter()
+                .any(|other| other.eq_ignore_ascii_case(&column))
+        })
     };
     if migration.sql.lines().any(|line| is_there(&line)) {
         let missing = migration.sql.lines().filter(|line| !is_there(line));

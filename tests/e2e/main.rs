@@ -37,6 +37,7 @@
 //! | `log_output` | a log that nobody reads, and one that strangers write to |
 //! | `slow_clients` | the API under connections that ask nothing, wrong tokens, requests that come twice |
 //! | `store` | lines from a database, a record per call |
+//! | `strangers` | only trunks may talk to us: silence, tokens, floods, connections |
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
@@ -96,4 +97,5 @@ mod shutdown;
 mod sipp;
 mod slow_clients;
 mod store;
+mod strangers;
 mod trunk;

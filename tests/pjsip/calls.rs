@@ -6,11 +6,12 @@ use sipbridge::core::ids::LineId;
 use sipbridge::core::link::{Codec, Direction, SinkError};
 use sipbridge::core::private::Private;
 use sipbridge::sip::engine::{Command, EndedBy, LegEvent, SipEngine};
-use sipbridge::sip::matching::line_token;
 use tokio::sync::mpsc;
 
 use crate::peer::{PATIENCE, Peer};
-use crate::stage::{bye, ended, established, eventually, media, next, packet, stage, up};
+use crate::stage::{
+    bye, ended, established, eventually, line_token, media, next, packet, stage, up,
+};
 
 #[test]
 fn an_answered_call_carries_audio_both_ways_bit_exact() {

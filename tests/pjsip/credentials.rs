@@ -9,10 +9,9 @@ use sipbridge::core::private::{Private, Secret};
 use sipbridge::sip::engine::{
     Command, EngineEvent, IncomingCall, LegEvent, OutgoingCall, Registration, SipEngine,
 };
-use sipbridge::sip::matching::line_token;
 
 use crate::peer::{Dialog, Message, Peer, answer, answer_with};
-use crate::stage::{Stage, account, ended, established, media, next, stage};
+use crate::stage::{Stage, account, ended, established, line_token, media, next, stage};
 
 /// Anybody but the carrier, on an address of his own.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);

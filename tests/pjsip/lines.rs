@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
 use sipbridge::sip::engine::{Command, EngineEvent, Refusal, Registration, SipEngine};
-use sipbridge::sip::matching::line_token;
 
 use crate::peer::{Message, Peer, answer};
-use crate::stage::{Stage, account, bye, established, media, next, refuse_with, stage, up};
+use crate::stage::{
+    Stage, account, bye, established, line_token, media, next, refuse_with, stage, up,
+};
 
 #[test]
 fn an_unknown_line_is_404_and_counted() {

@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use sipbridge::core::access::Accept;
+use sipbridge::core::access::contact_key::ContactKey;
 use sipbridge::core::ids::LineId;
 use sipbridge::core::link::{MediaLink, RtpPacket};
 use sipbridge::dns::{Files, Servers};
 use sipbridge::sip::engine::{
-    Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineConfig, EngineEvent,
+    Access, Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineConfig, EngineEvent,
     IncomingCall, LegEnd, LegEvent, Refusal, SipEngine, Transport,
 };
 use sipbridge::sip::pjsip::PjsipEngine;
@@ -87,6 +89,16 @@ pub fn stage() -> MutexGuard<'static, Stage> {
     guard
 }
 
+/// The key of the engine's Contact tokens.
+pub fn contact_key() -> ContactKey {
+    ContactKey::new([7; 32])
+}
+
+/// The `line` parameter of a line's Contact.
+pub fn line_token(line: &LineId) -> String {
+    contact_key().token(line)
+}
+
 /// A line with a user name, registered at `server` where one is given.
 pub fn account(line: &str, username: &str, server: Option<SocketAddr>) -> Account {
     Account {
@@ -101,6 +113,7 @@ pub fn account(line: &str, username: &str, server: Option<SocketAddr>) -> Accoun
         number_forms: Vec::new(),
         register: server.is_some(),
         expires: Duration::from_secs(300),
+        allow_from: Vec::new(),
     }
 }
 
@@ -160,6 +173,13 @@ impl Stage {
             tls_ca_file: None,
             tls_insecure: false,
             user_agent: "sipbridge-test".into(),
+            access: Access {
+                accept: Accept::Trunks,
+                // Peers of every kind call from addresses of their own.
+                allow_from: "127.0.0.0/8".parse().into_iter().collect(),
+                contact_key: contact_key(),
+                calls_per_second: 0,
+            },
         };
         let engine = PjsipEngine::start(config, Arc::new(Scripted), sender).expect("it starts");
         let mut stage = Self { engine, events };

@@ -53,6 +53,9 @@ pub struct ServerBody {
     contact_port: Option<u16>,
     /// As `contact_host`: udp, tcp or tls.
     contact_transport: Option<String>,
+    /// Addresses and networks that its calls come from beside its own, with
+    /// commas between: `192.0.2.0/24, 198.51.100.7`.
+    allow_from: Option<String>,
 }
 
 /// What a SIP server may be given. POST needs `trunk_uri`; PATCH changes what
@@ -70,6 +73,9 @@ pub struct ServerInput {
     contact_host: Option<String>,
     contact_port: Option<u16>,
     contact_transport: Option<String>,
+    /// Addresses and networks that its calls come from beside its own, with
+    /// commas between.
+    allow_from: Option<String>,
 }
 
 /// One page of SIP servers, in the order of their ids.
@@ -92,6 +98,7 @@ impl ServerBody {
             contact_host: text("contact_host"),
             contact_port: row.get("contact_port").and_then(|port| port.parse().ok()),
             contact_transport: text("contact_transport"),
+            allow_from: text("allow_from"),
         }
     }
 }

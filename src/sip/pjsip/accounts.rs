@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::calls;
 use super::ffi;
 use super::registering;
-use super::shared::{Binding, Line, Lines, Shared};
+use super::shared::{Binding, Line, Lines, Shared, shared};
 use super::text::{self, Lent};
+use crate::core::access::Cidr;
 use crate::core::ids::LineId;
 use crate::core::registration_wish::Wish;
 use crate::dns::{Target, Watched};
 use crate::sip::engine::{Account, EngineConfig, EngineEvent, Transport};
-use crate::sip::matching::line_token;
 use crate::sip::uri::escape_user;
 
 /// pjsua rewrites a Contact by registering the new one together with the
@@ -76,8 +76,10 @@ pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &
     }
     if let (Ok(id), false) = (&made, matches!(held, Some((_, true)))) {
         let located = server(config, account);
-        shared.policies.enrol(*id, account, located);
+        let token = shared.with_lines(|lines| lines.table.token(&account.line));
+        shared.policies.enrol(*id, account, token, located);
     }
+    let known = shared.access.permit(networks_of(account));
     match made {
         Ok(id) => shared.change_lines(|lines| {
             let line = Line {
@@ -86,6 +88,7 @@ pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &
                 secure: account.transport == Transport::Tls,
                 binding,
                 server: server(config, account),
+                _known: known,
             };
             lines.table.insert(account, line);
             lines.by_account.insert(id, account.line.clone());
@@ -98,10 +101,23 @@ pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &
     }
 }
 
+/// Networks from which the server of a line calls, as far as they are known
+/// without a look-up.
+fn networks_of(account: &Account) -> Vec<Cidr> {
+    let target = Target::parse(server_of(account), account.transport).ok();
+    let numeric = target.and_then(|target| target.numeric());
+    let numeric = numeric.map(|address| Cidr::host(address.ip()));
+    let given = account.allow_from.iter().copied();
+    given.chain(numeric).collect()
+}
+
+fn server_of(account: &Account) -> &str {
+    account.server.as_deref().unwrap_or(&account.domain)
+}
+
 /// Has the server of a line located from now on.
 fn server(config: &EngineConfig, account: &Account) -> Option<Watched> {
-    let server = account.server.as_ref().unwrap_or(&account.domain);
-    let target = Target::parse(server, account.transport).ok()?;
+    let target = Target::parse(server_of(account), account.transport).ok()?;
     Some(config.servers.watch(&target))
 }
 
@@ -320,15 +336,15 @@ fn identity(settings: &mut ffi::pjsua_acc_config, lent: &mut Lent, account: &Acc
     }
     // The outbound server gets everything, without a Route header that a
     // registrar might not like.
-    let server = account.server.as_deref().unwrap_or(domain);
+    let server = server_of(account);
     settings.proxy_cnt = 1;
     settings.proxy[0] = lent.lend(&format!("<sip:{server}{transport};lr;hide>"));
     settings.reg_use_proxy = 2;
+    let line = shared().with_lines(|lines| lines.table.token(&account.line));
     if let Some(contact) = &account.contact {
-        let line = line_token(&account.line);
         settings.force_contact = lent.lend(&format!("<sip:{user}@{contact};line={line}>"));
     }
-    settings.contact_uri_params = lent.lend(&format!(";line={}", line_token(&account.line)));
+    settings.contact_uri_params = lent.lend(&format!(";line={line}"));
     if let Some(password) = &account.password {
         settings.cred_count = 1;
         let credentials = &mut settings.cred_info[0];

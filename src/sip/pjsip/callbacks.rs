@@ -14,6 +14,7 @@ use super::outgoing;
 use super::registering;
 use super::requests;
 use super::shared::{Shared, guarded};
+use super::strangers;
 use super::text;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
@@ -35,7 +36,21 @@ pub fn install(table: &mut ffi::pjsua_callback) {
     table.on_call_transfer_status = Some(on_call_transfer_status);
     table.on_call_replace_request2 = Some(on_call_replace_request2);
     table.on_reg_state2 = Some(on_reg_state2);
-    table.on_transport_state = Some(connections::on_transport_state);
+    table.on_transport_state = Some(on_transport_state);
+}
+
+/// Told by pjsip of each connection: strangers' are bounded, and those to the
+/// lines' servers are missed when they are lost.
+unsafe extern "C" fn on_transport_state(
+    transport: *mut ffi::pjsip_transport,
+    state: ffi::pjsip_transport_state,
+    info: *const ffi::pjsip_transport_state_info,
+) {
+    // SAFETY: pjsip's own arguments are passed on, for the time of the call.
+    unsafe {
+        connections::on_transport_state(transport, state, info);
+        strangers::on_transport_state(transport, state, info);
+    }
 }
 
 unsafe extern "C" fn on_incoming_call(
@@ -52,6 +67,30 @@ unsafe extern "C" fn on_incoming_call(
     });
 }
 
+/// The line of an INVITE that pjsua gave to an account. Where our own choice is
+/// another by now, since lines change, or none, pjsua has guessed: better no
+/// line than the wrong one.
+///
+/// # Safety
+/// `rdata` must be a parsed request.
+unsafe fn line_called(
+    shared: &Shared,
+    account: pjsua_acc_id,
+    rdata: *mut ffi::pjsip_rx_data,
+) -> Option<LineId> {
+    // SAFETY: the caller's promise.
+    let (uri, to) = unsafe {
+        let info = &(*rdata).msg_info;
+        let uri = text::uri_parts((*info.msg).line.req.uri.cast());
+        (uri, text::uri_parts((*info.to).uri.cast()))
+    };
+    shared.with_lines(|lines| {
+        let ours = lines.table.find(&uri, &to)?;
+        let theirs = lines.by_account.get(&account)?;
+        (ours == theirs).then(|| theirs.clone())
+    })
+}
+
 /// Tells the engine's owner of a call; else the status to refuse it with.
 ///
 /// # Safety
@@ -62,13 +101,23 @@ unsafe fn announce(
     call: pjsua_call_id,
     rdata: *mut ffi::pjsip_rx_data,
 ) -> Result<(), c_uint> {
-    let line = shared.with_lines(|lines| lines.by_account.get(&account).cloned());
+    // SAFETY: the caller's promise.
+    let line = unsafe { line_called(shared, account, rdata) };
     let leg = shared.slots.ensure_open(call).ok_or(503_u32)?;
     let Some(line) = line else {
         shared.slots.abandon(leg);
         return Err(404);
     };
     let (events, rtp) = shared.slots.announce(leg, line.clone()).ok_or(500_u32)?;
+    // SAFETY: the caller's promise.
+    if let Some(caller) = unsafe { strangers::caller(shared, rdata) } {
+        shared.slots.note_caller(leg, caller);
+        // Of a stranger even a call that rings holds a place.
+        if !caller.is_known {
+            let held = shared.access.note_unacknowledged(caller);
+            shared.slots.note_unacknowledged(leg, Some(held));
+        }
+    }
     // SAFETY: From, To and Call-ID are there in every request that pjsip lets
     // through; the message does not change during the call.
     let incoming = unsafe {
@@ -130,7 +179,10 @@ unsafe extern "C" fn on_call_state(call: pjsua_call_id, event: *mut ffi::pjsip_e
             ffi::PJSIP_INV_STATE_CONFIRMED if shared.slots.format(leg, None).is_none() => {
                 shared.abort(leg, "its media was never agreed upon");
             }
-            ffi::PJSIP_INV_STATE_CONFIRMED => shared.emit(leg, LegEvent::Established),
+            ffi::PJSIP_INV_STATE_CONFIRMED => {
+                shared.slots.note_unacknowledged(leg, None);
+                shared.emit(leg, LegEvent::Established);
+            }
             ffi::PJSIP_INV_STATE_DISCONNECTED => {
                 // SAFETY: pjsua passes the event that led to the state; the
                 // status text is in `info` itself.
@@ -428,6 +480,7 @@ pub unsafe extern "C" fn on_beat(_: *mut c_void) {
             .counters
             .worker_beats
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        strangers::close_overdue(shared);
     });
     schedule_beat();
 }

@@ -52,6 +52,11 @@ pub fn answer(shared: &Shared, leg: LegId, status: u16) {
     if !shared.slots.is_alive(leg) {
         return;
     }
+    let caller = shared.slots.caller(leg).filter(|caller| caller.is_known);
+    if let (200..300, Some(caller)) = (status, caller) {
+        let held = shared.access.note_unacknowledged(caller);
+        shared.slots.note_unacknowledged(leg, Some(held));
+    }
     let setting = audio_only();
     // SAFETY: the settings live during the call, which copies them.
     let sent = unsafe {

@@ -119,6 +119,10 @@ impl PjsipEngine {
         }
         shared().draining.store(false, Ordering::Release);
         shared().slots.set_latch(config.rtp_latch);
+        shared()
+            .access
+            .begin(&config.access, Some(config.servers.clone()));
+        shared().change_lines(|lines| lines.table.set_key(config.access.contact_key.clone()));
         let stopping = Arc::new(AtomicBool::new(false));
         let ports = Arc::new(OpenPorts::default());
         let control = Control::new(config, receiver, Arc::clone(&stopping), Arc::clone(&ports));
@@ -201,6 +205,7 @@ impl SipEngine for PjsipEngine {
             hangups_pending: shared.hangups.pending(),
             panics: counters.panics.load(Ordering::Relaxed),
             bodies_refused: shared.bodies.counts(),
+            strangers: shared.access.dropped(),
         }
     }
 

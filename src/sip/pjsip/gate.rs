@@ -6,10 +6,12 @@
 use std::cell::RefCell;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::access::Caller;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
 use super::shared::{Shared, guarded};
+use super::strangers;
 use super::text;
 use crate::sip::engine::Refusal;
 use crate::sip::uri::UriParts;
@@ -20,6 +22,8 @@ const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
 const NOT_ALLOWED: u16 = 405;
 /// What may come outside of a dialog, or in one.
 pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, NOTIFY, MESSAGE";
+/// Asked of a trunk that brings too much at once.
+const HELD_BACK_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 thread_local! {
     /// The re-INVITE that came last on this thread. pjsip answers 500 to one
@@ -68,10 +72,38 @@ pub fn register() -> ffi::pj_status_t {
     }
 }
 
+/// Makes pjsip announce everywhere what is allowed here, in place of the list
+/// that its modules have made.
+pub fn announce_allowed() {
+    // SAFETY: pjsua is initialised and has no threads yet. The header is the
+    // endpoint's own, of the type that an Allow has; it is copied into every
+    // message that shows it. The texts are static.
+    unsafe {
+        let allow = ffi::pjsip_endpt_get_capability(
+            ffi::pjsua_get_pjsip_endpt(),
+            ffi::PJSIP_H_ALLOW as c_int,
+            std::ptr::null(),
+        );
+        let allow = allow.cast_mut().cast::<ffi::pjsip_generic_array_hdr>();
+        if allow.is_null() {
+            return;
+        }
+        let room = &mut (*allow).values;
+        let mut count = 0;
+        for (place, method) in room.iter_mut().zip(ALLOW.split(", ")) {
+            *place = text::static_str(method);
+            count += 1;
+        }
+        (*allow).count = count;
+    }
+}
+
 /// What to do with a request.
 enum Verdict {
     Pass,
     Refuse(Refusal),
+    /// No answer at all.
+    Ignore,
 }
 
 const fn refuse(status: u16, retry_after: Option<Duration>) -> Verdict {
@@ -98,19 +130,25 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
                 }
                 return ffi::FALSE;
             }
+            let Some(caller) = strangers::caller(shared, rdata) else {
+                return ffi::TRUE;
+            };
             let verdict = match request.method.id {
                 ffi::PJSIP_INVITE_METHOD => {
                     let uri = text::uri_parts(request.uri.cast());
-                    judge(shared, &uri, &text::uri_parts((*to).uri.cast()))
+                    let to = text::uri_parts((*to).uri.cast());
+                    judge(shared, caller, &uri, &to)
                 }
-                ffi::PJSIP_ACK_METHOD
-                | ffi::PJSIP_CANCEL_METHOD
-                | ffi::PJSIP_BYE_METHOD
-                | ffi::PJSIP_OPTIONS_METHOD => Verdict::Pass,
+                ffi::PJSIP_ACK_METHOD | ffi::PJSIP_CANCEL_METHOD | ffi::PJSIP_BYE_METHOD => {
+                    Verdict::Pass
+                }
+                _ if !caller.is_known => Verdict::Ignore,
+                ffi::PJSIP_OPTIONS_METHOD => Verdict::Pass,
                 _ => refuse(NOT_ALLOWED, None),
             };
             match verdict {
                 Verdict::Pass => ffi::FALSE,
+                Verdict::Ignore => ffi::TRUE,
                 Verdict::Refuse(refusal) => {
                     respond(rdata, refusal);
                     ffi::TRUE
@@ -120,8 +158,27 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
     })
 }
 
-/// Judges a new INVITE.
-fn judge(shared: &Shared, uri: &UriParts, to: &UriParts) -> Verdict {
+/// Judges a new INVITE. A stranger (`--accept any`) hears of a call that is
+/// taken and of nothing else: neither which users there are, nor more bytes
+/// than he sent.
+fn judge(shared: &Shared, caller: Caller, uri: &UriParts, to: &UriParts) -> Verdict {
+    let verdict = match shared.access.judge_begin(Instant::now(), caller) {
+        Ok(()) => judge_call(shared, uri, to),
+        Err(reason) => {
+            if caller.is_known {
+                shared.access.tell_held_back(caller, reason);
+            }
+            refuse(503, Some(HELD_BACK_RETRY_AFTER))
+        }
+    };
+    match verdict {
+        Verdict::Refuse(_) if !caller.is_known => Verdict::Ignore,
+        verdict => verdict,
+    }
+}
+
+/// Judges an INVITE whose sender may call.
+fn judge_call(shared: &Shared, uri: &UriParts, to: &UriParts) -> Verdict {
     if shared.draining.load(Ordering::Acquire) {
         return refuse(503, Some(FULL_RETRY_AFTER));
     }

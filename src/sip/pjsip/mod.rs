@@ -14,6 +14,8 @@
 //! | `bodies` | the module that keeps foreign session descriptions from pjsip |
 //! | `connections` | TCP and TLS connections to servers that are lost |
 //! | `failover` | the next server where one is silent or out of service |
+//! | `access` | who may call: the known sources, counts and rates |
+//! | `strangers` | what turns strangers away, before the parser and after it |
 //! | `gate` | the module that judges an INVITE before a dialog exists |
 //! | `adapter` | the media transport adapter: RTP in and out |
 //! | `passage` | whether RTP gets through each of pjsip's media threads |
@@ -43,6 +45,7 @@
     reason = "this is the room of the C interface; each block has its SAFETY note"
 )]
 
+mod access;
 mod accounts;
 mod adapter;
 mod bodies;
@@ -71,6 +74,7 @@ mod resolver;
 mod shared;
 mod slots;
 mod stack;
+mod strangers;
 mod text;
 mod threads;
 

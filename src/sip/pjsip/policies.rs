@@ -11,7 +11,6 @@ use std::time::Instant;
 use crate::core::credential_policy::{Challenge, CredentialPolicy, Withheld};
 use crate::dns::Watched;
 use crate::sip::engine::Account;
-use crate::sip::matching::line_token;
 use crate::sip::uri::UriParts;
 
 /// The policies of all accounts.
@@ -76,8 +75,9 @@ impl Mark {
 }
 
 impl Policies {
-    /// A new account, in place of any with the same id, and its server.
-    pub fn enrol(&self, id: i32, account: &Account, located: Option<Watched>) {
+    /// A new account, in place of any with the same id; the token of its line's
+    /// Contact, and its server.
+    pub fn enrol(&self, id: i32, account: &Account, token: String, located: Option<Watched>) {
         let server = account.server.as_deref().unwrap_or(&account.domain);
         let host = UriParts::parse(&format!("sip:{server}")).host;
         let policy = Policy {
@@ -90,7 +90,7 @@ impl Policies {
         let number = table.last_number;
         table.policies.insert(number, policy);
         table.by_account.insert(id, number);
-        table.by_token.insert(line_token(&account.line), number);
+        table.by_token.insert(token, number);
     }
 
     /// An account is deleted. Its dialogs are over.

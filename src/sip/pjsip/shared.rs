@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::access::{Access, Permit};
 use super::bodies::Bodies;
 use super::connections::Connections;
 use super::hangups::Hangups;
@@ -68,6 +69,8 @@ pub struct Line {
     pub binding: Binding,
     /// Where its server is; none where that is no host.
     pub server: Option<Watched>,
+    /// Its server may call while the line is there.
+    pub _known: Permit,
 }
 
 /// Everything that a registrar tells one registration of a line from another
@@ -159,6 +162,7 @@ pub struct Shared {
     pub policies: Policies,
     pub wishes: Wishes,
     pub hangups: Hangups,
+    pub access: Access,
     /// By the reason.
     full: Mutex<BTreeMap<&'static str, Seldom>>,
     run: RwLock<Option<Run>>,
@@ -179,6 +183,7 @@ pub fn shared() -> &'static Shared {
         policies: Policies::default(),
         wishes: Wishes::default(),
         hangups: Hangups::default(),
+        access: Access::default(),
         full: Mutex::default(),
         run: RwLock::new(None),
     })

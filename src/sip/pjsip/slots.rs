@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::access::{Caller, Unacknowledged};
 use super::adapter::Gate;
 use crate::core::ids::{LegId, LineId};
 use crate::core::link::MediaFormat;
@@ -102,6 +103,10 @@ struct Leg {
     transfer: Transfer,
     /// A re-INVITE of ours for hold or resume is under way.
     reinviting: bool,
+    /// Who sent the INVITE, where it came in.
+    caller: Option<Caller>,
+    /// Answered, and its ACK has not come.
+    unacknowledged: Option<Unacknowledged>,
 }
 
 /// Where the transfer of a leg stands.
@@ -167,6 +172,8 @@ impl Slots {
             ending: None,
             transfer: Transfer::None,
             reinviting: false,
+            caller: None,
+            unacknowledged: None,
         });
         let generation = call.generation;
         let latch = if self.latches_any.load(Ordering::Relaxed) {
@@ -236,6 +243,22 @@ impl Slots {
             leg.receivers.take()
         })
         .flatten()
+    }
+
+    /// Notes who sent the INVITE of a leg.
+    pub fn note_caller(&self, leg: LegId, caller: Caller) {
+        self.with(leg, |leg| leg.caller = Some(caller));
+    }
+
+    /// Who sent the INVITE of a leg.
+    pub fn caller(&self, leg: LegId) -> Option<Caller> {
+        self.with(leg, |leg| leg.caller).flatten()
+    }
+
+    /// Notes that the leg is answered, or with `None`, that its ACK has come.
+    pub fn note_unacknowledged(&self, leg: LegId, held: Option<Unacknowledged>) {
+        // What was held before is let go of outside of the lock.
+        drop(self.with(leg, |leg| std::mem::replace(&mut leg.unacknowledged, held)));
     }
 
     /// Closes a leg that its driver was never told of: its INVITE failed

@@ -39,6 +39,14 @@ impl Lent {
     }
 }
 
+/// A text that lives for ever, for C to read.
+pub fn static_str(text: &'static str) -> ffi::pj_str_t {
+    ffi::pj_str_t {
+        ptr: text.as_ptr().cast_mut().cast(),
+        slen: c_long::try_from(text.len()).unwrap_or(0),
+    }
+}
+
 /// The text of a C string, at most `TEXT_MAX_BYTES` of it.
 ///
 /// # Safety

@@ -2,7 +2,7 @@
 //! in the hands of the test. Requests of the bridge are accepted by themselves
 //! (REFER, where the test wants, refused with 405) and remembered.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -78,6 +78,13 @@ impl Caller {
     ) -> Call {
         let uri = format!("sip:{number}@{peer}");
         Self::begin_on(sip, Rtp::on(rtp), peer, &uri, number, offer, CALLER_NUMBER).await
+    }
+
+    /// Sends an INVITE to a URI from an address of its own.
+    pub async fn invite_uri_from(ip: Ipv4Addr, peer: SocketAddr, uri: &str, number: &str) -> Call {
+        let sip = UdpSocket::bind((ip, 0)).await.unwrap();
+        let (rtp, offer) = (Rtp::open().await, Offer::usual());
+        Self::begin_on(sip, rtp, peer, uri, number, offer, CALLER_NUMBER).await
     }
 
     async fn begin(peer: SocketAddr, uri: &str, to_user: &str, offer: Offer, from: &str) -> Call {
@@ -205,6 +212,22 @@ impl Call {
             self.acknowledge(status).await;
             return response;
         }
+    }
+
+    /// Waits for the final response to the INVITE and leaves it unacknowledged.
+    pub async fn unacknowledged(&mut self) -> Message {
+        loop {
+            let response = self.response().await;
+            if response.status().unwrap() >= 200 {
+                self.to = response.header("To").unwrap().to_owned();
+                return response;
+            }
+        }
+    }
+
+    /// Whether there is a response, of any kind.
+    pub fn has_response(&mut self) -> bool {
+        self.responses.try_recv().is_ok()
     }
 
     /// Waits for a provisional status.
