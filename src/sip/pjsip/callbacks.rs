@@ -36,21 +36,7 @@ pub fn install(table: &mut ffi::pjsua_callback) {
     table.on_call_transfer_status = Some(on_call_transfer_status);
     table.on_call_replace_request2 = Some(on_call_replace_request2);
     table.on_reg_state2 = Some(on_reg_state2);
-    table.on_transport_state = Some(on_transport_state);
-}
-
-/// Told by pjsip of each connection: strangers' are bounded, and those to the
-/// lines' servers are missed when they are lost.
-unsafe extern "C" fn on_transport_state(
-    transport: *mut ffi::pjsip_transport,
-    state: ffi::pjsip_transport_state,
-    info: *const ffi::pjsip_transport_state_info,
-) {
-    // SAFETY: pjsip's own arguments are passed on, for the time of the call.
-    unsafe {
-        connections::on_transport_state(transport, state, info);
-        strangers::on_transport_state(transport, state, info);
-    }
+    table.on_transport_state = Some(connections::on_transport_state);
 }
 
 unsafe extern "C" fn on_incoming_call(

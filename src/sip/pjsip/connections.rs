@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ffi;
 use super::shared::{Lines, Shared, guarded};
+use super::strangers;
 use super::text;
 use crate::core::address::Transport;
 use crate::core::ids::LineId;
@@ -24,12 +25,20 @@ impl Connections {
     }
 }
 
-/// Told by pjsip of each connection.
+/// Told by pjsip of each connection: those to the lines' servers are missed when
+/// they are lost, those of callers are bounded.
 pub unsafe extern "C" fn on_transport_state(
     transport: *mut ffi::pjsip_transport,
     state: ffi::pjsip_transport_state,
-    _info: *const ffi::pjsip_transport_state_info,
+    info: *const ffi::pjsip_transport_state_info,
 ) {
+    watch(transport, state);
+    // SAFETY: pjsip's own arguments are passed on, for the time of the call.
+    unsafe { strangers::on_transport_state(transport, state, info) };
+}
+
+/// Notices that a connection is lost that stood.
+fn watch(transport: *mut ffi::pjsip_transport, state: ffi::pjsip_transport_state) {
     guarded("transport_state", None, (), |shared| {
         let id = transport as usize;
         match state {
