@@ -43,7 +43,7 @@ async fn a_server_is_added_changed_shown_and_removed() {
     let (bridge, api) = started(&dir).await;
     let whole = json!({"id": "ovh", "label": "OVH", "trunk_uri": "sip:a.example:5070;transport=tcp",
         "username": "u", "password": PASSWORD, "contact_host": "c.example", "contact_port": 5071,
-        "contact_transport": "tls"});
+        "contact_transport": "tls", "allow_from": "198.51.100.0/24, 203.0.113.7"});
     let made = api.post(SERVERS, &whole).await;
     assert_eq!(made.status, 201, "{}", made.body);
     assert_eq!(made.headers["location"], format!("{SERVERS}/ovh"));
