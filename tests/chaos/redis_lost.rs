@@ -43,7 +43,8 @@ async fn one_outage(stage: &mut Stage, calls: usize, with_data: bool) -> Vec<Rec
     stage.store.kill();
     tokio::time::sleep(stage.draw(0, 1_000)).await;
 
-    // Nobody can be asked for a worker: these get the announcement at once.
+    // Nobody can be asked for a worker. Redis may be back in a moment, so the
+    // bridge asks again for 3 s; after that these get the announcement.
     let unlucky = stage.calls(4, Duration::from_millis(400), |_| stays).await;
     let unlucky = records(unlucky).await;
     for record in &unlucky {
@@ -51,7 +52,7 @@ async fn one_outage(stage: &mut Stage, calls: usize, with_data: bool) -> Vec<Rec
         assert!(heard_announcement(record), "{who}: {:?}", record.end);
         assert_eq!(record.end, End::ByBridge, "{who}");
         assert!(
-            record.talked() < Duration::from_secs(16),
+            record.talked() < Duration::from_secs(19),
             "{who}: the fallback came late"
         );
     }
