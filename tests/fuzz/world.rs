@@ -22,8 +22,9 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long a whole call may take to work again: what a batch left behind may
 /// fill a share of this source for a moment.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
-/// SIP forgets a call without an ACK after 64*T1, and a transaction as late.
-const GIVEN_BACK: Duration = Duration::from_secs(80);
+/// A call that an input put on hold lasts for --max-call-duration (60 s), and its
+/// BYE waits for an answer for 64*T1 more.
+const GIVEN_BACK: Duration = Duration::from_secs(120);
 /// Growth that is no leak: caches of allocators, logs, pools that are kept.
 const GROWTH_MB: u64 = 96;
 /// With sanitizers: quarantine and shadow beside it.
