@@ -99,13 +99,13 @@ impl Binding {
         }
     }
 
-    /// Whether a packet from there comes from the line's server, as far as its
-    /// address alone tells: one that is given by name may be anywhere.
+    /// Whether a packet from there comes from the line's server, where that is
+    /// given by its address: one given by name is located elsewhere.
     pub fn is_server(&self, peer: SocketAddr) -> bool {
         let server = self.server.as_ref().unwrap_or(&self.address.1);
         let host = UriParts::parse(&format!("sip:{server}")).host;
         let address: Option<IpAddr> = host.parse().ok();
-        address.is_none_or(|address| address.to_canonical() == peer.ip().to_canonical())
+        address.is_some_and(|address| address.to_canonical() == peer.ip().to_canonical())
     }
 
     /// Whether the line registers at all.
@@ -210,8 +210,11 @@ impl Shared {
     /// whose word on who calls is believed.
     pub fn is_trunk(&self, line: &LineId, peer: SocketAddr) -> bool {
         self.with_lines(|lines| {
-            let line = lines.table.data(line);
-            line.is_some_and(|line| line.binding.is_server(peer))
+            lines.table.data(line).is_some_and(|line| {
+                let located = line.server.as_ref();
+                line.binding.is_server(peer)
+                    || located.is_some_and(|server| server.contains(peer.ip()))
+            })
         })
     }
 

@@ -35,8 +35,9 @@ static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
         slen: 19,
     },
     id: -1,
-    // Before the transaction layer: not even a retransmission is answered.
-    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 2,
+    // Before the transaction layer, where not even a retransmission is answered,
+    // and before whoever refuses a request for its body.
+    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 5,
     load: None,
     start: None,
     stop: None,
