@@ -101,26 +101,35 @@ async fn a_withheld_number_is_told_to_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_lines_own_server_asserts_is_believed_and_nobody_elses_word() {
     let redis = Redis::start();
-    let elsewhere = crate::harness::bridge::line("line-2", "elsewhere", "+33972360999");
-    let mut elsewhere = elsewhere;
-    elsewhere["sipDomain"] = json!("127.0.0.9");
-    let bridge = Setup::queue(&redis).line(elsewhere).start().await;
+    // Two lines whose servers are somewhere else, by address and by name.
+    let elsewhere = |id: &str, number: &str, server: &str| {
+        let mut line = crate::harness::bridge::line(id, id, number);
+        line["sipDomain"] = json!(server);
+        line
+    };
+    let others = [
+        ("line-2", "+33972360999", "127.0.0.9"),
+        ("line-3", "+33972360998", "trunk.invalid"),
+    ];
+    let setup = others
+        .iter()
+        .fold(Setup::queue(&redis), |setup, (id, number, server)| {
+            setup.line(elsewhere(id, number, server))
+        });
+    let bridge = setup.start().await;
     let asserted = secret("P-Asserted-Identity: \"J\" <SECRET>\r\n");
     let job = job_of(&redis, bridge.sip(), "<sip:0612345678@pbx>", &asserted).await;
     assert_eq!(job["from"], SECRET);
-    let mut call = Caller::connect_saying(
-        bridge.sip(),
-        "<sip:0612345678@pbx>",
-        "+33972360999",
-        &asserted,
-    )
-    .await;
-    let job = Job::take(&redis).await;
-    assert_eq!(
-        (job.text("phoneLineId"), job.text("from")),
-        ("line-2", "+33612345678")
-    );
-    call.bye().await;
+    for (id, number, _) in others {
+        let from = "<sip:0612345678@pbx>";
+        let mut call = Caller::connect_saying(bridge.sip(), from, number, &asserted).await;
+        let job = Job::take(&redis).await;
+        assert_eq!(
+            (job.text("phoneLineId"), job.text("from")),
+            (id, "+33612345678")
+        );
+        call.bye().await;
+    }
     bridge.shut_down().await;
 
     // The operator must know all the same.
