@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! cargo test --test fuzz                       all targets side by side, 15 s each
-//! cargo test --test fuzz -- --minutes 10       one after the other, 10 minutes each
+//! cargo test --test fuzz -- --minutes 10       10 minutes each, as many at a time as there are cores
 //! cargo test --test fuzz -- invite rtp         targets with that in their name
 //! SEED=7 cargo test --test fuzz -- udp         the same inputs again
 //! cargo test --test fuzz -- --replay FILE      a kept input, on a fresh process
@@ -61,8 +61,11 @@ mod words;
 mod worker;
 mod world;
 
+use std::iter;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -149,7 +152,7 @@ fn run(wish: &Wish, seed: u64) -> (u32, u32) {
     match wish.minutes {
         Some(minutes) => {
             let time = Duration::from_secs_f64(minutes * 60.0);
-            results.extend(wanted.into_iter().map(|target| play(target, seed, time)));
+            results.extend(play_in_turn(&wanted, seed, time));
         }
         None => {
             let running = wanted
@@ -174,6 +177,23 @@ fn run(wish: &Wish, seed: u64) -> (u32, u32) {
         u32::try_from(passed).unwrap(),
         u32::try_from(results.len() - passed).unwrap(),
     )
+}
+
+/// Attacks as many targets at a time as there are cores.
+fn play_in_turn(wanted: &[&'static Target], seed: u64, time: Duration) -> Vec<bool> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let next = AtomicUsize::new(0);
+    let attack_next = || {
+        let target = wanted.get(next.fetch_add(1, Ordering::Relaxed));
+        target.map(|target| play(target, seed, time))
+    };
+    thread::scope(|scope| {
+        let turns: Vec<_> = (0..cores)
+            .map(|_| scope.spawn(|| iter::from_fn(attack_next).collect::<Vec<_>>()))
+            .collect();
+        let join = |turn: thread::ScopedJoinHandle<'_, Vec<bool>>| turn.join().unwrap();
+        turns.into_iter().flat_map(join).collect()
+    })
 }
 
 /// Attacks one target; whether nothing was found.
