@@ -17,7 +17,7 @@
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
-//! | [`credential_policy`] | to whom a line's password may be proven |
+//! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
 
@@ -29,6 +29,7 @@ pub mod call;
 pub mod call_object;
 pub mod callback;
 pub mod catch_up;
+pub mod challenges;
 pub mod credential_policy;
 pub mod dialling;
 pub mod digits;

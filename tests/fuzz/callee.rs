@@ -32,7 +32,7 @@ pub const CALLEE: Target = Target {
 const INVITE_LIMIT: Duration = Duration::from_secs(4);
 
 /// Whole responses to INVITE; mutation makes of them what it likes.
-const RESPONSES: [&str; 9] = [
+const RESPONSES: [&str; 10] = [
     "SIP/2.0 100 Trying\r\n",
     "SIP/2.0 180 Ringing\r\nRequire: 100rel\r\nRSeq: 1\r\n",
     "SIP/2.0 183 Session Progress\r\n",
@@ -40,6 +40,7 @@ const RESPONSES: [&str; 9] = [
     "SIP/2.0 302 Moved\r\nContact: <sip:b@[local_ip]:[local_port]>;q=0.5, <sip:c@[local_ip]>\r\n",
     "SIP/2.0 401 Unauthorized\r\nWWW-Authenticate: Digest realm=\"r\",nonce=\"n\",qop=\"auth\",algorithm=MD5\r\n",
     "SIP/2.0 407 Proxy Authentication Required\r\nProxy-Authenticate: Digest realm=\"r\",nonce=\"n\",stale=true,opaque=\"o\"\r\nProxy-Authenticate: Basic realm=\"x\"\r\n",
+    "SIP/2.0 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\", Digest realm=\"r\",\r\n nonce=\"n\", NTLM\r\n",
     "SIP/2.0 422 Session Interval Too Small\r\nMin-SE: 4000\r\n",
     "SIP/2.0 503 Service Unavailable\r\nRetry-After: 1\r\nReason: Q.850;cause=34\r\n",
 ];

@@ -10,6 +10,7 @@ use sipbridge::sip::engine::{
     Command, EngineEvent, IncomingCall, LegEvent, OutgoingCall, Registration, SipEngine,
 };
 
+use crate::outgoing::{placed, trunk};
 use crate::peer::{Dialog, Message, Peer, answer, answer_with};
 use crate::stage::{Stage, account, ended, established, line_token, media, next, stage};
 
@@ -253,6 +254,45 @@ fn a_call_of_ours_proves_itself_to_the_server_and_to_nobody_behind_it() {
     remove(&mut stage, &registrar, line);
 }
 
+/// Challenges of other schemes.
+const OTHERS: [&str; 4] = [
+    "Basic realm=\"x\"",
+    "NTLM",
+    "Bearer realm=\"x, Digest y\", scope=\"a b\"",
+    "Negotiate YII==",
+];
+
+/// One header may hold several challenges (RFC 9110 section 11.6.1).
+#[test]
+#[cfg(pj_rx_filter)]
+fn a_placed_call_finds_the_digest_among_others_in_one_header() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "joined");
+    for (status, header) in [(401, "WWW-Authenticate"), (407, "Proxy-Authenticate")] {
+        for other in OTHERS {
+            for joined in [
+                format!("{other}, Digest realm=\"trunk\", nonce=\"n\""),
+                format!("Digest realm=\"trunk\", nonce=\"n\", {other}"),
+            ] {
+                let (mut leg, first) = placed(&stage, &peer, "joined");
+                answer(
+                    &peer.sip,
+                    &first,
+                    status,
+                    &format!("{header}: {joined}\r\n"),
+                );
+                let second = peer.wait("an INVITE with a digest", |message| {
+                    digest(message).is_some_and(|digest| digest.contains("realm=\"trunk\""))
+                });
+                assert_eq!(second.method(), "INVITE");
+                answer(&peer.sip, &second, 486, "");
+                assert_eq!(crate::outgoing::ended(&mut leg).status, 486, "{joined}");
+            }
+        }
+    }
+    remove(&mut stage, &peer, LineId::new("joined"));
+}
+
 #[test]
 fn digest_is_found_in_all_its_forms() {
     let mut stage = stage();
@@ -266,13 +306,20 @@ fn digest_is_found_in_all_its_forms() {
         ("stale at first", md5.replace("qop", "stale=true, qop")),
     ];
     if cfg!(pj_auth_any_scheme) {
-        for other in [
-            "Basic realm=\"x\"",
-            "NTLM",
-            "Bearer realm=\"x\", scope=\"a b\"",
-        ] {
+        for other in OTHERS {
             forms.push(("before it", format!("WWW-Authenticate: {other}\r\n{md5}")));
             forms.push(("behind it", format!("{md5}WWW-Authenticate: {other}\r\n")));
+        }
+    }
+    if cfg!(pj_rx_filter) {
+        let bare = md5.trim_end().trim_start_matches("WWW-Authenticate: ");
+        for other in OTHERS {
+            for joined in [format!("{other}, {bare}"), format!("{bare} , {other}")] {
+                forms.push((
+                    "in one header",
+                    format!("WWW-Authenticate: {joined},\r\n {other}\r\n"),
+                ));
+            }
         }
     }
     for (number, (what, challenges)) in forms.iter().enumerate() {

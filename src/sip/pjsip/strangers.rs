@@ -18,6 +18,8 @@ use crate::core::access::glance::{Glance, is_head_whole};
 #[cfg(pj_rx_filter)]
 use crate::core::access::judge_stranger;
 use crate::core::access::{Reason, source_of};
+#[cfg(pj_rx_filter)]
+use crate::core::challenges::leave_digest;
 use crate::sip::engine::Transport;
 
 /// A module record that pjsip links into its list and writes to.
@@ -137,19 +139,24 @@ unsafe fn has_token(shared: &Shared, rdata: *mut pjsip_rx_data) -> bool {
     line.is_some_and(|token| shared.with_lines(|lines| lines.table.is_token(&token)))
 }
 
-/// What came in, before anything of it is parsed.
+/// What came in, before anything of it is parsed: the place, too, to write a form
+/// anew that the parser does not know.
 #[cfg(pj_rx_filter)]
 unsafe extern "C" fn on_rx_packet(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     // After a panic the packet is dropped: its sender repeats it.
     guarded("rx_packet", None, ffi::FALSE, |shared| {
-        // SAFETY: pjsip passes what a transport received: `len` bytes.
+        // SAFETY: pjsip passes what a transport received: `len` bytes, which
+        // no other thread touches during the call.
         unsafe {
             let length = usize::try_from((*rdata).pkt_info.len).unwrap_or(0);
-            let buffer = (&raw const (*rdata).pkt_info.packet).cast::<u8>();
+            let buffer = (&raw mut (*rdata).pkt_info.packet).cast::<u8>();
             let length = length.min(size_of_val(&(*rdata).pkt_info.packet));
-            let packet = std::slice::from_raw_parts(buffer, length);
+            let packet = std::slice::from_raw_parts_mut(buffer, length);
             match Origin::of(rdata) {
-                Some(origin) if judge_packet(shared, &origin, packet) => ffi::TRUE,
+                Some(origin) if judge_packet(shared, &origin, packet) => {
+                    leave_digest(packet);
+                    ffi::TRUE
+                }
                 Some(origin) => {
                     if origin.is_stream {
                         hang_up((*rdata).tp_info.transport);
