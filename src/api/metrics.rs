@@ -203,6 +203,11 @@ fn workers(text: &mut Exposition, health: &Health) {
             "Workers lost during a call.",
             tally.lost,
         ),
+        (
+            "sipbridge_unexpected_call_inputs_total",
+            "Inputs of a call that came when it had no use for them any more, such as a worker that attached too late.",
+            tally.unexpected_inputs,
+        ),
     ] {
         text.counter(name, help, count);
     }

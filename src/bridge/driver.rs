@@ -252,6 +252,11 @@ impl Driver {
             while let Some(output) = self.call.poll_output() {
                 self.perform(output);
             }
+            if let Some(unexpected) = self.call.take_unexpected() {
+                let (input, phase) = (unexpected.input, unexpected.phase);
+                debug!(input, phase, "the call has no use for this any more");
+                self.context.gauges.tally.unexpected_input();
+            }
             if let Some(outcome) = self.finished {
                 return self.finish(outcome);
             }

@@ -18,6 +18,7 @@ pub struct Tally {
     attached: AtomicU64,
     lost: AtomicU64,
     fallbacks: [AtomicU64; Rung::ALL.len()],
+    unexpected_inputs: AtomicU64,
 }
 
 /// What they say. Each only rises.
@@ -35,6 +36,8 @@ pub struct TallyStats {
     pub lost: u64,
     /// Callers who came to each rung of the fallback.
     pub fallbacks: Vec<(Rung, u64)>,
+    /// What came to a call whose phase had no use for it: races, mostly.
+    pub unexpected_inputs: u64,
 }
 
 impl Tally {
@@ -66,6 +69,11 @@ impl Tally {
         self.attempts.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A call had no use for something that came.
+    pub(super) fn unexpected_input(&self) {
+        self.unexpected_inputs.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The end of a call.
     pub(super) fn ended(&self, direction: CallDirection, outcome: Outcome) {
         let direction = DIRECTIONS.iter().position(|known| *known == direction);
@@ -94,6 +102,7 @@ impl Tally {
             attempts: read(&self.attempts),
             attached: read(&self.attached),
             lost: read(&self.lost),
+            unexpected_inputs: read(&self.unexpected_inputs),
             fallbacks: Rung::ALL
                 .into_iter()
                 .zip(self.fallbacks.iter().map(read))

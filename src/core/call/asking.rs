@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{
-    AnswerMode, Call, Comfort, ENDING_LIMIT, Output, Phase, Report, Route, Search, TIMERS, Timer,
-};
+use super::{Call, Output, Phase, Report, Route, Search, Timer};
 use crate::core::outcome::Outcome;
 use crate::core::private::Secret;
 
@@ -36,17 +34,18 @@ impl Call {
     /// As [`Call::handle_start`], but somebody is asked first; answer with
     /// [`Call::handle_verdict`].
     pub fn handle_question(&mut self) {
-        if self.phase == Phase::New {
-            self.phase = Phase::Asking;
-            self.report(Report::Ringing);
-            self.push(Output::AskIncoming);
+        if self.phase != Phase::New {
+            return self.note_unexpected("question");
         }
+        self.phase = Phase::Asking;
+        self.report(Report::Ringing);
+        self.push(Output::AskIncoming);
     }
 
     /// The answer to [`Output::AskIncoming`].
     pub fn handle_verdict(&mut self, now: Instant, verdict: &Verdict) {
         if self.phase != Phase::Asking {
-            return;
+            return self.note_unexpected("verdict");
         }
         match verdict {
             Verdict::Accept(accepted) => {
@@ -56,46 +55,11 @@ impl Call {
                 }
                 self.begin(now);
             }
-            Verdict::Reject(status) => {
-                self.outcome = Some(Outcome::Refused);
-                self.phase = Phase::Ending;
-                self.deadlines = [None; TIMERS.len()];
-                self.arm(Timer::Ending, now + ENDING_LIMIT);
-                self.push(Output::Hangup(*status));
-            }
+            Verdict::Reject(status) => self.end(now, Outcome::Refused, *status),
             Verdict::Ignore => {
                 self.phase = Phase::Ignored;
                 self.arm(Timer::Ring, now + self.policy.search.worker_timeout);
             }
-        }
-    }
-
-    /// The call is taken: ring or answer, and ask for a worker. Where it is
-    /// answered at once, nobody is asked before the caller has acknowledged
-    /// that: an INVITE alone, whose sender may be anybody, makes no job.
-    pub(super) fn begin(&mut self, now: Instant) {
-        self.phase = Phase::Seeking;
-        match self.policy.answer {
-            AnswerMode::Immediate => self.answer(),
-            AnswerMode::OnWorker => self.push(Output::Answer(180)),
-        }
-        self.push(Output::Comfort(Comfort::Waiting));
-        if self.answered && !self.established {
-            self.waits_for_ack = true;
-        } else {
-            self.start_search(now);
-        }
-    }
-
-    fn start_search(&mut self, now: Instant) {
-        let step = self.search.start(now);
-        self.take_step(now, step);
-    }
-
-    /// The caller acknowledged our answer: now a worker is looked for.
-    pub(super) fn acknowledged(&mut self, now: Instant) {
-        if std::mem::take(&mut self.waits_for_ack) && self.phase == Phase::Seeking {
-            self.start_search(now);
         }
     }
 }
@@ -103,7 +67,7 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::call::{CallPolicy, SearchPolicy};
+    use crate::core::call::{AnswerMode, CallPolicy, SearchPolicy};
     use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);

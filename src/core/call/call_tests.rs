@@ -1,6 +1,7 @@
 //! The call's state machine, in virtual time.
 
 use super::*;
+use crate::core::link::Direction;
 use crate::core::private::Private;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -265,7 +266,7 @@ fn a_taken_job_that_nobody_dials_is_pushed_again() {
 
 #[test]
 fn a_worker_in_its_handshake_when_the_claim_is_over_was_queued_once() {
-    let (mut call, now) = started(policy());
+    let (mut call, now) = connected(policy());
     call.handle_job_pushed();
     call.handle_job_taken(now);
     let now = now + 5 * SECOND;
@@ -471,6 +472,29 @@ fn the_longest_call_is_bounded_and_a_stuck_leg_is_given_up() {
         [Output::StopStream, Output::Finished(Outcome::DurationLimit)]
     );
     assert!(call.is_over());
+}
+
+#[test]
+fn an_input_that_its_phase_has_no_use_for_changes_nothing_and_is_told() {
+    let (mut call, now) = connected(policy());
+    outputs(&mut call);
+    assert_eq!(call.take_unexpected(), None);
+    let mut unexpected_by = |input: &dyn Fn(&mut Call)| {
+        input(&mut call);
+        assert_eq!(outputs(&mut call), []);
+        let told = call.take_unexpected();
+        assert_eq!(call.take_unexpected(), None, "told once");
+        told.map(|it| (it.input, it.phase))
+    };
+    let told = unexpected_by(&|call| call.handle_job_taken(now));
+    assert_eq!(told, Some(("job taken", "seeking")));
+    let told = unexpected_by(&|call| call.handle_worker(now, WorkerInput::Hangup));
+    assert_eq!(told, Some(("worker", "seeking")));
+    let told = unexpected_by(&|call| call.handle_transfer(now, 200, false));
+    assert_eq!(told, Some(("transfer", "seeking")));
+    let told = unexpected_by(&|call| call.handle_callee(now, CalleeInput::Answered));
+    assert_eq!(told, Some(("callee", "seeking")));
+    assert_eq!(unexpected_by(&|call| call.handle_rtp(now)), None);
 }
 
 /// Whatever comes in whatever order: exactly one `Finished`, and it is last.

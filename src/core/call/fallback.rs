@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::transfer::{Progress, TransferResult};
 use super::{
     Call, CalleeInput, Comfort, FALLBACK_LIMIT, Output, PLAY_OUT_LIMIT, Phase, Reason, Report,
     Rung, Timer,
@@ -18,21 +19,19 @@ impl Call {
     /// Nobody takes the call: announcement first.
     pub(super) fn fall_back(&mut self, now: Instant, reason: Reason) {
         if self.phase != Phase::Seeking {
-            return;
+            return self.note_unexpected("end of the search");
         }
-        if self.is_ours {
+        if self.is_outbound {
             return self.let_callee_go(now, reason);
         }
         self.stop_search();
-        let lost = self.attached_at.is_some();
-        self.outcome = Some(if lost {
-            Outcome::WorkerLost
-        } else {
-            Outcome::NoWorker
-        });
-        self.fallback_reason = Some(reason);
         self.answer();
-        self.climb_down(now, Phase::Announcing, Rung::Announcement, reason);
+        self.step_down(
+            now,
+            Phase::Announcing { reason },
+            Rung::Announcement,
+            reason,
+        );
         self.release_hold(now);
         // The longest file that is taken, with room.
         self.arm(Timer::Fallback, now + PLAY_OUT_LIMIT);
@@ -40,37 +39,46 @@ impl Call {
         self.push(Output::PlayOut);
     }
 
+    /// What a call comes to for which no worker was found.
+    pub(super) const fn outcome_without_worker(&self) -> Outcome {
+        if self.had_worker {
+            Outcome::WorkerLost
+        } else {
+            Outcome::NoWorker
+        }
+    }
+
     /// The announcement has been heard.
-    pub(super) fn announced(&mut self, now: Instant) {
-        if self.transferring {
+    pub(super) fn announced(&mut self, now: Instant, reason: Reason) {
+        if self.transfer.is_under_way() {
             // BYE or another REFER would end the one under way: looked at again soon.
             return self.arm(Timer::Fallback, now + TRANSFER_LOOK);
         }
         let Some(number) = self.policy.fallback_number.clone() else {
             return self.give_up(now, Reason::NoFallbackNumber);
         };
-        let why = self.fallback_reason.unwrap_or(Reason::WorkerTimeout);
-        self.climb_down(now, Phase::Referring, Rung::Transfer, why);
+        self.step_down(
+            now,
+            Phase::Referring { rings: false },
+            Rung::Transfer,
+            reason,
+        );
         self.push(Output::Comfort(Comfort::Ringback));
         self.push(Output::Transfer(number));
     }
 
     /// Progress of the fallback's REFER.
-    pub(super) fn fallback_transfer(
-        &mut self,
-        now: Instant,
-        status: u16,
-        done: bool,
-        refused: bool,
-    ) {
-        self.target_rings |= (180..200).contains(&status);
-        if done {
-            self.hang_up(now, Outcome::NoWorker);
-        } else if refused && self.target_rings {
+    pub(super) fn fallback_transfer(&mut self, now: Instant, progress: Progress, rings: bool) {
+        let rings = rings || progress.rings();
+        self.phase = Phase::Referring { rings };
+        match progress.result() {
+            Some(TransferResult::Done) => self.hang_up(now, Outcome::NoWorker),
             // The trunk can transfer; the number rang and did not take the call.
-            self.give_up(now, Reason::FallbackUnanswered);
-        } else if refused {
-            self.call_out(now);
+            Some(TransferResult::Refused) if rings => {
+                self.give_up(now, Reason::FallbackUnanswered);
+            }
+            Some(TransferResult::Refused) => self.call_out(now),
+            None => {}
         }
     }
 
@@ -79,7 +87,7 @@ impl Call {
         match (self.phase, input) {
             (Phase::CallingOut, CalleeInput::Answered) => {
                 self.phase = Phase::Joined;
-                self.disarm(Timer::Fallback);
+                self.timers.set(Timer::Fallback, None);
                 self.push(Output::Comfort(Comfort::Silence));
                 self.push(Output::Join);
             }
@@ -87,16 +95,16 @@ impl Call {
                 self.give_up(now, Reason::FallbackUnanswered);
             }
             (Phase::Joined, CalleeInput::Ended) => self.hang_up(now, Outcome::NoWorker),
-            _ => {}
+            _ => self.note_unexpected("callee"),
         }
     }
 
     /// The present rung took too long.
     pub(super) fn fallback_timeout(&mut self, now: Instant) {
         match self.phase {
-            Phase::Announcing => self.announced(now),
+            Phase::Announcing { reason } => self.announced(now, reason),
             // Accepted, and nothing heard since: the caller is still ours.
-            Phase::Referring if !self.target_rings => self.call_out(now),
+            Phase::Referring { rings: false } => self.call_out(now),
             _ => self.give_up(now, Reason::FallbackUnanswered),
         }
     }
@@ -113,7 +121,7 @@ impl Call {
             return self.give_up(now, Reason::NoFallbackNumber);
         };
         let why = Reason::TransferRefused;
-        self.climb_down(now, Phase::CallingOut, Rung::Bridge, why);
+        self.step_down(now, Phase::CallingOut, Rung::Bridge, why);
         self.push(Output::CallOut(number));
     }
 
@@ -122,7 +130,7 @@ impl Call {
         self.hang_up(now, Outcome::NoWorker);
     }
 
-    fn climb_down(&mut self, now: Instant, phase: Phase, rung: Rung, reason: Reason) {
+    fn step_down(&mut self, now: Instant, phase: Phase, rung: Rung, reason: Reason) {
         self.phase = phase;
         self.report(Report::Fallback(rung, reason));
         self.arm(Timer::Fallback, now + FALLBACK_LIMIT);

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Call, Denied, Output, Phase, Timer};
+use super::{Call, Denied, Output, Timer};
 use crate::core::outcome::Outcome;
 
 /// An INVITE transaction gives up after 32 s (RFC 3261 timer B).
@@ -38,11 +38,11 @@ impl Call {
 
     /// The answer to [`Output::Reinvite`]: 200, or why all is as it was.
     pub fn handle_held(&mut self, now: Instant, status: u16) {
-        if !self.hold.pending || matches!(self.phase, Phase::Ending | Phase::Over) {
-            return;
+        if !self.hold.pending || self.phase.is_ending() {
+            return self.note_unexpected("held");
         }
         self.hold.pending = false;
-        self.disarm(Timer::Hold);
+        self.timers.set(Timer::Hold, None);
         let taken = (200..300).contains(&status);
         if status == 408 && !self.hold.asked {
             // To be taken back, and not there: no media would tell it (RFC 3261, 14.1).
@@ -51,7 +51,7 @@ impl Call {
         let as_asked = self.hold.wanted == self.hold.asked;
         if taken && !as_asked {
             self.reinvite(now);
-        } else if !taken && as_asked && self.is_with_worker() {
+        } else if !taken && as_asked && self.phase.is_with_worker() {
             self.hold.wanted = !self.hold.asked;
             self.push(Output::Held(self.hold.wanted));
         }
@@ -86,10 +86,6 @@ impl Call {
         self.push(Output::Reinvite {
             hold: self.hold.asked,
         });
-    }
-
-    const fn is_with_worker(&self) -> bool {
-        matches!(self.phase, Phase::Seeking | Phase::Streaming)
     }
 }
 

@@ -7,50 +7,61 @@ use super::{Call, Phase, Timer};
 use crate::core::link::Direction;
 use crate::core::outcome::Outcome;
 
+/// What is known of the other side's RTP.
+#[derive(Debug, Default)]
+pub(super) struct MediaWatch {
+    /// When the last packet came, or when it was first waited for.
+    last_rtp: Option<Instant>,
+    /// Which way audio may flow, once media is up.
+    direction: Option<Direction>,
+}
+
 impl Call {
     /// Media is up or changed its direction.
     pub fn handle_media(&mut self, now: Instant, direction: Direction) {
-        if matches!(self.phase, Phase::Ending | Phase::Over) {
-            return;
+        if self.phase.is_ending() {
+            return self.note_unexpected("media");
         }
-        self.direction = Some(direction);
+        self.media.direction = Some(direction);
         // A callee that rings may send what it wants, or nothing.
-        if self.phase != Phase::Dialling {
+        if !matches!(self.phase, Phase::Dialling { .. }) {
             self.watch_media(now);
         }
     }
 
     /// The other side's RTP is waited for, as far as it may send any.
     pub(super) fn watch_media(&mut self, now: Instant) {
-        let Some(direction) = self.direction else {
+        let Some(direction) = self.media.direction else {
             return;
         };
-        self.last_rtp = Some(now);
+        self.media.last_rtp = Some(now);
         match self.policy.media_timeout {
             Some(limit) if !direction.is_hold() && !self.is_held() => {
-                self.arm(Timer::Media, now + limit)
+                self.arm(Timer::Media, now + limit);
             }
-            _ => self.disarm(Timer::Media),
+            _ => self.timers.set(Timer::Media, None),
         }
     }
 
     /// A packet came from the caller. Cheap: called 50 times a second.
     pub fn handle_rtp(&mut self, now: Instant) {
-        self.last_rtp = Some(now);
+        self.media.last_rtp = Some(now);
     }
 
     /// What was asked for by [`Output::PlayOut`] has been heard.
     pub fn handle_played_out(&mut self, now: Instant) {
         match self.phase {
-            Phase::PlayingOut if self.transferring => self.wait_for_transfer(now),
-            Phase::PlayingOut => self.hang_up(now, Outcome::WorkerHungUp),
-            Phase::Announcing => self.announced(now),
-            _ => {}
+            Phase::PlayingOut { settled, .. } if self.transfer.is_under_way() => {
+                self.wait_for_transfer(now, settled);
+            }
+            Phase::PlayingOut { .. } => self.hang_up(now, Outcome::WorkerHungUp),
+            Phase::Announcing { reason } => self.announced(now, reason),
+            _ => self.note_unexpected("played out"),
         }
     }
 
     pub(super) fn check_media(&mut self, now: Instant) {
-        let (Some(last), Some(limit)) = (self.last_rtp, self.policy.media_timeout) else {
+        let (Some(last), Some(limit)) = (self.media.last_rtp, self.policy.media_timeout) else {
             return;
         };
         let due = last + limit;

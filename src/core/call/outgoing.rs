@@ -11,59 +11,51 @@ impl Call {
     /// The INVITE is out. The callee may ring for so long.
     pub fn handle_placed(&mut self, now: Instant, ring_timeout: Duration) {
         if self.phase != Phase::New {
-            return;
+            return self.note_unexpected("placed");
         }
-        self.is_ours = true;
-        self.phase = Phase::Dialling;
+        self.is_outbound = true;
+        self.phase = Phase::Dialling { rang: false };
         self.arm(Timer::Ring, now + ring_timeout);
         self.report(Report::Initiated);
     }
 
     /// A provisional response of the callee.
     pub fn handle_progress(&mut self, status: u16) {
-        let rings = (180..200).contains(&status);
-        if self.phase == Phase::Dialling && rings && !self.rang {
-            self.rang = true;
-            self.report(Report::Ringing);
+        match &mut self.phase {
+            Phase::Dialling { rang } if (180..200).contains(&status) => {
+                if !std::mem::replace(rang, true) {
+                    self.report(Report::Ringing);
+                }
+            }
+            Phase::Dialling { .. } => {}
+            _ => self.note_unexpected("progress"),
         }
     }
 
     /// The callee took the call: now a worker is looked for, in silence.
     pub(super) fn callee_answered(&mut self, now: Instant) {
-        if self.phase != Phase::Dialling {
-            return;
-        }
-        self.disarm(Timer::Ring);
-        self.answered = true;
+        self.timers.set(Timer::Ring, None);
         self.phase = Phase::Seeking;
         self.push(Output::ForgetEarly);
         self.push(Output::Comfort(Comfort::Silence));
         self.watch_media(now);
-        let step = self.search.start(now);
-        self.take_step(now, step);
+        self.start_search(now);
     }
 
     /// No worker takes the call that we placed.
     pub(super) fn let_callee_go(&mut self, now: Instant, reason: Reason) {
-        let lost = self.attached_at.is_some();
-        let outcome = if lost {
-            Outcome::WorkerLost
-        } else {
-            Outcome::NoWorker
-        };
+        let outcome = self.outcome_without_worker();
         self.report(Report::Fallback(Rung::Hangup, reason));
-        if self.transferring {
+        if self.transfer.is_under_way() {
             self.stop_search();
-            self.outcome = Some(outcome);
-            self.phase = Phase::PlayingOut;
-            return self.wait_for_transfer(now);
+            return self.wait_for_transfer(now, Some(outcome));
         }
         self.hang_up(now, outcome);
     }
 
     /// How a leg that we placed came to its end by itself.
-    pub(super) const fn end_of_ours(&self, remote: bool) -> Outcome {
-        match (remote, self.answered) {
+    pub(super) const fn end_of_outbound(&self, remote: bool) -> Outcome {
+        match (remote, self.dialog.is_answered()) {
             (false, _) => Outcome::Failed,
             (true, false) => Outcome::Refused,
             (true, true) => Outcome::CalleeHungUp,

@@ -2,7 +2,7 @@
 
 use super::super::tests::{SECOND, outputs, policy, started, streaming};
 use super::*;
-use crate::core::call::{AnswerMode, CallPolicy, WorkerInput};
+use crate::core::call::{AnswerMode, CallPolicy, Output, Report, WorkerInput};
 
 fn number() -> Private {
     Private::new("+33100000000")

@@ -37,6 +37,8 @@ pub enum Step {
     Dial(Attempt),
     /// Nobody is asked any more.
     GiveUp(Reason),
+    /// Nothing: the input is of an attempt that is over.
+    Unexpected,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +152,7 @@ impl Search {
     /// The job could not be queued: Redis is away.
     pub fn handle_refused(&mut self, now: Instant) -> Step {
         if self.phase != Phase::Pushing {
-            return Step::Wait;
+            return Step::Unexpected;
         }
         match self.policy.route {
             Route::QueueThenDial => self.dial(),
@@ -175,22 +177,26 @@ impl Search {
         Step::Wait
     }
 
-    /// A worker took the job from the queue.
-    pub fn handle_taken(&mut self, now: Instant) {
-        if self.phase == Phase::Queued {
+    /// A worker took the job from the queue. Whether that is news.
+    pub fn handle_taken(&mut self, now: Instant) -> bool {
+        let news = self.phase == Phase::Queued;
+        if news {
             self.phase = Phase::Taken;
             self.wake_at = Some(now + self.policy.claim_timeout);
         }
+        news
     }
 
     /// The next attempt was asked for, but a worker of the present one is in
-    /// the midst of its handshake.
-    pub fn handle_claim_held(&mut self, now: Instant) {
-        if self.phase == Phase::Pushing {
+    /// the midst of its handshake. Whether an attempt was to be made at all.
+    pub fn handle_claim_held(&mut self, now: Instant) -> bool {
+        let is_expected = self.phase == Phase::Pushing;
+        if is_expected {
             self.phase = Phase::Held;
             self.jobs -= 1;
             self.wake_at = Some(now + HANDSHAKE_GRACE);
         }
+        is_expected
     }
 
     /// The worker could not be dialled.
@@ -198,7 +204,7 @@ impl Search {
         if self.phase == Phase::Dialling {
             return self.pause_dial(now);
         }
-        Step::Wait
+        Step::Unexpected
     }
 
     /// When [`Search::handle_timeout`] wants to be called.
@@ -293,7 +299,7 @@ mod tests {
     fn number(step: Step) -> Option<(u32, bool)> {
         match step {
             Step::Push(attempt) | Step::Dial(attempt) => Some((attempt.number, attempt.resumed)),
-            Step::Wait | Step::GiveUp(_) => None,
+            Step::Wait | Step::GiveUp(_) | Step::Unexpected => None,
         }
     }
 
