@@ -250,6 +250,9 @@ fn sip(text: &mut Exposition, health: &Health) {
     let help =
         "Challenges (401, 407) that got no digest: they were not of the line's own SIP server.";
     text.counter(name, help, engine.challenges_refused);
+    let name = "sipbridge_sip_lines_refused_total";
+    let help = "Times that the SIP stack could not add a line; each is tried again.";
+    text.counter(name, help, engine.lines_refused);
     let name = "sipbridge_sip_hangups_refused_total";
     let help =
         "Hang-ups that the SIP stack refused at first; each is tried again until its call is gone.";

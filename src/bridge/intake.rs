@@ -24,9 +24,18 @@ pub async fn run(
             EngineEvent::Registration { line, state } => {
                 handle_registration(&context.engine, &registrar, line, state);
             }
-            EngineEvent::LineRefused { line, reason } => {
-                error!(%line, reason, "the line cannot be added and takes no calls");
-                registrar.handle_refused(line, reason);
+            EngineEvent::LineRefused {
+                line,
+                reason,
+                retry_in,
+            } => {
+                let retry_in_s = retry_in.as_secs();
+                error!(%line, reason, retry_in_s, "the line cannot be added and takes no calls, it is tried again");
+                registrar.handle_refused(line, reason, retry_in);
+            }
+            EngineEvent::LineAdded { line } => {
+                info!(%line, "the line that could not be added is added now");
+                registrar.handle_added(&line);
             }
         }
     }

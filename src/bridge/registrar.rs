@@ -29,7 +29,7 @@ pub enum RegistrationState {
     Registered,
     /// The last try failed; there will be another.
     Failed,
-    /// The SIP engine would not add it; nothing is tried.
+    /// The SIP engine could not add it; the engine will try again.
     Refused,
     /// Lines do not register (`--no-register`).
     Off,
@@ -71,8 +71,8 @@ pub struct RegistrarHandle {
 
 struct Shared {
     schedule: Mutex<Scheduler>,
-    /// Lines that the engine would not add, and why.
-    refused: Mutex<BTreeMap<LineId, String>>,
+    /// Lines that the engine could not add so far.
+    refused: Mutex<BTreeMap<LineId, Refusal>>,
     /// Lines that do not register at all.
     off: Mutex<BTreeSet<LineId>>,
     changed: Notify,
@@ -80,6 +80,14 @@ struct Shared {
     /// Registrations that failed or were lost.
     failures: AtomicU64,
     queue: Option<Queue>,
+}
+
+/// Why a line is not in the engine.
+struct Refusal {
+    reason: String,
+    next_try: std::time::Instant,
+    /// Where it registers once it is added; none for a line that does not.
+    server: Option<String>,
 }
 
 impl RegistrarHandle {
@@ -151,14 +159,17 @@ impl RegistrarHandle {
             next_try_at: None,
             last_error,
         };
-        if let Some(reason) = lock(&self.shared.refused).get(line) {
-            return Some(plain(RegistrationState::Refused, Some(reason.clone())));
+        let (now, clock) = (std::time::Instant::now(), SystemTime::now());
+        let wall = |at: std::time::Instant| clock + at.saturating_duration_since(now);
+        if let Some(refusal) = lock(&self.shared.refused).get(line) {
+            return Some(LineRegistration {
+                next_try_at: Some(wall(refusal.next_try)),
+                ..plain(RegistrationState::Refused, Some(refusal.reason.clone()))
+            });
         }
         if lock(&self.shared.off).contains(line) {
             return Some(plain(RegistrationState::Off, None));
         }
-        let (now, clock) = (std::time::Instant::now(), SystemTime::now());
-        let wall = |at: std::time::Instant| clock + at.saturating_duration_since(now);
         let schedule = self.schedule();
         Some(match schedule.state(line, now)? {
             LineState::Registering => plain(RegistrationState::Registering, None),
@@ -259,13 +270,49 @@ impl RegistrarHandle {
         self.shared.changed.notify_one();
     }
 
-    /// A line that the engine would not add.
-    pub fn handle_refused(&self, line: LineId, reason: String) {
-        let was_there = self.schedule().remove(&line);
-        if let (true, Some(queue)) = (was_there, &self.shared.queue) {
-            queue.set_registered(&line, false);
+    /// A line that the engine could not add. It registers no more until it is
+    /// added. One that was removed meanwhile stays forgotten.
+    pub fn handle_refused(&self, line: LineId, reason: String, retry_in: Duration) {
+        let scheduled = self.take_scheduled(&line);
+        let mut refused = lock(&self.shared.refused);
+        let before = refused.remove(&line);
+        let is_held = before.is_some() || lock(&self.shared.off).contains(&line);
+        if scheduled.is_none() && !is_held {
+            return;
         }
-        lock(&self.shared.refused).insert(line, reason);
+        let server = scheduled.or_else(|| before.and_then(|refusal| refusal.server));
+        let refusal = Refusal {
+            reason,
+            next_try: std::time::Instant::now() + retry_in,
+            server,
+        };
+        refused.insert(line, refusal);
+    }
+
+    /// A line that was refused and is in the engine now: it registers as soon as
+    /// its turn comes, where it registers at all.
+    pub fn handle_added(&self, line: &LineId) {
+        let refusal = lock(&self.shared.refused).remove(line);
+        let server = match refusal {
+            Some(refusal) => refusal.server,
+            // The line was taken on after the refusal was heard of.
+            None => self.take_scheduled(line),
+        };
+        if let Some(server) = server {
+            self.add(line, &server);
+        }
+    }
+
+    /// Takes a line out of the schedule; its server, where it was there.
+    fn take_scheduled(&self, line: &LineId) -> Option<String> {
+        let mut schedule = self.schedule();
+        let server = schedule.registrar(line)?.to_owned();
+        schedule.remove(line);
+        drop(schedule);
+        if let Some(queue) = &self.shared.queue {
+            queue.set_registered(line, false);
+        }
+        Some(server)
     }
 
     /// How many lines are in each state.
@@ -274,7 +321,7 @@ impl RegistrarHandle {
         self.schedule().counts(std::time::Instant::now())
     }
 
-    /// How many lines the engine would not add.
+    /// How many lines are not in the engine, since it could not add them.
     #[must_use]
     pub fn refused(&self) -> usize {
         lock(&self.shared.refused).len()
@@ -317,4 +364,62 @@ impl RegistrarHandle {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RETRY_IN: Duration = Duration::from_secs(2);
+
+    fn state(registrar: &RegistrarHandle, line: &LineId) -> Option<RegistrationState> {
+        registrar.status(line).map(|status| status.state)
+    }
+
+    #[test]
+    fn a_refused_line_says_when_it_is_tried_and_registers_once_it_is_added() {
+        let line = LineId::new("7");
+        let registrar = RegistrarHandle::new([], None);
+        registrar.add(&line, "sip.example.com");
+        for reason in ["no certificate", "no room"] {
+            registrar.handle_refused(line.clone(), reason.into(), RETRY_IN);
+            let status = registrar.status(&line).expect("it is held");
+            assert_eq!(status.state, RegistrationState::Refused);
+            assert_eq!(status.last_error.as_deref(), Some(reason));
+            assert!(status.next_try_at.is_some_and(|at| at > SystemTime::now()));
+            assert_eq!((registrar.refused(), registrar.lines().len()), (1, 0));
+        }
+        registrar.handle_added(&line);
+        assert_eq!(
+            state(&registrar, &line),
+            Some(RegistrationState::Registering)
+        );
+        assert_eq!(registrar.refused(), 0);
+        assert_eq!(
+            registrar.schedule().registrar(&line),
+            Some("sip.example.com")
+        );
+    }
+
+    #[test]
+    fn a_refused_line_that_does_not_register_is_off_again_once_it_is_added() {
+        let line = LineId::new("7");
+        let registrar = RegistrarHandle::new([], None);
+        registrar.add_off(&line);
+        registrar.handle_refused(line.clone(), "no room".into(), RETRY_IN);
+        assert_eq!(state(&registrar, &line), Some(RegistrationState::Refused));
+        registrar.handle_added(&line);
+        assert_eq!(state(&registrar, &line), Some(RegistrationState::Off));
+    }
+
+    #[test]
+    fn late_news_of_a_removed_line_do_not_bring_it_back() {
+        let line = LineId::new("7");
+        let registrar = RegistrarHandle::new([], None);
+        registrar.add(&line, "sip.example.com");
+        registrar.remove(&line);
+        registrar.handle_refused(line.clone(), "no room".into(), RETRY_IN);
+        registrar.handle_added(&line);
+        assert_eq!((state(&registrar, &line), registrar.refused()), (None, 0));
+    }
 }

@@ -16,6 +16,7 @@
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
+//! | [`refused_lines`] | lines that the SIP engine could not add, and when each is tried again |
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
@@ -48,6 +49,7 @@ pub mod outward;
 pub mod playout;
 pub mod printable;
 pub mod private;
+pub mod refused_lines;
 pub mod registration_wish;
 pub mod reorder;
 pub mod rtp;

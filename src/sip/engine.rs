@@ -283,8 +283,15 @@ pub enum EngineEvent {
     Incoming(Box<IncomingCall>),
     /// A line's registration changed.
     Registration { line: LineId, state: Registration },
-    /// A line could not be added.
-    LineRefused { line: LineId, reason: String },
+    /// A line could not be added. The engine tries again by itself.
+    LineRefused {
+        line: LineId,
+        reason: String,
+        /// Until the next try.
+        retry_in: Duration,
+    },
+    /// A line that was refused is added after all, and may register.
+    LineAdded { line: LineId },
 }
 
 /// Why an INVITE is refused before it becomes a call.
@@ -336,6 +343,8 @@ pub struct EngineStats {
     /// Challenges (401, 407) that were not answered, since they were not the
     /// line's own server's.
     pub challenges_refused: u64,
+    /// How often a line could not be added.
+    pub lines_refused: u64,
     /// Hang-ups that the stack refused at first.
     pub hangups_refused: u64,
     /// Calls whose hang-up is still refused; tried again twice a second.

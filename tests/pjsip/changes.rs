@@ -178,7 +178,7 @@ fn lines_that_a_dead_server_does_not_let_go_make_room_for_what_replaces_them() {
     }
     stage.add_line(account("last", "last", None));
     while let Ok(event) = stage.events.try_recv() {
-        if let EngineEvent::LineRefused { line, reason } = event {
+        if let EngineEvent::LineRefused { line, reason, .. } = event {
             panic!("{line}: {reason}");
         }
     }

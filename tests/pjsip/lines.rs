@@ -1,10 +1,12 @@
 //! Lines: which one a call belongs to, admission, registration.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
-use sipbridge::sip::engine::{Command, EngineEvent, Refusal, Registration, SipEngine};
+use sipbridge::sip::engine::{
+    Account, Command, EngineEvent, Refusal, Registration, SipEngine, Transport,
+};
 
 use crate::peer::{Message, Peer, answer};
 use crate::stage::{
@@ -273,7 +275,7 @@ fn a_line_that_makes_no_sense_is_refused() {
     bad.domain = "not a host".into();
     stage.submit(Command::AddLine(Box::new(bad)));
     match next(&mut stage.events, "refusal") {
-        EngineEvent::LineRefused { line, reason } => {
+        EngineEvent::LineRefused { line, reason, .. } => {
             assert_eq!(
                 (line, reason.as_str()),
                 (LineId::new("bad"), "its domain is no host name")
@@ -281,4 +283,58 @@ fn a_line_that_makes_no_sense_is_refused() {
         }
         other => panic!("{other:?}"),
     }
+    stage.submit(Command::RemoveLine(LineId::new("bad")));
+}
+
+fn secure(id: &str) -> Account {
+    let mut line = account(id, "erin", None);
+    line.transport = Transport::Tls;
+    line
+}
+
+/// The refusals of a line and, at last, that it was added.
+fn refusals_until_added(stage: &mut Stage, id: &str) -> u32 {
+    let mut refusals = 0;
+    loop {
+        match next(&mut stage.events, "news of the line") {
+            EngineEvent::LineRefused { line, .. } if line.as_str() == id => refusals += 1,
+            EngineEvent::LineAdded { line } if line.as_str() == id => return refusals,
+            EngineEvent::LineRefused { line, .. } | EngineEvent::LineAdded { line } => {
+                panic!("{line}")
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_refused_line_is_tried_again_until_it_can_be_added() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let roots = folder.path().join("roots.pem");
+    let mut stage = stage();
+    stage.engine.shutdown();
+    let file = roots.display().to_string();
+    *stage = Stage::start_with(Ipv4Addr::LOCALHOST.into(), None, Some(file));
+    let before = stage.engine.stats().lines_refused;
+    // Nothing is there yet to verify its server by.
+    for id in ["removed", "kept"] {
+        stage.submit(Command::AddLine(Box::new(secure(id))));
+        match next(&mut stage.events, "refusal") {
+            EngineEvent::LineRefused { line, retry_in, .. } => {
+                assert_eq!((line.as_str(), retry_in.as_secs()), (id, 2));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    stage.submit(Command::RemoveLine(LineId::new("removed")));
+    assert_eq!(stage.engine.stats().lines_refused, before + 2);
+    assert_eq!(stage.engine.local_port(Transport::Tls), None);
+
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    std::fs::write(&roots, made.cert.pem()).expect("written");
+    assert_eq!(refusals_until_added(&mut stage, "kept"), 0);
+    assert!(stage.engine.local_port(Transport::Tls).is_some());
+
+    stage.engine.shutdown();
+    *stage = Stage::start();
 }

@@ -151,6 +151,11 @@ impl Stage {
 
     /// The same on an address. ICE is used where there is one to offer.
     pub fn start_on(bind: IpAddr, stun: Option<SocketAddr>) -> Self {
+        Self::start_with(bind, stun, None)
+    }
+
+    /// The same; SIP servers' certificates must come from this file.
+    pub fn start_with(bind: IpAddr, stun: Option<SocketAddr>, tls_ca_file: Option<String>) -> Self {
         // Fails when it is done already.
         let _ = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
@@ -170,7 +175,7 @@ impl Stage {
             ice: true,
             max_calls: CALLS_MAX as u32,
             tls_identity: None,
-            tls_ca_file: None,
+            tls_ca_file,
             tls_insecure: false,
             user_agent: "sipbridge-test".into(),
             access: Access {
@@ -213,7 +218,10 @@ impl Stage {
         self.submit(Command::AddLine(Box::new(line)));
         let mut senseless = account("senseless", "x", None);
         senseless.domain = "not a host".into();
+        let id = senseless.line.clone();
         self.submit(Command::AddLine(Box::new(senseless)));
+        // Else it would be tried again.
+        self.submit(Command::RemoveLine(id));
         while !matches!(
             next(&mut self.events, "refusal of a line"),
             EngineEvent::LineRefused { .. }

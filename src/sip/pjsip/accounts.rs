@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::c_uint;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::calls;
@@ -45,10 +46,17 @@ pub struct Retired {
     renews: bool,
 }
 
-/// Adds a line, in place of one with the same id; tells why where it cannot.
-/// Calls of the line go on. Accounts that nobody asks for any more are in
-/// `retired`.
-pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &mut Vec<Retired>) {
+/// Adds a line, in place of one with the same id. Calls of the line go on.
+/// Accounts that nobody asks for any more are in `retired`.
+///
+/// # Errors
+/// Says why the line cannot be added; the one of the same id is gone then.
+pub fn add(
+    shared: &Shared,
+    config: &EngineConfig,
+    account: &Account,
+    retired: &mut Vec<Retired>,
+) -> Result<(), String> {
     let binding = Binding::of(account);
     let held = shared.with_lines(|lines| {
         let line = lines.table.data(&account.line)?;
@@ -80,25 +88,24 @@ pub fn add(shared: &Shared, config: &EngineConfig, account: &Account, retired: &
         shared.policies.enrol(*id, account, token, located);
     }
     let known = shared.access.permit(networks_of(account));
-    match made {
-        Ok(id) => shared.change_lines(|lines| {
-            let line = Line {
-                account: id,
-                domain: account.domain.clone(),
-                secure: account.transport == Transport::Tls,
-                binding,
-                server: server(config, account),
-                _known: known,
-            };
-            lines.table.insert(account, line);
-            lines.by_account.insert(id, account.line.clone());
-            lines.domains.insert(id, account.domain.clone());
-        }),
-        Err(status) => {
-            retired.extend(retire(shared, &account.line));
-            refuse(shared, account, text::status_text(status));
-        }
-    }
+    let id = made.map_err(|status| {
+        retired.extend(retire(shared, &account.line));
+        text::status_text(status)
+    })?;
+    shared.change_lines(|lines| {
+        let line = Line {
+            account: id,
+            domain: account.domain.clone(),
+            secure: account.transport == Transport::Tls,
+            binding,
+            server: server(config, account),
+            _known: known,
+        };
+        lines.table.insert(account, line);
+        lines.by_account.insert(id, account.line.clone());
+        lines.domains.insert(id, account.domain.clone());
+    });
+    Ok(())
 }
 
 /// Networks from which the server of a line calls, as far as they are known
@@ -136,10 +143,16 @@ fn renew_after_farewells(
     }
 }
 
-/// Tells that a line cannot be added.
-pub fn refuse(shared: &Shared, account: &Account, reason: String) {
-    let line = account.line.clone();
-    tell(shared, EngineEvent::LineRefused { line, reason });
+/// Tells that a line cannot be added, and counts it.
+pub fn refuse(shared: &Shared, line: LineId, reason: String, retry_in: Duration) {
+    let refusals = &shared.counters.lines_refused;
+    refusals.fetch_add(1, Ordering::Relaxed);
+    let event = EngineEvent::LineRefused {
+        line,
+        reason,
+        retry_in,
+    };
+    tell(shared, event);
 }
 
 /// Unregisters a line and takes it out of what INVITEs are matched with.

@@ -15,14 +15,18 @@ use super::registering;
 use super::shared::{Order, Shared, shared};
 use super::stack::{self, OpenPorts};
 use super::{outgoing, resolver};
+use crate::core::refused_lines::RefusedLines;
 use crate::core::registration_wish::Wish;
-use crate::sip::engine::{Account, Command, EngineConfig};
+use crate::sip::engine::{Account, Command, EngineConfig, EngineEvent};
 
 /// How long the thread waits for an order before it beats again.
 const BEAT: Duration = Duration::from_millis(500);
 
 /// How long lines that are still registered may take to unregister at the end.
 const UNREGISTER_MAX: Duration = Duration::from_secs(2);
+
+/// Most refused lines that are tried again in one beat: commands wait meanwhile.
+const RETRIES_AT_ONCE: usize = 32;
 
 /// What the thread works with.
 pub struct Control {
@@ -32,6 +36,8 @@ pub struct Control {
     ports: Arc<OpenPorts>,
     /// Accounts of removed lines that somebody may still need.
     retired: Vec<Retired>,
+    /// Lines that could not be added.
+    refused: RefusedLines<Account>,
 }
 
 impl Control {
@@ -47,6 +53,7 @@ impl Control {
             stopping,
             ports,
             retired: Vec::new(),
+            refused: RefusedLines::default(),
         }
     }
 
@@ -76,7 +83,7 @@ impl Control {
         end(shared);
     }
 
-    /// What nobody asks for: deletes retired accounts, ends calls that pjsua would
+    /// What nobody asks for: deletes retired accounts, tries refused lines again, ends calls that pjsua would
     /// not end before, legs that no driver holds any more, and transfers that ended without an outcome.
     fn tidy_up(&mut self, shared: &Shared) {
         resolver::tell_found(shared);
@@ -88,6 +95,7 @@ impl Control {
         };
         self.retired
             .retain_mut(|retired| !accounts::delete_unneeded(shared, retired, &busy));
+        self.retry_refused(shared);
         hangups::retry(shared);
         for leg in shared.slots.orphans() {
             calls::abort(shared, leg, "its driver is gone");
@@ -108,8 +116,11 @@ impl Control {
 
     fn execute(&mut self, shared: &Shared, command: Command) {
         match command {
-            Command::AddLine(account) => self.add_line(shared, &account),
-            Command::RemoveLine(line) => self.retired.extend(accounts::retire(shared, &line)),
+            Command::AddLine(account) => self.add_line(shared, *account),
+            Command::RemoveLine(line) => {
+                self.refused.forget(&line);
+                self.retired.extend(accounts::retire(shared, &line));
+            }
             Command::Register(line) => accounts::register(shared, &line, Wish::Register),
             Command::Unregister(line) => accounts::register(shared, &line, Wish::Unregister),
             Command::Answer { leg, status } => calls::answer(shared, leg, status),
@@ -129,19 +140,42 @@ impl Control {
 }
 
 impl Control {
+    fn retry_refused(&mut self, shared: &Shared) {
+        let due = self.refused.due(RETRIES_AT_ONCE, Instant::now());
+        let due: Vec<Account> = due.into_iter().cloned().collect();
+        for account in due {
+            self.add_line(shared, account);
+        }
+    }
+
+    /// Adds a line, or keeps it to be tried again.
+    fn add_line(&mut self, shared: &Shared, account: Account) {
+        let line = account.line.clone();
+        if let Err(reason) = self.try_to_add(shared, &account) {
+            let retry_in = self.refused.refused(line.clone(), account, Instant::now());
+            accounts::refuse(shared, line, reason, retry_in);
+            return;
+        }
+        if self.refused.forget(&line) {
+            let added = EngineEvent::LineAdded { line: line.clone() };
+            if !shared.announce(added) && shared.has_listener() {
+                // Unheard it would never register: said again after the next try.
+                self.refused.refused(line, account, Instant::now());
+            }
+        }
+    }
+
     /// Opens the transport that the line needs where it is not open yet.
-    fn add_line(&mut self, shared: &Shared, account: &Account) {
+    fn try_to_add(&mut self, shared: &Shared, account: &Account) -> Result<(), String> {
         let ready = accounts::check(account).and_then(|()| {
             stack::open_if_missing(&self.config, account.transport, &self.ports)
                 .map_err(|error| error.to_string())
         });
-        match ready {
-            Ok(()) => accounts::add(shared, &self.config, account, &mut self.retired),
-            Err(reason) => {
-                self.retired.extend(accounts::retire(shared, &account.line));
-                accounts::refuse(shared, account, reason);
-            }
+        if let Err(reason) = ready {
+            self.retired.extend(accounts::retire(shared, &account.line));
+            return Err(reason);
         }
+        accounts::add(shared, &self.config, account, &mut self.retired)
     }
 }
 

@@ -201,6 +201,7 @@ impl SipEngine for PjsipEngine {
             rtp_foreign: counters.rtp_foreign.load(Ordering::Relaxed),
             rtp_thinned: counters.rtp_thinned.load(Ordering::Relaxed),
             challenges_refused: counters.challenges_refused.load(Ordering::Relaxed),
+            lines_refused: counters.lines_refused.load(Ordering::Relaxed),
             hangups_refused: counters.hangups_refused.load(Ordering::Relaxed),
             hangups_pending: shared.hangups.pending(),
             panics: counters.panics.load(Ordering::Relaxed),

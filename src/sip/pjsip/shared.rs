@@ -142,6 +142,7 @@ pub struct Counters {
     pub rtp_thinned: AtomicU64,
     pub challenges_refused: AtomicU64,
     pub hangups_refused: AtomicU64,
+    pub lines_refused: AtomicU64,
     pub panics: AtomicU64,
     pub worker_beats: AtomicU64,
     pub control_beats: AtomicU64,
