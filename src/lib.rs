@@ -20,6 +20,7 @@
 //! | [`bridge`] | the driver that joins them, one task per call; registry, admission, drain |
 //! | [`api`] | HTTP: health, metrics, calls, administration of lines and SIP servers |
 //! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
+//! | [`guide`] | the manual: contracts, operating, security, figures |
 //!
 //! # Threads
 //!
@@ -44,6 +45,7 @@ pub mod config;
 pub mod core;
 pub mod dns;
 pub mod files;
+pub mod guide;
 pub mod lines;
 pub mod media;
 pub mod queue;

@@ -35,6 +35,8 @@ const LONGER: &[(&str, &str)] = &[
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("files", &[]),
+    // The manual: text.
+    ("guide", &[]),
     ("config", &["core", "files", "sip", "lines"]),
     ("dns", &["core", "files"]),
     ("sip", &["core", "files", "dns"]),

@@ -185,6 +185,11 @@ dependencies() {
     fi
 }
 
+# The documentation, its guide among it: a link that leads nowhere is a failure.
+documentation() {
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --lib --document-private-items
+}
+
 # Test targets beside the end-to-end one, chaos and fuzz, as --test flags.
 other_targets() {
     local file
@@ -285,6 +290,7 @@ if [ -z "$filter" ]; then
     step "cargo fmt --check" cargo fmt --check
     step "cargo clippy -D warnings" cargo clippy --all-targets -- -D warnings
     step "cargo deny" dependencies
+    step "cargo doc -D warnings" documentation
 fi
 step "build of all tests" cargo test --no-run || finish
 step "unit, scenario and layout tests" unit_tests

@@ -1,4 +1,4 @@
-//! Jobs from Redis, as call-queue.md has them: taken one by one, first call
+//! Jobs from Redis, as `sipbridge::guide::call_queue` has them: taken one by one, first call
 //! first.
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! The caller's audio on its way to the worker: what no worker has taken yet,
 //! and behind it the last seconds that were delivered, for a worker that takes
-//! over (call-queue.md, "Life of a call", 1 and 5).
+//! over ([`crate::guide::call_queue`], "Life of a call", 1 and 5).
 //!
 //! Positions count bytes of mu-law since the stream began, one per sample.
 //! Bounded: the oldest frames go first, and their positions with them.

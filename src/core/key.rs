@@ -1,5 +1,5 @@
 //! The master key that credentials at rest are encrypted under
-//! (phone-lines.md). What is done with it is in `lines::credentials`.
+//! ([`crate::guide::phone_lines`]). What is done with it is in `lines::credentials`.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! The playout queue of one call: the worker's audio, with its marks in it, as
-//! bytes of mu-law at 8 kHz (media-streams.md, "Worker to bridge").
+//! bytes of mu-law at 8 kHz ([`crate::guide::media_streams`], "From the worker to the bridge").
 //!
 //! Audio may come in pieces of any size; it is played as one stream. Small
 //! pieces are gathered in one buffer, so that a live stream allocates nothing;

@@ -1,5 +1,5 @@
 //! Caller to worker: RTP packets become Media Streams messages, each the moment
-//! its packet is in (media-streams.md, design.md "The way of the data").
+//! its packet is in ([`crate::guide::media_streams`]).
 //!
 //! Input, by its source: RTP packets and ticks from the driver, digits by SIP
 //! INFO from the engine. Output: `poll_message`.

@@ -1,4 +1,4 @@
-//! Credentials at rest, as phone-lines.md fixes them: AES-256-GCM under a key
+//! Credentials at rest, as [`crate::guide::phone_lines`] fixes them: AES-256-GCM under a key
 //! derived per line with PBKDF2-HMAC-SHA256, stored as `iv:authTag:ciphertext`.
 //!
 //! The same scheme serves SIP servers, with the server's id as salt. Leaves

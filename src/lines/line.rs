@@ -1,5 +1,5 @@
 //! A phone line as the AlloResto database and its JSON write it
-//! (phone-lines.md), and what can be wrong with one.
+//! ([`crate::guide::phone_lines`]), and what can be wrong with one.
 //!
 //! Leaves out how JSON is read (`entry`), which server a line uses
 //! (`resolve`) and what its password decrypts to (`load`).
@@ -107,7 +107,7 @@ pub enum FieldProblem {
     /// A number that is out of range.
     #[error("must be a whole number from 1 to 4294967295")]
     Range,
-    /// Not a field of phone-lines.md; ignored.
+    /// Not a field of [`crate::guide::phone_lines`]; ignored.
     #[error("is not a known field and is ignored")]
     Unknown,
     /// The column's name where the JSON name belongs; ignored.

@@ -1,4 +1,4 @@
-//! Which SIP server a line uses (phone-lines.md): the one it names, else the
+//! Which SIP server a line uses ([`crate::guide::phone_lines`]): the one it names, else the
 //! global fallback, else the `--sip-*` flags. A line whose server is not
 //! there is reported, never registered somewhere else.
 //!

@@ -1,4 +1,4 @@
-//! One attempt to find a worker for a call, as call-queue.md writes it.
+//! One attempt to find a worker for a call, as [`crate::guide::call_queue`] writes it.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -70,7 +70,8 @@ struct Wire<'job> {
 
 impl Job {
     /// The JSON as it goes into the queue of `node`.
-    pub(super) fn payload(&self, node: &str) -> String {
+    #[must_use]
+    pub fn payload(&self, node: &str) -> String {
         let known = |value: &'_ Option<Private>| -> Option<String> {
             let value = value.as_ref()?;
             (!value.is_empty()).then(|| value.expose().to_owned())

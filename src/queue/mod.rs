@@ -1,4 +1,4 @@
-//! The Redis contract (call-queue.md, version 1): jobs, state keys, events.
+//! The Redis contract ([`crate::guide::call_queue`], version 1): jobs, state keys, events.
 //!
 //! | file | what it holds |
 //! |---|---|

@@ -1,5 +1,5 @@
 //! Queue mode: the listener that workers dial, `GET
-//! /media-stream/{callId}?token=…` (call-queue.md, life of a call, step 2).
+//! /media-stream/{callId}?token=…` ([`crate::guide::call_queue`], "Dialling the bridge").
 //!
 //! Leaves out TLS: a public address ends TLS at a proxy before it.
 

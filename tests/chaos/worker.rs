@@ -168,7 +168,7 @@ async fn talk(orders: &Orders, job: &Job, mut stream: Stream, checks: &mut Check
     }
 }
 
-/// The numbering of one stream, as media-streams.md has it.
+/// The numbering of one stream, as `sipbridge::guide::media_streams` has it.
 #[derive(Default)]
 struct Checks {
     started: bool,

@@ -1,5 +1,5 @@
-//! The two contracts, field by field: the job in Redis (call-queue.md) and the
-//! messages on the WebSocket (media-streams.md).
+//! The two contracts, field by field: the job in Redis (`sipbridge::guide::call_queue`) and the
+//! messages on the WebSocket (`sipbridge::guide::media_streams`).
 
 use serde_json::{Value, json};
 

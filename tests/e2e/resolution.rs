@@ -1,4 +1,4 @@
-//! Which SIP server a line uses (phone-lines.md), rule by rule, with a Kamailio
+//! Which SIP server a line uses (`sipbridge::guide::phone_lines`), rule by rule, with a Kamailio
 //! for each of them: where the line registers, that it registers nowhere else,
 //! and what the API and `sipbridge lines` say of it. Every trunk would take
 //! every line, so that a REGISTER to the wrong one shows.

@@ -1,5 +1,5 @@
 //! Workers that never come, or are lost in mid-call: who gets the call next, what
-//! he gets of it, and what the caller hears meanwhile (call-queue.md, 4 and 5).
+//! he gets of it, and what the caller hears meanwhile (`sipbridge::guide::call_queue`, 4 and 5).
 
 use std::time::{Duration, Instant};
 

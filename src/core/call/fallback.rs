@@ -1,7 +1,8 @@
 //! What a caller gets when no worker takes the call, rung by rung: the
 //! announcement, then a blind transfer to the line's fallback number, then,
 //! where the trunk refuses that, a call to the number that is joined with the
-//! caller's, then BYE (call-queue.md, "Life of a call", 6).
+//! caller's, then BYE ([`crate::guide::call_queue`],
+//! "When nobody takes the call").
 
 use std::time::{Duration, Instant};
 

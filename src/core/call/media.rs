@@ -48,7 +48,7 @@ impl Call {
         self.media.last_rtp = Some(now);
     }
 
-    /// What was asked for by [`Output::PlayOut`] has been heard.
+    /// What was asked for by [`PlayOut`](super::Output::PlayOut) has been heard.
     pub fn handle_played_out(&mut self, now: Instant) {
         match self.phase {
             Phase::PlayingOut { settled, .. } if self.transfer.is_under_way() => {

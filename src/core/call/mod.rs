@@ -15,8 +15,8 @@
 //! | media | `handle_rtp`, `handle_played_out` |
 //! | SIP, the leg to the fallback number | `handle_callee` |
 //!
-//! Implements the life of a call of call-queue.md. The phase holds what is known
-//! only in it; what outlives a phase is in [`Call`]. An input that the phase has
+//! Implements the life of a call of [`crate::guide::call_queue`]. The phase holds
+//! what is known only in it; what outlives a phase is in [`Call`]. An input that the phase has
 //! no use for changes nothing and comes out of [`Call::take_unexpected`].
 //!
 //! | file | what it holds |

@@ -1,5 +1,5 @@
 //! The search for a worker: who is asked next, and when nobody is any more.
-//! One per call, used again when its worker is lost (call-queue.md, "Life of a
+//! One per call, used again when its worker is lost ([`crate::guide::call_queue`], "Life of a
 //! call", 1, 4, 5 and 7).
 //!
 //! In queue mode a job is pushed. Taken and not dialled within

@@ -2,15 +2,15 @@
 //! and the transaction layer, which sees every response before pjsip answers
 //! a challenge in it, and every request before it is printed.
 //!
-//! - Challenges (401, 407) that [`CredentialPolicy`] does not allow an answer
-//!   to are taken out of the response, as are those of other schemes than
+//! - Challenges (401, 407) that
+//!   [`CredentialPolicy`](crate::core::credential_policy::CredentialPolicy) does not allow an answer
 //!   Digest: pjsip finds nothing to answer, and the request has failed.
 //! - A digest on its way to somebody else than the line's server is taken out
 //!   of the request: pjsip may send one unasked once it was asked for.
 //! - The 200 to REGISTER is left with our own Contact alone: pjsip looks at the
 //!   first ten, and ours may be the eleventh.
 //!
-//! Where the server is: what DNS says, and what [`CredentialPolicy`] learned.
+//! Where the server is: what DNS says, and what `CredentialPolicy` learned.
 //!
 //! An account is found by the `line` parameter of our Contact while there is no
 //! dialog, and in a dialog by a mark that is put there when it begins: the
