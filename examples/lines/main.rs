@@ -40,7 +40,7 @@ use tokio::time::{sleep, timeout};
 use bridge::{Bridge, Setup};
 use process::Usage;
 use registrar::Registrar;
-use report::{Invites, Reading, Report};
+use report::{EarlyCall, Invites, Reading, Report};
 use sip_uac::{CallOptions, Uac};
 
 /// Looks at the bridge's health so often.
@@ -68,6 +68,9 @@ pub struct Args {
     /// Expiry that the bridge asks for; shorter than the run, refreshes are seen.
     #[arg(long, default_value_t = 300)]
     expires: u64,
+    /// Call the last line as soon as the bridge serves, before it can have registered.
+    #[arg(long)]
+    early_call: bool,
     /// How long the registered lines are watched.
     #[arg(long, default_value_t = 10)]
     idle_seconds: u64,
@@ -131,6 +134,10 @@ async fn run(args: &Args, lines: usize) -> Result<Reading, Box<dyn Error>> {
 
     let most = Duration::from_secs(60 + lines as u64 / 10);
     let serving = until(most, &bridge, |health| health.is_some()).await?;
+    let early = match args.early_call {
+        true => Some(early_call(&registrar, &bridge, lines, started).await?),
+        false => None,
+    };
     let registered = until(most, &bridge, |health| {
         health.is_some_and(|health| health["lines"]["registered"] == lines)
     })
@@ -147,9 +154,13 @@ async fn run(args: &Args, lines: usize) -> Result<Reading, Box<dyn Error>> {
     let first = invites(args, &registrar, &bridge, 1).await?;
     let last = invites(args, &registrar, &bridge, lines).await?;
     bridge.stop()?;
+    let first_register = registrar.notes().arrivals.first().copied();
+    let first_register = first_register.ok_or("no REGISTER came")?;
     Ok(Reading {
         lines,
         serving: serving - started,
+        first_register: first_register - started,
+        early,
         registered: registered - started,
         idle_cpu_ms: after.cpu_ms - before.cpu_ms,
         idle_registers,
@@ -181,6 +192,30 @@ async fn until(
         }
         sleep(POLL).await;
     }
+}
+
+/// Calls a line by its user, which needs no registration.
+async fn early_call(
+    registrar: &Registrar,
+    bridge: &Bridge,
+    line: usize,
+    started: Instant,
+) -> Result<EarlyCall, Box<dyn Error>> {
+    let health = bridge.health().await.unwrap_or_default();
+    let uac = Uac::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    let mut options = CallOptions::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    options.proxy = Some(bridge.sip);
+    let uri = format!("sip:{}@{}", bridge::user_of(line), registrar.address);
+    let mut call = uac.call(&uri, options).await?;
+    timeout(ANSWER_MAX, call.wait_answer())
+        .await?
+        .map_err(|rejection| format!("line {line}, before it registered: {rejection}"))?;
+    let answered = started.elapsed();
+    call.hangup().await?;
+    Ok(EarlyCall {
+        answered,
+        decrypting: health["lines"]["decrypting"].as_u64().unwrap_or_default(),
+    })
 }
 
 /// Calls a line by the Contact it registered, one call after the other.

@@ -13,6 +13,8 @@ use crate::registrar::Registrar;
 const LINE_MAX_KB: f64 = 50.0;
 /// From the start until every line is registered.
 const REGISTERED_MAX_S: f64 = 180.0;
+/// From the start until the first line asks to be registered.
+const FIRST_REGISTER_MAX_S: f64 = 2.0;
 /// CPU of all lines while nothing happens but refreshes.
 const IDLE_CPU_MAX_PERCENT: f64 = 5.0;
 
@@ -41,10 +43,22 @@ impl Invites {
     }
 }
 
+/// A call to the last line as soon as the bridge serves.
+pub struct EarlyCall {
+    /// From the start until it was answered.
+    pub answered: Duration,
+    /// Lines that could not register yet.
+    pub decrypting: u64,
+}
+
 /// One run.
 pub struct Reading {
     pub lines: usize,
     pub serving: Duration,
+    /// From the start until the registrar got a first REGISTER.
+    pub first_register: Duration,
+    /// With `--early-call`.
+    pub early: Option<EarlyCall>,
     pub registered: Duration,
     pub idle_cpu_ms: f64,
     pub idle_registers: usize,
@@ -72,7 +86,11 @@ impl Report {
             "digest": args.digest,
             "database": args.database,
             "servingAfterS": rounded(many.serving.as_secs_f64()),
+            "firstRegisterAfterS": rounded(many.first_register.as_secs_f64()),
             "allRegisteredAfterS": rounded(many.registered.as_secs_f64()),
+            "earlyCallAfterS":
+                many.early.as_ref().map(|call| rounded(call.answered.as_secs_f64())),
+            "decryptingAtEarlyCall": many.early.as_ref().map(|call| call.decrypting),
             "registersPeakPerS": notes.peak_per_s(),
             "registrar": {
                 "registered": notes.registered, "refreshed": notes.refreshed,
@@ -112,6 +130,7 @@ impl Report {
             && number("/registrar/registered") == number("/lines")
             && self.0["faults"].as_array().is_some_and(Vec::is_empty)
             && number("/allRegisteredAfterS").is_some_and(|s| s < REGISTERED_MAX_S)
+            && number("/firstRegisterAfterS").is_some_and(|s| s < FIRST_REGISTER_MAX_S)
             && number("/idle/cpuShareOfCore").is_some_and(|share| share < IDLE_CPU_MAX_PERCENT)
             && (self.0["control"].is_null() || control::is_good(&self.0["control"]))
     }
@@ -122,6 +141,9 @@ impl Report {
         let rows = [
             ("lines", at("/lines")),
             ("serving after, s", at("/servingAfterS")),
+            ("first REGISTER after, s", at("/firstRegisterAfterS")),
+            ("call to the last line after, s", at("/earlyCallAfterS")),
+            ("  lines decrypting then", at("/decryptingAtEarlyCall")),
             ("all registered after, s", at("/allRegisteredAfterS")),
             ("REGISTERs in one second, most", at("/registersPeakPerS")),
             (

@@ -54,6 +54,8 @@ pub struct LineCounts {
     pub registered: usize,
     /// Waiting for their turn or for the registrar's answer.
     pub registering: usize,
+    /// They take calls, and register once their passwords are decrypted.
+    pub decrypting: usize,
     /// Refused or unanswered; retried with backoff.
     pub failed: usize,
     /// Not registering, by `--no-register`; their calls are taken.

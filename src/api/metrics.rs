@@ -234,6 +234,7 @@ fn lines(text: &mut Exposition, health: &Health) {
     let states = [
         ("registered", count(lines.registered)),
         ("registering", count(lines.registering)),
+        ("decrypting", count(lines.decrypting)),
         ("failed", count(lines.failed)),
         ("unregistered", count(lines.unregistered)),
         ("unusable", count(lines.unusable)),

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::callbacks::{self, Listener};
 use super::contact_key::contact_key;
 use super::health::HealthReporter;
-use super::keeper::{self, Keeper};
+use super::keeper::{self, Holder, Keeper};
 use super::logging;
 use super::profiles::Lines;
 use super::retention;
@@ -125,6 +125,8 @@ pub struct Running {
     pub courier: Courier,
     /// The database, and what writes records of calls into it.
     pub store: Option<(Store, CallLogTask)>,
+    /// Holds the lines, and decrypts their passwords.
+    pub holding: JoinHandle<()>,
     /// Keeps the lines as the database has them, where there is one.
     pub keeping: Option<JoinHandle<()>>,
     /// Deletes old records of calls, where that is wanted.
@@ -145,6 +147,7 @@ pub async fn compose(
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Lines {
         accounts,
+        sealed,
         profiles,
         call_limits,
         file_mistakes,
@@ -218,7 +221,7 @@ pub async fn compose(
     context.lines.judge(judged);
     let registrar = RegistrarHandle::new([], queue.clone());
     for account in &accounts {
-        keeper::enlist(&registrar, account);
+        keeper::enlist(&registrar, account, sealed.contains(&account.line));
     }
     add_lines(&engine, accounts).await?;
     let monitor = Arc::new(Monitor::default());
@@ -253,8 +256,10 @@ pub async fn compose(
         tokio::spawn(publish_active(context.clone(), queue));
     }
     let max_late = config.calls.max_late;
+    let (holder, readings) = Holder::new(&config, &context, &registrar, books);
+    let holding = tokio::spawn(holder.run());
     let keeping = store.as_ref().map(|(store, _)| {
-        let keeper = Keeper::new(&config, store, &context, &registrar, books);
+        let keeper = Keeper::new(store, &context, readings);
         tokio::spawn(keeper.run())
     });
     let forgetting = store.as_ref().zip(config.keep_records);
@@ -274,6 +279,7 @@ pub async fn compose(
         engine,
         courier: callbacks.courier,
         store,
+        holding,
         keeping,
         forgetting,
     })

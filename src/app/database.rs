@@ -2,19 +2,24 @@
 //! and what it holds read. Without `--database-url` and `--data-dir` there is
 //! none, and the lines are those of the flags and the file alone.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::compose::StartError;
 use super::sealing::seal;
-use super::start_lines::{StartLines, Vaults, start_lines, start_lines_with};
+use super::start_lines::{StartLines, Vaults, start_lines_with};
 use crate::config::{Config, Database};
+use crate::core::ids::LineId;
 use crate::core::private::Secret;
-use crate::lines::{self, LinesFile, Row};
+use crate::lines::{self, LinesFile, Row, Vault};
 use crate::store::{Imported, Location, Refused, Store, StoreError};
 
+/// How long the start waits for the records of calls.
+const LAST_CALLS_LIMIT: Duration = Duration::from_secs(1);
 /// The file in `--data-dir`.
 const FILE_NAME: &str = "sipbridge.db";
 
@@ -70,14 +75,15 @@ pub fn lines_file(config: &Config) -> Result<LinesFile, lines::FileError> {
 }
 
 /// Opens the database where there is one, imports the lines file into it, and
-/// makes all lines ready. Blocks this thread for the key derivations.
+/// makes all lines ready, those that had calls last first. Passwords of lines stay
+/// sealed: see [`keeper::holder`](super::keeper::holder).
 ///
 /// # Errors
 /// When the lines file as a whole or the database cannot be used.
 pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), StartError> {
     let mut file = lines_file(config)?;
     let Some(database) = &config.database else {
-        return Ok((None, start_lines(config, file, None)));
+        return Ok((None, sealed(config, file, None, &HashMap::new())));
     };
     if let Database::DataDir(folder) = database {
         create_folder(folder)?;
@@ -113,12 +119,44 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), Sta
         file.rows.clear();
     }
     let stored = read(&store).await?;
-    let lines = tokio::task::block_in_place(|| {
-        let mut vaults = Vaults::default();
-        let start = start_lines_with(config, file, Some(stored), &mut vaults);
-        StartLines { vaults, ..start }
-    });
+    let last_calls = last_calls(&store).await;
+    let lines = sealed(config, file, Some(stored), &last_calls);
     Ok((Some(store), lines))
+}
+
+/// Makes all lines ready, the passwords still sealed, but for that of the first line
+/// where no other can be used. Blocks for that one.
+fn sealed(
+    config: &Config,
+    file: LinesFile,
+    stored: Option<Stored>,
+    last_calls: &HashMap<LineId, SystemTime>,
+) -> StartLines {
+    let mut vaults = Vaults {
+        lines: Vault::deferring(),
+        ..Vaults::default()
+    };
+    tokio::task::block_in_place(|| {
+        let mut start = start_lines_with(config, file, stored, &mut vaults);
+        start.vaults = vaults;
+        start.order_by_last_call(last_calls);
+        start.decrypt_first(config.encryption_key.as_ref());
+        start
+    })
+}
+
+/// When each line had its last call. They only order the lines: where the database takes
+/// too long or fails, they keep the order of their table.
+async fn last_calls(store: &Store) -> HashMap<LineId, SystemTime> {
+    let answer = timeout(LAST_CALLS_LIMIT, store.last_calls()).await;
+    match answer {
+        Ok(Ok(last_calls)) => return last_calls,
+        Ok(Err(error)) => warn!(%error, "lines register in the order of their table"),
+        Err(_) => {
+            warn!("the records of calls take too long: lines register in the order of their table")
+        }
+    }
+    HashMap::new()
 }
 
 fn create_folder(folder: &PathBuf) -> Result<(), StartError> {

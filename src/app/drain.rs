@@ -122,4 +122,24 @@ mod tests {
         assert!((40..=51).contains(&told), "{told} in a second");
         assert_eq!(told + lines.count(), 120, "the rest is left, none is lost");
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_unregisters_at_the_same_pace_and_no_longer_than_it_may() {
+        let (sim, mut events) = SimEngine::new(Arc::new(AdmitAll));
+        let engine: SharedEngine = sim;
+        let lines = || (0..120).map(|number| LineId::new(number.to_string()));
+        let mut told = || std::iter::from_fn(|| events.try_recv().ok()).count();
+        let started = Instant::now();
+        unregister_rest(&engine, lines(), Duration::from_secs(1)).await;
+        assert_eq!(
+            started.elapsed(),
+            Duration::from_secs(1),
+            "until its time is over"
+        );
+        assert!((40..=51).contains(&told()), "the pace of registering");
+        let started = Instant::now();
+        unregister_rest(&engine, lines(), LIMIT).await;
+        assert_eq!(told(), 120, "all of them, where there is time");
+        assert!(started.elapsed() < Duration::from_secs(3), "and no longer");
+    }
 }

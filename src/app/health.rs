@@ -136,6 +136,7 @@ impl HealthReporter {
         LineCounts {
             registered: counts.registered,
             registering: counts.registering,
+            decrypting: self.registrar.sealed(),
             failed: counts.failed,
             unregistered: 0,
             unusable,

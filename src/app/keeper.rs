@@ -9,24 +9,25 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`books`] | what is held, and what to do so that it is what there is |
-//! | `apply` | doing it |
+//! | [`holder`] | doing it; passwords decrypted meanwhile |
+//! | `decrypting` | passwords on their way from sealed to open |
 
-mod apply;
 pub mod books;
+mod decrypting;
+pub mod holder;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-pub use apply::enlist;
 pub use books::Books;
+pub use holder::{Holder, Reading, enlist};
 
-use super::database::{self, Stored};
+use super::database;
 use crate::bridge::context::Context;
-use crate::bridge::registrar::RegistrarHandle;
-use crate::config::Config;
 use crate::store::{Mark, Store, StoreError};
 
 /// How often PostgreSQL is asked, which tells by itself.
@@ -39,18 +40,13 @@ const GATHER: Duration = Duration::from_millis(50);
 const READ_EVERY: Duration = Duration::from_millis(300);
 /// A database that takes longer counts as away.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// Passwords opened at once: 20 ms of CPU each, and whatever else has changed
-/// waits meanwhile.
-const OPENED_AT_ONCE: usize = 50;
 
 /// See the module.
 pub struct Keeper {
-    config: Arc<Config>,
     store: Store,
     context: Arc<Context>,
-    registrar: RegistrarHandle,
-    /// Locked by one blocking task at a time.
-    books: Arc<Mutex<Books>>,
+    /// To the holder of the lines.
+    readings: mpsc::Sender<Reading>,
     poll: Duration,
     /// What the database was at the last reading.
     mark: Option<Mark>,
@@ -58,22 +54,13 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper of the lines that were started.
+    /// A keeper that tells the holder of the lines what the database has.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        store: &Store,
-        context: &Arc<Context>,
-        registrar: &RegistrarHandle,
-        mut books: Books,
-    ) -> Self {
-        books.vaults.lines.be_gentle(OPENED_AT_ONCE);
+    pub fn new(store: &Store, context: &Arc<Context>, readings: mpsc::Sender<Reading>) -> Self {
         Self {
-            config: Arc::new(config.clone()),
             store: store.clone(),
             context: context.clone(),
-            registrar: registrar.clone(),
-            books: Arc::new(Mutex::new(books)),
+            readings,
             poll: if store.tells() { POLL } else { POLL_FILE },
             mark: None,
             is_away: false,
@@ -101,16 +88,12 @@ impl Keeper {
             let read = self.refresh().await;
             self.tell(read.as_ref().err());
             match read {
-                Ok(Some(more)) => due = more,
-                Ok(None) => {
-                    error!("the SIP engine is gone: changes of lines are not seen any more");
-                    return;
-                }
-                Err(_) => {
-                    self.mark = None;
-                    due = false;
-                }
+                Ok(true) => {}
+                // The holder has said why.
+                Ok(false) => return,
+                Err(_) => self.mark = None,
             }
+            due = false;
             sleep_until(began + READ_EVERY).await;
         }
     }
@@ -130,27 +113,17 @@ impl Keeper {
         }
     }
 
-    /// Reads the database and does what is to be done. The answer is whether
-    /// there is more to do at once; `None` when the engine is gone.
-    async fn refresh(&mut self) -> Result<Option<bool>, StoreError> {
+    /// Reads the database, and has the lines brought to what it says. False when
+    /// nobody holds lines any more.
+    async fn refresh(&mut self) -> Result<bool, StoreError> {
         // Before the reading: what changes in between is found by the next look.
         let mark = answered(self.store.mark()).await?;
-        let stored: Stored = answered(database::read(&self.store)).await?;
+        let stored = answered(database::read(&self.store)).await?;
         self.mark = Some(mark);
-        let (config, books) = (self.config.clone(), self.books.clone());
-        let planned = tokio::task::spawn_blocking(move || {
-            let mut books = books::lock(&books);
-            books.plan(&config, stored)
-        });
-        let plan = match planned.await {
-            Ok(plan) => plan,
-            Err(error) => {
-                error!(%error, "the lines of the database cannot be worked out; they stay as they are");
-                return Ok(Some(false));
-            }
-        };
-        let more = plan.more;
-        Ok(self.apply(plan).await.ok().map(|()| more))
+        let (taken_in, done) = oneshot::channel();
+        let reading = Reading { stored, taken_in };
+        let is_sent = self.readings.send(reading).await.is_ok();
+        Ok(is_sent && done.await.is_ok())
     }
 
     /// Says once that the database is away, and once that it is back.

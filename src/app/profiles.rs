@@ -1,7 +1,7 @@
 //! From flags, lines file and database to accounts for the SIP engine and profiles for
 //! the calls. Mistakes in single lines are logged; the good lines start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,14 +20,16 @@ use crate::core::ids::LineId;
 use crate::core::numbers::{self, Country, Number};
 use crate::core::private::Private;
 use crate::lines::server::ContactOverride;
-use crate::lines::{ReadyLine, Route};
+use crate::lines::{LoadedLines, ReadyLine, Route};
 use crate::media::sounds::Sounds;
 use crate::sip::engine::Account;
 
 /// The lines that start, in the forms that others need.
 pub struct Lines {
-    /// For the SIP engine.
+    /// For the SIP engine, in the order in which they register.
     pub accounts: Vec<Account>,
+    /// Those of them whose passwords are still to be decrypted.
+    pub sealed: HashSet<LineId>,
     /// For the calls.
     pub profiles: HashMap<LineId, Arc<LineProfile>>,
     /// `maxConcurrentCalls` of the lines that have one.
@@ -59,20 +61,32 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
     let vaults = std::mem::take(&mut start.vaults);
     let mut books = Books::new(SoundLoader::new(sounds.clone()), vaults);
     books.note_told(&start);
-    let ready = start.loaded.ready;
+    let LoadedLines { ready, sealed, .. } = start.loaded;
     if ready.is_empty() && config.database.is_none() {
         return Err(StartError::NoLine { unusable });
     }
     if ready.is_empty() {
         warn!("the database holds no phone line that can be used: no call can come");
     }
-    info!(lines = ready.len(), unusable, "lines loaded");
-    let mut accounts = Vec::with_capacity(ready.len());
-    let mut profiles = HashMap::with_capacity(ready.len());
+    let held = ready.len() + sealed.len();
+    info!(
+        lines = held,
+        sealed = sealed.len(),
+        unusable,
+        "lines loaded"
+    );
+    let mut accounts = Vec::with_capacity(held);
+    let mut profiles = HashMap::with_capacity(held);
     let mut call_limits = HashMap::new();
-    for line in ready {
+    let mut sealed_ids = HashSet::with_capacity(sealed.len());
+    let without_passwords: Vec<_> = sealed.iter().map(|sealed| sealed.ready.clone()).collect();
+    books.sealed.replace(sealed);
+    for line in ready.into_iter().chain(without_passwords) {
         let id = line.line.id.clone();
         accounts.push(account(config, &line));
+        if line.is_sealed {
+            sealed_ids.insert(id.clone());
+        }
         profiles.insert(id.clone(), profile(config, &mut books.loader, &line));
         if let Some(most) = line.line.max_concurrent_calls {
             call_limits.insert(id.clone(), most);
@@ -84,6 +98,7 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
     }
     Ok(Lines {
         accounts,
+        sealed: sealed_ids,
         profiles,
         call_limits,
         file_mistakes,

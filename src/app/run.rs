@@ -1,8 +1,9 @@
 //! Runs the bridge: the start order, and the order in which it goes down.
 //!
-//! Up: the API's port, the database, lines and credentials, Redis, the
+//! Up: the API's port, the database, lines and servers, Redis, the
 //! workers' port, then SIP, the pacer, the watchdog, and last the
 //! registrations, so that no call comes in before everything behind it stands.
+//! Lines take calls from then on; each registers as soon as its password is decrypted.
 //!
 //! Down, on the first SIGTERM or Ctrl+C: no new calls, lines change no more and
 //! unregister, and
@@ -156,6 +157,7 @@ async fn go_down(running: Running, limits: Limits) {
         engine,
         courier,
         store,
+        holding,
         keeping,
         forgetting,
     } = running;
@@ -169,7 +171,8 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(queue) = &context.queue {
         queue.set_draining();
     }
-    for task in keeping.into_iter().chain(forgetting) {
+    let tasks = [Some(holding), keeping, forgetting];
+    for task in tasks.into_iter().flatten() {
         task.abort();
         let _ = task.await;
     }

@@ -2,19 +2,25 @@
 //! lines file, their credentials opened. Shared by `check`, `lines` and the
 //! start of the bridge.
 
+use std::cmp::Reverse;
 use std::collections::hash_map::{self, HashMap};
 use std::fmt;
+use std::num::NonZero;
+use std::thread;
+use std::time::SystemTime;
 
 use super::database::Stored;
 use crate::bridge::line_book::Usability;
 use crate::config::Config;
 use crate::core::ids::LineId;
+use crate::core::key::MasterKey;
 use crate::core::private::Private;
 use crate::lines::entry::{Entry, read_row};
 use crate::lines::line::FieldIssue;
+use crate::lines::vault::in_parallel;
 use crate::lines::{
-    self, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine, Row, SipServers,
-    UnusableLine, UnusableReason, Vault,
+    self, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine, Row, SealedLine,
+    SipServers, UnusableLine, UnusableReason, Vault,
 };
 
 /// All lines of a configuration, and everything to say about them.
@@ -71,8 +77,8 @@ impl fmt::Display for StoredIssue {
     }
 }
 
-/// Opens all lines. With a database they are its lines, those of the file laid
-/// over them; without one those of the file. Takes about 20 ms of CPU for each
+/// Opens all lines, their passwords too. With a database they are its lines, those of
+/// the file laid over them; without one those of the file. Takes about 20 ms of CPU for each
 /// encrypted password, on all cores; blocks, so call it off the async threads.
 #[must_use]
 pub fn start_lines(config: &Config, file: LinesFile, stored: Option<Stored>) -> StartLines {
@@ -88,8 +94,8 @@ pub struct Vaults {
     pub servers: Vault,
 }
 
-/// The same with what was opened before; lines that are not opened this time
-/// are pending.
+/// The same with what was opened before; lines whose passwords the vault leaves to
+/// others are sealed.
 #[must_use]
 pub fn start_lines_with(
     config: &Config,
@@ -186,13 +192,9 @@ impl StartLines {
     #[must_use]
     pub fn judged(&self) -> HashMap<LineId, Usability> {
         let mut judged = HashMap::new();
-        for ready in &self.loaded.ready {
-            let usable = Usability::Usable {
-                server: ready.route.server().to_owned(),
-                transport: ready.route.transport,
-                rule: ready.route.rule.to_string(),
-            };
-            judged.insert(ready.line.id.clone(), usable);
+        let sealed = self.loaded.sealed.iter().map(|sealed| &sealed.ready);
+        for ready in self.loaded.ready.iter().chain(sealed) {
+            judged.insert(ready.line.id.clone(), usable(ready));
         }
         for (id, why) in &self.left_out {
             let reason = why.to_string();
@@ -219,12 +221,57 @@ impl StartLines {
         self.file_mistakes.iter().filter(is_left).count()
     }
 
+    /// Puts the lines that had a call last first; those without one stay in their order.
+    pub fn order_by_last_call(&mut self, last_calls: &HashMap<LineId, SystemTime>) {
+        let last = |ready: &ReadyLine| Reverse(last_calls.get(&ready.line.id).copied());
+        self.loaded.ready.sort_by_key(last);
+        self.loaded.sealed.sort_by_key(|sealed| last(&sealed.ready));
+    }
+
+    /// Where no line can be used for sure, decrypts passwords in their order until
+    /// one can, or none is left. Blocks for 20 ms as a rule.
+    pub fn decrypt_first(&mut self, key: Option<&MasterKey>) {
+        let at_once = thread::available_parallelism().map_or(1, NonZero::get);
+        let LoadedLines {
+            ready,
+            unusable,
+            sealed,
+            ..
+        } = &mut self.loaded;
+        while ready.is_empty() && !sealed.is_empty() {
+            let begun: Vec<SealedLine> = sealed.drain(..at_once.min(sealed.len())).collect();
+            let opened = in_parallel(&begun, |sealed| sealed.open(key));
+            for (sealed, opened) in begun.into_iter().zip(opened) {
+                let id = sealed.ready.line.id.clone();
+                let vault = &mut self.vaults.lines;
+                vault.put(id.as_str(), sealed.stored.clone(), opened.clone());
+                match opened {
+                    Ok(credential) => ready.push(sealed.unseal(credential)),
+                    Err(error) => unusable.push(UnusableLine {
+                        id,
+                        reason: error.into(),
+                    }),
+                }
+            }
+        }
+    }
+
     /// How many lines cannot be used.
     #[must_use]
     pub fn unusable(&self) -> usize {
         let stored: std::collections::BTreeSet<_> =
             self.stored_mistakes.iter().map(|issue| &issue.id).collect();
         self.file_mistakes.len() + stored.len() + self.loaded.unusable.len()
+    }
+}
+
+/// What is known of a line that can be used.
+#[must_use]
+pub fn usable(ready: &ReadyLine) -> Usability {
+    Usability::Usable {
+        server: ready.route.server().to_owned(),
+        transport: ready.route.transport,
+        rule: ready.route.rule.to_string(),
     }
 }
 
@@ -254,9 +301,12 @@ fn add_flags_line(config: &Config, loaded: &mut LoadedLines) {
         return;
     };
     let is_twin = |ready: &ReadyLine| ready.line.id.as_str() == FLAGS_LINE_ID;
-    if let Some(index) = loaded.ready.iter().position(is_twin) {
+    let before = loaded.ready.len() + loaded.sealed.len();
+    loaded.ready.retain(|ready| !is_twin(ready));
+    loaded.sealed.retain(|sealed| !is_twin(&sealed.ready));
+    if loaded.ready.len() + loaded.sealed.len() < before {
         loaded.unusable.push(UnusableLine {
-            id: loaded.ready.remove(index).line.id,
+            id: LineId::new(FLAGS_LINE_ID),
             reason: UnusableReason::FlagsLineId,
         });
     }

@@ -159,6 +159,11 @@ impl LineBook {
         self.write().judged = judged;
     }
 
+    /// Replaces what is known of one line.
+    pub fn judge_line(&self, line: &LineId, known: Usability) {
+        self.write().judged.insert(line.clone(), known);
+    }
+
     /// Tells that the database was changed: the lines are read again.
     pub fn ring(&self) {
         self.bell.notify_one();

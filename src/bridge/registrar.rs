@@ -33,6 +33,8 @@ pub enum RegistrationState {
     Refused,
     /// Lines do not register (`--no-register`).
     Off,
+    /// It takes calls, and registers once its password is decrypted.
+    Decrypting,
 }
 
 impl RegistrationState {
@@ -45,6 +47,7 @@ impl RegistrationState {
             Self::Failed => "failed",
             Self::Refused => "refused",
             Self::Off => "off",
+            Self::Decrypting => "decrypting",
         }
     }
 }
@@ -75,6 +78,8 @@ struct Shared {
     refused: Mutex<BTreeMap<LineId, Refusal>>,
     /// Lines that do not register at all.
     off: Mutex<BTreeSet<LineId>>,
+    /// Lines that do not register yet: their passwords are being decrypted.
+    sealed: Mutex<BTreeSet<LineId>>,
     changed: Notify,
     stopping: AtomicBool,
     /// Registrations that failed or were lost.
@@ -103,6 +108,7 @@ impl RegistrarHandle {
             schedule: Mutex::new(schedule),
             refused: Mutex::default(),
             off: Mutex::default(),
+            sealed: Mutex::default(),
             changed: Notify::new(),
             stopping: AtomicBool::new(false),
             failures: AtomicU64::new(0),
@@ -117,9 +123,17 @@ impl RegistrarHandle {
     /// values now: it registers at this server as soon as its turn comes.
     pub fn add(&self, line: &LineId, server: &str) {
         lock(&self.shared.refused).remove(line);
+        lock(&self.shared.sealed).remove(line);
         self.schedule()
             .add(line.clone(), server, std::time::Instant::now());
         self.shared.changed.notify_one();
+    }
+
+    /// Takes a line whose password is still to be decrypted: it has no turn before
+    /// it is added with it.
+    pub fn add_sealed(&self, line: &LineId) {
+        lock(&self.shared.refused).remove(line);
+        lock(&self.shared.sealed).insert(line.clone());
     }
 
     /// Takes a line that does not register.
@@ -132,6 +146,7 @@ impl RegistrarHandle {
     pub fn remove(&self, line: &LineId) {
         lock(&self.shared.refused).remove(line);
         lock(&self.shared.off).remove(line);
+        lock(&self.shared.sealed).remove(line);
         let was_there = self.schedule().remove(line);
         if let (true, Some(queue)) = (was_there, &self.shared.queue) {
             queue.set_registered(line, false);
@@ -169,6 +184,9 @@ impl RegistrarHandle {
         }
         if lock(&self.shared.off).contains(line) {
             return Some(plain(RegistrationState::Off, None));
+        }
+        if lock(&self.shared.sealed).contains(line) {
+            return Some(plain(RegistrationState::Decrypting, None));
         }
         let schedule = self.schedule();
         Some(match schedule.state(line, now)? {
@@ -276,7 +294,8 @@ impl RegistrarHandle {
         let scheduled = self.take_scheduled(&line);
         let mut refused = lock(&self.shared.refused);
         let before = refused.remove(&line);
-        let is_held = before.is_some() || lock(&self.shared.off).contains(&line);
+        let waits = |lines: &Mutex<BTreeSet<LineId>>| lock(lines).contains(&line);
+        let is_held = before.is_some() || waits(&self.shared.off) || waits(&self.shared.sealed);
         if scheduled.is_none() && !is_held {
             return;
         }
@@ -325,6 +344,17 @@ impl RegistrarHandle {
     #[must_use]
     pub fn refused(&self) -> usize {
         lock(&self.shared.refused).len()
+    }
+
+    /// How many lines of the engine wait for their passwords.
+    #[must_use]
+    pub fn sealed(&self) -> usize {
+        let refused = lock(&self.shared.refused);
+        let sealed = lock(&self.shared.sealed);
+        sealed
+            .iter()
+            .filter(|line| !refused.contains_key(line))
+            .count()
     }
 
     /// How many registrations failed or were lost since the start.
@@ -410,6 +440,35 @@ mod tests {
         assert_eq!(state(&registrar, &line), Some(RegistrationState::Refused));
         registrar.handle_added(&line);
         assert_eq!(state(&registrar, &line), Some(RegistrationState::Off));
+    }
+
+    #[test]
+    fn a_sealed_line_has_no_turn_before_its_password_is_there() {
+        let [sealed, open] = ["sealed", "open"].map(LineId::new);
+        let registrar = RegistrarHandle::new([], None);
+        registrar.add_sealed(&sealed);
+        registrar.add(&open, "sip.example.com");
+        let turn = |registrar: &RegistrarHandle, after_s: u64| {
+            let now = std::time::Instant::now() + Duration::from_secs(after_s);
+            registrar.schedule().poll(now)
+        };
+        assert_eq!(turn(&registrar, 1), Some(open));
+        assert_eq!(turn(&registrar, 2), None);
+        assert_eq!(
+            state(&registrar, &sealed),
+            Some(RegistrationState::Decrypting)
+        );
+        // The engine could not add it, and then could: it still has no password.
+        registrar.handle_refused(sealed.clone(), "no room".into(), RETRY_IN);
+        assert_eq!(state(&registrar, &sealed), Some(RegistrationState::Refused));
+        registrar.handle_added(&sealed);
+        assert_eq!((turn(&registrar, 3), registrar.sealed()), (None, 1));
+        registrar.add(&sealed, "sip.example.com");
+        assert_eq!(
+            state(&registrar, &sealed),
+            Some(RegistrationState::Registering)
+        );
+        assert_eq!((turn(&registrar, 4), registrar.sealed()), (Some(sealed), 0));
     }
 
     #[test]

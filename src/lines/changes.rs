@@ -32,22 +32,19 @@ impl Changes {
     }
 }
 
-/// Compares what is held with what there is. Lines that are `pending` stay as
-/// they are for now.
+/// Compares what is held with what there is. A line that is held with its password, and
+/// sealed now, stays as it is until its new password is decrypted.
 #[must_use]
-pub fn compare(
-    held: &HashMap<LineId, ReadyLine>,
-    now: Vec<ReadyLine>,
-    pending: &[LineId],
-) -> Changes {
+pub fn compare(held: &HashMap<LineId, ReadyLine>, now: Vec<ReadyLine>) -> Changes {
     let mut changes = Changes::default();
     let mut gone: HashSet<&LineId> = held.keys().collect();
-    for id in pending {
-        gone.remove(id);
-    }
     for line in now {
         gone.remove(&line.line.id);
-        let kind = match held.get(&line.line.id) {
+        let before = held.get(&line.line.id);
+        if line.is_sealed && before.is_some_and(|before| !before.is_sealed) {
+            continue;
+        }
+        let kind = match before {
             None => &mut changes.register,
             Some(before) if !registers_alike(before, &line) => &mut changes.register,
             Some(before) if before.line.phone_number != line.line.phone_number => {
@@ -71,7 +68,7 @@ fn registers_alike(one: &ReadyLine, other: &ReadyLine) -> bool {
     let (a, b) = (&one.route, &other.route);
     (&a.domain, &a.server, a.transport) == (&b.domain, &b.server, b.transport)
         && (&a.username, &a.contact) == (&b.username, &b.contact)
-        && password(one) == password(other)
+        && (one.is_sealed, password(one)) == (other.is_sealed, password(other))
 }
 
 /// Whether calls would go by the same values.
@@ -100,6 +97,7 @@ mod tests {
             line: PhoneLine::bare(LineId::new(id), username.clone()),
             route: Route::to_domain(&domain, Transport::Udp, username),
             password: Some(Secret::new("pw".into())),
+            is_sealed: false,
         }
     }
 
@@ -113,7 +111,7 @@ mod tests {
         let mut changed = line("a");
         change(&mut changed);
         let before = held(vec![line("a"), line("b")]);
-        let changes = compare(&before, vec![changed, line("b")], &[]);
+        let changes = compare(&before, vec![changed, line("b")]);
         assert!(changes.remove.is_empty());
         let lists = [
             ("register", &changes.register),
@@ -166,16 +164,46 @@ mod tests {
         );
     }
 
+    fn sealed(id: &str) -> ReadyLine {
+        ReadyLine {
+            password: None,
+            is_sealed: true,
+            ..line(id)
+        }
+    }
+
     #[test]
-    fn lines_come_and_go_and_pending_ones_stay() {
-        let before = held(["a", "b", "c"].map(line).into());
-        let now = vec![line("b"), line("d")];
-        let changes = compare(&before, now, &[LineId::new("c"), LineId::new("e")]);
+    fn lines_come_and_go() {
+        let before = held(["a", "b"].map(line).into());
+        let changes = compare(&before, vec![line("b"), line("d")]);
         assert_eq!(changes.remove, [LineId::new("a")]);
         assert_eq!(changes.register.len(), 1);
         assert_eq!(changes.register[0].line.id, LineId::new("d"));
         assert!(!changes.is_empty());
-        assert!(compare(&before, before.values().cloned().collect(), &[]).is_empty());
+        assert!(compare(&before, before.values().cloned().collect()).is_empty());
+    }
+
+    #[test]
+    fn a_sealed_line_is_held_at_once_unless_it_is_held_with_its_old_password() {
+        let before = held(vec![line("open"), sealed("sealed"), sealed("moved")]);
+        let mut moved = sealed("moved");
+        moved.route.domain = "other".into();
+        let now = vec![sealed("open"), sealed("sealed"), moved, sealed("new")];
+        let changes = compare(&before, now);
+        let registering = changes.register.iter().map(|line| line.line.id.as_str());
+        assert_eq!(registering.collect::<Vec<_>>(), ["moved", "new"]);
+        assert!(changes.remove.is_empty() && changes.adjust.is_empty());
+        // Its password is there, or it needs none.
+        for opened in [
+            line("sealed"),
+            ReadyLine {
+                password: None,
+                ..line("sealed")
+            },
+        ] {
+            let changes = compare(&held(vec![sealed("sealed")]), vec![opened]);
+            assert_eq!(changes.register.len(), 1);
+        }
     }
 
     proptest! {
@@ -197,7 +225,7 @@ mod tests {
             };
             let mut held = held(before.iter().map(make).collect());
             let wanted: Vec<ReadyLine> = now.iter().map(make).collect();
-            let changes = compare(&held, wanted.clone(), &[]);
+            let changes = compare(&held, wanted.clone());
             for id in &changes.remove {
                 prop_assert!(held.remove(id).is_some());
             }
@@ -206,7 +234,7 @@ mod tests {
                 held.insert(line.line.id.clone(), line);
             }
             prop_assert_eq!(held.len(), wanted.len());
-            prop_assert!(compare(&held, wanted, &[]).is_empty());
+            prop_assert!(compare(&held, wanted).is_empty());
         }
     }
 }

@@ -9,6 +9,7 @@ use super::credentials::{Credential, CredentialError};
 use super::line::PhoneLine;
 use super::resolve::{Route, ServerError, ServerProblem, ServerTable, SipServer, SipServers};
 use super::row::Row;
+use super::sealed::SealedLine;
 use super::server::{StoredServer, read_server};
 use super::vault::Vault;
 use crate::core::address::{HostPort, Transport};
@@ -26,8 +27,11 @@ pub struct ReadyLine {
     pub line: PhoneLine,
     /// Where and as whom it registers.
     pub route: Route,
-    /// Digest password in clear; `None` when the trunk needs none.
+    /// Digest password in clear; `None` when the trunk needs none, or as long as
+    /// it is sealed.
     pub password: Option<Secret>,
+    /// Whether its password is still to be decrypted.
+    pub is_sealed: bool,
 }
 
 impl ReadyLine {
@@ -44,6 +48,7 @@ impl ReadyLine {
             line: PhoneLine::bare(LineId::new(FLAGS_LINE_ID), username.clone()),
             route: Route::to_domain(domain, transport, username),
             password,
+            is_sealed: false,
         }
     }
 }
@@ -125,8 +130,8 @@ pub struct LoadedLines {
     pub unusable: Vec<UnusableLine>,
     /// What to warn about.
     pub warnings: Vec<LineWarning>,
-    /// Lines whose passwords are still to be opened.
-    pub pending: Vec<LineId>,
+    /// Lines whose passwords are still to be decrypted.
+    pub sealed: Vec<SealedLine>,
 }
 
 /// Makes lines ready. Takes about 20 ms of CPU for each encrypted password,
@@ -136,8 +141,8 @@ pub fn load(lines: Vec<PhoneLine>, key: Option<&MasterKey>, servers: &SipServers
     load_with(lines, key, servers, &mut Vault::default())
 }
 
-/// The same, with what was opened before; what the vault does not open this
-/// time is pending.
+/// The same, with what was opened before; what the vault leaves to others is
+/// sealed.
 #[must_use]
 pub fn load_with(
     lines: Vec<PhoneLine>,
@@ -157,7 +162,7 @@ pub fn load_with(
     let mut loaded = LoadedLines::default();
     let mut addresses: HashMap<(String, String), LineId> = HashMap::new();
     for (mut line, route) in lines.into_iter().zip(routes) {
-        line.stored_password = None;
+        let stored = line.stored_password.take();
         let opened = route
             .map_err(UnusableReason::from)
             .map(|route| (route, vault.get(line.id.as_str())));
@@ -166,20 +171,35 @@ pub fn load_with(
                 id: line.id,
                 reason,
             }),
-            Ok((_, None)) => loaded.pending.push(line.id),
+            Ok((route, None)) => {
+                let twin = same_address(&line.id, &route, &mut addresses);
+                loaded.warnings.extend(twin);
+                let ready = ReadyLine {
+                    line,
+                    route,
+                    password: None,
+                    is_sealed: true,
+                };
+                let stored = stored.unwrap_or_default();
+                loaded.sealed.push(SealedLine { ready, stored });
+            }
             Ok((_, Some(Err(error)))) => loaded.unusable.push(UnusableLine {
                 id: line.id,
                 reason: error.into(),
             }),
             Ok((route, Some(Ok(credential)))) => {
-                loaded
-                    .warnings
-                    .extend(warnings(&line.id, &route, &credential, &mut addresses));
+                if matches!(credential, Credential::Plain(_)) {
+                    let plain = LineWarning::PlainPassword(line.id.clone());
+                    loaded.warnings.push(plain);
+                }
+                let twin = same_address(&line.id, &route, &mut addresses);
+                loaded.warnings.extend(twin);
                 let password = credential.into_password().or(route.server_password.clone());
                 loaded.ready.push(ReadyLine {
                     line,
                     route,
                     password,
+                    is_sealed: false,
                 });
             }
         }
@@ -234,25 +254,18 @@ fn open_server(server: StoredServer, transport: Transport, vault: &Vault) -> (Si
     (server, is_plain)
 }
 
-fn warnings(
+/// Whether an earlier line has the same user at the same domain.
+fn same_address(
     id: &LineId,
     route: &Route,
-    credential: &Credential,
     addresses: &mut HashMap<(String, String), LineId>,
-) -> Vec<LineWarning> {
-    let mut warnings = Vec::new();
-    if matches!(credential, Credential::Plain(_)) {
-        warnings.push(LineWarning::PlainPassword(id.clone()));
-    }
+) -> Option<LineWarning> {
     let address = (route.username.expose().to_owned(), route.domain.clone());
     let first = addresses.entry(address).or_insert_with(|| id.clone());
-    if first != id {
-        warnings.push(LineWarning::SameAddress {
-            line: id.clone(),
-            first: first.clone(),
-        });
-    }
-    warnings
+    (first != id).then(|| LineWarning::SameAddress {
+        line: id.clone(),
+        first: first.clone(),
+    })
 }
 
 #[cfg(test)]
@@ -343,6 +356,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_to_others_is_sealed_and_the_rest_is_as_ever() {
+        let stored = key().encrypt("good", &Secret::new("hunter2".into()));
+        let text = format!(
+            r#"[{{"id":"good","sipUsername":"1","sipPassword":"{stored}"}},
+                {{"id":"plain","sipUsername":"1","sipPassword":"letmein"}},
+                {{"id":"lost","sipUsername":"5","sipServerId":"x","sipPassword":"{stored}"}}]"#
+        );
+        let mut vault = Vault::deferring();
+        let loaded = load_with(lines(&text), Some(&key()), &servers(), &mut vault);
+        let [sealed] = &loaded.sealed[..] else {
+            panic!("{:?}", loaded.sealed)
+        };
+        assert_eq!(sealed.ready.line.id.as_str(), "good");
+        assert!(sealed.ready.is_sealed && sealed.ready.password.is_none());
+        assert_eq!(loaded.ready.len(), 1);
+        assert!(matches!(
+            loaded.unusable[0].reason,
+            UnusableReason::Server(_)
+        ));
+        assert_eq!(
+            loaded.warnings.len(),
+            2,
+            "in clear, and of the same address"
+        );
+        let credential = sealed.open(Some(&key())).expect("its own key");
+        let ready = sealed.clone().unseal(credential);
+        assert_eq!(ready.password.as_ref().map(Secret::expose), Some("hunter2"));
+        // Put in, it is ready from then on.
+        let again = Credential::Decrypted(Secret::new("hunter2".into()));
+        vault.put("good", Secret::new(stored), Ok(again));
+        let loaded = load_with(lines(&text), Some(&key()), &servers(), &mut vault);
+        assert!(loaded.sealed.is_empty() && loaded.ready.len() == 2);
+    }
+
+    #[test]
     fn many_lines_keep_their_order() {
         let entries: Vec<_> = (0..500)
             .map(|id| format!(r#"{{"id":{id},"sipUsername":"u{id}"}}"#))
@@ -406,6 +454,10 @@ mod tests {
         for ready in &loaded.ready {
             assert_eq!(ready.password.as_ref().map(Secret::expose), Some("hunter2"));
         }
+        // The server's password was decrypted once, for all of them.
+        let mut vault = Vault::deferring();
+        let deferred = load_with(lines(text), Some(&key()), &servers, &mut vault);
+        assert!(deferred.sealed.is_empty() && deferred.ready.len() == 2);
         let is_plain = |warning: &LineWarning| matches!(warning, LineWarning::PlainPassword(_));
         assert!(loaded.ready.len() == 2 && !loaded.warnings.iter().any(is_plain));
     }

@@ -10,7 +10,8 @@
 //! | [`resolve`] | which SIP server a line uses |
 //! | [`credentials`] | encryption and decryption of passwords |
 //! | [`mod@load`] | lines made ready |
-//! | [`vault`] | opened credentials: derived in parallel, kept while unchanged |
+//! | [`vault`] | opened credentials: derived in parallel or left to others, kept while unchanged |
+//! | [`sealed`] | lines whose passwords are still to be decrypted, in their order |
 //! | [`changes`] | what is other than before, line by line |
 //! | [`registration`] | when each line registers, and its state |
 //! | [`pace`] | how fast REGISTERs go to one registrar |
@@ -30,6 +31,7 @@ pub mod pace;
 pub mod registration;
 pub mod resolve;
 pub mod row;
+pub mod sealed;
 pub mod server;
 pub mod turns;
 pub mod vault;
@@ -46,6 +48,7 @@ pub use load::{
 pub use registration::{Change, LineCounts, LineState, LineStatus, RegisterResult, Scheduler};
 pub use resolve::{Route, ServerError, ServerProblem, ServerRule, SipServer, SipServers};
 pub use row::Row;
+pub use sealed::{SealedLine, SealedLines};
 pub use vault::Vault;
 
 pub use crate::core::key::{KeyError, MasterKey};

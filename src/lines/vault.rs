@@ -1,6 +1,6 @@
 //! Opened credentials, kept: one that has not changed is never derived again.
-//! A derivation costs about 20 ms of CPU; new ones are derived in parallel,
-//! and while calls are in progress a few at a time and with low priority.
+//! A derivation costs about 20 ms of CPU; new ones are derived in parallel, or
+//! left to somebody who puts in here what they came to.
 
 use std::collections::HashMap;
 use std::num::NonZero;
@@ -12,7 +12,7 @@ use thread_priority::{
     set_thread_priority_and_policy, thread_native_id,
 };
 
-use super::credentials::{Credential, CredentialError, is_encrypted};
+use super::credentials::{Credential, CredentialError, check_form, is_encrypted};
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
 
@@ -23,8 +23,8 @@ pub type Opened = Result<Credential, CredentialError>;
 #[derive(Debug, Default)]
 pub struct Vault {
     kept: HashMap<String, Kept>,
-    /// At most so many derivations at once.
-    gently: Option<usize>,
+    /// Whether derivations are left to others.
+    is_deferring: bool,
 }
 
 #[derive(Debug)]
@@ -34,13 +34,17 @@ struct Kept {
 }
 
 impl Vault {
-    /// From now on derives so many at once and no more, with low priority.
-    pub fn be_gentle(&mut self, most: usize) {
-        self.gently = Some(most);
+    /// One that derives nothing by itself: what must be derived is put in.
+    #[must_use]
+    pub fn deferring() -> Self {
+        Self {
+            is_deferring: true,
+            ..Self::default()
+        }
     }
 
     /// Opens what is stored for each id, as far as it is not kept already, and
-    /// forgets all other ids.
+    /// forgets all other ids. A deferring vault leaves out what must be derived.
     pub fn open(&mut self, key: Option<&MasterKey>, wanted: &[(&str, Option<&Secret>)]) {
         let mut before = std::mem::take(&mut self.kept);
         let mut new = Vec::new();
@@ -52,13 +56,17 @@ impl Vault {
                 _ => new.push((id, stored)),
             }
         }
-        let costs = |stored: Option<&Secret>| stored.is_some_and(|s| is_encrypted(s.expose()));
+        // Without a key, or of the wrong form, it is refused before the derivation.
+        let is_dear = |s: &Secret| is_encrypted(s.expose()) && check_form(s.expose()).is_ok();
+        let costs = |stored: Option<&Secret>| key.is_some() && stored.is_some_and(is_dear);
         let (mut dear, cheap): (Vec<_>, Vec<_>) =
             new.into_iter().partition(|&(_, stored)| costs(stored));
-        dear.truncate(self.gently.unwrap_or(usize::MAX));
+        if self.is_deferring {
+            dear.clear();
+        }
         let open = |&(id, stored): &(&str, Option<&Secret>)| Credential::open(key, id, stored);
         let opened: Vec<Opened> = cheap.iter().map(open).collect();
-        let derived = in_parallel(&dear, self.gently.is_some(), open);
+        let derived = in_parallel(&dear, open);
         let all = cheap.into_iter().zip(opened);
         for ((id, stored), opened) in all.chain(dear.into_iter().zip(derived)) {
             let stored = stored.cloned();
@@ -66,7 +74,13 @@ impl Vault {
         }
     }
 
-    /// What was opened; `None` where it was not this one's turn.
+    /// Keeps what a password came to.
+    pub fn put(&mut self, id: &str, stored: Secret, opened: Opened) {
+        let stored = Some(stored);
+        self.kept.insert(id.to_owned(), Kept { stored, opened });
+    }
+
+    /// What was opened; `None` where that is left to others.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Opened> {
         self.kept.get(id).map(|kept| kept.opened.clone())
@@ -98,20 +112,13 @@ pub fn gently<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 }
 
 /// Does the same with every item, on all cores; the results are in the order
-/// of the items. Gently: beside calls, which come first.
-pub fn in_parallel<T: Sync, R: Send>(
-    items: &[T],
-    gently: bool,
-    of_one: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
+/// of the items.
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], of_one: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let threads = thread::available_parallelism()
         .map_or(1, NonZero::get)
         .min(items.len());
     let next = AtomicUsize::new(0);
     let work = || {
-        if gently {
-            step_back();
-        }
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
@@ -194,18 +201,32 @@ mod tests {
     }
 
     #[test]
-    fn a_gentle_one_takes_a_few_at_a_time_and_all_in_the_end() {
+    fn a_deferring_one_derives_nothing_and_keeps_what_is_put_in() {
         let key = MasterKey::parse(&"0f".repeat(32)).expect("valid");
         let stored = secret(&key.encrypt("x", &secret("pw")));
-        let ids: Vec<String> = (0..5).map(|id| id.to_string()).collect();
-        let wanted: Vec<(&str, Option<&Secret>)> =
-            ids.iter().map(|id| (id.as_str(), Some(&stored))).collect();
-        let mut vault = Vault::default();
-        vault.be_gentle(2);
-        for expected in [2, 4, 5] {
+        let (plain, malformed) = (secret("plain"), secret("AAAA:BBBB:CCCC"));
+        let wanted = [
+            ("x", Some(&stored)),
+            ("plain", Some(&plain)),
+            ("malformed", Some(&malformed)),
+            ("none", None),
+        ];
+        let mut vault = Vault::deferring();
+        for _ in 0..2 {
             vault.open(Some(&key), &wanted);
-            let opened = ids.iter().filter(|id| vault.get(id).is_some());
-            assert_eq!(opened.count(), expected);
+            assert!(vault.get("x").is_none(), "left to others");
         }
+        assert_eq!(password(&vault, "plain").as_deref(), Some("plain"));
+        assert!(matches!(vault.get("none"), Some(Ok(Credential::Absent))));
+        // What costs nothing to find out is told at once.
+        assert!(matches!(vault.get("malformed"), Some(Err(_))));
+        vault.put("x", stored.clone(), Ok(Credential::Decrypted(secret("pw"))));
+        vault.open(Some(&key), &wanted);
+        assert_eq!(password(&vault, "x").as_deref(), Some("pw"));
+        vault.open(None, &[("x", Some(&malformed))]);
+        assert_eq!(
+            vault.get("x").expect("no key").err(),
+            Some(CredentialError::NoKey)
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! The record of a call, and pages of records.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::any::AnyRow;
@@ -13,6 +14,8 @@ use crate::core::private::Private;
 
 /// Most records of one page.
 pub const PAGE_MAX: u32 = 1_000;
+/// Of so many records the last calls of lines are found: an index has them in order.
+const RECENT_CALLS: u32 = 20_000;
 
 /// What is kept of one call.
 #[derive(Clone, Debug, PartialEq)]
@@ -222,6 +225,26 @@ impl Store {
         let last = calls.last().filter(|_| has_more);
         let next = last.map(|last| (last.started, last.call.clone()));
         Ok(CallPage { calls, next })
+    }
+
+    /// When each line had its last call, as far as the latest [`RECENT_CALLS`] tell.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_calls(&self) -> Result<HashMap<LineId, SystemTime>, StoreError> {
+        const WHAT: &str = "reading the last call of each line";
+        let sql = format!(
+            "SELECT line_id, MAX(started_at) AS last FROM (SELECT line_id, started_at FROM calls \
+             ORDER BY started_at DESC, call_id DESC LIMIT {RECENT_CALLS}) AS recent GROUP BY line_id"
+        );
+        let rows = sqlx::query(&sql).fetch_all(&self.pool).await;
+        let rows = rows.map_err(StoreError::query(WHAT))?;
+        let last = |row: &AnyRow| {
+            let line = LineId::new(row.try_get::<String, _>("line_id")?);
+            Ok((line, at(row.try_get("last")?)))
+        };
+        let last: Result<_, sqlx::Error> = rows.iter().map(last).collect();
+        last.map_err(StoreError::query(WHAT))
     }
 
     /// One record.

@@ -32,6 +32,7 @@
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `resolution` | which SIP server a line uses, rule by rule |
 //! | `secrets` | no secret in any output, at the highest log level |
+//! | `restart` | many encrypted lines: calls at once, registered one by one, the last called first |
 //! | `hot_lines` | lines and servers change while the bridge runs |
 //! | `other_tables` | tables that other programs made: ids of every type, rows that are refused |
 //! | `log_output` | a log that nobody reads, and one that strangers write to |
@@ -92,6 +93,7 @@ mod readme;
 mod real_phone;
 mod redis_tls;
 mod resolution;
+mod restart;
 mod secrets;
 mod shutdown;
 mod sipp;

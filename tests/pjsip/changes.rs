@@ -115,6 +115,35 @@ fn a_line_is_replaced_while_its_call_goes_on() {
 }
 
 #[test]
+fn a_line_that_gets_a_password_keeps_its_account() {
+    let mut stage = stage();
+    let registrar = registrar();
+    let without_password = Account {
+        password: None,
+        ..hot(&registrar, "")
+    };
+    stage.add_line(without_password);
+    registers(&stage, &registrar, "hot");
+    let peer = stage.peer();
+    let (mut dialog, mut leg, bridge) = call(&mut stage, &peer);
+    stage.add_line(hot(&registrar, "secret"));
+    stage.submit(Command::Register(LineId::new("hot")));
+    // Another account would have to follow the farewell of this one.
+    let request = registrar.wait("REGISTER", is_register);
+    assert!(is_binding(&request));
+    let challenge = "WWW-Authenticate: Digest realm=\"r\", nonce=\"n\", algorithm=MD5\r\n";
+    answer(&registrar.sip, &request, 401, challenge);
+    let request = registrar.wait("REGISTER with digest", is_register);
+    assert!(is_binding(&request) && request.header("authorization").is_some());
+    accept(&registrar, &request);
+    speaks(&peer, bridge, &mut leg, 1);
+    bye(&mut dialog, &mut leg);
+    stage.submit(Command::RemoveLine(LineId::new("hot")));
+    let farewell = registrar.wait("the farewell", is_farewell);
+    accept(&registrar, &farewell);
+}
+
+#[test]
 fn a_line_that_is_removed_while_it_registers_says_goodbye_afterwards() {
     let mut stage = stage();
     let registrar = registrar();
@@ -176,6 +205,8 @@ fn lines_that_a_dead_server_does_not_let_go_make_room_for_what_replaces_them() {
     for number in 0..LINES {
         stage.submit(Command::AddLine(Box::new(line(number, &alive))));
     }
+    // However long so many accounts take: on a busy machine that is many seconds.
+    stage.flush();
     stage.add_line(account("last", "last", None));
     while let Ok(event) = stage.events.try_recv() {
         if let EngineEvent::LineRefused { line, reason, .. } = event {
@@ -191,6 +222,7 @@ fn lines_that_a_dead_server_does_not_let_go_make_room_for_what_replaces_them() {
         stage.submit(Command::RemoveLine(id(number)));
     }
     stage.submit(Command::RemoveLine(LineId::new("last")));
+    stage.flush();
     let peer = stage.peer();
     let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
     bye(&mut dialog, &mut call);

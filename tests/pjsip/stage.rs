@@ -17,7 +17,7 @@ use sipbridge::sip::engine::{
 use sipbridge::sip::pjsip::PjsipEngine;
 use sipbridge::sip::rtp_channel::RtpReceiver;
 use sipbridge::sip::source::Latch;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::peer::{Dialog, PATIENCE, Peer};
 
@@ -230,6 +230,13 @@ impl Stage {
 
     pub fn submit(&self, command: Command) {
         self.engine.submit(command).expect("room in the queue");
+    }
+
+    /// Returns once the engine has done what it was told so far, however long that takes.
+    pub fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        self.submit(Command::Flush(done));
+        flushed.blocking_recv().expect("the engine is there");
     }
 
     pub fn answer(&self, call: &IncomingCall, status: u16) {

@@ -247,3 +247,16 @@ async fn pages_are_read_by_an_index() {
         "{by_line}"
     );
 }
+
+#[tokio::test]
+async fn the_last_call_of_each_line_is_known() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        assert!(store.last_calls().await.unwrap().is_empty());
+        let records = [("a", 1), ("b", 5), ("a", 9), ("c", 2)];
+        write(&store, records.map(|(line, millis)| begun(line, millis))).await;
+        let expected = [("a", 9), ("b", 5), ("c", 2)];
+        let expected = expected.map(|(line, millis)| (LineId::new(line), at(millis)));
+        assert_eq!(store.last_calls().await.unwrap(), expected.into());
+    }
+}

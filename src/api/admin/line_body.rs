@@ -52,7 +52,8 @@ pub struct Standing {
     transport: Option<String>,
     /// By which rule it uses that server.
     rule: Option<String>,
-    /// registered, registering, failed, refused (the SIP stack could not add it,
+    /// registered, registering, decrypting (it takes calls, and registers once its password
+    /// is decrypted), failed, refused (the SIP stack could not add it,
     /// see `lastError` and `nextTryAt`) or off (not registering); unusable
     /// (see `lastError`), left-out (inactive, or of another provider), or
     /// pending (not taken up yet).

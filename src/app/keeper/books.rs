@@ -7,12 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::app::database::Stored;
 use crate::app::line_sounds::SoundLoader;
 use crate::app::profiles::{account, profile};
-use crate::app::start_lines::{StartLines, Vaults, start_lines_with};
+use crate::app::start_lines::{StartLines, Vaults, start_lines_with, usable};
 use crate::bridge::context::LineProfile;
 use crate::bridge::line_book::Usability;
 use crate::config::Config;
 use crate::core::ids::LineId;
-use crate::lines::{Changes, LinesFile, ReadyLine, compare};
+use crate::lines::sealed::SealedPassword;
+use crate::lines::vault::Opened;
+use crate::lines::{
+    Changes, LinesFile, ReadyLine, SealedLines, UnusableLine, UnusableReason, compare,
+};
 use crate::sip::engine::Account;
 
 /// What is held.
@@ -22,11 +26,31 @@ pub struct Books {
     pub held: HashMap<LineId, ReadyLine>,
     /// Passwords that were opened.
     pub vaults: Vaults,
+    /// Lines whose passwords are still to be decrypted.
+    pub sealed: SealedLines,
     /// Sounds that were loaded.
     pub loader: SoundLoader,
     judged: HashMap<LineId, Usability>,
     /// Problems and warnings that were told.
     told: HashSet<String>,
+    /// Where the lines come from, for messages.
+    source: String,
+}
+
+/// What became of a line whose password was decrypted.
+#[derive(Debug)]
+pub enum Unsealed {
+    /// It has its password.
+    Usable(Box<Changed>),
+    /// It cannot be used.
+    Unusable {
+        /// The line.
+        line: LineId,
+        /// Why, as the log says it.
+        problem: String,
+        /// Why, for people who look at the line.
+        reason: String,
+    },
 }
 
 /// A line that is new or changed, in all its forms.
@@ -40,6 +64,17 @@ pub struct Changed {
     pub limit: Option<u32>,
     /// To be held.
     pub ready: ReadyLine,
+}
+
+impl Changed {
+    fn new(config: &Config, loader: &mut SoundLoader, ready: ReadyLine) -> Self {
+        Self {
+            account: account(config, &ready),
+            profile: profile(config, loader, &ready),
+            limit: ready.line.max_concurrent_calls,
+            ready,
+        }
+    }
 }
 
 /// What has to be done.
@@ -59,8 +94,6 @@ pub struct Plan {
     pub errors: Vec<String>,
     /// Warnings that were not told before.
     pub warnings: Vec<String>,
-    /// Whether passwords are left to be opened.
-    pub more: bool,
 }
 
 /// The books, whatever became of who held them before.
@@ -75,40 +108,43 @@ impl Books {
         Self {
             held: HashMap::new(),
             vaults,
+            sealed: SealedLines::default(),
             loader,
             judged: HashMap::new(),
             told: HashSet::new(),
+            source: String::new(),
         }
     }
 
     /// Compares what is held with what the database has. Takes about 20 ms of
-    /// CPU for each new encrypted password; blocks.
+    /// CPU for each new encrypted password of a server; blocks.
     pub fn plan(&mut self, config: &Config, stored: Stored) -> Plan {
         let file = LinesFile::default();
         let mut start = start_lines_with(config, file, Some(stored), &mut self.vaults);
         let (errors, warnings) = self.news(&start);
         let mut judged = start.judged();
-        let pending = std::mem::take(&mut start.loaded.pending);
-        for id in &pending {
-            if let Some(before) = self.judged.get(id) {
+        let sealed = std::mem::take(&mut start.loaded.sealed);
+        let mut now = start.loaded.ready;
+        now.extend(sealed.iter().map(|sealed| sealed.ready.clone()));
+        for line in now.iter().filter(|line| line.is_sealed) {
+            let id = &line.line.id;
+            // It stays as it is until its new password is there.
+            let is_open = self.held.get(id).is_some_and(|held| !held.is_sealed);
+            if let (true, Some(before)) = (is_open, self.judged.get(id)) {
                 judged.insert(id.clone(), before.clone());
             }
         }
         self.judged.clone_from(&judged);
+        self.sealed.replace(sealed);
         let Changes {
             register,
             renumber,
             adjust,
             remove,
-        } = compare(&self.held, start.loaded.ready, &pending);
+        } = compare(&self.held, now);
         self.loader.tidy();
         let mut make = |lines: Vec<ReadyLine>| -> Vec<Changed> {
-            let changed = |ready: ReadyLine| Changed {
-                account: account(config, &ready),
-                profile: profile(config, &mut self.loader, &ready),
-                limit: ready.line.max_concurrent_calls,
-                ready,
-            };
+            let changed = |ready| Changed::new(config, &mut self.loader, ready);
             lines.into_iter().map(changed).collect()
         };
         Plan {
@@ -119,13 +155,53 @@ impl Books {
             judged,
             errors,
             warnings,
-            more: !pending.is_empty(),
         }
+    }
+
+    /// Takes a line whose password was decrypted; `None` where it is another by now.
+    pub fn unseal(
+        &mut self,
+        config: &Config,
+        password: &SealedPassword,
+        opened: Opened,
+    ) -> Option<Unsealed> {
+        let sealed = self.sealed.take(password)?;
+        let line = password.line.clone();
+        let stored = sealed.stored.clone();
+        self.vaults.lines.put(line.as_str(), stored, opened.clone());
+        Some(match opened {
+            Ok(credential) => {
+                let ready = sealed.unseal(credential);
+                self.judged.insert(line, usable(&ready));
+                let changed = Changed::new(config, &mut self.loader, ready);
+                Unsealed::Usable(Box::new(changed))
+            }
+            Err(error) => {
+                let reason = UnusableReason::from(error);
+                let unusable = UnusableLine {
+                    id: line.clone(),
+                    reason: reason.clone(),
+                };
+                let problem = format!("{}{unusable}", self.source);
+                let reason = reason.to_string();
+                let known = Usability::Unusable {
+                    reason: reason.clone(),
+                };
+                self.judged.insert(line.clone(), known);
+                self.told.insert(problem.clone());
+                Unsealed::Unusable {
+                    line,
+                    problem,
+                    reason,
+                }
+            }
+        })
     }
 
     /// What was not told before.
     fn news(&mut self, start: &StartLines) -> (Vec<String>, Vec<String>) {
         let source = &start.source;
+        self.source.clone_from(source);
         let mistakes = start.stored_mistakes.iter().map(ToString::to_string);
         let unusable = start.loaded.unusable.iter().map(ToString::to_string);
         let errors = mistakes

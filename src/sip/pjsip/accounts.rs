@@ -60,7 +60,7 @@ pub fn add(
     let binding = Binding::of(account);
     let held = shared.with_lines(|lines| {
         let line = lines.table.data(&account.line)?;
-        Some((line.account, line.binding == binding))
+        Some((line.account, line.binding.can_become(&binding)))
     });
     let made = match held {
         // A last REGISTER of the old account could reach the registrar after

@@ -74,7 +74,8 @@ pub struct Line {
 }
 
 /// Everything that a registrar tells one registration of a line from another
-/// by. A line that only gets another password keeps its binding.
+/// by, and what makes a new account necessary. A line that only gets another password
+/// keeps its binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     address: (String, String),
@@ -97,6 +98,17 @@ impl Binding {
             has_password: account.password.is_some(),
             registers: account.register,
         }
+    }
+
+    /// Whether the account of a line can be changed into the other's: it is the
+    /// same, or gets a password that it did not have.
+    pub fn can_become(&self, other: &Self) -> bool {
+        let has_password = self.has_password || other.has_password;
+        let changed = Self {
+            has_password,
+            ..self.clone()
+        };
+        changed == *other
     }
 
     /// Whether a packet from there comes from the line's server, where that is
