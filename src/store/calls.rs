@@ -227,7 +227,7 @@ impl Store {
         Ok(CallPage { calls, next })
     }
 
-    /// When each line had its last call, as far as the latest [`RECENT_CALLS`] tell.
+    /// When each line had its last call, as far as the latest `RECENT_CALLS` tell.
     ///
     /// # Errors
     /// When the database fails.

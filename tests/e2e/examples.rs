@@ -19,6 +19,17 @@ fn python_worker(args: &[&str]) -> Process {
     Process::start("worker.py", command, log.path())
 }
 
+/// The worker of the manual's chapter `workers`, as it stands there.
+fn worker_of_the_guide(redis: &Redis) -> Process {
+    let chapter = include_str!("../../src/guide/workers.md");
+    let block = chapter.split("```python\n").nth(1).unwrap();
+    let script = block.split("```").next().unwrap();
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", script]).env("REDIS_URL", redis.url());
+    let log = tempfile::NamedTempFile::new().unwrap();
+    Process::start("worker of the guide", command, log.path())
+}
+
 /// It greets, then echoes what the caller says, byte for byte.
 async fn greets_and_echoes(setup: Setup) {
     let bridge = setup.start().await;
@@ -44,6 +55,13 @@ async fn greets_and_echoes(setup: Setup) {
 async fn the_python_worker_takes_jobs() {
     let redis = Redis::start();
     let _worker = python_worker(&["--redis-url", &redis.url()]);
+    greets_and_echoes(Setup::queue(&redis).args(&["--ringback", "off"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_of_the_guide_takes_jobs() {
+    let redis = Redis::start();
+    let _worker = worker_of_the_guide(&redis);
     greets_and_echoes(Setup::queue(&redis).args(&["--ringback", "off"])).await;
 }
 

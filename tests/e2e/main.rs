@@ -27,7 +27,7 @@
 //! | `trunk` | Kamailio as a foreign registrar and proxy |
 //! | `bad_input` | malformed SIP, RTP, WebSocket and files |
 //! | `examples` | the example workers in Python |
-//! | `readme` | the README's curl lines, from an empty database to a transferred call |
+//! | `guide` | the curl lines of the manual, from an empty database to a transferred call |
 //! | `real_phone` | a softphone of others through Kamailio |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
 //! | `resolution` | which SIP server a line uses, rule by rule |
@@ -67,6 +67,7 @@ mod delayed;
 mod drain;
 mod examples;
 mod fallback;
+mod guide;
 mod harness;
 mod hot_lines;
 mod leaks;
@@ -89,7 +90,6 @@ mod overload;
 mod pacing;
 mod placed_to_sipp;
 mod privacy;
-mod readme;
 mod real_phone;
 mod redis_tls;
 mod resolution;

@@ -114,13 +114,13 @@ async fn a_stranger_hears_nothing_whoever_he_calls_and_the_log_names_him() {
     log_is_read_by_a_firewall(&bridge.output());
 }
 
-/// The regular expression of the README finds the stranger, and once only.
+/// The regular expression of the manual finds the stranger, and once only.
 fn log_is_read_by_a_firewall(log: &str) {
-    let readme = include_str!("../../README.md");
-    let regex = readme
+    let chapter = include_str!("../../src/guide/operating.md");
+    let regex = chapter
         .lines()
         .find_map(|line| line.trim().strip_prefix("failregex = "))
-        .expect("the README has a failregex");
+        .expect("the chapter has a failregex");
     // As fail2ban does it: a host for <HOST>.
     let script = "import re,sys\n\
          regex = re.compile(sys.argv[1].replace('<HOST>', r'(?P<host>[0-9a-fA-F.:]+)'))\n\

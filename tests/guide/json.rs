@@ -3,6 +3,7 @@
 //! - `worker-message`: read by the parser of workers' messages;
 //! - `bridge-message`: compared with what the writer of such messages writes;
 //! - `job`, `callback`, `incoming-call`: compared with what the code writes;
+//! - `health`: compared with what `GET /health` answers;
 //! - `lines`: read by the reader of lines files;
 //! - `incoming-answer`: read by the reader of such answers;
 //! - `request ID`: held to the schema that `/api/openapi.json` has for the body of that operation;
@@ -11,11 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Deserializer, Value, json};
+use sipbridge::api::metrics::Counters;
+use sipbridge::api::{CallTotals, Health, LineCounts, RedisHealth};
+use sipbridge::bridge::overload::Readings;
 use sipbridge::core::call::Verdict;
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::callback::answer::read_answer;
@@ -26,7 +30,9 @@ use sipbridge::core::outcome::Outcome;
 use sipbridge::core::playout::MarkEcho;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::lines::file;
-use sipbridge::queue::Job;
+use sipbridge::queue::{Job, QueueStats};
+use sipbridge::sip::engine::EngineStats;
+use sipbridge::store::CallLogStats;
 
 use crate::pages::{self, Block};
 
@@ -59,6 +65,7 @@ fn judge(block: &Block, kind: &str) {
             "job" => same(place, document, &job(document)),
             "callback" => same(place, document, &call_event(document, Some(0))),
             "incoming-call" => same(place, document, &call_event(document, None)),
+            "health" => same(place, document, &health()),
             "lines" => lines(place, document),
             "incoming-answer" => incoming_answer(place, document),
             "any" => {}
@@ -193,6 +200,33 @@ fn call_event(document: &Value, sequence: Option<u32>) -> Value {
         sip_status: 200,
     };
     event_body(&call, text(document, "/event"), sequence, now)
+}
+
+fn health() -> Value {
+    let health = Health {
+        node_id: "node".to_owned(),
+        uptime: Duration::from_secs(1),
+        draining: false,
+        lines: LineCounts::default(),
+        calls_active: 0,
+        calls_max: 1,
+        totals: CallTotals::default(),
+        overloaded: false,
+        readings: Readings::default(),
+        engine: EngineStats::default(),
+        redis: Some(RedisHealth {
+            connected: true,
+            since: Duration::from_secs(1),
+            failure: None,
+            lost: QueueStats::default(),
+        }),
+        has_ws_target: false,
+        counters: Counters {
+            records: Some(CallLogStats::default()),
+            ..Counters::default()
+        },
+    };
+    health.body()
 }
 
 fn lines(place: &str, document: &Value) {

@@ -1,4 +1,4 @@
-//! What idle lines and calls cost in memory, against the limits of the README.
+//! What idle lines and calls cost in memory, against the limits of the manual's chapter `numbers`.
 
 use std::time::Duration;
 

@@ -261,7 +261,7 @@ impl Access {
     }
 
     /// Counts what a stranger sent and was dropped, and tells of it, seldom.
-    /// Firewalls read this line: its form is in the README.
+    /// Firewalls read this line: its form is in [`crate::guide::operating`].
     pub fn drop_stranger(&self, address: IpAddr, transport: Transport, reason: Reason) {
         self.count(reason);
         let said = lock(&self.notices).count(Instant::now(), source_of(address));

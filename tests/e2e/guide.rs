@@ -1,4 +1,4 @@
-//! The README's curl lines, as they stand there, against the real program: a
+//! The curl lines of the manual's chapter `api`, as they stand there, against the real program: a
 //! newcomer adds an encrypted line, sees it registered, calls it, places a
 //! call, steers it and transfers it.
 
@@ -12,11 +12,11 @@ use crate::harness::{Bridge, Callee, Caller, Redis, SOON, Worker, until};
 
 const TOKEN: &str = "a-token-of-more-than-16";
 
-/// The README's block of shell lines that talk to the API, without what starts
+/// The chapter's block of shell lines that talk to the API, without what starts
 /// the bridge.
 fn shell_lines() -> String {
-    let readme = include_str!("../../README.md");
-    let mut blocks = readme
+    let chapter = include_str!("../../src/guide/api.md");
+    let mut blocks = chapter
         .split("```sh\n")
         .filter_map(|rest| rest.split("```").next());
     let block = blocks.find(|block| block.contains("api()")).unwrap();
@@ -27,7 +27,7 @@ fn shell_lines() -> String {
         .join("\n")
 }
 
-/// Runs lines of the README one after the other.
+/// Runs lines of the chapter one after the other.
 struct Shell {
     prelude: String,
     commands: Vec<String>,
@@ -56,7 +56,7 @@ impl Shell {
     /// Runs the command with that in it; what it prints, read as JSON.
     async fn run(&self, part: &str, sid: &str) -> Value {
         let found = self.commands.iter().find(|line| line.contains(part));
-        let command = found.unwrap_or_else(|| panic!("the README has no {part}"));
+        let command = found.unwrap_or_else(|| panic!("the chapter has no {part}"));
         let script = format!("{}{}", self.prelude, command.replace("CA…", sid));
         let output = tokio::task::spawn_blocking(move || {
             Command::new("bash")
