@@ -14,8 +14,8 @@
 //! | [`standards`] | what is done of each RFC, and what is not |
 //! | [`changelog`] | what users see of each change |
 //!
-//! The text lies in Markdown files beside this one. `tests/guide.rs` reads
-//! each of them: command lines are parsed by the program's own parser, JSON is
+//! The text lies in Markdown files beside this one. `tests/guide` reads each
+//! of them: command lines are parsed by the program's own parser, JSON is
 //! read by the code that reads it or held to the code that writes it, and what
 //! is named has to exist.
 

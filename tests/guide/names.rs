@@ -38,6 +38,41 @@ fn every_file_that_a_page_names_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+/// rustdoc looks whether the page is there, not whether the heading is.
+#[test]
+fn every_heading_that_a_page_links_to_exists() {
+    let anchors = |text: &str| -> BTreeSet<String> {
+        let headings = text.lines().filter(|line| line.starts_with('#'));
+        headings
+            .map(|line| {
+                let words = line.trim_start_matches('#').trim().to_lowercase();
+                let kept = words
+                    .chars()
+                    .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+                kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+            })
+            .collect()
+    };
+    let mut missing = Vec::new();
+    for page in pages::all() {
+        for target in page.text.split("](").skip(1) {
+            let target = target.split(')').next().unwrap_or_default();
+            let Some((name, anchor)) = target.split_once('#') else {
+                continue;
+            };
+            let text = match name.strip_prefix("crate::guide::") {
+                Some(chapter) => pages::chapter(chapter).text,
+                None if name.is_empty() => page.text.clone(),
+                None => continue,
+            };
+            if !anchors(&text).contains(anchor) {
+                missing.push(format!("{}: {target}", page.path));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 /// In spans that begin with one: others belong to other programs.
 #[test]
 fn every_flag_that_a_page_names_exists() {
@@ -61,6 +96,27 @@ fn every_flag_that_a_page_names_exists() {
     assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
+/// The help of a flag is short; some page says what it is good for.
+#[test]
+fn every_flag_stands_in_the_manual() {
+    let pages: String = pages::all().into_iter().map(|page| page.text).collect();
+    let is_named = |flag: &&sipbridge::config::flags::Flag| {
+        let names = pages
+            .match_indices(&format!("--{}", flag.name))
+            .any(|(at, name)| {
+                let next = pages[at + name.len()..].chars().next();
+                !next.is_some_and(|c| c.is_ascii_alphanumeric() || c == '-')
+            });
+        names || pages.contains(&format!("`{}`", flag.env))
+    };
+    let unnamed: Vec<&str> = FLAGS
+        .iter()
+        .filter(|flag| !is_named(flag))
+        .map(|flag| flag.name)
+        .collect();
+    assert!(unnamed.is_empty(), "{unnamed:?}");
+}
+
 #[test]
 fn the_call_queue_has_every_outcome_and_step() {
     let text = pages::chapter("call_queue").text;
@@ -75,6 +131,12 @@ fn the_call_queue_has_every_outcome_and_step() {
     for rung in Rung::ALL {
         let row = format!("| `{}` |", rung.as_str());
         assert!(text.contains(&row), "{}", rung.as_str());
+    }
+    let terms = fs::read_to_string(root().join("src/core/call/terms.rs")).unwrap();
+    let reasons = literals(&terms, |it| it.contains('-'));
+    assert!(reasons.len() > 7, "{reasons:?}");
+    for reason in reasons {
+        assert!(text.contains(&format!("`{reason}`")), "{reason}");
     }
     let events = fs::read_to_string(root().join("src/queue/event.rs")).unwrap();
     let names = literals(&events, |it| {
