@@ -155,14 +155,14 @@ impl RegistrarHandle {
     }
 
     /// Registers a line as soon as its turn comes, however long it was to
-    /// wait. False when there is no line of this id that registers.
+    /// wait, but for its password. False when there is no line of this id that registers.
     #[must_use]
     pub fn register_now(&self, line: &LineId) -> bool {
         let known = self
             .schedule()
             .register_now(line, std::time::Instant::now());
         self.shared.changed.notify_one();
-        known
+        known || lock(&self.shared.sealed).contains(line)
     }
 
     /// What is known of a line's registration; `None` for a line that is not held.
@@ -463,6 +463,8 @@ mod tests {
         assert_eq!(state(&registrar, &sealed), Some(RegistrationState::Refused));
         registrar.handle_added(&sealed);
         assert_eq!((turn(&registrar, 3), registrar.sealed()), (None, 1));
+        assert!(registrar.register_now(&sealed), "it is on its way");
+        assert_eq!(turn(&registrar, 3), None);
         registrar.add(&sealed, "sip.example.com");
         assert_eq!(
             state(&registrar, &sealed),
