@@ -45,6 +45,8 @@ pub struct Setup<'a> {
 /// A running bridge; killed when dropped without [`Bridge::stop`].
 pub struct Bridge {
     child: Child,
+    /// When the program was started: its lines were encrypted before.
+    pub started: Instant,
     /// Where it takes HTTP.
     pub api: SocketAddr,
     /// Where it takes SIP.
@@ -66,6 +68,7 @@ impl Bridge {
         if setup.database {
             command.arg("--data-dir").arg(folder.path());
         }
+        let started = Instant::now();
         let child = command
             .env_clear()
             .env("ENCRYPTION_KEY", MASTER_KEY)
@@ -82,6 +85,7 @@ impl Bridge {
             .map_err(|error| format!("{}: {error}", setup.program.display()))?;
         Ok(Self {
             child,
+            started,
             api,
             sip,
             folder,

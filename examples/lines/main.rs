@@ -129,8 +129,8 @@ async fn run(args: &Args, lines: usize) -> Result<Reading, Box<dyn Error>> {
         database: args.database,
     };
     tokio::spawn(serve_workers(workers));
-    let started = Instant::now();
     let bridge = Bridge::start(&setup)?;
+    let started = bridge.started;
 
     let most = Duration::from_secs(60 + lines as u64 / 10);
     let serving = until(most, &bridge, |health| health.is_some()).await?;
