@@ -1,12 +1,16 @@
 //! A call as JSON: written from borrowed fields, without a tree in between,
 //! because the list of all calls is asked for often.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Serialize, Serializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
+use crate::core::audio_counters::AudioCounters;
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::outcome::Outcome;
 use crate::core::timestamp::rfc3339_ms;
@@ -72,6 +76,39 @@ pub struct AudioBody {
     jitter_ms: f64,
     /// Estimated from loss and jitter; null when nothing came.
     mos: Option<f64>,
+    /// Null in a record of an earlier version.
+    counters: Option<CountersBody>,
+}
+
+/// What went wrong with the audio, by the names that `/metrics` has too.
+#[derive(Debug)]
+pub struct CountersBody(AudioCounters);
+
+impl Serialize for CountersBody {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, _, value)| (name, value)))
+    }
+}
+
+impl ToSchema for CountersBody {
+    fn name() -> Cow<'static, str> {
+        "CallAudioCounters".into()
+    }
+}
+
+impl PartialSchema for CountersBody {
+    fn schema() -> RefOr<Schema> {
+        let object = ObjectBuilder::new().description(Some(
+            "What went wrong with the audio, by the names that /metrics has too.",
+        ));
+        let counters = AudioCounters::default();
+        let object = counters.iter().fold(object, |object, (name, help, _)| {
+            let count = ObjectBuilder::new().schema_type(Type::Integer);
+            let count = count.minimum(Some(0)).description(Some(help));
+            object.property(name, count).required(name)
+        });
+        object.into()
+    }
 }
 
 /// Calls in progress, and those that ended within 30 s: the newest first.
@@ -138,6 +175,7 @@ impl From<AudioStats> for AudioBody {
             packets_sent: audio.packets_sent,
             jitter_ms: millis(audio.jitter),
             mos: audio.mos.filter(|mos| mos.is_finite()),
+            counters: audio.counters.map(CountersBody),
         }
     }
 }
@@ -206,7 +244,10 @@ mod tests {
             stream: None,
             worker: Some("queue".into()),
             sip_status: Some(200),
-            audio: Some(AudioStats::default()),
+            audio: Some(AudioStats {
+                counters: AudioCounters::from_json(r#"{"encode_errors": 3}"#),
+                ..AudioStats::default()
+            }),
         }
     }
 
@@ -232,6 +273,8 @@ mod tests {
         assert_eq!(body["durationSec"], 7);
         assert_eq!(body["record"]["nodeId"], "n");
         assert_eq!(body["record"]["audio"]["packetsLost"], 0);
+        assert_eq!(body["record"]["audio"]["counters"]["encode_errors"], 3);
+        assert_eq!(body["record"]["audio"]["counters"]["rtp_late"], 0);
     }
 
     #[test]

@@ -268,6 +268,7 @@ impl Record {
             (state.uplink.stats(), state.dropped)
         };
         let down = stream.downlink().stats();
+        let counters = AudioCounters::of(&up, &down);
         info!(
             %outcome,
             duration_ms = duration.as_millis() as u64,
@@ -280,7 +281,7 @@ impl Record {
             unsent = stream.unsent(),
             underruns = down.underruns,
             trimmed = down.trimmed_frames,
-            counters = %AudioCounters::of(&up, &down),
+            %counters,
             "call ended"
         );
         let audio = AudioStats {
@@ -289,6 +290,7 @@ impl Record {
             packets_sent: down.packets,
             jitter: up.jitter,
             mos: mos::estimate(up.packets, up.lost, up.jitter),
+            counters: Some(counters),
         };
         self.keep(context, Some((outcome, audio)));
         self.publish(context, CallEventKind::Ended { outcome, duration });

@@ -1,8 +1,10 @@
 //! What went wrong with a call's audio, counted: one list of name, help and
-//! value, for the log at the end of a call and for `/metrics`. A counter that is
-//! entered here is seen in both.
+//! value, for the log at the end of a call, its record in the database, the API
+//! and `/metrics`. A counter that is entered here is seen in all of them.
 
 use std::fmt;
+
+use serde_json::{Map, Value};
 
 use super::downlink::DownlinkStats;
 use super::uplink::UplinkStats;
@@ -107,6 +109,23 @@ impl AudioCounters {
         let values = NAMES.into_iter().zip(self.0);
         values.map(|((name, help), value)| (name, help, value))
     }
+
+    /// As a JSON object of those that are not zero, by name.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let counted = self.iter().filter(|(.., value)| *value > 0);
+        let counted = counted.map(|(name, _, value)| (name.to_owned(), Value::from(value)));
+        Value::Object(counted.collect()).to_string()
+    }
+
+    /// Of what [`Self::to_json`] wrote, in this version or another one: a name
+    /// that is not known is left out. `None` when it is no JSON object.
+    #[must_use]
+    pub fn from_json(text: &str) -> Option<Self> {
+        let counted: Map<String, Value> = serde_json::from_str(text).ok()?;
+        let value = |(name, _)| counted.get(name).and_then(Value::as_u64);
+        Some(Self(NAMES.map(|name| value(name).unwrap_or_default())))
+    }
 }
 
 /// Those that are not zero: `rtp_late=2 encode_errors=1`.
@@ -163,5 +182,19 @@ mod tests {
         );
         assert!(counters.to_string().ends_with(" encode_errors=30"));
         assert_eq!(AudioCounters::default().to_string(), "");
+        assert_eq!(
+            AudioCounters::from_json(&counters.to_json()),
+            Some(counters)
+        );
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_read_as_far_as_it_is_known() {
+        let read = AudioCounters::from_json;
+        assert_eq!(read("{}"), Some(AudioCounters::default()));
+        let more = read(r#"{"encode_errors": 3, "of_a_later_version": 4, "rtp_late": "5"}"#);
+        let more = more.expect("an object");
+        assert_eq!(more.to_json(), r#"{"encode_errors":3}"#);
+        assert_eq!((read(""), read("[1]"), read("7")), (None, None, None));
     }
 }

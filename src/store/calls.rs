@@ -8,6 +8,7 @@ use sqlx::{AnyConnection, Row as _};
 
 use super::connection::Store;
 use super::error::StoreError;
+use crate::core::audio_counters::AudioCounters;
 use crate::core::ids::{CallId, LineId, StreamId};
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
@@ -69,6 +70,9 @@ pub struct AudioStats {
     pub jitter: Duration,
     /// Estimated MOS of what came; `None` when nothing did.
     pub mos: Option<f64>,
+    /// What went wrong with it; `None` in a record of an earlier version, and
+    /// where a fault of the bridge ended the call.
+    pub counters: Option<AudioCounters>,
 }
 
 /// Which records, oldest first.
@@ -93,7 +97,7 @@ pub struct CallPage {
     pub next: Option<(SystemTime, CallId)>,
 }
 
-const COLUMNS: [&str; 21] = [
+const COLUMNS: [&str; 22] = [
     "call_id",
     "sip_call_id",
     "node_id",
@@ -115,6 +119,7 @@ const COLUMNS: [&str; 21] = [
     "packets_sent",
     "jitter_ms",
     "mos",
+    "audio_counters",
 ];
 
 /// Inserts, or overwrites what was written when the call came: each record
@@ -171,6 +176,11 @@ pub(super) async fn write(
         .bind(count(audio.map(|audio| audio.packets_sent)))
         .bind(audio.map(|audio| (audio.jitter.as_secs_f64() * 1_000.0).to_string()))
         .bind(audio.and_then(|audio| audio.mos).map(|mos| mos.to_string()))
+        .bind(
+            audio
+                .and_then(|audio| audio.counters)
+                .map(|counters| counters.to_json()),
+        )
         .execute(connection)
         .await
         .map(drop)
@@ -310,6 +320,7 @@ fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
             jitter: Duration::try_from_secs_f64(jitter.unwrap_or_default() / 1_000.0)
                 .unwrap_or_default(),
             mos,
+            counters: text("audio_counters")?.and_then(|text| AudioCounters::from_json(&text)),
         }),
         None => None,
     };

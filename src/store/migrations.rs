@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 5] = [
+const ALL: [(i64, &str, &str, &str); 6] = [
     (
         1,
         "lines servers calls",
@@ -53,6 +53,12 @@ const ALL: [(i64, &str, &str, &str); 5] = [
         "allow from",
         sql!("sqlite", "0005_allow_from"),
         sql!("postgres", "0005_allow_from"),
+    ),
+    (
+        6,
+        "audio counters",
+        sql!("sqlite", "0006_audio_counters"),
+        sql!("postgres", "0006_audio_counters"),
     ),
 ];
 

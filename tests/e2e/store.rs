@@ -112,6 +112,9 @@ async fn lines_are_imported_and_calls_leave_records() {
     assert!(before <= record.started && record.started <= answered && answered < ended);
     let audio = record.audio.unwrap();
     assert_eq!((audio.packets_received, audio.packets_lost), (50, 0));
+    let counters = audio.counters.expect("counters");
+    let frames = counters.iter().find(|(name, ..)| *name == "rtp_invalid");
+    assert_eq!(frames.map(|(.., value)| value), Some(0));
     assert!(
         audio.packets_sent > 20 && audio.mos.unwrap() > 3.5,
         "{audio:?}"

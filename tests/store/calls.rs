@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sipbridge::core::audio_counters::AudioCounters;
 use sipbridge::core::ids::{CallId, LineId, StreamId};
 use sipbridge::core::private::Private;
 use sipbridge::store::call_log::CallLog;
@@ -53,6 +54,7 @@ pub fn ended(record: &CallRecord) -> CallRecord {
             packets_sent: 2_999,
             jitter: Duration::from_micros(1_500),
             mos: Some(3.81),
+            counters: AudioCounters::from_json(r#"{"rtp_late": 2, "encode_errors": 7}"#),
         }),
         ..record.clone()
     }
@@ -98,13 +100,36 @@ async fn records_with_and_without_audio_follow_each_other() {
         write(&store, both).await;
         let silent = records.iter().map(|record| {
             let mut end = ended(record);
-            end.audio.as_mut().unwrap().mos = None;
+            let audio = end.audio.as_mut().unwrap();
+            (audio.mos, audio.counters) = (None, None);
             end
         });
         let silent: Vec<_> = silent.collect();
         write(&store, silent.clone()).await;
         let found = store.call(&records[7].call).await.unwrap();
         assert_eq!(found.as_ref(), Some(&silent[7]));
+    }
+}
+
+#[tokio::test]
+async fn records_of_a_version_without_counters_stay_as_they_were() {
+    for stage in Stage::both() {
+        let record = ended(&begun("l", 0));
+        let store = stage.open().await;
+        write(&store, [record.clone()]).await;
+        store.close().await;
+        let counters = stage.sql("SELECT audio_counters FROM calls");
+        assert_eq!(counters, r#"{"encode_errors":7,"rtp_late":2}"#);
+        stage.sql(
+            "ALTER TABLE calls DROP COLUMN audio_counters; \
+             DELETE FROM _sqlx_migrations WHERE version = 6",
+        );
+        let store = stage.open().await;
+        let mut expected = record.clone();
+        expected.audio.as_mut().unwrap().counters = None;
+        assert_eq!(store.call(&record.call).await.unwrap(), Some(expected));
+        write(&store, [record.clone()]).await;
+        assert_eq!(store.call(&record.call).await.unwrap(), Some(record));
     }
 }
 
