@@ -187,22 +187,25 @@ fn judge_call(shared: &Shared, uri: &UriParts, to: &UriParts) -> Verdict {
         shared.counters.unknown_line.fetch_add(1, Ordering::Relaxed);
         return refuse(404, None);
     };
-    let refusal = shared.with_run(|run| {
-        if shared.slots.live() >= run.calls_max || run.events.capacity() == 0 || no_call_id() {
-            shared.tell_full("the limit of calls is reached");
-            return Some(Refusal {
-                status: 503,
-                retry_after: Some(FULL_RETRY_AFTER),
-            });
+    let is_full = no_call_id();
+    let admitted = shared.with_run(|run| {
+        if is_full || shared.slots.live() >= run.calls_max || run.events.capacity() == 0 {
+            return None;
         }
-        run.admission.admit(&line).err()
+        Some(run.admission.admit(&line))
     });
-    match refusal {
-        Some(None) => Verdict::Pass,
-        Some(Some(refusal)) => {
+    match admitted {
+        Some(Some(Ok(()))) => Verdict::Pass,
+        Some(Some(Err(refusal))) => {
             shared.counters.refused.fetch_add(1, Ordering::Relaxed);
             Verdict::Refuse(refusal)
         }
+        Some(None) => {
+            shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            shared.tell_full("the limit of calls is reached");
+            refuse(503, Some(FULL_RETRY_AFTER))
+        }
+        // The engine ends.
         None => refuse(503, None),
     }
 }

@@ -37,8 +37,12 @@
 //! # Rules
 //! - C's user data is a slot number with a generation, never a pointer to
 //!   Rust memory. A late callback finds another generation and does nothing.
-//! - Locks of ours are leaves: none is held while pjsip is called, but for the
-//!   gate of an RTP sink, whose order is written in `adapter`.
+//! - No lock of ours is held while pjsip is asked to do something, but for the
+//!   gate of an RTP sink, whose order is written in `adapter`: pjsip takes locks
+//!   of its own, and calls back with them held. Reading a message under a lock is
+//!   no such call.
+//! - Under a lock of ours only what belongs to another room is asked, which never
+//!   calls back: the admission, the channels of a run, where servers are.
 //! - Callbacks never block: they look up, convert, `try_send`, count.
 #![expect(
     unsafe_code,

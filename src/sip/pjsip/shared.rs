@@ -244,11 +244,10 @@ impl Shared {
     /// Asks the control thread to end a leg. When even its queue is full the
     /// thread is stuck, which the watchdog sees.
     pub fn abort(&self, leg: LegId, why: &'static str) {
-        self.with_run(|run| {
-            if run.orders.try_send(Order::Abort { leg, why }).is_err() {
-                tracing::error!(%leg, why, "SIP command queue is full, a leg could not be ended");
-            }
-        });
+        let asked = self.with_run(|run| run.orders.try_send(Order::Abort { leg, why }));
+        if let Some(Err(_)) = asked {
+            tracing::error!(%leg, why, "SIP command queue is full, a leg could not be ended");
+        }
     }
 
     /// Tells a leg's driver; ends the leg when the driver is stuck or gone.
