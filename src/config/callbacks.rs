@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::mistake::Problem;
 use super::reader::Reader;
 use super::url::ServiceUrl;
+use crate::core::access::Cidr;
 use crate::core::callback::Method;
-use crate::core::outward::{Network, Outward};
+use crate::core::outward::Outward;
 use crate::core::private::Secret;
 
 const SCHEMES: &[&str] = &["http", "https"];
@@ -67,12 +68,12 @@ fn many(reader: &Reader, name: &'static str) -> Vec<String> {
     parts.map(|part| part.trim().to_owned()).collect()
 }
 
-fn allowed(reader: &mut Reader) -> Vec<Network> {
+fn allowed(reader: &mut Reader) -> Vec<Cidr> {
     let mut allowed = Vec::new();
     for text in many(reader, "allow-callback") {
-        match text.parse() {
+        match text.parse::<Cidr>() {
             Ok(network) => allowed.push(network),
-            Err(error) => reader.mistake("allow-callback", Problem::Network(error)),
+            Err(error) => reader.mistake("allow-callback", Problem::Cidr(error)),
         }
     }
     allowed

@@ -127,9 +127,6 @@ pub enum Problem {
     /// Given together with a flag that says the opposite.
     #[error("contradicts --{0}: leave one of them out")]
     Contradicts(&'static str),
-    /// No network.
-    #[error("{0}")]
-    Network(#[from] crate::core::outward::NetworkError),
     /// No host.
     #[error("must be a host: a DNS name or an IP address, without a port")]
     HostName,

@@ -139,13 +139,22 @@ mod tests {
         assert!(!contains("2001:db8::/32", "2001:db9::1"));
         assert!(!contains("0.0.0.0/0", "2001:db8::1"), "of one family");
         assert!(contains("0.0.0.0/0", "255.255.255.255"));
-        assert!(contains("::/0", "2001:db8::1"));
+        assert!(contains("::/0", "2001:db8::1") && !contains("::/0", "192.0.2.1"));
+        assert!(contains("10.0.0.0/8", "10.255.0.1") && !contains("10.0.0.0/8", "11.0.0.1"));
+        assert!(contains("fd00::/8", "fdff::1") && !contains("fd00::/8", "fc00::1"));
     }
 
     #[test]
     fn what_is_no_network_is_refused() {
         let parse = |text: &str| text.parse::<Cidr>();
-        for text in ["", "x", "1.2.3", "sip.example.org", "1.2.3.4:5060"] {
+        for text in [
+            "",
+            "x",
+            "1.2.3",
+            "1.2.3/8",
+            "sip.example.org",
+            "1.2.3.4:5060",
+        ] {
             assert_eq!(parse(text), Err(CidrError::Address), "{text}");
         }
         for text in ["1.2.3.4/33", "1.2.3.4/", "1.2.3.4/+8", "1.2.3.4/-1"] {
