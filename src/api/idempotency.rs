@@ -5,6 +5,7 @@
 //! 429) is not kept: the next try is a new one.
 
 use std::collections::HashMap;
+use std::collections::btree_map::Entry as Slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Required};
 
 use super::body::{BODY_MAX_BYTES, BODY_TIMEOUT};
+use super::openapi::problems;
 use super::problem::{Kind, Problem};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -59,6 +64,53 @@ pub async fn once(State(answers): State<Answers>, request: Request, next: Next) 
     match answers.answer(request, next).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
+    }
+}
+
+/// What a POST may be answered for its key, or for a body that is read to be
+/// compared.
+const ANSWERS: [(&str, &str); 5] = [
+    ("400", "The Idempotency-Key is unusable."),
+    ("408", "The body did not come within 5 s."),
+    (
+        "409",
+        "The request that came first with the Idempotency-Key is being answered right now; Retry-After.",
+    ),
+    ("413", "The body is longer than 64 kB."),
+    ("422", "The Idempotency-Key came with another body before."),
+];
+
+/// Describes the key at a POST, and what it may be answered for it.
+pub(super) fn declare(post: &mut Operation) {
+    let key = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .min_length(Some(1))
+        .max_length(Some(KEY_MAX_BYTES));
+    let key = ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "Of the client's own making, ASCII. The same request with the same key within a day \
+             is not done again: it gets the first one's answer, with Idempotency-Replayed: true. \
+             A 5xx, 408 or 429 is not kept.",
+        ))
+        .schema(Some(key))
+        .build();
+    post.parameters.get_or_insert_default().push(key);
+    for (status, problem) in problems(ANSWERS) {
+        match post.responses.responses.entry(status) {
+            Slot::Vacant(slot) => drop(slot.insert(problem)),
+            // Of two reasons, both are told.
+            Slot::Occupied(mut slot) => {
+                if let (RefOr::T(known), RefOr::T(more)) = (slot.get_mut(), problem)
+                    && known.description != more.description
+                {
+                    known.description.push(' ');
+                    known.description.push_str(&more.description);
+                }
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::problem::{FieldError, Problem};
-use super::router;
+use super::{idempotency, router};
 
 const ABOUT: &str = "Calls, phone lines and SIP servers of a bridge between SIP and Twilio Media \
      Streams. With --api-token every request but those to /health, /metrics and /api/openapi.json \
@@ -57,6 +57,10 @@ pub fn document() -> OpenApi {
         components.schemas.insert(name.into(), schema);
     }
     document.security = Some(vec![SecurityRequirement::new("token", [""; 0])]);
+    let operations = document.paths.paths.values_mut();
+    for post in operations.filter_map(|path| path.post.as_mut()) {
+        idempotency::declare(post);
+    }
     document
 }
 
@@ -103,17 +107,11 @@ pub struct WithBody;
 impl IntoResponses for WithBody {
     fn responses() -> std::collections::BTreeMap<String, RefOr<Response>> {
         problems([
-            (
-                "400",
-                "The body is not a JSON object, or the Idempotency-Key is unusable.",
-            ),
+            ("400", "The body is not a JSON object."),
             ("408", "The body did not come within 5 s."),
             ("413", "The body is longer than 64 kB."),
             ("415", "The body is not said to be JSON."),
-            (
-                "422",
-                "Fields are at fault, and `errors` lists them all; or the Idempotency-Key came with another body.",
-            ),
+            ("422", "Fields are at fault, and `errors` lists them all."),
         ])
     }
 }

@@ -180,6 +180,7 @@ async fn every_route_answers_as_the_document_says() {
         let path = template.replace("{id}", crate::harness::bridge::LINE);
         document.hold("POST", template, &api.post_empty(&path).await);
     }
+    keys(&mut document, &api).await;
     calls(&mut document, &api, &phone, &redis, bridge.sip()).await;
     let missing: Vec<_> = document
         .operations()
@@ -215,6 +216,48 @@ async fn every_route_answers_as_the_document_says() {
         document.hold(request.0, request.1, &ask(&api, &request).await);
     }
     bridge.shut_down().await;
+}
+
+/// Every POST takes an Idempotency-Key, and so says the document: one that is
+/// unusable or comes again with another body is refused as it lists.
+async fn keys(document: &mut Document, api: &Api) {
+    let operations = document.operations();
+    let posts: Vec<_> = operations
+        .iter()
+        .filter(|(name, _)| name == "post")
+        .collect();
+    assert!(posts.len() > 7, "{posts:?}");
+    for (_, template) in posts {
+        let parameters = &document.json["paths"][template]["post"]["parameters"];
+        let keys = parameters.as_array().unwrap().iter();
+        let mut keys = keys.filter(|it| it["name"] == "Idempotency-Key");
+        let key = keys.next().expect(template);
+        assert_eq!(
+            (&key["in"], &key["required"]),
+            (&json!("header"), &json!(false))
+        );
+        assert!(keys.next().is_none(), "{template}");
+
+        let path = template.replace("{id}", "x").replace("{sid}", "x");
+        let post = async |key: &str, body: &str| {
+            let headers = format!("Idempotency-Key: {key}\r\nContent-Type: application/json\r\n");
+            api.send("POST", &path, &headers, body).await
+        };
+        let (first, other) = (
+            post("one", r#"{"x": 1}"#).await,
+            post("one", r#"{"x": 2}"#).await,
+        );
+        assert!(first.status >= 400, "{template}: {}", first.body);
+        other.problem(422, "idempotency-key-reused");
+        let unusable = post("", r#"{"x": 1}"#).await;
+        unusable.problem(400, "bad-request");
+        for answer in [first, other, unusable] {
+            document.hold("POST", template, &answer);
+        }
+        let statuses = &document.json["paths"][template]["post"]["responses"];
+        let busy = statuses["409"]["description"].as_str().unwrap();
+        assert!(busy.contains("Idempotency-Key"), "{template}: {busy}");
+    }
 }
 
 async fn calls(
