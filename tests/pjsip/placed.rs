@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -21,29 +22,34 @@ use sipbridge::core::call_object::CallStatus;
 use sipbridge::core::dialling::DialLine;
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
+use sipbridge::core::link::{RtpSink, SinkError};
 use sipbridge::core::numbers::Country;
 use sipbridge::core::outward::Outward;
 use sipbridge::core::private::Private;
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
-use sipbridge::sip::engine::SipEngine;
+use sipbridge::sip::engine::{
+    Command, EngineStats, LEG_QUEUE_EVENTS, LegEvent, SharedEngine, SipEngine, SubmitError,
+    Transport,
+};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::holds::{reinvite, take};
 use crate::outgoing::{invite, pick_up, trunk};
 use crate::peer::{PATIENCE, Peer, answer};
-use crate::stage::{Stage, eventually, stage};
+use crate::stage::{eventually, stage};
 
 const FRAME: usize = 160;
 
-/// A context on the real engine, with one line.
-fn context(stage: &Stage, line: &str) -> Arc<Context> {
-    let engine = stage.engine.clone();
+/// A context on an engine, with lines.
+fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
     let registered = engine.clone();
-    let profile = LineProfile {
-        id: LineId::new(line),
+    let profile = |line: &&str| LineProfile {
+        id: LineId::new(*line),
         restaurant_id: None,
         phone_number: Some(Private::new("+33972360682")),
         fallback_number: None,
@@ -55,7 +61,8 @@ fn context(stage: &Stage, line: &str) -> Arc<Context> {
             hosts: vec!["example.test".into()],
         },
     };
-    let lines = HashMap::from([(profile.id.clone(), Arc::new(profile))]);
+    let lines = lines.iter().map(profile);
+    let lines: HashMap<_, _> = lines.map(|it| (it.id.clone(), Arc::new(it))).collect();
     let hold: Arc<[u8]> = numbered(3, 50).concat().into();
     Arc::new(Context {
         settings: Settings {
@@ -213,29 +220,37 @@ fn shows(context: &Context, sid: &CallId, status: CallStatus) {
     });
 }
 
-#[test]
-fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
-    let mut stage = stage();
-    let peer = trunk(&mut stage, "placed");
+fn runtime() -> Runtime {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()
-        .expect("a runtime");
-    let context = context(&stage, "placed");
-    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
-    let listener = listener.expect("a port");
+        .build();
+    runtime.expect("a runtime")
+}
+
+/// Places a call; its id, and where its worker listens.
+async fn place(context: &Arc<Context>, line: &str, to: &str) -> (CallId, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a bound socket");
     let call = NewCall {
-        line: LineId::new("placed"),
-        to: Private::new("+33612345678"),
+        line: LineId::new(line),
+        to: Private::new(to),
         custom_params: BTreeMap::new(),
         ws_target: Some(format!("ws://{address}/")),
         callback_url: None,
         ring_timeout: PATIENCE,
     };
-    let sid = runtime.block_on(place_call(&context, call));
-    let sid = sid.expect("it is placed").sid;
+    let placed = place_call(context, call).await;
+    (placed.expect("it is placed").sid, listener)
+}
+
+#[test]
+fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "placed");
+    let runtime = runtime();
+    let context = context(stage.engine.clone(), &["placed"]);
+    let (sid, listener) = runtime.block_on(place(&context, "placed", "+33612345678"));
     let request = invite(&peer);
     answer(&peer.sip, &request, 180, "");
     shows(&context, &sid, CallStatus::Ringing);
@@ -277,4 +292,115 @@ fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
         context.registry.active() == 0 && stage.engine.stats().legs == 0
     });
     assert_eq!(stage.engine.stats().panics, 0);
+}
+
+/// The engine, but for one fault: the RTP sink of calls to one number panics
+/// once it is told to.
+struct Faulty {
+    engine: SharedEngine,
+    number: &'static str,
+    panics: Arc<AtomicBool>,
+}
+
+/// The sink of such a call.
+struct FaultySink {
+    sink: Arc<dyn RtpSink>,
+    panics: Arc<AtomicBool>,
+}
+
+impl RtpSink for FaultySink {
+    fn send(&self, packet: &[u8]) -> Result<(), SinkError> {
+        assert!(!self.panics.load(Ordering::Relaxed), "injected by the test");
+        self.sink.send(packet)
+    }
+}
+
+impl SipEngine for Faulty {
+    fn submit(&self, command: Command) -> Result<(), SubmitError> {
+        let mut call = match command {
+            Command::Call(call) if call.destination.expose().contains(self.number) => call,
+            command => return self.engine.submit(command),
+        };
+        let (reply, answer) = oneshot::channel();
+        let asked = std::mem::replace(&mut call.reply, reply);
+        let panics = self.panics.clone();
+        tokio::spawn(async move {
+            let Ok(mut placed) = answer.await else { return };
+            let (sender, events) = mpsc::channel(LEG_QUEUE_EVENTS);
+            let told = placed.as_mut().ok();
+            let told = told.map(|leg| std::mem::replace(&mut leg.events, events));
+            let _ = asked.send(placed);
+            let Some(mut told) = told else { return };
+            while let Some(mut event) = told.recv().await {
+                if let LegEvent::Media(link) = &mut event {
+                    let (sink, panics) = (link.sink.clone(), panics.clone());
+                    link.sink = Arc::new(FaultySink { sink, panics });
+                }
+                let _ = sender.send(event).await;
+            }
+        });
+        self.engine.submit(Command::Call(call))
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.engine.stats()
+    }
+
+    fn local_port(&self, transport: Transport) -> Option<u16> {
+        self.engine.local_port(transport)
+    }
+
+    fn register_thread(&self, name: &str) {
+        self.engine.register_thread(name);
+    }
+
+    fn shutdown(&self) {
+        self.engine.shutdown();
+    }
+}
+
+#[test]
+fn a_panic_where_a_call_sends_its_audio_ends_that_call_and_no_other() {
+    let mut stage = stage();
+    let (peer, other) = (trunk(&mut stage, "failing"), trunk(&mut stage, "well"));
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let panics = Arc::new(AtomicBool::new(false));
+    let engine = Arc::new(Faulty {
+        engine: stage.engine.clone(),
+        number: "33612345678",
+        panics: panics.clone(),
+    });
+    let context = context(engine, &["failing", "well"]);
+    let (failing, its_listener) = runtime.block_on(place(&context, "failing", "+33612345678"));
+    let its_dialog = pick_up(&peer, &invite(&peer));
+    let mut its_worker = runtime.block_on(Worker::accept(its_listener));
+    let (well, listener) = runtime.block_on(place(&context, "well", "+33698765432"));
+    let request = invite(&other);
+    let mut dialog = pick_up(&other, &request);
+    let mut worker = runtime.block_on(Worker::accept(listener));
+    for sid in [&failing, &well] {
+        shows(&context, sid, CallStatus::Active);
+    }
+    let words = numbered(1, 30).concat();
+    runtime.block_on(its_worker.say(&words));
+    listen(&peer, &words);
+
+    panics.store(true, Ordering::Relaxed);
+    its_dialog.serve("BYE", 200);
+    shows(&context, &failing, CallStatus::Failed);
+
+    let reply = numbered(2, 50).concat();
+    runtime.block_on(worker.say(&reply));
+    listen(&other, &reply);
+    let question = numbered(4, 50);
+    let bridge = request.rtp_address().expect("an audio line");
+    speak(&other, bridge, &question, 100);
+    runtime.block_on(worker.hears(&question.concat()));
+    shows(&context, &well, CallStatus::Active);
+    assert_eq!(dialog.ask("BYE", "", "").status(), 200);
+    shows(&context, &well, CallStatus::Completed);
+    eventually("nothing is left", || {
+        context.registry.active() == 0 && stage.engine.stats().legs == 0
+    });
 }
