@@ -208,6 +208,16 @@ fn workers(text: &mut Exposition, health: &Health) {
             "Inputs of a call that came when it had no use for them any more, such as a worker that attached too late.",
             tally.unexpected_inputs,
         ),
+        (
+            "sipbridge_worker_messages_ignored_total",
+            "Messages of workers that were ignored; the log says why.",
+            tally.ignored,
+        ),
+        (
+            "sipbridge_worker_audio_odd_base64_total",
+            "Messages with audio in base64 with line feeds, blanks or the URL-safe alphabet: played like any other.",
+            tally.odd_audio,
+        ),
     ] {
         text.counter(name, help, count);
     }

@@ -165,7 +165,7 @@ impl Driver {
     pub(super) fn handle_worker(&mut self, now: Instant, event: WorkerEvent) {
         match event {
             WorkerEvent::Message(message) => self.handle_message(now, message),
-            WorkerEvent::Ignored(why) => self.worker.note_ignored(&why),
+            WorkerEvent::Ignored(why) => self.ignore(&why),
             WorkerEvent::Closed => {
                 info!("the worker closed its socket");
                 self.lose_worker();
@@ -179,15 +179,20 @@ impl Driver {
         }
     }
 
+    /// Counts a message that does nothing.
+    fn ignore(&mut self, why: &str) {
+        self.context.gauges.tally.ignored();
+        self.worker.note_ignored(why);
+    }
+
     fn handle_message(&mut self, now: Instant, message: WorkerMessage) {
         if !self.call.is_streaming() && !matches!(message, WorkerMessage::Clear) {
-            return self
-                .worker
-                .note_ignored("the worker has ended the call already");
+            return self.ignore("the worker has ended the call already");
         }
         match message {
             WorkerMessage::Media(audio) => self.queue_audio(audio),
             WorkerMessage::OddMedia(audio) => {
+                self.context.gauges.tally.odd_audio();
                 self.worker.note_odd_audio();
                 self.queue_audio(audio);
             }
@@ -205,7 +210,7 @@ impl Driver {
             WorkerMessage::Dtmf(digits) => {
                 let sent = self.media.stream.downlink().send_digits(&digits);
                 if let Err(refused) = sent {
-                    self.worker.note_ignored(&refused.to_string());
+                    self.ignore(&refused.to_string());
                 }
             }
             WorkerMessage::Hangup | WorkerMessage::Stop => {
@@ -229,7 +234,7 @@ impl Driver {
                 checked.and_then(|()| Ok(self.context.dialling.allow(line, &destination)?));
             match judged {
                 Ok(judged) => destination = judged,
-                Err(why) => return self.worker.note_ignored(&why.to_string()),
+                Err(why) => return self.ignore(&why.to_string()),
             }
         }
         self.call

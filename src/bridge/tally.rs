@@ -17,6 +17,8 @@ pub struct Tally {
     attempts: AtomicU64,
     attached: AtomicU64,
     lost: AtomicU64,
+    ignored: AtomicU64,
+    odd_audio: AtomicU64,
     fallbacks: [AtomicU64; Rung::ALL.len()],
     unexpected_inputs: AtomicU64,
 }
@@ -34,6 +36,10 @@ pub struct TallyStats {
     pub attached: u64,
     /// Workers lost during a call, each followed by another attempt or the fallback.
     pub lost: u64,
+    /// Messages of workers that were ignored: none of ours, or not possible.
+    pub ignored: u64,
+    /// Messages with audio in another base64 than the standard's, which is played.
+    pub odd_audio: u64,
     /// Callers who came to each rung of the fallback.
     pub fallbacks: Vec<(Rung, u64)>,
     /// What came to a call whose phase had no use for it: races, mostly.
@@ -74,6 +80,16 @@ impl Tally {
         self.unexpected_inputs.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A message of a worker is ignored.
+    pub(super) fn ignored(&self) {
+        self.ignored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Audio of a worker came in odd base64.
+    pub(super) fn odd_audio(&self) {
+        self.odd_audio.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The end of a call.
     pub(super) fn ended(&self, direction: CallDirection, outcome: Outcome) {
         let direction = DIRECTIONS.iter().position(|known| *known == direction);
@@ -103,6 +119,8 @@ impl Tally {
             attached: read(&self.attached),
             lost: read(&self.lost),
             unexpected_inputs: read(&self.unexpected_inputs),
+            ignored: read(&self.ignored),
+            odd_audio: read(&self.odd_audio),
             fallbacks: Rung::ALL
                 .into_iter()
                 .zip(self.fallbacks.iter().map(read))

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use tempfile::TempDir;
 
 use crate::harness::bridge::{NUMBER, Setup};
@@ -167,6 +169,20 @@ async fn the_numbers_move_with_calls() {
     let speech = sound::numbered(0, 60);
     call.player().play(&speech).await;
     worker.hears(&speech.concat(), SOON).await;
+    // Python's base64.encodebytes, and JavaScript's base64url; then no base64 at all.
+    let reply = sound::numbered(1, 20).concat();
+    for payload in [
+        STANDARD.encode(&reply[..1_600]) + "\n",
+        URL_SAFE_NO_PAD.encode(&reply[1_600..]),
+        "not base64!".into(),
+    ] {
+        let stream = &worker.stream_sid;
+        worker.send(&serde_json::json!({"event": "media", "streamSid": stream,
+            "media": {"payload": payload}}));
+    }
+    call.rtp.hears(&reply, SOON).await;
+    becomes(&bridge, "sipbridge_worker_audio_odd_base64_total", 2.0).await;
+    becomes(&bridge, "sipbridge_worker_messages_ignored_total", 1.0).await;
     becomes(
         &bridge,
         "sipbridge_calls_in_progress{direction=\"inbound\"}",
