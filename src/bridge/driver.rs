@@ -106,7 +106,8 @@ enum Happening {
 /// Runs one call to its end.
 pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, place: Place) {
     let Some(line) = context.lines.get(&incoming.line) else {
-        error!(line = %incoming.line, "the engine gave a call of a line that is not known");
+        // The line was removed in this very moment.
+        warn!(line = %incoming.line, "a call of a line that is gone is refused");
         return refuse(&context, incoming.leg);
     };
     let terms = CallTerms::default();

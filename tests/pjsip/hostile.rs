@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sipbridge::sip::engine::{Command, EngineEvent, SipEngine};
+use sipbridge::sip::engine::{Command, EndedBy, EngineEvent, SipEngine};
 
 use crate::peer::Peer;
-use crate::stage::{Stage, bye, eventually, packet, stage, up};
+use crate::stage::{Stage, bye, ended, eventually, packet, stage, take_log, up};
 
 #[test]
 fn rtp_from_elsewhere_is_dropped_and_a_caller_behind_nat_is_followed() {
@@ -112,6 +112,7 @@ fn options_is_answered_and_other_requests_are_not_allowed() {
 fn malformed_messages_are_survived() {
     let mut stage = stage();
     let peer = stage.peer();
+    take_log();
     let good = peer.raw_invite(&stage.uri("alice"), &peer.usual_sdp());
     let mut bad: Vec<Vec<u8>> = vec![
         b"".to_vec(),
@@ -170,6 +171,35 @@ fn malformed_messages_are_survived() {
     let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
     bye(&mut dialog, &mut call);
     assert_eq!(stage.engine.stats().panics, 0);
+    let log = take_log();
+    assert!(!log.contains("ERROR"), "nobody's to act on: {log}");
+    assert!(log.contains("WARN pjsip: "), "{log}");
+}
+
+/// A caller who never says where his audio goes is hung up on. That is nothing for
+/// an operator to act on, and he may do it all day.
+#[test]
+fn calls_that_a_caller_leaves_without_media_are_no_error_and_told_once() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    take_log();
+    for _ in 0..5 {
+        let mut dialog = peer.invite(&stage.uri("alice"), "<sip:alice@example.test>", "", "");
+        let mut call = stage.incoming();
+        stage.answer(&call, 200);
+        let ok = dialog.response(200);
+        dialog.learn(&ok);
+        dialog.ack();
+        dialog.serve("BYE", 200);
+        assert_eq!(ended(&mut call).by, EndedBy::Failure);
+    }
+    let log = take_log();
+    assert!(!log.contains("ERROR"), "{log}");
+    let told = log
+        .lines()
+        .filter(|line| line.contains("never agreed upon"));
+    let told: Vec<_> = told.collect();
+    assert!(told.len() == 1 && told[0].contains("WARN"), "{log}");
 }
 
 /// Junk that was still good enough is a call.

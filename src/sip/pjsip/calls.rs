@@ -103,10 +103,14 @@ pub fn end_without_leg(shared: &Shared, call: i32, status: u32) {
     unsafe { hangups::hang_up(shared, call, status, ptr::null()) };
 }
 
-/// Ends a leg for a fault of its driver or a callback.
+/// Ends a leg that cannot go on. Some of the reasons are in the hands of the
+/// other side, who may call again and again: none is an error by itself, and not
+/// each is told. What is a fault of ours was told as one where it happened.
 pub fn abort(shared: &Shared, leg: LegId, why: &'static str) {
     if shared.slots.is_alive(leg) {
-        tracing::error!(%leg, why, "a call is ended");
+        if let Some(calls) = shared.tell_seldom(why) {
+            tracing::warn!(%leg, calls, why, "a call is ended by the bridge");
+        }
         let end = LegEnd {
             by: EndedBy::Failure,
             status: 500,

@@ -1,11 +1,11 @@
 //! pjsip's log lines into `tracing`, target `pjsip`.
 //!
-//! Its levels 1 and 2 are ERROR and WARN, 3 and 4 DEBUG (they name every step
-//! of every call), 5 and 6 TRACE. Users in URIs are phone numbers and are
+//! Its level 0 (it cannot go on) is ERROR, 1 and 2 are WARN, 3 and 4 DEBUG (they
+//! name every step of every call), 5 and 6 TRACE. Users in URIs are phone numbers and are
 //! taken out at every level. SIP messages themselves are never logged.
 //!
-//! Most of its errors and warnings are about what somebody sent. So they are told seldom,
-//! each kind by itself, and of a text of many lines only the first: the rest is the message.
+//! Most of its errors and warnings are about what somebody sent, with which an operator
+//! has nothing to do. So none is an error here, and they are told seldom, each kind by itself, and of a text of many lines only the first: the rest is the message.
 
 use std::borrow::Cow;
 use std::ffi::{c_char, c_int};
@@ -53,7 +53,7 @@ pub fn enabled_level() -> u32 {
     } else if tracing::enabled!(target: "pjsip", Level::WARN) {
         2
     } else {
-        u32::from(tracing::enabled!(target: "pjsip", Level::ERROR))
+        0
     }
 }
 
@@ -114,10 +114,10 @@ fn tell_seldom(level: c_int, text: &str) {
         0 | 1 => String::new(),
         _ => format!(" ({} more of this kind since the last one told)", count - 1),
     };
-    if level == 2 {
-        tracing::warn!(target: "pjsip", "{line}{since}");
-    } else {
+    if level == 0 {
         tracing::error!(target: "pjsip", "{line}{since}");
+    } else {
+        tracing::warn!(target: "pjsip", "{line}{since}");
     }
 }
 

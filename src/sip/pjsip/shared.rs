@@ -39,7 +39,7 @@ pub enum Order {
     Command(Command),
     /// Sends the REGISTER that waits for an account.
     Register(i32),
-    /// Ends a leg whose driver is lost or whose callback panicked.
+    /// Ends a leg that cannot go on.
     Abort { leg: LegId, why: &'static str },
     /// Tells pjsip what was looked up for it.
     TellResolved,
@@ -245,8 +245,10 @@ impl Shared {
     /// thread is stuck, which the watchdog sees.
     pub fn abort(&self, leg: LegId, why: &'static str) {
         let asked = self.with_run(|run| run.orders.try_send(Order::Abort { leg, why }));
-        if let Some(Err(_)) = asked {
-            tracing::error!(%leg, why, "SIP command queue is full, a leg could not be ended");
+        if let Some(Err(_)) = asked
+            && let Some(times) = self.tell_seldom("SIP command queue is full")
+        {
+            tracing::error!(%leg, why, times, "SIP command queue is full, a leg could not be ended");
         }
     }
 
