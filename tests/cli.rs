@@ -216,8 +216,32 @@ fn check_is_content_with_what_is_usable() {
     );
     // Passwords on the command line are readable by everybody on the machine.
     assert!(shown.contains("warning  --sip-password (SIP_PASSWORD) stands on the command line"));
-    assert!(shown.contains("usable, with 1 warning(s)"));
+    assert!(shown.contains("usable, with 2 warning(s)"));
     assert!(!shown.contains("hunter2"));
+}
+
+/// Workers' transfers are judged by the country of the line.
+#[test]
+fn check_warns_where_every_transfer_would_be_refused() {
+    let file = LinesDir::new(
+        r#"[{"id":"known","sipDomain":"a.example","sipUsername":"1","phoneNumber":"+33972360682"},
+            {"id":"national","sipDomain":"a.example","sipUsername":"2","phoneNumber":"0972360683"},
+            {"id":"none","sipDomain":"a.example","sipUsername":"3"}]"#,
+    );
+    let path = file.path();
+    let warns = |flags: &[&str]| {
+        let shown = out(&check(&[&["--lines", text(&path)], flags].concat()));
+        shown.contains("warning  line \"national\" (and 1 more): its country is not known")
+    };
+    assert!(warns(&[]));
+    assert!(warns(&["--allow-dial", "own-country"]));
+    for flags in [
+        &["--country", "FR"][..],
+        &["--allow-dial", "FR"],
+        &["--trust-worker-transfers"],
+    ] {
+        assert!(!warns(flags), "{flags:?}");
+    }
 }
 
 #[test]
@@ -244,7 +268,7 @@ fn check_reports_each_line_and_shows_no_password() {
         "warning  line \"plain\": its password is stored in clear",
         "lines.json: line \"typo\" (entry 4): field \"sipUsername\" must be a string, is a number",
         "lines left out: 1 inactive, 0 of provider twilio",
-        "not usable: 2 error(s), 2 warning(s)",
+        "not usable: 2 error(s), 3 warning(s)",
     ] {
         assert!(shown.contains(part), "{part} is missing from:\n{shown}");
     }

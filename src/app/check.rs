@@ -12,6 +12,7 @@ use super::EXIT_FAILURE;
 use super::callers;
 use super::database::{self, Stored};
 use super::line_sounds::SoundLoader;
+use super::profiles;
 use super::start_lines::{LeftOut, StartLines, start_lines};
 use crate::config::{self, Checked, Config, Database, Given, QueueConfig};
 use crate::core::address::Transport;
@@ -135,6 +136,7 @@ fn check_lines(config: &Config, report: &mut Report) {
     for (line, why) in callers::unheard(config, &loaded.ready) {
         report.warn(format_args!("line {:?}: {why}", line.as_str()));
     }
+    check_transfers(config, &loaded.ready, report);
     if inactive + twilio > 0 {
         report.ok(format_args!(
             "lines left out: {inactive} inactive, {twilio} of provider twilio"
@@ -154,6 +156,28 @@ fn check_lines(config: &Config, report: &mut Report) {
         .iter()
         .for_each(|mistake| report.error(mistake));
     loaded.unusable.iter().for_each(|line| report.error(line));
+}
+
+/// Lines whose workers could transfer to nobody: whom they may dial hangs on the
+/// country of the line, and that is not known.
+fn check_transfers(config: &Config, ready: &[ReadyLine], report: &mut Report) {
+    let dialling = &config.dialling;
+    if !dialling.judges_workers || !dialling.policy.needs_country() {
+        return;
+    }
+    let lines = ready.iter();
+    let mut without = lines.filter(|line| profiles::dial_line(config, line).country.is_none());
+    let Some(first) = without.next() else { return };
+    let first = first.line.id.as_str();
+    let more = match without.count() {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    report.warn(format_args!(
+        "line {first:?}{more}: its country is not known, so that transfers by workers and calls by \
+         the API would be refused: write its phoneNumber in E.164 (+33…), set --country, permit \
+         destinations by --allow-dial, or trust workers by --trust-worker-transfers"
+    ));
 }
 
 /// By which roots SIP servers are verified; said where it matters or is wrong.

@@ -155,7 +155,7 @@ pub fn profile(config: &Config, loader: &mut SoundLoader, ready: &ReadyLine) -> 
 }
 
 /// The line's country, and the hosts at which a SIP URI is a number of its own trunk.
-fn dial_line(config: &Config, ready: &ReadyLine) -> DialLine {
+pub(super) fn dial_line(config: &Config, ready: &ReadyLine) -> DialLine {
     let number = ready.line.phone_number.as_ref().map(Private::expose);
     let domain = std::iter::once(&ready.route.domain);
     DialLine {

@@ -155,6 +155,14 @@ impl DialPolicy {
         }
     }
 
+    /// Whether it permits nothing at all to a line whose country is not known,
+    /// and something to one whose country is.
+    #[must_use]
+    pub fn needs_country(&self) -> bool {
+        let mut patterns = self.patterns.iter();
+        !self.patterns.is_empty() && patterns.all(|pattern| *pattern == Pattern::OwnCountry)
+    }
+
     fn judge_uri(&self, destination: &Destination) -> Result<String, NotAllowed> {
         let Destination::Elsewhere { user, host, .. } = destination else {
             return Err(NotAllowed::NotPermitted);

@@ -280,3 +280,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_the_own_country_alone_needs_one() {
+    assert!(DialPolicy::default().needs_country());
+    for (patterns, needs) in [
+        ("own-country", true),
+        ("own-country,+33*", false),
+        ("none", false),
+    ] {
+        let policy = DialPolicy::parse(patterns.split(',')).expect(patterns);
+        assert_eq!(policy.needs_country(), needs, "{patterns}");
+    }
+}
