@@ -5,7 +5,9 @@ use std::time::Duration;
 use sipbridge::sip::engine::{Command, EndedBy, EngineEvent, SipEngine};
 
 use crate::peer::Peer;
-use crate::stage::{Stage, bye, ended, eventually, packet, stage, take_log, up};
+use crate::stage::{
+    Stage, bye, ended, established, eventually, media, packet, stage, take_log, up,
+};
 
 #[test]
 fn rtp_from_elsewhere_is_dropped_and_a_caller_behind_nat_is_followed() {
@@ -174,6 +176,54 @@ fn malformed_messages_are_survived() {
     let log = take_log();
     assert!(!log.contains("ERROR"), "nobody's to act on: {log}");
     assert!(log.contains("WARN pjsip: "), "{log}");
+}
+
+/// pjsip copies the INVITE of a call, and its copy of credentials of another
+/// scheme than Digest is null.
+#[test]
+fn credentials_of_any_scheme_leave_a_call_like_any_other() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let sdp = peer.usual_sdp();
+    for header in [
+        "Proxy-Authenticate: NTLM x",
+        "WWW-Authenticate: Bearer realm=\"a\"",
+        "Authorization: Bearer x",
+        "Proxy-Authorization: Basic YTpi",
+        "Authorization: Digest username=\"a\", realm=\"b\", nonce=\"c\", uri=\"sip:d\", response=\"e\"",
+    ] {
+        let headers = format!("{header}\r\n");
+        let to = "<sip:alice@example.test>";
+        let mut dialog = peer.invite(&stage.uri("alice"), to, &sdp, &headers);
+        let mut call = stage.incoming();
+        stage.answer(&call, 200);
+        dialog.establish();
+        media(&mut call);
+        established(&mut call);
+        bye(&mut dialog, &mut call);
+    }
+}
+
+#[test]
+fn a_way_back_that_is_no_sip_address_is_refused_and_the_next_call_works() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let (to, sdp) = ("<sip:alice@example.test>", peer.usual_sdp());
+    for header in [
+        "Record-Route: <tel:+33>",
+        "Record-Route: <sip:127.0.0.1;lr>, <mailto:a@b.test>",
+        "Route: <tel:+33>",
+        "Contact: <tel:+33>",
+    ] {
+        for _ in 0..2 {
+            let headers = format!("{header}\r\n");
+            let mut dialog = peer.invite(&stage.uri("alice"), to, &sdp, &headers);
+            let refused = dialog.response(400);
+            dialog.ack_refusal(&refused);
+        }
+    }
+    let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    bye(&mut dialog, &mut call);
 }
 
 /// A caller who never says where his audio goes is hung up on. That is nothing for

@@ -25,12 +25,14 @@
 //! | `outgoing` | calls that we place, and when their slot is opened |
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
 //! | `ice` | whether ICE has an address to offer |
+//! | `header_filter` | headers that pjsip parses and does not survive |
 //! | `headers` | the headers of a message as a list |
 //! | `hangups` | hang-ups that pjsua refused, tried again |
 //! | `info` | digits and other bodies of SIP INFO |
 //! | `invite_headers` | who calls, and headers for the worker |
 //! | `log` | pjsip's log lines into `tracing` |
 //! | `resolver` | where pjsip sends a request: names by our own table |
+//! | `uris` | URI objects of pjsip |
 //! | `threads` | registration with pjlib, the hard exit |
 //! | `text` | C strings and headers to Rust and back |
 //!
@@ -64,6 +66,7 @@ mod failover;
 mod ffi;
 mod gate;
 mod hangups;
+mod header_filter;
 mod headers;
 mod ice;
 mod info;
@@ -81,6 +84,7 @@ mod stack;
 mod strangers;
 mod text;
 mod threads;
+mod uris;
 
 pub use engine::{PjsipBeats, PjsipEngine, PjsipError};
 pub use stack::check_bind;

@@ -13,7 +13,7 @@ use super::ice::has_ice_candidate;
 use super::resolver;
 use super::shared::{LEGS_MAX, shared};
 use super::text::{self, Lent};
-use super::{bodies, contacts, credentials, gate, log, strangers, threads};
+use super::{bodies, contacts, credentials, gate, header_filter, log, strangers, threads};
 use crate::core::sdp::Served;
 use crate::sip::engine::{EngineConfig, Transport};
 use crate::sip::tls_roots::{self, TlsRoots};
@@ -67,6 +67,7 @@ fn start_created(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipEr
     check("setting the resolver", resolver::install(shared()))?;
     check("registering the filter", strangers::register())?;
     gate::announce_allowed();
+    check("registering the header filter", header_filter::register())?;
     check("registering the contacts", contacts::register())?;
     check("registering the credentials", credentials::register())?;
     set_codecs(&mut lent);

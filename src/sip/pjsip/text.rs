@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::ffi;
+use super::{ffi, uris};
 use crate::sip::uri::UriParts;
 
 /// Longest text taken from one C string.
@@ -255,22 +255,10 @@ pub unsafe fn count(message: *mut ffi::pjsip_msg, kind: ffi::pjsip_hdr_e) -> usi
 /// `message` must be a parsed message; the URI lives as long as the message.
 pub unsafe fn contact_uri(message: *mut ffi::pjsip_msg) -> Option<*mut ffi::pjsip_sip_uri> {
     // SAFETY: the caller's promise is passed on. An entry of type CONTACT is a
-    // pjsip_contact_hdr; a URI object begins with its table, a name-addr
-    // answers with the URI inside, and the scheme tells its struct.
+    // pjsip_contact_hdr.
     unsafe {
         let header = find_header(message, |header| header.type_ == ffi::PJSIP_H_CONTACT)?;
-        let uri = (*header.cast::<ffi::pjsip_contact_hdr>()).uri;
-        if uri.is_null() {
-            return None;
-        }
-        let inner = (*(*uri).vptr).p_get_uri?(uri.cast());
-        let inner = inner.cast::<ffi::pjsip_uri>();
-        if inner.is_null() {
-            return None;
-        }
-        let scheme = to_string(&*(*(*inner).vptr).p_get_scheme?(inner.cast()));
-        let is_sip = scheme.eq_ignore_ascii_case("sip") || scheme.eq_ignore_ascii_case("sips");
-        is_sip.then(|| inner.cast())
+        uris::sip_uri((*header.cast::<ffi::pjsip_contact_hdr>()).uri)
     }
 }
 
