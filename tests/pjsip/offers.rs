@@ -61,6 +61,30 @@ fn no_common_codec_is_488_and_leaves_nothing_behind() {
     assert_eq!(stage.engine.stats().legs, 0);
 }
 
+/// What carriers and PBXs send that a strict reader would refuse.
+#[test]
+fn loose_forms_of_an_offer_are_understood() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let usual = peer.usual_sdp();
+    let many: String = (96..127).map(|format| format!(" {format}")).collect();
+    let audio = usual.lines().find(|line| line.starts_with("m=audio"));
+    let audio = audio.expect("an audio line");
+    for offer in [
+        usual.replace("s=-\r\n", "s=\r\n"),
+        usual.replace("s=-\r\n", ""),
+        usual.replace(audio, &format!("{audio} 111")),
+        usual.replace(audio, &format!("{audio}{many}")),
+    ] {
+        assert_ne!(offer, usual);
+        let (mut dialog, mut call, _, bridge) = up(&mut stage, &peer, &offer);
+        let sent = Peer::rtp_packet(0, 1, 9);
+        peer.rtp.send_to(&sent, bridge).expect("loopback");
+        assert_eq!(*packet(&mut call).bytes, *sent, "{offer}");
+        bye(&mut dialog, &mut call);
+    }
+}
+
 #[test]
 fn video_is_declined_and_audio_works() {
     let mut stage = stage();
