@@ -111,6 +111,35 @@ fn options_is_answered_and_other_requests_are_not_allowed() {
 }
 
 #[test]
+fn answers_go_to_where_the_request_came_from_whatever_its_via_says() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let bystander = Peer::new(peer.engine);
+    let good = peer.raw_invite(&stage.uri("alice"), "");
+    let good = good.replace("INVITE", "OPTIONS");
+    for (serial, maddr) in ["[::1]", "127.0.0.1", "198.51.100.7"].iter().enumerate() {
+        let port = bystander.address().port();
+        let via = format!("Via: SIP/2.0/UDP 127.0.0.1:{port};maddr={maddr};");
+        let ours = good.find("Via: ").map(|at| {
+            let end = good[at..].find(';').expect("a branch");
+            &good[at..=at + end]
+        });
+        let request = good.replace(ours.expect("a Via"), &via);
+        let serial = format!("maddr-{serial}");
+        peer.send(request.replace("SERIAL", &serial));
+        let answered = peer.wait("an answer", |message| {
+            message.status() >= 200
+                && message
+                    .header("call-id")
+                    .is_some_and(|id| id.ends_with(&serial))
+        });
+        assert_eq!(answered.status(), 200, "{maddr}");
+    }
+    let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    bye(&mut dialog, &mut call);
+}
+
+#[test]
 fn malformed_messages_are_survived() {
     let mut stage = stage();
     let peer = stage.peer();

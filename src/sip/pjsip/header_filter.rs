@@ -7,6 +7,9 @@
 //! - Route, Record-Route and Contact of another scheme than `sip` or `sips`, or
 //!   without a host (RFC 3261 8.1.1.8 and 20.30): what reads them takes them for
 //!   a SIP URI.
+//! - `maddr` of the topmost Via: the response would go where the sender says
+//!   (RFC 3261 18.2.2), to a bystander, or to where this socket cannot send. It
+//!   goes to where the request came from.
 
 use std::ffi::c_int;
 use std::sync::{Mutex, PoisonError};
@@ -67,11 +70,12 @@ pub fn register() -> ffi::pj_status_t {
 unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     // After a panic the request is dropped: nobody has judged its headers.
     guarded("header_filter_request", None, ffi::TRUE, |_| {
-        // SAFETY: pjsip passes a parsed request, which no other thread touches
-        // during the call, and keeps no pointer to headers of these types.
+        // SAFETY: pjsip passes a parsed request with Via, which no other thread
+        // touches during the call, and keeps no pointer to headers of these types.
         unsafe {
             let message = (*rdata).msg_info.msg;
             retain_headers(message, |header| !is_credential((*header).type_));
+            (*(*rdata).msg_info.via).maddr_param.slen = 0;
             if !has_foreign_uri(message) {
                 return ffi::FALSE;
             }
