@@ -12,22 +12,25 @@
 //! transport would be called back over UDP (RFC 3263 section 4.1), where nobody
 //! may listen, here or there: the connection that its request came over is
 //! taken for the way back.
+//!
+//! Its answer to a request of ours names its Contact anew, and is read the same
+//! way. It has no Via of its own: only a private address is taken for one that
+//! cannot be reached, and only a Contact at the answer's source for the same host.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::core::address::Transport;
 
-/// What a request says about the way back to its sender.
+/// What a message says about the way back to its sender.
 #[derive(Clone, Copy, Debug)]
 pub struct WayBack<'a> {
-    /// Where the request came from.
+    /// Where the message came from.
     pub source: SocketAddr,
-    /// Host of the topmost Via, without port.
-    pub via_host: &'a str,
-    /// How many hops it came over: its Via headers.
-    pub hops: usize,
-    /// Whether it carries a Record-Route.
-    pub record_routed: bool,
+    /// Host of the topmost Via of a request, without port; `None` for a response.
+    pub via_host: Option<&'a str>,
+    /// Whether no proxy stands between that stays in the dialog: a request of one
+    /// Via without a Record-Route, a response without one that no Route led to.
+    pub is_direct: bool,
     /// Host of its Contact, without port.
     pub contact_host: &'a str,
     /// The connection that it came over; `None` for a datagram.
@@ -40,21 +43,47 @@ impl WayBack<'_> {
     /// The address to put into the Contact; `None` leaves it as it is.
     #[must_use]
     pub fn rewritten_contact(&self) -> Option<SocketAddr> {
-        let elsewhere = |host: &str| literal(host).is_some_and(|ip| ip != self.source.ip());
-        let behind_nat = elsewhere(self.via_host) && elsewhere(self.contact_host);
-        let unreachable = behind_nat || self.missing_transport().is_some();
-        (self.is_direct() && unreachable).then_some(self.source)
+        let unreachable = self.is_behind_nat() || self.missing_transport().is_some();
+        (self.is_direct && unreachable).then_some(self.source)
     }
 
     /// The transport to put into the Contact; `None` leaves it as it is.
     #[must_use]
     pub fn missing_transport(&self) -> Option<Transport> {
-        let missing = self.is_direct() && !self.contact_has_transport;
+        let is_sender = self.via_host.is_some()
+            || self.is_behind_nat()
+            || literal(self.contact_host) == Some(self.source.ip());
+        let missing = self.is_direct && is_sender && !self.contact_has_transport;
         self.connection.filter(|_| missing)
     }
 
-    const fn is_direct(&self) -> bool {
-        self.hops == 1 && !self.record_routed
+    fn is_behind_nat(&self) -> bool {
+        let elsewhere = |host: &str| literal(host).filter(|ip| *ip != self.source.ip());
+        elsewhere(self.contact_host).is_some_and(|contact| match self.via_host {
+            Some(via) => elsewhere(via).is_some(),
+            None => is_private(contact) && !is_private(self.source.ip()),
+        })
+    }
+}
+
+/// Whether a response tells its dialog anew where requests go (RFC 3261 section
+/// 12.2.1.2; RFC 3262 for PRACK). A 200 to REGISTER lists our own Contacts.
+#[must_use]
+pub fn refreshes_target(method: &str, status: u16) -> bool {
+    let methods = ["INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER"];
+    let is_one = methods.iter().any(|own| own.eq_ignore_ascii_case(method));
+    is_one && (101..300).contains(&status)
+}
+
+/// Whether an address means another host behind each NAT (RFC 1918, RFC 6598,
+/// RFC 4193).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [first, second, ..] = ip.octets();
+            ip.is_private() || (first == 100 && (64..128).contains(&second))
+        }
+        IpAddr::V6(ip) => ip.is_unique_local(),
     }
 }
 
@@ -73,9 +102,8 @@ mod tests {
     fn behind_nat() -> WayBack<'static> {
         WayBack {
             source: SocketAddr::from(([203, 0, 113, 9], 31_000)),
-            via_host: "192.168.1.7",
-            hops: 1,
-            record_routed: false,
+            via_host: Some("192.168.1.7"),
+            is_direct: true,
             contact_host: "192.168.1.7",
             connection: None,
             contact_has_transport: false,
@@ -85,19 +113,18 @@ mod tests {
     #[test]
     fn a_contact_without_a_transport_means_the_connection_it_came_over() {
         let direct = WayBack {
-            via_host: "203.0.113.9",
+            via_host: Some("203.0.113.9"),
             contact_host: "203.0.113.9",
             connection: Some(Transport::Tcp),
             ..behind_nat()
         };
         assert_eq!(direct.missing_transport(), Some(Transport::Tcp));
         assert_eq!(direct.rewritten_contact(), Some(direct.source));
-        let [mut said, mut datagram, mut routed, mut relayed] = [direct; 4];
+        let [mut said, mut datagram, mut relayed] = [direct; 3];
         said.contact_has_transport = true;
         datagram.connection = None;
-        routed.record_routed = true;
-        relayed.hops = 2;
-        for other in [said, datagram, routed, relayed] {
+        relayed.is_direct = false;
+        for other in [said, datagram, relayed] {
             assert_eq!(other.missing_transport(), None, "{other:?}");
             assert_eq!(other.rewritten_contact(), None, "{other:?}");
         }
@@ -108,7 +135,7 @@ mod tests {
         let source = behind_nat().source;
         assert_eq!(behind_nat().rewritten_contact(), Some(source));
         let v6 = WayBack {
-            via_host: "[fd00::7]",
+            via_host: Some("[fd00::7]"),
             contact_host: "[fd00::7]",
             ..behind_nat()
         };
@@ -116,11 +143,54 @@ mod tests {
     }
 
     #[test]
+    fn the_contact_of_an_answer_is_read_without_a_via() {
+        let answer = WayBack {
+            via_host: None,
+            connection: Some(Transport::Tls),
+            ..behind_nat()
+        };
+        let here = WayBack {
+            contact_host: "203.0.113.9",
+            ..answer
+        };
+        for unreachable in [answer, here] {
+            assert_eq!(unreachable.rewritten_contact(), Some(answer.source));
+            assert_eq!(unreachable.missing_transport(), Some(Transport::Tls));
+        }
+        // A trunk moves a call to another of its hosts, or has a name; the other
+        // network is ours, too; a proxy stands between.
+        let [mut moved, mut named, mut inside, mut relayed] = [answer; 4];
+        moved.contact_host = "203.0.113.20";
+        named.contact_host = "pbx.example.com";
+        inside.source = SocketAddr::from(([10, 0, 0, 9], 5060));
+        relayed.is_direct = false;
+        for meant in [moved, named, inside, relayed] {
+            assert_eq!(meant.rewritten_contact(), None, "{meant:?}");
+            assert_eq!(meant.missing_transport(), None, "{meant:?}");
+        }
+    }
+
+    #[test]
+    fn only_answers_that_a_dialog_reads_are_read() {
+        for (method, status) in [("INVITE", 183), ("INVITE", 200), ("update", 200)] {
+            assert!(refreshes_target(method, status), "{method} {status}");
+        }
+        for (method, status) in [
+            ("REGISTER", 200),
+            ("OPTIONS", 200),
+            ("INVITE", 100),
+            ("INVITE", 302),
+        ] {
+            assert!(!refreshes_target(method, status), "{method} {status}");
+        }
+    }
+
+    #[test]
     fn a_contact_that_is_meant_stays() {
         let cases = [
             // A trunk that wants what follows at another of its hosts.
             WayBack {
-                via_host: "203.0.113.9",
+                via_host: Some("203.0.113.9"),
                 contact_host: "203.0.113.20",
                 ..behind_nat()
             },
@@ -134,16 +204,11 @@ mod tests {
                 ..behind_nat()
             },
             WayBack {
-                via_host: "pbx.example.com",
+                via_host: Some("pbx.example.com"),
                 ..behind_nat()
             },
             WayBack {
-                record_routed: true,
-                ..behind_nat()
-            },
-            // A proxy that did not ask for the requests of the dialog.
-            WayBack {
-                hops: 2,
+                is_direct: false,
                 ..behind_nat()
             },
             WayBack {

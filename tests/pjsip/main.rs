@@ -25,4 +25,5 @@ mod requests;
 mod shutdown;
 mod sources;
 mod stage;
+mod streams;
 mod transfers;

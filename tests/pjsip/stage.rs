@@ -2,6 +2,7 @@
 //! process, so scenarios take turns.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -99,6 +100,26 @@ pub fn line_token(line: &LineId) -> String {
     contact_key().token(line)
 }
 
+/// A PEM file with the engine's certificate and key, made once.
+pub fn identity() -> String {
+    static FILE: OnceLock<String> = OnceLock::new();
+    let file = FILE.get_or_init(|| {
+        let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let file = place.join("pjsip-identity.pem");
+        if !file.exists() {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+            let made = made.expect("a certificate");
+            let pem = made.cert.pem() + &made.signing_key.serialize_pem();
+            // Whole or not at all, whoever else runs tests.
+            let part = place.join(format!("pjsip-identity-{}", std::process::id()));
+            std::fs::write(&part, pem).expect("a writable directory");
+            std::fs::rename(&part, &file).expect("a writable directory");
+        }
+        file.display().to_string()
+    });
+    file.clone()
+}
+
 /// A line with a user name, registered at `server` where one is given.
 pub fn account(line: &str, username: &str, server: Option<SocketAddr>) -> Account {
     Account {
@@ -166,7 +187,11 @@ impl Stage {
         let config = EngineConfig {
             bind,
             servers: Servers::start(Files::default()).expect("its thread starts"),
-            listen: vec![(Transport::Udp, 0), (Transport::Tcp, 0)],
+            listen: vec![
+                (Transport::Udp, 0),
+                (Transport::Tcp, 0),
+                (Transport::Tls, 0),
+            ],
             public_address: None,
             rtp_ports: rtp_ports(),
             rtp_latch: Latch::Peer,
@@ -174,8 +199,8 @@ impl Stage {
             turn_server: None,
             ice: true,
             max_calls: CALLS_MAX as u32,
-            tls_identity: None,
-            tls_ca_file,
+            tls_identity: Some((identity(), identity())),
+            tls_ca_file: tls_ca_file.or_else(|| Some(identity())),
             tls_insecure: false,
             user_agent: "sipbridge-test".into(),
             access: Access {

@@ -26,6 +26,7 @@ use super::headers;
 use super::policies::{Mark, Policies};
 use super::shared::{Shared, guarded};
 use super::text;
+use super::transactions;
 use crate::core::credential_policy::{Challenge, Challenged, Withheld};
 
 /// A module record that pjsip links into its list and writes to.
@@ -273,29 +274,9 @@ impl Request {
     /// # Safety
     /// `rdata` must be a parsed response.
     unsafe fn of(rdata: *mut pjsip_rx_data) -> Option<Self> {
-        // SAFETY: the key is made in the response's pool. The transaction is
-        // held by a reference, and read under its lock, which is taken with no
-        // other lock held, as the transaction layer does right after.
-        unsafe {
-            let mut key = std::mem::zeroed();
-            let method = &raw const (*(*rdata).msg_info.cseq).method;
-            let pool = (*rdata).tp_info.pool;
-            let role = ffi::PJSIP_ROLE_UAC;
-            if ffi::pjsip_tsx_create_key(pool, &raw mut key, role, method, rdata) != ffi::PJ_SUCCESS
-            {
-                return None;
-            }
-            let tsx = ffi::pjsip_tsx_layer_find_tsx2(&raw const key, ffi::TRUE);
-            if tsx.is_null() {
-                return None;
-            }
-            let lock = (*tsx).grp_lock;
-            ffi::pj_grp_lock_acquire(lock);
-            let request = Self::read(tsx);
-            ffi::pj_grp_lock_release(lock);
-            ffi::pj_grp_lock_dec_ref(lock);
-            request
-        }
+        // SAFETY: the caller's promise; no other lock is held here, as in the
+        // transaction layer right after.
+        unsafe { transactions::of_response(rdata, |tsx| Self::read(tsx)).flatten() }
     }
 
     /// # Safety

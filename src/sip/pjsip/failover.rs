@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
 use super::shared::{Shared, guarded};
 use super::text;
+use super::transactions;
 
 /// The retransmission that goes to the next server: 3.5 s after the request
 /// (T1 is 500 ms). Each second one after that goes one further.
@@ -76,9 +77,12 @@ unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_
             if let Some(tsx) = tsx.as_mut() {
                 let lock = tsx.grp_lock;
                 ffi::pj_grp_lock_acquire(lock);
-                give_up(shared, tsx, tdata);
+                let failed = give_up(tsx, tdata);
                 ffi::pj_grp_lock_release(lock);
                 ffi::pj_grp_lock_dec_ref(lock);
+                if let Some(failed) = failed {
+                    note(shared, failed, "does not answer");
+                }
             }
         }
         ffi::PJ_SUCCESS
@@ -86,21 +90,22 @@ unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_
 }
 
 /// Has this transmission of a request go to its next address when the last
-/// one had its tries.
+/// one had its tries; the address that it leaves.
 ///
 /// # Safety
 /// The transaction must be locked.
-unsafe fn give_up(shared: &Shared, tsx: &mut ffi::pjsip_transaction, tdata: *mut pjsip_tx_data) {
+unsafe fn give_up(
+    tsx: &mut ffi::pjsip_transaction,
+    tdata: *mut pjsip_tx_data,
+) -> Option<SocketAddr> {
     let sent_again = tsx.retransmit_count;
     let given_up = sent_again >= GIVE_UP_AT && sent_again % 2 == 1;
     let unanswered = tsx.state == ffi::PJSIP_TSX_STATE_CALLING && tsx.last_tx == tdata;
     if !given_up || !unanswered {
-        return;
+        return None;
     }
     // SAFETY: the caller's promise is passed on.
-    if let Some(failed) = unsafe { go_on(tsx) } {
-        note(shared, failed, "does not answer");
-    }
+    unsafe { go_on(tsx) }
 }
 
 /// The transaction of a request that is sent, with one more reference to it;
@@ -208,28 +213,8 @@ unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t
 /// # Safety
 /// `rdata` must be a parsed response.
 unsafe fn retry_elsewhere(rdata: *mut pjsip_rx_data) -> Option<SocketAddr> {
-    // SAFETY: the key lives in the pool of the message; the transaction is
-    // held by the reference that the look-up adds, until it is given back.
-    unsafe {
-        let mut key: ffi::pj_str_t = std::mem::zeroed();
-        let made = ffi::pjsip_tsx_create_key(
-            (*rdata).tp_info.pool,
-            &raw mut key,
-            ffi::PJSIP_ROLE_UAC,
-            &raw const (*(*rdata).msg_info.cseq).method,
-            rdata,
-        );
-        if made != ffi::PJ_SUCCESS {
-            return None;
-        }
-        let tsx = ffi::pjsip_tsx_layer_find_tsx2(&raw const key, ffi::TRUE);
-        let lock = tsx.as_ref()?.grp_lock;
-        ffi::pj_grp_lock_acquire(lock);
-        let failed = retry_locked(&mut *tsx, rdata);
-        ffi::pj_grp_lock_release(lock);
-        ffi::pj_grp_lock_dec_ref(lock);
-        failed
-    }
+    // SAFETY: the caller's promise; no other lock is held here.
+    unsafe { transactions::of_response(rdata, |tsx| retry_locked(tsx, rdata)).flatten() }
 }
 
 /// # Safety

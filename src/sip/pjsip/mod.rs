@@ -4,7 +4,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `engine` | [`PjsipEngine`]: start, the [`SipEngine`](super::engine::SipEngine) methods, shutdown |
-//! | `contacts` | Contacts of callers behind a NAT, made reachable |
+//! | `contacts` | Contacts of callers behind a NAT or a connection, made reachable |
 //! | `credentials` | passwords are proven to the line's own server only |
 //! | `control` | the control thread: every pjsip command is issued there |
 //! | `stack` | configuration and start of pjsua, teardown in order |
@@ -32,6 +32,7 @@
 //! | `invite_headers` | who calls, and headers for the worker |
 //! | `log` | pjsip's log lines into `tracing` |
 //! | `resolver` | where pjsip sends a request: names by our own table |
+//! | `transactions` | the transaction of ours that a response belongs to |
 //! | `uris` | URI objects of pjsip |
 //! | `threads` | registration with pjlib, the hard exit |
 //! | `text` | C strings and headers to Rust and back |
@@ -84,6 +85,7 @@ mod stack;
 mod strangers;
 mod text;
 mod threads;
+mod transactions;
 mod uris;
 
 pub use engine::{PjsipBeats, PjsipEngine, PjsipError};
