@@ -373,3 +373,49 @@ fn a_callee_without_transport_in_its_contact_is_reached_over_the_connection() {
         assert!(strayed.is_err(), "nothing goes there over UDP");
     }
 }
+
+/// A PRACK may carry an offer of its own (RFC 3262 section 5).
+#[test]
+fn no_offer_in_a_prack_ends_the_process() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    for transport in STREAMS {
+        for body in killers(port(&peer)) {
+            let (kind, wrapped) = multipart(&body);
+            for (kind, body) in [(SDP, body), (kind, wrapped)] {
+                eprintln!("BODY {transport} {body:?}");
+                let answer = prack(&mut stage, &peer, transport, kind, &body);
+                let is_known = matches!(answer.status(), 200 | 400 | 415 | 488);
+                assert!(is_known, "{answer:?} to {body:?}");
+            }
+        }
+        let (kind, wrapped) = multipart(&peer.usual_sdp());
+        for (kind, body) in [(SDP, peer.usual_sdp()), (kind, wrapped)] {
+            let answer = prack(&mut stage, &peer, transport, kind, &body);
+            assert_eq!(answer.status(), 200, "{answer:?}");
+            assert!(answer.body.contains("m=audio"), "{answer:?}");
+        }
+    }
+    a_call_works(&mut stage, &peer);
+}
+
+/// The answer to a PRACK with this body, in a call of its own.
+fn prack(stage: &mut Stage, peer: &Peer, transport: Transport, kind: &str, body: &str) -> Message {
+    let mut caller = Caller::connect(stage, transport, "prack");
+    let extra = format!("Require: 100rel\r\n{SDP}");
+    caller.request("INVITE", &peer.usual_sdp(), &extra);
+    let mut call = stage.incoming();
+    stage.answer(&call, 183);
+    let progress = caller.wait("183", |message| message.status() == 183);
+    let sequence = progress.header("rseq").expect("it is reliable");
+    let extra = format!("RAck: {sequence} 1 INVITE\r\n{kind}");
+    caller.learn(&progress);
+    caller.request("PRACK", body, &extra);
+    let answer = caller.wait("an answer to PRACK", |message| {
+        message.header("cseq") == Some("2 PRACK")
+    });
+    let leg = call.leg;
+    stage.submit(Command::Hangup { leg, status: 480 });
+    ended(&mut call);
+    answer
+}
