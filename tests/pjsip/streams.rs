@@ -383,7 +383,6 @@ fn no_offer_in_a_prack_ends_the_process() {
         for body in killers(port(&peer)) {
             let (kind, wrapped) = multipart(&body);
             for (kind, body) in [(SDP, body), (kind, wrapped)] {
-                eprintln!("BODY {transport} {body:?}");
                 let answer = prack(&mut stage, &peer, transport, kind, &body);
                 let is_known = matches!(answer.status(), 200 | 400 | 415 | 488);
                 assert!(is_known, "{answer:?} to {body:?}");
