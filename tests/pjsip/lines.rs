@@ -314,7 +314,7 @@ fn a_refused_line_is_tried_again_until_it_can_be_added() {
     let mut stage = stage();
     stage.engine.shutdown();
     let file = roots.display().to_string();
-    *stage = Stage::start_with(Ipv4Addr::LOCALHOST.into(), None, Some(file));
+    *stage = Stage::start_with(Ipv4Addr::LOCALHOST.into(), None, None, Some(file));
     let before = stage.engine.stats().lines_refused;
     // Nothing is there yet to verify its server by.
     for id in ["removed", "kept"] {

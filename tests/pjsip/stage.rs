@@ -2,6 +2,7 @@
 //! process, so scenarios take turns.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -90,6 +91,39 @@ pub fn stage() -> MutexGuard<'static, Stage> {
     guard
 }
 
+/// The engine with TLS, by the certificate of [`identity`].
+pub struct TlsStage(MutexGuard<'static, Stage>);
+
+/// As [`stage`], of an engine that takes TLS connections, started for this scenario.
+pub fn tls_stage() -> TlsStage {
+    let mut stage = stage();
+    stage.engine.shutdown();
+    let file = Some(identity());
+    *stage = Stage::start_with(Ipv4Addr::LOCALHOST.into(), None, file.clone(), file);
+    TlsStage(stage)
+}
+
+impl Deref for TlsStage {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.0
+    }
+}
+
+impl DerefMut for TlsStage {
+    fn deref_mut(&mut self) -> &mut Stage {
+        &mut self.0
+    }
+}
+
+impl Drop for TlsStage {
+    fn drop(&mut self) {
+        self.0.engine.shutdown();
+        *self.0 = Stage::start();
+    }
+}
+
 /// The key of the engine's Contact tokens.
 pub fn contact_key() -> ContactKey {
     ContactKey::new([7; 32])
@@ -172,11 +206,18 @@ impl Stage {
 
     /// The same on an address. ICE is used where there is one to offer.
     pub fn start_on(bind: IpAddr, stun: Option<SocketAddr>) -> Self {
-        Self::start_with(bind, stun, None)
+        Self::start_with(bind, stun, None, None)
     }
 
     /// The same; SIP servers' certificates must come from this file.
-    pub fn start_with(bind: IpAddr, stun: Option<SocketAddr>, tls_ca_file: Option<String>) -> Self {
+    ///
+    /// With a certificate of its own it takes TLS connections from the start.
+    pub fn start_with(
+        bind: IpAddr,
+        stun: Option<SocketAddr>,
+        tls_identity: Option<String>,
+        tls_ca_file: Option<String>,
+    ) -> Self {
         // Fails when it is done already.
         let _ = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::WARN)
@@ -184,14 +225,12 @@ impl Stage {
             .with_writer(|| Log)
             .try_init();
         let (sender, events) = mpsc::channel(ENGINE_QUEUE_EVENTS);
+        let mut listen = vec![(Transport::Udp, 0), (Transport::Tcp, 0)];
+        listen.extend(tls_identity.as_ref().map(|_| (Transport::Tls, 0)));
         let config = EngineConfig {
             bind,
             servers: Servers::start(Files::default()).expect("its thread starts"),
-            listen: vec![
-                (Transport::Udp, 0),
-                (Transport::Tcp, 0),
-                (Transport::Tls, 0),
-            ],
+            listen,
             public_address: None,
             rtp_ports: rtp_ports(),
             rtp_latch: Latch::Peer,
@@ -199,8 +238,8 @@ impl Stage {
             turn_server: None,
             ice: true,
             max_calls: CALLS_MAX as u32,
-            tls_identity: Some((identity(), identity())),
-            tls_ca_file: tls_ca_file.or_else(|| Some(identity())),
+            tls_identity: tls_identity.map(|file| (file.clone(), file)),
+            tls_ca_file,
             tls_insecure: false,
             user_agent: "sipbridge-test".into(),
             access: Access {

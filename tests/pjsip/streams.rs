@@ -16,7 +16,7 @@ use crate::descriptions::{SDP, a_call_works, killers, port, settle};
 use crate::outgoing::{call, reply};
 use crate::peer::{Message, PATIENCE, Peer};
 use crate::stage::{
-    Stage, account, ended, established, eventually, identity, media, next, packet, stage,
+    Stage, account, ended, established, eventually, identity, media, next, packet, tls_stage,
 };
 
 const STREAMS: [Transport; 2] = [Transport::Tcp, Transport::Tls];
@@ -210,7 +210,7 @@ fn tls() -> ClientConnection {
 
 #[test]
 fn no_body_ends_the_process_whatever_follows_it() {
-    let mut stage = stage();
+    let mut stage = tls_stage();
     let peer = stage.peer();
     let mut bodies = killers(port(&peer));
     bodies.extend(["\r", "\n", "\r\n", "\n\n"].map(str::to_owned));
@@ -236,7 +236,7 @@ fn no_body_ends_the_process_whatever_follows_it() {
 
 #[test]
 fn a_request_of_sixty_thousand_bytes_is_answered() {
-    let stage = stage();
+    let stage = tls_stage();
     for transport in STREAMS {
         let mut caller = Caller::connect(&stage, transport, "large");
         let padding = format!("X-Padding: {}\r\n", "p".repeat(900)).repeat(60);
@@ -260,7 +260,7 @@ fn multipart(sdp: &str) -> (&'static str, String) {
 
 #[test]
 fn the_description_of_a_multipart_body_is_found_over_udp() {
-    let mut stage = stage();
+    let mut stage = tls_stage();
     let peer = stage.peer();
     let (kind, body) = multipart(&peer.usual_sdp());
     let to = "<sip:alice@example.test>";
@@ -292,7 +292,7 @@ fn the_description_of_a_multipart_body_is_found_over_udp() {
 /// answer to our re-INVITE. A private address is one behind a NAT.
 #[test]
 fn a_contact_without_transport_is_reached_over_the_connection() {
-    let mut stage = stage();
+    let mut stage = tls_stage();
     let private = Some("192.168.255.7:5060");
     for (transport, private) in STREAMS
         .into_iter()
@@ -344,7 +344,7 @@ fn a_contact_without_transport_is_reached_over_the_connection() {
 /// The same for a call of ours, whose INVITE has a hidden Route to the server.
 #[test]
 fn a_callee_without_transport_in_its_contact_is_reached_over_the_connection() {
-    let mut stage = stage();
+    let mut stage = tls_stage();
     let peer = stage.peer();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free TCP port");
     let place = listener.local_addr().expect("a bound socket");
@@ -377,7 +377,7 @@ fn a_callee_without_transport_in_its_contact_is_reached_over_the_connection() {
 /// A PRACK may carry an offer of its own (RFC 3262 section 5).
 #[test]
 fn no_offer_in_a_prack_ends_the_process() {
-    let mut stage = stage();
+    let mut stage = tls_stage();
     let peer = stage.peer();
     for transport in STREAMS {
         for body in killers(port(&peer)) {
