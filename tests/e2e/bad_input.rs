@@ -10,7 +10,7 @@ use crate::harness::bridge::{KEY, LINE, NUMBER, Setup, clean_command, line};
 use crate::harness::caller::CALLER_NUMBER;
 use crate::harness::peers::free_port;
 use crate::harness::sipp::Sipp;
-use crate::harness::{Caller, Exit, Job, Redis, SOON, Worker, http, sound};
+use crate::harness::{Caller, Exit, Job, Redis, SOON, Worker, http, sound, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_sip_never_stops_it() {
@@ -208,20 +208,24 @@ async fn mistakes_in_the_lines_file_are_told_and_good_lines_start() {
     odd["isActive"] = json!("perhaps");
     setup.lines.extend([no_user, tampered, odd]);
     let bridge = setup.start().await;
-    let output = bridge.output();
     for (line, field) in [
         ("line-nouser", "sipUsername"),
         ("line-tampered", "sipPassword"),
         ("line-odd", "isActive"),
     ] {
-        assert!(
-            output
-                .lines()
-                .any(|text| text.contains(line) && text.contains(field)),
-            "{line} and {field} in one line of:\n{output}"
-        );
+        // A password is decrypted when the bridge is up already.
+        until(
+            SOON,
+            &format!("{line} and {field} in one line"),
+            async || {
+                let output = bridge.output();
+                let mut lines = output.lines();
+                lines.any(|text| text.contains(line) && text.contains(field))
+            },
+        )
+        .await;
     }
-    assert!(output.contains("lines.json"), "the file is named");
+    assert!(bridge.output().contains("lines.json"), "the file is named");
     let mut call = Caller::connect(bridge.sip(), NUMBER).await;
     let mut worker = Worker::serve(&redis).await;
     call.bye().await;
