@@ -70,9 +70,15 @@ impl WayBack<'_> {
 /// 12.2.1.2; RFC 3262 for PRACK). A 200 to REGISTER lists our own Contacts.
 #[must_use]
 pub fn refreshes_target(method: &str, status: u16) -> bool {
+    names_target(method) && (101..300).contains(&status)
+}
+
+/// Whether the Contact of a request of this method, and of its responses, is where
+/// the requests of a dialog go.
+#[must_use]
+pub fn names_target(method: &str) -> bool {
     let methods = ["INVITE", "UPDATE", "SUBSCRIBE", "NOTIFY", "REFER"];
-    let is_one = methods.iter().any(|own| own.eq_ignore_ascii_case(method));
-    is_one && (101..300).contains(&status)
+    methods.iter().any(|own| own.eq_ignore_ascii_case(method))
 }
 
 /// Whether an address means another host behind each NAT (RFC 1918, RFC 6598,

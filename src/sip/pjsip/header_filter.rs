@@ -4,8 +4,8 @@
 //! - Credentials and challenges in a request. Nobody here asks a caller for a
 //!   password, and pjsip cannot copy those of a scheme other than Digest: the
 //!   copy is null, and is then linked into a list.
-//! - Route, Record-Route and Contact of another scheme than `sip` or `sips`, or
-//!   without a host (RFC 3261 8.1.1.8 and 20.30): what reads them takes them for
+//! - Route, Record-Route and a dialog's Contact of another scheme than `sip` or
+//!   `sips`, or without a host (RFC 3261 8.1.1.8 and 20.30): what reads them takes them for
 //!   a SIP URI.
 //! - `maddr` of the topmost Via: the response would go where the sender says
 //!   (RFC 3261 18.2.2), to a bystander, or to where this socket cannot send. It
@@ -20,6 +20,7 @@ use super::headers::{any_header, retain_headers};
 use super::shared::guarded;
 use super::{text, uris};
 use crate::core::seldom::Seldom;
+use crate::sip::contact::names_target;
 
 /// How often at most one line is logged about refused messages.
 const SAID_EVERY: Duration = Duration::from_secs(10);
@@ -76,7 +77,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
             let message = (*rdata).msg_info.msg;
             retain_headers(message, |header| !is_credential((*header).type_));
             (*(*rdata).msg_info.via).maddr_param.slen = 0;
-            if !has_foreign_uri(message) {
+            if !has_foreign_uri(rdata) {
                 return ffi::FALSE;
             }
             note(rdata);
@@ -102,7 +103,7 @@ unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t
         unsafe {
             let message = (*rdata).msg_info.msg;
             let is_refusal = (*message).line.status.code >= 300;
-            if is_refusal || !has_foreign_uri(message) {
+            if is_refusal || !has_foreign_uri(rdata) {
                 return ffi::FALSE;
             }
             note(rdata);
@@ -125,16 +126,19 @@ fn is_credential(kind: ffi::pjsip_hdr_e) -> bool {
 /// Whether the way of a dialog leads over something that is no SIP host.
 ///
 /// # Safety
-/// `message` must be a parsed message that stays as it is during the call.
-unsafe fn has_foreign_uri(message: *mut ffi::pjsip_msg) -> bool {
-    // SAFETY: the caller's promise; the type of a parsed header tells its struct.
+/// `rdata` must be a parsed message that stays as it is during the call.
+unsafe fn has_foreign_uri(rdata: *mut pjsip_rx_data) -> bool {
+    // SAFETY: the caller's promise; CSeq is there, and the type of a parsed
+    // header tells its struct.
     unsafe {
-        any_header(message, |header| match (*header).type_ {
+        let method = text::to_string(&(*(*rdata).msg_info.cseq).method.name);
+        let names_target = names_target(&method);
+        any_header((*rdata).msg_info.msg, |header| match (*header).type_ {
             ffi::PJSIP_H_ROUTE | ffi::PJSIP_H_RECORD_ROUTE => {
                 let route = header.cast::<ffi::pjsip_routing_hdr>();
                 uris::sip_uri((*route).name_addr.uri).is_none()
             }
-            ffi::PJSIP_H_CONTACT => {
+            ffi::PJSIP_H_CONTACT if names_target => {
                 let contact = header.cast::<ffi::pjsip_contact_hdr>();
                 (*contact).star == 0 && uris::sip_uri((*contact).uri).is_none()
             }
