@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::ffi::{self, pjsip_msg, pjsip_rx_data};
+use super::modules::{Callbacks, Module};
 use super::shared::{Shared, guarded};
 use super::text;
 use crate::core::sdp::judge::{LABELS, Place, Refusal, UNFORESEEN, judge};
@@ -94,45 +95,20 @@ impl Bodies {
     }
 }
 
-/// A module record that pjsip links into its list and writes to.
-struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
-
-// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
-// touches it, under its own lock.
-unsafe impl Sync for Module {}
-
-static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
-    prev: std::ptr::null_mut(),
-    next: std::ptr::null_mut(),
-    name: ffi::pj_str_t {
-        ptr: c"sipbridge-bodies".as_ptr().cast_mut(),
-        slen: 16,
-    },
-    id: -1,
+static MODULE: Module = Module::new(
+    c"sipbridge-bodies",
     // Ahead of the transactions, which hand messages to the dialogs.
-    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 2,
-    load: None,
-    start: None,
-    stop: None,
-    unload: None,
-    on_rx_request: Some(on_rx_request),
-    on_rx_response: Some(on_rx_response),
-    on_tx_request: None,
-    on_tx_response: None,
-    on_tsx_state: None,
-}));
+    -2,
+    Callbacks {
+        rx_request: Some(on_rx_request),
+        rx_response: Some(on_rx_response),
+        ..Callbacks::NONE
+    },
+);
 
 /// Puts the module into the stack, before it is started.
 pub fn register() -> ffi::pj_status_t {
-    let module = MODULE.0.get();
-    // SAFETY: pjsua is initialised and has no threads yet; a module of an
-    // earlier run was unlinked when that endpoint was destroyed.
-    unsafe {
-        (*module).id = -1;
-        (*module).prev = std::ptr::null_mut();
-        (*module).next = std::ptr::null_mut();
-        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
-    }
+    MODULE.register()
 }
 
 unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
@@ -200,7 +176,7 @@ unsafe fn take_request(shared: &Shared, rdata: *mut pjsip_rx_data) -> ffi::pj_bo
             }
             Err(refusal) => {
                 if let Some(count) = shared.bodies.count(&refusal) {
-                    let (peer, call_id) = sender(rdata);
+                    let (peer, call_id) = text::sender(rdata);
                     let status = refusal.status();
                     tracing::info!(
                         %peer, %call_id, method, status, count, reason = %refusal,
@@ -214,19 +190,6 @@ unsafe fn take_request(shared: &Shared, rdata: *mut pjsip_rx_data) -> ffi::pj_bo
     }
 }
 
-/// Source and Call-ID, for the log.
-///
-/// # Safety
-/// As for [`take_request`].
-unsafe fn sender(rdata: *mut pjsip_rx_data) -> (String, String) {
-    // SAFETY: the caller's promise is passed on; Call-ID is there.
-    unsafe {
-        let peer = text::socket_address(&raw const (*rdata).pkt_info.src_addr);
-        let peer = peer.map_or_else(String::new, |peer| peer.to_string());
-        (peer, text::to_string(&(*(*rdata).msg_info.cid).id))
-    }
-}
-
 /// Takes a body away that cannot be refused.
 ///
 /// # Safety
@@ -236,7 +199,7 @@ unsafe fn drop_body(shared: &Shared, rdata: *mut pjsip_rx_data, method: &str, re
     unsafe {
         (*(*rdata).msg_info.msg).body = std::ptr::null_mut();
         if let Some(count) = shared.bodies.count(refusal) {
-            let (peer, call_id) = sender(rdata);
+            let (peer, call_id) = text::sender(rdata);
             tracing::info!(
                 %peer, %call_id, method, count, reason = %refusal,
                 "the body of a message is ignored"

@@ -6,52 +6,28 @@ use std::net::SocketAddr;
 
 use super::ffi::{self, pjsip_rx_data};
 use super::headers;
+use super::modules::{Callbacks, Module};
 use super::shared::guarded;
 use super::text;
 use super::transactions;
 use crate::core::address::Transport;
 use crate::sip::contact::{WayBack, refreshes_target};
 
-/// A module record that pjsip links into its list and writes to.
-struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
-
-// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
-// touches it, under its own lock.
-unsafe impl Sync for Module {}
-
-static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
-    prev: std::ptr::null_mut(),
-    next: std::ptr::null_mut(),
-    name: ffi::pj_str_t {
-        ptr: c"sipbridge-contacts".as_ptr().cast_mut(),
-        slen: 18,
-    },
-    id: -1,
+static MODULE: Module = Module::new(
+    c"sipbridge-contacts",
     // A request of a dialog passes the transaction layer first, the dialogs
     // (32) read its Contact afterwards.
-    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 1,
-    load: None,
-    start: None,
-    stop: None,
-    unload: None,
-    on_rx_request: Some(on_rx_request),
-    on_rx_response: Some(on_rx_response),
-    on_tx_request: None,
-    on_tx_response: None,
-    on_tsx_state: None,
-}));
+    -1,
+    Callbacks {
+        rx_request: Some(on_rx_request),
+        rx_response: Some(on_rx_response),
+        ..Callbacks::NONE
+    },
+);
 
 /// Puts the module into the stack, before it is started.
 pub fn register() -> ffi::pj_status_t {
-    let module = MODULE.0.get();
-    // SAFETY: pjsua is initialised and has no threads yet; a module of an
-    // earlier run was unlinked when that endpoint was destroyed.
-    unsafe {
-        (*module).id = -1;
-        (*module).prev = std::ptr::null_mut();
-        (*module).next = std::ptr::null_mut();
-        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
-    }
+    MODULE.register()
 }
 
 unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {

@@ -4,6 +4,7 @@
 //!
 //! - Challenges (401, 407) that
 //!   [`CredentialPolicy`](crate::core::credential_policy::CredentialPolicy) does not allow an answer
+//!   to are taken out of the response, as are those of other schemes than
 //!   Digest: pjsip finds nothing to answer, and the request has failed.
 //! - A digest on its way to somebody else than the line's server is taken out
 //!   of the request: pjsip may send one unasked once it was asked for.
@@ -16,59 +17,35 @@
 //! dialog, and in a dialog by a mark that is put there when it begins: the
 //! number of the account's policy, and whether the dialog is with its server.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_void;
 use std::net::IpAddr;
 use std::ptr;
 use std::time::Instant;
 
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
 use super::headers;
+use super::modules::{Callbacks, Module};
 use super::policies::{Mark, Policies};
 use super::shared::{Shared, guarded};
 use super::text;
 use super::transactions;
 use crate::core::credential_policy::{Challenge, Challenged, Withheld};
 
-/// A module record that pjsip links into its list and writes to.
-struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
-
-// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
-// writes to it, under its own lock; its id does not change while it runs.
-unsafe impl Sync for Module {}
-
-static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
-    prev: ptr::null_mut(),
-    next: ptr::null_mut(),
-    name: ffi::pj_str_t {
-        ptr: c"sipbridge-credentials".as_ptr().cast_mut(),
-        slen: 21,
-    },
-    id: -1,
+static MODULE: Module = Module::new(
+    c"sipbridge-credentials",
     // Responses come here before the transactions (16), requests of ours before
     // they are printed (8).
-    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 4,
-    load: None,
-    start: None,
-    stop: None,
-    unload: None,
-    on_rx_request: None,
-    on_rx_response: Some(on_rx_response),
-    on_tx_request: Some(on_tx_request),
-    on_tx_response: None,
-    on_tsx_state: None,
-}));
+    -4,
+    Callbacks {
+        rx_response: Some(on_rx_response),
+        tx_request: Some(on_tx_request),
+        ..Callbacks::NONE
+    },
+);
 
 /// Puts the module into the stack, before it is started.
 pub fn register() -> ffi::pj_status_t {
-    let module = MODULE.0.get();
-    // SAFETY: pjsua is initialised and has no threads yet; a module of an
-    // earlier run was unlinked when that endpoint was destroyed.
-    unsafe {
-        (*module).id = -1;
-        (*module).prev = ptr::null_mut();
-        (*module).next = ptr::null_mut();
-        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
-    }
+    MODULE.register()
 }
 
 /// Marks the dialog of an incoming call, once.
@@ -99,7 +76,7 @@ unsafe fn mark_of(dialog: *mut ffi::pjsip_dialog) -> Option<*mut *mut c_void> {
     // SAFETY: the caller's promise; pjsip gives each module a place in every
     // dialog, at its id.
     unsafe {
-        let index = usize::try_from((*MODULE.0.get()).id).ok()?;
+        let index = MODULE.index()?;
         let data = dialog.as_mut()?.mod_data.get_mut(index)?;
         Some(ptr::from_mut(data))
     }

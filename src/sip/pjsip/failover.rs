@@ -12,77 +12,45 @@ use std::ffi::c_int;
 use std::net::SocketAddr;
 
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
+use super::modules::{Callbacks, Module};
 use super::shared::{Shared, guarded};
 use super::text;
-use super::transactions;
+use super::transactions::{self, Locked};
 
 /// The retransmission that goes to the next server: 3.5 s after the request
 /// (T1 is 500 ms). Each second one after that goes one further.
 const GIVE_UP_AT: c_int = 3;
 const UNAVAILABLE: c_int = 503;
 
-/// A module record that pjsip links into its list and writes to.
-struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
-
-// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
-// touches it, under its own lock.
-unsafe impl Sync for Module {}
-
-static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
-    prev: std::ptr::null_mut(),
-    next: std::ptr::null_mut(),
-    name: ffi::pj_str_t {
-        ptr: c"sipbridge-failover".as_ptr().cast_mut(),
-        slen: 18,
-    },
-    id: -1,
+static MODULE: Module = Module::new(
+    c"sipbridge-failover",
     // Between transports (8) and transactions (16).
-    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 2,
-    load: None,
-    start: None,
-    stop: None,
-    unload: None,
-    on_rx_request: None,
-    on_rx_response: Some(on_rx_response),
-    on_tx_request: Some(on_tx_request),
-    on_tx_response: None,
-    on_tsx_state: None,
-}));
+    -2,
+    Callbacks {
+        rx_response: Some(on_rx_response),
+        tx_request: Some(on_tx_request),
+        ..Callbacks::NONE
+    },
+);
 
 /// Puts the module into the stack, before it is started.
 pub fn register() -> ffi::pj_status_t {
-    let module = MODULE.0.get();
-    // SAFETY: pjsua is initialised and has no threads yet; a module of an
-    // earlier run was unlinked when that endpoint was destroyed.
-    unsafe {
-        (*module).id = -1;
-        (*module).prev = std::ptr::null_mut();
-        (*module).next = std::ptr::null_mut();
-        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
-    }
+    MODULE.register()
 }
 
 /// Sees each transmission of a request.
 unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
     guarded("failover", None, ffi::PJ_SUCCESS, |shared| {
-        // SAFETY: pjsip passes a message that is whole; the transaction is
-        // held by the reference that the look-up adds, until it is given back.
-        // A retransmission comes with its lock held, by this very thread.
+        // SAFETY: pjsip passes a message that is whole. A retransmission comes
+        // with the lock of its transaction held, by this very thread.
         unsafe {
             // One address has no next one: nearly all requests end here.
             if (*tdata).dest_info.addr.count < 2 {
                 return ffi::PJ_SUCCESS;
             }
-            let tsx = transaction_of(tdata);
-            if let Some(tsx) = tsx.as_mut() {
-                let lock = tsx.grp_lock;
-                ffi::pj_grp_lock_acquire(lock);
-                let failed = give_up(tsx, tdata);
-                ffi::pj_grp_lock_release(lock);
-                ffi::pj_grp_lock_dec_ref(lock);
-                if let Some(failed) = failed {
-                    note(shared, failed, "does not answer");
-                }
+            let failed = transaction_of(tdata).and_then(|mut tsx| give_up(&mut tsx, tdata));
+            if let Some(failed) = failed {
+                note(shared, failed, "does not answer");
             }
         }
         ffi::PJ_SUCCESS
@@ -108,12 +76,11 @@ unsafe fn give_up(
     unsafe { go_on(tsx) }
 }
 
-/// The transaction of a request that is sent, with one more reference to it;
-/// null where it has none.
+/// The transaction of a request that is sent, where it has one.
 ///
 /// # Safety
-/// `tdata` must be a request with a Via header.
-unsafe fn transaction_of(tdata: *mut pjsip_tx_data) -> *mut ffi::pjsip_transaction {
+/// `tdata` must be a request with a Via header; for locks see [`Locked::by_key`].
+unsafe fn transaction_of(tdata: *mut pjsip_tx_data) -> Option<Locked> {
     // SAFETY: of the response only its Via is read, and the key made of the
     // branch in it; the key lives in the pool of the request.
     unsafe {
@@ -126,7 +93,7 @@ unsafe fn transaction_of(tdata: *mut pjsip_tx_data) -> *mut ffi::pjsip_transacti
             .as_ref()
             .is_some_and(|via| text::to_string(&via.branch_param).starts_with("z9hG4bK"));
         if !is_own || (*method).id == ffi::PJSIP_ACK_METHOD {
-            return std::ptr::null_mut();
+            return None;
         }
         let mut response: Box<pjsip_rx_data> = Box::new(std::mem::zeroed());
         response.msg_info.via = via;
@@ -138,10 +105,10 @@ unsafe fn transaction_of(tdata: *mut pjsip_tx_data) -> *mut ffi::pjsip_transacti
             method,
             &raw const *response,
         );
-        match made {
-            ffi::PJ_SUCCESS => ffi::pjsip_tsx_layer_find_tsx2(&raw const key, ffi::TRUE),
-            _ => std::ptr::null_mut(),
+        if made != ffi::PJ_SUCCESS {
+            return None;
         }
+        Locked::by_key(&key)
     }
 }
 

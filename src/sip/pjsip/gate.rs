@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::access::Caller;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
+use super::modules::{Callbacks, Module};
 use super::shared::{Shared, guarded};
 use super::strangers;
 use super::text;
@@ -31,45 +32,20 @@ thread_local! {
     static REINVITE: RefCell<Option<(String, String)>> = const { RefCell::new(None) };
 }
 
-/// A module record that pjsip links into its list and writes to.
-struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
-
-// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
-// touches it, under its own lock.
-unsafe impl Sync for Module {}
-
-static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
-    prev: std::ptr::null_mut(),
-    next: std::ptr::null_mut(),
-    name: ffi::pj_str_t {
-        ptr: c"sipbridge-gate".as_ptr().cast_mut(),
-        slen: 14,
-    },
-    id: -1,
+static MODULE: Module = Module::new(
+    c"sipbridge-gate",
     // Behind the transaction layer, before the dialogs (32).
-    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int + 4,
-    load: None,
-    start: None,
-    stop: None,
-    unload: None,
-    on_rx_request: Some(on_rx_request),
-    on_rx_response: None,
-    on_tx_request: None,
-    on_tx_response: Some(on_tx_response),
-    on_tsx_state: None,
-}));
+    4,
+    Callbacks {
+        rx_request: Some(on_rx_request),
+        tx_response: Some(on_tx_response),
+        ..Callbacks::NONE
+    },
+);
 
 /// Puts the gate into the stack, before it is started.
 pub fn register() -> ffi::pj_status_t {
-    let module = MODULE.0.get();
-    // SAFETY: pjsua is initialised and has no threads yet; a module of an
-    // earlier run was unlinked when that endpoint was destroyed.
-    unsafe {
-        (*module).id = -1;
-        (*module).prev = std::ptr::null_mut();
-        (*module).next = std::ptr::null_mut();
-        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
-    }
+    MODULE.register()
 }
 
 /// Makes pjsip announce everywhere what is allowed here, in place of the list

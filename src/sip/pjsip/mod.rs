@@ -31,8 +31,9 @@
 //! | `info` | digits and other bodies of SIP INFO |
 //! | `invite_headers` | who calls, and headers for the worker |
 //! | `log` | pjsip's log lines into `tracing` |
+//! | `modules` | how messages come to those of these files that see them |
 //! | `resolver` | where pjsip sends a request: names by our own table |
-//! | `transactions` | the transaction of ours that a response belongs to |
+//! | `transactions` | transactions of ours, looked up and locked |
 //! | `uris` | URI objects of pjsip |
 //! | `threads` | registration with pjlib, the hard exit |
 //! | `text` | C strings and headers to Rust and back |
@@ -73,6 +74,7 @@ mod ice;
 mod info;
 mod invite_headers;
 mod log;
+mod modules;
 mod outgoing;
 mod passage;
 mod policies;

@@ -5,12 +5,12 @@
 //! The module judges what pjsip parsed and is the judge that counts. What is
 //! turned away before spares the parser, and is no more than that.
 
-use std::ffi::c_int;
 use std::net::IpAddr;
 use std::time::Instant;
 
 use super::access::Caller;
 use super::ffi::{self, pjsip_rx_data, pjsip_transport};
+use super::modules::{Callbacks, Module};
 use super::shared::{Shared, guarded};
 use super::text;
 #[cfg(pj_rx_filter)]
@@ -22,50 +22,25 @@ use crate::core::access::{Reason, source_of};
 use crate::core::challenges::leave_digest;
 use crate::sip::engine::Transport;
 
-/// A module record that pjsip links into its list and writes to.
-struct Module(std::cell::UnsafeCell<ffi::pjsip_module>);
-
-// SAFETY: handed to pjsip before its threads start, afterwards only pjsip
-// touches it, under its own lock.
-unsafe impl Sync for Module {}
-
-static MODULE: Module = Module(std::cell::UnsafeCell::new(ffi::pjsip_module {
-    prev: std::ptr::null_mut(),
-    next: std::ptr::null_mut(),
-    name: ffi::pj_str_t {
-        ptr: c"sipbridge-strangers".as_ptr().cast_mut(),
-        slen: 19,
-    },
-    id: -1,
+static MODULE: Module = Module::new(
+    c"sipbridge-strangers",
     // Before the transaction layer, where not even a retransmission is answered,
     // and before whoever refuses a request for its body.
-    priority: ffi::PJSIP_MOD_PRIORITY_TSX_LAYER as c_int - 5,
-    load: None,
-    start: None,
-    stop: None,
-    unload: None,
-    on_rx_request: Some(on_rx_request),
-    on_rx_response: None,
-    on_tx_request: None,
-    on_tx_response: None,
-    on_tsx_state: None,
-}));
+    -5,
+    Callbacks {
+        rx_request: Some(on_rx_request),
+        ..Callbacks::NONE
+    },
+);
 
 /// Puts the filters into the stack, before it is started.
 pub fn register() -> ffi::pj_status_t {
-    let module = MODULE.0.get();
-    // SAFETY: pjsua is initialised and has no threads yet; a module of an
-    // earlier run was unlinked when that endpoint was destroyed.
+    // SAFETY: pjsua is initialised and has no threads yet that read it.
+    #[cfg(pj_rx_filter)]
     unsafe {
-        #[cfg(pj_rx_filter)]
-        {
-            ffi::pjsip_rx_packet_filter = Some(on_rx_packet);
-        }
-        (*module).id = -1;
-        (*module).prev = std::ptr::null_mut();
-        (*module).next = std::ptr::null_mut();
-        ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
+        ffi::pjsip_rx_packet_filter = Some(on_rx_packet);
     }
+    MODULE.register()
 }
 
 /// Where a message came from.

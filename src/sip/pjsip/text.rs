@@ -262,6 +262,20 @@ pub unsafe fn contact_uri(message: *mut ffi::pjsip_msg) -> Option<*mut ffi::pjsi
     }
 }
 
+/// Source and Call-ID of a message, for the log.
+///
+/// # Safety
+/// `rdata` must be a parsed message.
+pub unsafe fn sender(rdata: *mut ffi::pjsip_rx_data) -> (String, String) {
+    // SAFETY: the caller's promise; Call-ID is there in every message that pjsip
+    // lets through.
+    unsafe {
+        let peer = socket_address(&raw const (*rdata).pkt_info.src_addr);
+        let peer = peer.map_or_else(String::new, |peer| peer.to_string());
+        (peer, to_string(&(*(*rdata).msg_info.cid).id))
+    }
+}
+
 /// Whether a URI is of the scheme `sips`.
 ///
 /// # Safety
