@@ -9,7 +9,7 @@ use sipbridge::sip::engine::{Command, EndedBy, EngineEvent, LegEvent, SipEngine}
 
 use crate::outgoing::{ack, call, reply, trunk};
 use crate::peer::{Message, Peer, answer, answer_with};
-use crate::stage::{Stage, bye, ended, established, eventually, media, packet, stage, up};
+use crate::stage::{Stage, bye, ended, established, eventually, media, packet, stage, up, up_with};
 
 /// What may stand behind `v=0`, `o=`, `s=`, `t=`, with the audio port of a peer.
 pub fn killers(port: u16) -> Vec<String> {
@@ -398,17 +398,7 @@ fn an_invite_of_sixty_thousand_bytes_is_understood() {
         (padding.repeat(60), peer.usual_sdp()),
         (String::new(), crowded),
     ] {
-        let mut dialog = peer.invite(
-            &stage.uri("alice"),
-            "<sip:alice@example.test>",
-            &sdp,
-            &extra,
-        );
-        let mut call = stage.incoming();
-        stage.answer(&call, 200);
-        dialog.establish();
-        media(&mut call);
-        established(&mut call);
+        let (mut dialog, mut call, ..) = up_with(&mut stage, &peer, &sdp, &extra);
         bye(&mut dialog, &mut call);
     }
 }

@@ -12,7 +12,7 @@ use sipbridge::sip::engine::{CallRefused, Command, EndedBy, IncomingCall, SipEng
 use crate::outgoing::{call, reply, trunk};
 use crate::peer::{PATIENCE, Peer};
 use crate::stage::{
-    CALLS_MAX, Stage, bye, ended, eventually, packet, rtp_ports, stage, take_log, up,
+    CALLS_MAX, Stage, bye, ended, eventually, fresh_stage, packet, rtp_ports, stage, take_log, up,
 };
 
 /// A caller who comes now gets 503 with Retry-After, and is counted.
@@ -148,7 +148,7 @@ fn without_file_descriptors_callers_get_503_and_calls_go_on() {
 /// away answers none.
 #[test]
 fn without_call_ids_callers_get_503() {
-    let mut stage = stage();
+    let mut stage = fresh_stage();
     let mut hung_up = Vec::new();
     let peers: Vec<Peer> = (0..CALLS_MAX + 64).map(|_| stage.peer()).collect();
     for peer in &peers {

@@ -5,9 +5,7 @@ use std::time::Duration;
 use sipbridge::sip::engine::{Command, EndedBy, EngineEvent, SipEngine};
 
 use crate::peer::Peer;
-use crate::stage::{
-    Stage, bye, ended, established, eventually, media, packet, stage, take_log, up,
-};
+use crate::stage::{Stage, bye, ended, eventually, packet, stage, take_log, up, up_with};
 
 #[test]
 fn rtp_from_elsewhere_is_dropped_and_a_caller_behind_nat_is_followed() {
@@ -222,13 +220,7 @@ fn credentials_of_any_scheme_leave_a_call_like_any_other() {
         "Authorization: Digest username=\"a\", realm=\"b\", nonce=\"c\", uri=\"sip:d\", response=\"e\"",
     ] {
         let headers = format!("{header}\r\n");
-        let to = "<sip:alice@example.test>";
-        let mut dialog = peer.invite(&stage.uri("alice"), to, &sdp, &headers);
-        let mut call = stage.incoming();
-        stage.answer(&call, 200);
-        dialog.establish();
-        media(&mut call);
-        established(&mut call);
+        let (mut dialog, mut call, ..) = up_with(&mut stage, &peer, &sdp, &headers);
         bye(&mut dialog, &mut call);
     }
 }

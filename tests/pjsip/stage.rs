@@ -91,19 +91,29 @@ pub fn stage() -> MutexGuard<'static, Stage> {
     guard
 }
 
-/// The engine with TLS, by the certificate of [`identity`].
-pub struct TlsStage(MutexGuard<'static, Stage>);
+/// An engine that is started for one scenario, and the usual one again after it.
+pub struct OwnStage(MutexGuard<'static, Stage>);
 
-/// As [`stage`], of an engine that takes TLS connections, started for this scenario.
-pub fn tls_stage() -> TlsStage {
-    let mut stage = stage();
-    stage.engine.shutdown();
-    let file = Some(identity());
-    *stage = Stage::start_with(Ipv4Addr::LOCALHOST.into(), None, file.clone(), file);
-    TlsStage(stage)
+/// As [`stage`], of an engine that takes TLS connections, by the certificate of
+/// [`identity`].
+pub fn tls_stage() -> OwnStage {
+    own_stage(Some(identity()))
 }
 
-impl Deref for TlsStage {
+/// As [`stage`], of an engine that still holds nothing of earlier scenarios: pjsua
+/// keeps a call until its BYE is answered or given up, which takes 32 s.
+pub fn fresh_stage() -> OwnStage {
+    own_stage(None)
+}
+
+fn own_stage(tls: Option<String>) -> OwnStage {
+    let mut stage = stage();
+    stage.engine.shutdown();
+    *stage = Stage::start_with(Ipv4Addr::LOCALHOST.into(), None, tls.clone(), tls);
+    OwnStage(stage)
+}
+
+impl Deref for OwnStage {
     type Target = Stage;
 
     fn deref(&self) -> &Stage {
@@ -111,13 +121,13 @@ impl Deref for TlsStage {
     }
 }
 
-impl DerefMut for TlsStage {
+impl DerefMut for OwnStage {
     fn deref_mut(&mut self) -> &mut Stage {
         &mut self.0
     }
 }
 
-impl Drop for TlsStage {
+impl Drop for OwnStage {
     fn drop(&mut self) {
         self.0.engine.shutdown();
         *self.0 = Stage::start();
@@ -354,7 +364,17 @@ pub fn up<'a>(
     peer: &'a Peer,
     sdp: &str,
 ) -> (Dialog<'a>, IncomingCall, MediaLink, SocketAddr) {
-    let mut dialog = peer.invite(&stage.uri("alice"), "<sip:alice@example.test>", sdp, "");
+    up_with(stage, peer, sdp, "")
+}
+
+/// The same by an INVITE with more headers.
+pub fn up_with<'a>(
+    stage: &mut Stage,
+    peer: &'a Peer,
+    sdp: &str,
+    extra: &str,
+) -> (Dialog<'a>, IncomingCall, MediaLink, SocketAddr) {
+    let mut dialog = peer.invite(&stage.uri("alice"), "<sip:alice@example.test>", sdp, extra);
     let mut call = stage.incoming();
     stage.answer(&call, 200);
     let ok = dialog.establish();

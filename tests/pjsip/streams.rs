@@ -2,6 +2,7 @@
 //! multipart body, and requests of ours that go back over the connection.
 
 use std::io::{Read, Write};
+use std::iter;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -287,6 +288,23 @@ fn the_description_of_a_multipart_body_is_found_over_udp() {
     assert_eq!(ended(&mut call).by, EndedBy::Remote);
 }
 
+/// A TCP socket, and one of UDP at the same address: made anew while another has
+/// the UDP port.
+fn with_udp<T>(make: impl FnMut() -> (SocketAddr, T)) -> (T, UdpSocket) {
+    let mut made = iter::repeat_with(make).take(20);
+    let both = made.find_map(|(at, tcp)| Some((tcp, UdpSocket::bind(at).ok()?)));
+    both.expect("a port that is free for UDP too")
+}
+
+/// Nothing that belongs on a connection went to the same port over UDP.
+fn nothing_strayed(datagrams: &UdpSocket) {
+    datagrams
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .expect("a timeout");
+    let strayed = datagrams.recv(&mut [0; 2_000]);
+    assert!(strayed.is_err(), "nothing goes there over UDP");
+}
+
 /// RFC 3263 section 4.1 would have our requests in the dialog go to the caller's
 /// Contact over UDP, where it does not listen, be it of its INVITE or of its
 /// answer to our re-INVITE. A private address is one behind a NAT.
@@ -299,11 +317,13 @@ fn a_contact_without_transport_is_reached_over_the_connection() {
         .flat_map(|it| [(it, None), (it, private)])
     {
         let peer = stage.peer();
-        let mut caller = Caller::connect(&stage, transport, "contact");
+        let (mut caller, datagrams) = with_udp(|| {
+            let caller = Caller::connect(&stage, transport, "contact");
+            (caller.local, caller)
+        });
         if let Some(private) = private {
             caller.contact = private.to_owned();
         }
-        let datagrams = UdpSocket::bind(caller.local).expect("a free UDP port");
         let (kind, body) = multipart(&peer.usual_sdp());
         caller.request("INVITE", &body, kind);
         let mut call = stage.incoming();
@@ -332,12 +352,7 @@ fn a_contact_without_transport_is_reached_over_the_connection() {
         stage.submit(Command::Hangup { leg, status: 480 });
         caller.serve("BYE", "");
         assert_eq!(ended(&mut call).by, EndedBy::Local);
-
-        datagrams
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .expect("a timeout");
-        let strayed = datagrams.recv(&mut [0; 2_000]);
-        assert!(strayed.is_err(), "nothing goes there over UDP");
+        nothing_strayed(&datagrams);
     }
 }
 
@@ -346,14 +361,16 @@ fn a_contact_without_transport_is_reached_over_the_connection() {
 fn a_callee_without_transport_in_its_contact_is_reached_over_the_connection() {
     let mut stage = tls_stage();
     let peer = stage.peer();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free TCP port");
+    let (listener, datagrams) = with_udp(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free TCP port");
+        (listener.local_addr().expect("a bound socket"), listener)
+    });
     let place = listener.local_addr().expect("a bound socket");
     let mut line = account("stream-trunk", "bob", Some(place));
     line.transport = Transport::Tcp;
     line.register = false;
     stage.add_line(line);
     for private in [None, Some("192.168.255.7:5060")] {
-        let datagrams = UdpSocket::bind(place).expect("a free UDP port");
         let mut leg = reply(call(&stage, "stream-trunk", "+33800")).expect("it is placed");
         let mut callee = Caller::accept(&listener);
         if let Some(private) = private {
@@ -366,11 +383,7 @@ fn a_callee_without_transport_in_its_contact_is_reached_over_the_connection() {
         let leg = leg.leg;
         stage.submit(Command::Hangup { leg, status: 480 });
         callee.serve("BYE", "");
-        datagrams
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .expect("a timeout");
-        let strayed = datagrams.recv(&mut [0; 2_000]);
-        assert!(strayed.is_err(), "nothing goes there over UDP");
+        nothing_strayed(&datagrams);
     }
 }
 
