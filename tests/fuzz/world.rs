@@ -23,9 +23,8 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 /// fill a share of this source for a moment.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// A call that an input put on hold lasts for --max-call-duration (60 s), and its
-/// BYE waits for an answer for 64*T1 more. Where the input names another host as
-/// its Contact, a connection is tried first, for which the kernel takes 127 s.
-const GIVEN_BACK: Duration = Duration::from_secs(240);
+/// BYE waits for an answer for 64*T1 more.
+const GIVEN_BACK: Duration = Duration::from_secs(120);
 /// Growth that is no leak: caches of allocators, logs, pools that are kept.
 const GROWTH_MB: u64 = 96;
 /// With sanitizers: quarantine and shadow beside it.

@@ -16,6 +16,7 @@ mod holds;
 mod hostile;
 mod ice;
 mod lines;
+mod lost_connections;
 mod offers;
 mod outgoing;
 mod peer;

@@ -47,7 +47,7 @@ pub fn take_log() -> String {
 }
 
 /// Most calls of the engine at once.
-pub const CALLS_MAX: usize = 32;
+pub const CALLS_MAX: usize = 96;
 
 /// RTP ports of this process: others may run tests beside.
 pub fn rtp_ports() -> (u16, u16) {

@@ -27,8 +27,8 @@ impl Stream for TcpStream {}
 impl Stream for StreamOwned<ClientConnection, TcpStream> {}
 
 /// A caller at the other end of a connection, in one dialog.
-struct Caller {
-    stream: Box<dyn Stream>,
+pub struct Caller {
+    stream: Box<dyn Stream + Send>,
     received: Vec<u8>,
     transport: Transport,
     local: SocketAddr,
@@ -42,14 +42,14 @@ struct Caller {
 }
 
 impl Caller {
-    fn connect(stage: &Stage, transport: Transport, call_id: &str) -> Self {
+    pub fn connect(stage: &Stage, transport: Transport, call_id: &str) -> Self {
         let port = stage.engine.local_port(transport).expect("it is open");
         let remote = SocketAddr::from(([127, 0, 0, 1], port));
         let stream = TcpStream::connect(remote).expect("it listens");
         let timeout = stream.set_read_timeout(Some(PATIENCE));
         timeout.expect("a timeout");
         let local = stream.local_addr().expect("a bound socket");
-        let stream: Box<dyn Stream> = match transport {
+        let stream: Box<dyn Stream + Send> = match transport {
             Transport::Tls => Box::new(StreamOwned::new(tls(), stream)),
             _ => Box::new(stream),
         };
@@ -92,7 +92,7 @@ impl Caller {
     }
 
     /// Sends a request.
-    fn request(&mut self, method: &str, body: &str, extra: &str) {
+    pub fn request(&mut self, method: &str, body: &str, extra: &str) {
         if method != "ACK" {
             self.cseq += 1;
         }
