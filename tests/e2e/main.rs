@@ -30,6 +30,7 @@
 //! | `guide` | the curl lines of the manual, from an empty database to a transferred call |
 //! | `real_phone` | a softphone of others through Kamailio |
 //! | `redis_tls` | Redis over TLS with a private CA, a password and a database |
+//! | `unsuitable_redis` | `check` fails for a Redis that takes no jobs |
 //! | `resolution` | which SIP server a line uses, rule by rule |
 //! | `secrets` | no secret in any output, at the highest log level |
 //! | `restart` | many encrypted lines: calls at once, registered one by one, the last called first |
@@ -101,3 +102,4 @@ mod slow_clients;
 mod store;
 mod strangers;
 mod trunk;
+mod unsuitable_redis;

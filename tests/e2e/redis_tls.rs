@@ -1,10 +1,8 @@
 //! Redis over TLS, as it is rented: its own CA, a password, a database number.
 
-use std::process::Command;
-
 use tempfile::TempDir;
 
-use crate::harness::bridge::{NUMBER, Setup};
+use crate::harness::bridge::{NUMBER, Setup, check};
 use crate::harness::peers::free_port;
 use crate::harness::worker::QUEUE;
 use crate::harness::{Caller, Redis, SOON, until};
@@ -78,15 +76,9 @@ fn check_uses_the_given_roots_and_names_a_file_that_is_none() {
         (None, "cannot be reached", 1),
         (Some(&none), "cannot read CA certificates from", 1),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sipbridge"));
-        command.env_clear().arg("check");
-        command.args(["--sip-domain", "d.example", "--sip-username", "u"]);
-        command.args(["--sip-port", "0", "--stream-port", "0", "--api-port", "0"]);
-        command.args(["--redis-url", &url]);
-        if let Some(ca) = ca {
-            command.args(["--redis-ca", ca]);
-        }
-        let output = command.output().unwrap();
+        let mut more = vec!["--redis-url", url.as_str()];
+        more.extend(ca.into_iter().flat_map(|ca| ["--redis-ca", ca.as_str()]));
+        let output = check(&more);
         let shown = String::from_utf8_lossy(&output.stdout);
         assert!(shown.contains(expected), "{expected} is missing:\n{shown}");
         assert_eq!(output.status.code(), Some(code), "{shown}");

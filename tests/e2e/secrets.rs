@@ -183,3 +183,57 @@ fn mistakes_on_the_command_line_do_not_repeat_secrets() {
         );
     }
 }
+
+/// A password that a file holds in clear, of a lines file and of a variable's `_FILE`, goes
+/// no further than into the memory of the bridge.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clear_password_is_encrypted_on_its_way_into_the_database() {
+    let data = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| data.path().join(name);
+    std::fs::write(path("password"), "file-Token-for-the-API\n").unwrap();
+    let url = format!("sqlite://{}", path("lines.db").display());
+    let bridge = Setup::new()
+        .args(&["--ws-target", "ws://127.0.0.1:9/", "--database-url", &url])
+        .env("API_TOKEN_FILE", &path("password").display().to_string())
+        .line_field("sipPassword", json!("clear-Pass-Word"))
+        .start()
+        .await;
+    let told = bridge.output();
+    assert!(
+        told.contains("passwords in the lines file are in clear"),
+        "{told}"
+    );
+    bridge.shut_down().await;
+    let mut stored = Vec::new();
+    for entry in std::fs::read_dir(data.path()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "password" {
+            stored.extend(std::fs::read(entry.path()).unwrap());
+        }
+    }
+    let stored = String::from_utf8_lossy(&stored);
+    assert!(stored.contains(USERNAME), "the line is stored");
+    let secrets = [
+        ("password", "clear-Pass-Word"),
+        ("token", "file-Token-for-the-API"),
+    ];
+    assert_clean("the database", &stored, &secrets);
+}
+
+#[test]
+fn a_secret_on_the_command_line_is_warned_of_and_its_variable_is_not() {
+    let said = |args: &[&str], env: &[(&str, &str)]| {
+        let mut command = clean_command();
+        command.args(["check", "--sip-domain", "d.example", "--sip-username", "u"]);
+        command.args(["--sip-port", "0", "--ws-target", "ws://127.0.0.1:9/"]);
+        let output = command.args(args).envs(env.iter().copied());
+        let output = output.output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr)
+    };
+    let warned = "--sip-password (SIP_PASSWORD) stands on the command line";
+    let shown = said(&["--sip-password", "flag-Pass-Word"], &[]);
+    assert!(shown.contains(warned), "{shown}");
+    let shown = said(&[], &[("SIP_PASSWORD", "flag-Pass-Word")]);
+    assert!(!shown.contains("command line"), "{shown}");
+}

@@ -291,6 +291,33 @@ async fn of_strangers_that_may_call_few_are_taken_and_the_line_stays_open() {
     call.bye().await;
 }
 
+/// Whose address is forged is sent no more than was sent in his name, where
+/// strangers are answered at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_back_to_a_forged_source_is_less_than_what_came() {
+    let redis = Redis::start();
+    let bridge = Setup::queue(&redis)
+        .args(&["--accept", "any"])
+        .start()
+        .await;
+    let victim = socket(STRANGER);
+    let me = victim.local_addr().unwrap();
+    let uri = format!("sip:{NUMBER}@{}", bridge.sip());
+    let mut came_bytes = 0;
+    for number in 0..100 {
+        let method = ["OPTIONS", "INVITE", "SUBSCRIBE", "REGISTER"][number % 4];
+        let text = request(method, &uri, &format!("<{uri}>"), me, &number.to_string());
+        came_bytes += victim.send_to(text.as_bytes(), bridge.sip()).unwrap();
+    }
+    let (mut answers, mut back_bytes) = (0, 0);
+    while let Ok(length) = victim.recv(&mut [0; 4_000]) {
+        answers += 1;
+        back_bytes += length;
+    }
+    assert!(answers > 0, "he is answered");
+    assert!(back_bytes < came_bytes, "{back_bytes} for {came_bytes}");
+}
+
 /// A connection from an address.
 fn connect(from: Ipv4Addr, to: SocketAddr) -> TcpStream {
     let kind = (socket2::Domain::IPV4, socket2::Type::STREAM);

@@ -197,6 +197,14 @@ pub fn clean_command() -> Command {
     command
 }
 
+/// What `sipbridge check` says with one line, no port, and these flags.
+pub fn check(more: &[&str]) -> std::process::Output {
+    let mut command = clean_command();
+    command.args(["check", "--sip-domain", "d.example", "--sip-username", "u"]);
+    command.args(["--sip-port", "0", "--stream-port", "0", "--api-port", "0"]);
+    command.args(more).output().unwrap()
+}
+
 /// The same command with a hard limit of file descriptors: `prlimit` sets it
 /// and becomes the program, so that the process id is the bridge's.
 fn limited(command: Command, descriptors: Option<u32>) -> Command {
