@@ -17,15 +17,15 @@
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken; signed, retried, kept |
-//! | [`bridge`] | the driver that joins them, one task per call; registry, admission, drain |
+//! | [`bridge`] | the driver that joins them, one task per call; call limiter, admission, drain |
 //! | [`api`] | HTTP: health, metrics, calls, administration of lines and SIP servers |
 //! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
 //! | [`guide`] | the manual: contracts, operating, security, figures |
 //!
 //! # Threads
 //!
-//! pjsip's media thread brings a caller's packet and, while the worker's lane
-//! is open, writes the message to the worker itself ([`worker::lane`]): it
+//! pjsip's media thread brings a caller's packet and, while the worker's direct writer
+//! is open, writes the message to the worker itself ([`worker::direct_writer`]): it
 //! never blocks, and what the kernel does not take is the driver's business.
 //! The pacer thread sends RTP every 20 ms. One control thread issues every
 //! pjsip command. tokio runs one driver task per call, WebSockets, Redis,

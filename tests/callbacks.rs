@@ -18,13 +18,14 @@ use std::time::{Duration, Instant, SystemTime};
 use receiver::{Receiver, Reply, assert_signed};
 use serde_json::json;
 use sipbridge::callbacks::client::{ANSWER_BYTES_MAX, Settings};
-use sipbridge::callbacks::spool::Answer;
+use sipbridge::callbacks::outbox_store::Answer;
 use sipbridge::callbacks::{
-    CallbackError, Client, Courier, Incoming, Spool, SpoolError, StatusCallbacks, Target, start,
+    CallbackError, Client, Incoming, OutboxStore, SpoolError, StatusCallbacks, Target,
+    WebhookDispatcher, start,
 };
-use sipbridge::core::call::Verdict;
+use sipbridge::core::call::CallDecision;
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
-use sipbridge::core::callback::{CallbackEvent, Change, Kept, Method, Notice, Owed};
+use sipbridge::core::callback::{CallbackEvent, Change, Kept, Method, Owed, WebhookEvent};
 use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::outward::Outward;
 use sipbridge::core::private::{Private, Secret};
@@ -93,7 +94,7 @@ fn live(status: &StatusCallbacks, call: &CallObject, url: Option<&str>) {
     }
 }
 
-fn deliver(receiver: &Receiver) -> (StatusCallbacks, Courier) {
+fn deliver(receiver: &Receiver) -> (StatusCallbacks, WebhookDispatcher) {
     start(client(), Some(target(&receiver.url("/s"))), None)
 }
 
@@ -411,17 +412,17 @@ async fn what_has_no_room_is_dropped_and_counted_and_nobody_waits() {
     assert!(started.elapsed() < Duration::from_secs(2));
 }
 
-/// A spool in memory, which a test can take away.
+/// An outbox in memory, which a test can take away.
 #[derive(Default)]
 struct Memory {
-    waiting: Arc<Mutex<Vec<Notice>>>,
-    owed: Arc<Mutex<Vec<Notice>>>,
+    waiting: Arc<Mutex<Vec<WebhookEvent>>>,
+    owed: Arc<Mutex<Vec<WebhookEvent>>>,
     is_away: Arc<Mutex<bool>>,
     /// The call that it refuses; for each time it does, it is away once.
     refused: Arc<Mutex<Option<CallId>>>,
 }
 
-impl Spool for Memory {
+impl OutboxStore for Memory {
     fn kept(&self, _most: usize) -> Answer<Kept> {
         let waiting = self.waiting.lock().unwrap().clone();
         let owed = self.owed.lock().unwrap().clone().into_iter();
@@ -573,7 +574,10 @@ async fn the_question_is_answered_or_the_call_is_taken() {
         [Reply::json(json!({"action": "reject", "statusCode": 404}))],
     );
     let call = call();
-    assert!(matches!(ask.ask(call.clone()).await, Verdict::Reject(404)));
+    assert!(matches!(
+        ask.ask(call.clone()).await,
+        CallDecision::Reject(404)
+    ));
     let request = receiver.requests().remove(0);
     assert_eq!(
         (request.event(), request.sid()),
@@ -586,7 +590,7 @@ async fn the_question_is_answered_or_the_call_is_taken() {
             json!({"action": "accept", "callbackUrl": "ftp://x", "customParams": {"a": "b"}}),
         )],
     );
-    let Verdict::Accept(accepted) = ask.ask(call.clone()).await else {
+    let CallDecision::Accept(accepted) = ask.ask(call.clone()).await else {
         panic!("not taken")
     };
     assert!(accepted.callback_url.is_none() && accepted.custom_params["a"] == "b");
@@ -609,10 +613,10 @@ async fn the_question_is_answered_or_the_call_is_taken() {
     ];
     for (index, reply) in bad.into_iter().enumerate() {
         receiver.script("/in", [reply]);
-        let verdict = ask.ask(call.clone()).await;
+        let decision = ask.ask(call.clone()).await;
         assert!(
-            matches!(verdict, Verdict::Accept(_)),
-            "{index}: {verdict:?}"
+            matches!(decision, CallDecision::Accept(_)),
+            "{index}: {decision:?}"
         );
         assert_eq!(status.stats().unanswered, index as u64 + 1);
     }

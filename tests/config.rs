@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use sipbridge::config::flags::{FLAGS, Kind};
 use sipbridge::config::{
-    AnswerMode, Checked, Config, Given, LogFormat, Mistake, Problem, validate,
+    AnswerMode, Checked, Config, ConfigError, LogFormat, Problem, RawArgs, validate,
 };
 use sipbridge::core::address::Transport;
 use sipbridge::core::callback::Method;
@@ -19,10 +19,10 @@ const LEAST: [(&str, &str); 3] = [
 ];
 
 fn with(pairs: &[(&'static str, &str)]) -> Checked {
-    validate(Given::from_pairs(&[&LEAST[..], pairs].concat()))
+    validate(RawArgs::from_pairs(&[&LEAST[..], pairs].concat()))
 }
 
-fn mistakes(pairs: &[(&'static str, &str)]) -> Vec<Mistake> {
+fn mistakes(pairs: &[(&'static str, &str)]) -> Vec<ConfigError> {
     with(pairs).mistakes
 }
 
@@ -111,7 +111,7 @@ fn what_is_not_built_is_refused_and_never_ignored() {
     for (name, value) in [("no-auto-answer", "yes"), ("vad", "yes")] {
         let found = mistakes(&[(name, value)]);
         assert!(
-            matches!(&found[..], [Mistake { flag, problem: Problem::NotBuilt(_) }] if *flag == name),
+            matches!(&found[..], [ConfigError { flag, problem: Problem::NotBuilt(_) }] if *flag == name),
             "--{name}: {found:?}"
         );
     }
@@ -136,7 +136,7 @@ fn roots_for_a_redis_without_tls_have_no_effect() {
     let warned = |url| {
         let line = [("sip-domain", "d.example"), ("sip-username", "u")];
         let given = [&line[..], &[("redis-url", url), ca]].concat();
-        let checked = validate(Given::from_pairs(&given));
+        let checked = validate(RawArgs::from_pairs(&given));
         assert_eq!(checked.mistakes, []);
         assert!(checked.config.queue.unwrap().redis_ca.is_some());
         checked.warnings.iter().any(|w| w.flag == "redis-ca")
@@ -147,17 +147,20 @@ fn roots_for_a_redis_without_tls_have_no_effect() {
 
 #[test]
 fn a_bridge_needs_a_worker_and_a_line() {
-    let found = validate(Given::from_pairs(&[])).mistakes;
+    let found = validate(RawArgs::from_pairs(&[])).mistakes;
     let flags: Vec<_> = found.iter().map(|mistake| mistake.flag).collect();
     assert_eq!(flags, ["sip-username", "redis-url"]);
-    let found = validate(Given::from_pairs(&[
+    let found = validate(RawArgs::from_pairs(&[
         ("sip-username", "u"),
         ("ws-target", "ws://h"),
     ]))
     .mistakes;
     assert_eq!(
         found,
-        [Mistake::new("sip-username", Problem::Needs("sip-domain"))]
+        [ConfigError::new(
+            "sip-username",
+            Problem::Needs("sip-domain")
+        )]
     );
 }
 
@@ -170,16 +173,16 @@ fn flags_that_belong_together_are_asked_for() {
     ] {
         assert_eq!(
             mistakes(&[given]),
-            [Mistake::new(flag, Problem::Needs(needs))]
+            [ConfigError::new(flag, Problem::Needs(needs))]
         );
     }
-    let orphan = validate(Given::from_pairs(&[
+    let orphan = validate(RawArgs::from_pairs(&[
         ("lines", "/proc/version"),
         ("ws-target", "ws://h"),
         ("sip-password", "x"),
     ]));
     let needs = Problem::Needs("sip-username");
-    assert_eq!(orphan.mistakes, [Mistake::new("sip-password", needs)]);
+    assert_eq!(orphan.mistakes, [ConfigError::new("sip-password", needs)]);
 }
 
 #[test]
@@ -202,7 +205,7 @@ fn calls_fit_into_the_rtp_ports() {
     assert_eq!(good(&[("rtp-ports", "30000-30019")]).calls.max_calls, 10);
     assert_eq!(
         mistakes(&[("rtp-ports", "30000-30019"), ("max-concurrent-calls", "11")]),
-        [Mistake::new(
+        [ConfigError::new(
             "max-concurrent-calls",
             Problem::NoRoom {
                 calls: 11,
@@ -212,7 +215,7 @@ fn calls_fit_into_the_rtp_ports() {
     );
     assert_eq!(
         mistakes(&[("rtp-ports", "65535-65535")]),
-        [Mistake::new("rtp-ports", Problem::NoPorts)]
+        [ConfigError::new("rtp-ports", Problem::NoPorts)]
     );
 }
 
@@ -220,16 +223,19 @@ fn calls_fit_into_the_rtp_ports() {
 fn listeners_do_not_share_ports() {
     assert_eq!(
         mistakes(&[("api-port", "8081")]),
-        [Mistake::new("stream-port", Problem::SamePort("api-port"))]
+        [ConfigError::new(
+            "stream-port",
+            Problem::SamePort("api-port")
+        )]
     );
     assert_eq!(
         mistakes(&[("sip-port", "10500")]),
-        [Mistake::new("sip-port", Problem::InRtpPorts)]
+        [ConfigError::new("sip-port", Problem::InRtpPorts)]
     );
     assert_eq!(mistakes(&[("sip-port", "8080")]), []);
     assert_eq!(
         mistakes(&[("sip-port", "8080"), ("sip-transport", "tcp")]),
-        [Mistake::new("sip-port", Problem::SamePort("api-port"))]
+        [ConfigError::new("sip-port", Problem::SamePort("api-port"))]
     );
     assert_eq!(mistakes(&[("api-port", "0"), ("stream-port", "0")]), []);
     assert_eq!(good(&[("sip-transport", "TLS")]).sip.port, 5061);

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sipbridge::core::downlink::{Comfort, DigitsRefused, Downlink, MAX_PACKET_BYTES};
+use sipbridge::core::downlink::{DigitsRefused, Downlink, IdleAudio, MAX_PACKET_BYTES};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE, MULAW_TO_ALAW};
 use sipbridge::core::link::{Codec, Direction, MediaFormat};
 use sipbridge::core::playout::{FRAME_BYTES, MAX_PENDING_MARKS, MarkPlaced};
@@ -68,14 +68,14 @@ fn a_packet_every_tick_and_a_marker_where_sound_begins() {
 fn comfort_is_heard_only_while_nothing_is_queued() {
     let mut downlink = downlink(FORMAT);
     let tone: Arc<[u8]> = (0..240).map(|n| n as u8).collect();
-    downlink.set_comfort(Comfort::Loop(tone));
+    downlink.set_idle_audio(IdleAudio::Loop(tone));
     assert!(downlink.is_drained());
     assert_eq!(tick(&mut downlink).unwrap().1[159], 159);
     downlink.push(audio(1, 7));
     assert_eq!(tick(&mut downlink).unwrap().1[0], 7);
     let wrapped = tick(&mut downlink).unwrap().1;
     assert_eq!((wrapped[79], wrapped[80]), (239, 0));
-    downlink.set_comfort(Comfort::Once(vec![5; 200].into()));
+    downlink.set_idle_audio(IdleAudio::Once(vec![5; 200].into()));
     assert!(!downlink.is_drained());
     assert_eq!(tick(&mut downlink).unwrap().1, [5; FRAME_BYTES]);
     assert_eq!(tick(&mut downlink).unwrap().1[39..41], [5, MULAW_SILENCE]);

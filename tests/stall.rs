@@ -1,6 +1,6 @@
 //! What is late stays late only as long as it must: live streams to the caller
 //! get back to real time after a stall, and nothing else is ever shortened
-//! (the rule of `core::catch_up`). Simulated ms by ms, from a printed seed.
+//! (the rule of `core::latency_recovery`). Simulated ms by ms, from a printed seed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

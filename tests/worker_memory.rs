@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use sipbridge::core::ids::{CallId, Token};
-use sipbridge::worker::{Received, Registry, StreamServer};
+use sipbridge::worker::{AttachTable, Received, StreamServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -40,14 +40,14 @@ async fn dial(addr: SocketAddr, call: &CallId, token: &Token) -> TcpStream {
 
 #[tokio::test]
 async fn an_attached_worker_costs_little_memory() {
-    let registry = Registry::default();
+    let attach_table = AttachTable::default();
     let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-    let server = StreamServer::bind(any, registry.clone()).await.unwrap();
+    let server = StreamServer::bind(any, attach_table.clone()).await.unwrap();
     let mut calls = Vec::with_capacity(WORKERS);
     let before = resident_bytes();
     for _ in 0..WORKERS {
         let (call, token) = (CallId::random(), Token::random());
-        let mut ticket = registry.expect(call.clone(), token.clone());
+        let mut ticket = attach_table.expect(call.clone(), token.clone());
         let mut worker = dial(server.local_addr(), &call, &token).await;
         let mut socket = ticket.attached().await;
         // A second of audio each way in messages of 20 ms.

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use futures_util::{SinkExt, StreamExt};
 use sipbridge::core::ids::{CallId, Token};
 use sipbridge::worker::{
-    Backlog, CloseReason, Dialer, Ignored, Received, Registry, StreamServer, Ticket, WorkerError,
-    WorkerSocket, attach_url,
+    AttachTable, Backpressure, CloseReason, Dialer, Ignored, Received, StreamServer, Ticket,
+    WorkerError, WorkerSocket, attach_url,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,14 +26,17 @@ type Worker = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 struct Bridge {
     server: StreamServer,
-    registry: Registry,
+    attach_table: AttachTable,
 }
 
 impl Bridge {
     async fn start() -> Self {
-        let registry = Registry::default();
-        let server = StreamServer::bind(ANY, registry.clone()).await.unwrap();
-        Self { server, registry }
+        let attach_table = AttachTable::default();
+        let server = StreamServer::bind(ANY, attach_table.clone()).await.unwrap();
+        Self {
+            server,
+            attach_table,
+        }
     }
 
     fn addr(&self) -> SocketAddr {
@@ -48,7 +51,7 @@ impl Bridge {
     /// A call that waits, and where its worker dials.
     fn expect(&self) -> (Ticket, String) {
         let (call, token) = (CallId::random(), Token::random());
-        let ticket = self.registry.expect(call.clone(), token.clone());
+        let ticket = self.attach_table.expect(call.clone(), token.clone());
         (ticket, self.url(&call, &token))
     }
 
@@ -98,7 +101,7 @@ async fn a_worker_attaches_and_text_goes_both_ways() {
 async fn each_refusal_has_its_status() {
     let bridge = Bridge::start().await;
     let (call, token) = (CallId::random(), Token::random());
-    let mut ticket = bridge.registry.expect(call.clone(), token.clone());
+    let mut ticket = bridge.attach_table.expect(call.clone(), token.clone());
     let good = bridge.url(&call, &token);
 
     assert_eq!(status(&bridge.url(&CallId::random(), &token)).await, 404);
@@ -207,7 +210,7 @@ async fn a_worker_that_never_reads_is_noticed() {
     // What the kernels hold counts as sent: the rest must be noticed.
     let media = "m".repeat(350);
     let mut sent = 0;
-    let backlog: Backlog = loop {
+    let backlog: Backpressure = loop {
         match socket.queue_text(media.as_str()) {
             Ok(()) => sent += media.len(),
             Err(backlog) => break backlog,
@@ -345,7 +348,7 @@ async fn a_stopped_server_frees_its_port_and_attached_workers_live_on() {
     let bridge = Bridge::start().await;
     let (mut socket, mut worker, _ticket) = bridge.attached().await;
     let addr = bridge.addr();
-    let error = StreamServer::bind(addr, Registry::default())
+    let error = StreamServer::bind(addr, AttachTable::default())
         .await
         .err()
         .unwrap()

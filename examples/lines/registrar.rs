@@ -83,14 +83,14 @@ impl Registrar {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         let address = socket.local_addr()?;
         let notes = Arc::new(Mutex::new(Notes::default()));
-        let desk = Desk {
+        let thread = RegistrarThread {
             socket,
             password,
             notes: Arc::clone(&notes),
         };
         std::thread::Builder::new()
             .name("registrar".into())
-            .spawn(move || desk.serve())?;
+            .spawn(move || thread.serve())?;
         Ok(Self { address, notes })
     }
 
@@ -104,13 +104,13 @@ fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
     notes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Desk {
+struct RegistrarThread {
     socket: UdpSocket,
     password: Option<String>,
     notes: Arc<Mutex<Notes>>,
 }
 
-impl Desk {
+impl RegistrarThread {
     fn serve(self) {
         let mut buffer = [0; DATAGRAM_MAX_BYTES];
         while let Ok((size, from)) = self.socket.recv_from(&mut buffer) {

@@ -27,8 +27,8 @@ use super::audit::Who;
 use super::control::Control;
 use super::problem::{Kind, Problem};
 use super::visitors::Visitor;
+use crate::core::log_limiter::LogLimiter;
 use crate::core::private::Secret;
-use crate::core::seldom::Seldom;
 
 /// Paths that need no token: for load balancers, monitors and whoever writes a client.
 const OPEN: [&str; 3] = ["/health", "/metrics", "/api/openapi.json"];
@@ -48,7 +48,7 @@ const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(500);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 static WRONG_TOKENS: AtomicU64 = AtomicU64::new(0);
-static TOLD: Mutex<Seldom> = Mutex::new(Seldom::new(TELL_EVERY));
+static TOLD: Mutex<LogLimiter> = Mutex::new(LogLimiter::new(TELL_EVERY));
 
 /// Requests with a token that is not ours, since the start.
 #[must_use]

@@ -15,11 +15,11 @@ use super::audit::Changed;
 use super::body::JsonObject;
 use super::call_body::{CallBody, CallList, CallPageBody, object_of};
 use super::control::Control;
-use super::new_call::{CallInput, Order, destination_mistake};
+use super::new_call::{CallInput, CallOrder, destination_mistake};
 use super::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
 use super::problem::{FieldError, Kind, Problem};
 use super::query::{Id, Query};
-use crate::bridge::calls::{CallRequest, RequestError};
+use crate::bridge::call_store::{CallRequest, RequestError};
 use crate::bridge::place::{NewCall, PlaceError, place_call};
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
@@ -154,8 +154,8 @@ pub async fn place(
     State(control): State<Arc<Control>>,
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
-    let fields = Order::fields(&object);
-    let order = Order::read(object)?;
+    let fields = CallOrder::fields(&object);
+    let order = CallOrder::read(object)?;
     let line = order.choose(&control.context.lines)?;
     let call = NewCall {
         line: line.id.clone(),
@@ -216,7 +216,7 @@ pub async fn get(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Res
     params(("sid" = String, Path, description = "`sid` of the call.")),
     responses(
         (status = 200, description = "The call; its end shows a moment later.", body = CallBody),
-        Guarded, Missing, Asked,
+        Guarded, Missing, CommandAnswers,
     ),
 )]
 pub async fn hang_up(
@@ -237,7 +237,7 @@ pub async fn hang_up(
     request_body(content = TransferInput, example = json!({"destination": "+33612345678"})),
     responses(
         (status = 200, description = "The call; the transfer is on its way.", body = CallBody),
-        Guarded, Missing, WithBody, Asked,
+        Guarded, Missing, WithBody, CommandAnswers,
     ),
 )]
 pub async fn transfer(
@@ -261,7 +261,7 @@ pub async fn transfer(
     request_body(content = DtmfInput, example = json!({"digits": "12#"})),
     responses(
         (status = 200, description = "The call; the digits are being sent.", body = CallBody),
-        Guarded, Missing, WithBody, Asked,
+        Guarded, Missing, WithBody, CommandAnswers,
     ),
 )]
 pub async fn dtmf(
@@ -283,7 +283,7 @@ pub async fn dtmf(
     params(("sid" = String, Path, description = "`sid` of the call.")),
     responses(
         (status = 200, description = "The call.", body = CallBody),
-        Guarded, Missing, Asked,
+        Guarded, Missing, CommandAnswers,
     ),
 )]
 pub async fn hold(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Response, Problem> {
@@ -299,7 +299,7 @@ pub async fn hold(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Re
     params(("sid" = String, Path, description = "`sid` of the call.")),
     responses(
         (status = 200, description = "The call.", body = CallBody),
-        Guarded, Missing, Asked,
+        Guarded, Missing, CommandAnswers,
     ),
 )]
 pub async fn resume(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Response, Problem> {
@@ -326,7 +326,7 @@ async fn ask(control: &Control, sid: &str, request: CallRequest) -> Result<Respo
 }
 
 /// Whether another bridge has the call, as far as its record tells. A call of
-/// this one that is not in the book is over, whatever its record lacks.
+/// this one that is not in the store is over, whatever its record lacks.
 fn is_elsewhere(control: &Control, record: &CallRecord) -> bool {
     let node = control.context.call_log.as_ref().map(CallLog::node);
     record.ended.is_none() && node != Some(record.node.as_str())
@@ -440,9 +440,9 @@ fn read_cursor(text: &str) -> Option<(SystemTime, CallId)> {
 }
 
 /// What a request to a call's driver may be answered.
-pub struct Asked;
+pub struct CommandAnswers;
 
-impl utoipa::IntoResponses for Asked {
+impl utoipa::IntoResponses for CommandAnswers {
     fn responses()
     -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>> {
         super::openapi::problems([

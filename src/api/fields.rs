@@ -28,13 +28,13 @@ pub struct Spec {
 const COUNTED: [&str; 3] = ["id", "restaurant_id", "sip_server_id"];
 
 /// The fields of a request. Wiped when dropped: one may be a password.
-pub struct Given {
+pub struct GivenFields {
     object: Map<String, Value>,
     spec: &'static Spec,
     errors: Vec<FieldError>,
 }
 
-impl Given {
+impl GivenFields {
     /// Takes what is known and has the right type, and reports the rest.
     #[must_use]
     pub fn new(object: Map<String, Value>, spec: &'static Spec) -> Self {
@@ -132,7 +132,7 @@ impl Given {
     }
 
     /// What is given, laid over a row. Without passwords: nobody wipes the
-    /// object, and there is no more to say of them than [`Given::new`] did.
+    /// object, and there is no more to say of them than [`GivenFields::new`] did.
     #[must_use]
     pub fn over(&self, row: &Row) -> Map<String, Value> {
         let mut merged = row.to_open_object(self.spec.columns);
@@ -166,7 +166,7 @@ impl Given {
     }
 }
 
-impl Drop for Given {
+impl Drop for GivenFields {
     fn drop(&mut self) {
         self.object.values_mut().for_each(wipe);
     }
@@ -249,9 +249,9 @@ mod tests {
         read_only: &["state"],
     };
 
-    fn given(value: Value) -> Given {
+    fn given(value: Value) -> GivenFields {
         match value {
-            Value::Object(object) => Given::new(object, &SPEC),
+            Value::Object(object) => GivenFields::new(object, &SPEC),
             other => panic!("not an object: {other}"),
         }
     }

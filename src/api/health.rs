@@ -26,8 +26,8 @@ use utoipa::ToSchema;
 
 use super::control::HealthSource;
 use super::metrics::Counters;
+use crate::bridge::call_limiter::Refused;
 use crate::bridge::overload::Readings;
-use crate::bridge::registry::Refused;
 use crate::core::access::REASONS;
 use crate::queue::QueueStats;
 use crate::sip::engine::EngineStats;

@@ -37,10 +37,10 @@ const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// The answers that are kept. Clones share them.
 #[derive(Clone, Default)]
-pub struct Answers(Arc<Mutex<HashMap<Asked, Entry>>>);
+pub struct Answers(Arc<Mutex<HashMap<RequestKey, Entry>>>);
 
 /// Path and key.
-type Asked = (String, String);
+type RequestKey = (String, String);
 
 struct Entry {
     body: [u8; 32],
@@ -142,7 +142,12 @@ impl Answers {
     }
 
     /// The answer that is kept; `None` when this is the first time.
-    fn begin(&self, asked: &Asked, body: [u8; 32], now: Instant) -> Result<Option<Kept>, Problem> {
+    fn begin(
+        &self,
+        asked: &RequestKey,
+        body: [u8; 32],
+        now: Instant,
+    ) -> Result<Option<Kept>, Problem> {
         let mut entries = self.entries();
         entries.retain(|_, entry| {
             entry.answer.is_none() || now.saturating_duration_since(entry.began) < KEPT_FOR
@@ -175,14 +180,14 @@ impl Answers {
         Ok(None)
     }
 
-    fn entries(&self) -> MutexGuard<'_, HashMap<Asked, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<RequestKey, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Working<'a> {
     answers: &'a Answers,
-    asked: Option<Asked>,
+    asked: Option<RequestKey>,
 }
 
 impl Working<'_> {
@@ -246,7 +251,7 @@ fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
 mod tests {
     use super::*;
 
-    fn asked(key: usize) -> Asked {
+    fn asked(key: usize) -> RequestKey {
         ("/x".to_owned(), key.to_string())
     }
 

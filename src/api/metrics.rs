@@ -16,7 +16,7 @@ use super::control::HealthSource;
 use super::exposition::Exposition;
 use super::health::Health;
 use super::process::Process;
-use crate::bridge::tally::TallyStats;
+use crate::bridge::call_counters::TallyStats;
 use crate::core::access::REASONS;
 use crate::store::CallLogStats;
 
@@ -30,7 +30,7 @@ pub struct Counters {
     /// Calls in progress that we placed.
     pub outbound: u64,
     /// What became of calls and searches.
-    pub tally: TallyStats,
+    pub counters: TallyStats,
     /// Dials of the API that were let through.
     pub dials: u64,
     /// Dials of the API that were refused, by reason.
@@ -141,7 +141,7 @@ fn calls(text: &mut Exposition, health: &Health) {
     text.counter("sipbridge_calls_started_total", help, health.totals.taken);
     let name = "sipbridge_calls_ended_total";
     text.family(name, "counter", "Calls that ended, by outcome.");
-    for (direction, outcome, count) in &counters.tally.ended {
+    for (direction, outcome, count) in &counters.counters.ended {
         let labels = [
             ("direction", direction.as_str()),
             ("outcome", outcome.as_str()),
@@ -181,49 +181,49 @@ fn calls(text: &mut Exposition, health: &Health) {
 }
 
 fn workers(text: &mut Exposition, health: &Health) {
-    let tally = &health.counters.tally;
+    let counters = &health.counters.counters;
     for (name, help, count) in [
         (
             "sipbridge_worker_searches_total",
             "Calls for which a worker was looked for.",
-            tally.searches,
+            counters.searches,
         ),
         (
             "sipbridge_worker_attempts_total",
             "Tries to reach a worker: jobs pushed and dials.",
-            tally.attempts,
+            counters.attempts,
         ),
         (
             "sipbridge_workers_attached_total",
             "Workers that came to a call.",
-            tally.attached,
+            counters.attached,
         ),
         (
             "sipbridge_worker_failovers_total",
             "Workers lost during a call.",
-            tally.lost,
+            counters.lost,
         ),
         (
             "sipbridge_unexpected_call_inputs_total",
             "Inputs of a call that came when it had no use for them any more, such as a worker that attached too late.",
-            tally.unexpected_inputs,
+            counters.unexpected_inputs,
         ),
         (
             "sipbridge_worker_messages_ignored_total",
             "Messages of workers that were ignored; the log says why.",
-            tally.ignored,
+            counters.ignored,
         ),
         (
             "sipbridge_worker_audio_odd_base64_total",
             "Messages with audio in base64 with line feeds, blanks or the URL-safe alphabet: played like any other.",
-            tally.odd_audio,
+            counters.odd_audio,
         ),
     ] {
         text.counter(name, help, count);
     }
-    let help = "Calls that came to each rung of the fallback, for want of a worker.";
-    let rungs = tally.fallbacks.iter();
-    let rungs = rungs.map(|(rung, count)| (rung.as_str(), *count));
+    let help = "Calls that came to each step of the fallback, for want of a worker.";
+    let rungs = counters.fallbacks.iter();
+    let rungs = rungs.map(|(step, count)| (step.as_str(), *count));
     text.counters("sipbridge_fallbacks_total", help, "rung", rungs);
     let Some(redis) = &health.redis else { return };
     let help = "Whether Redis is there.";

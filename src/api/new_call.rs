@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::problem::{FieldError, Problem};
 use crate::bridge::context::LineProfile;
-use crate::bridge::line_book::LineBook;
+use crate::bridge::line_directory::LineDirectory;
 use crate::config::ServiceUrl;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
@@ -57,7 +57,7 @@ pub struct CallInput {
 
 /// A request that has no mistakes in itself.
 #[derive(Debug)]
-pub struct Order {
+pub struct CallOrder {
     pub to: Private,
     pub from: Option<Private>,
     pub line: Option<String>,
@@ -67,7 +67,7 @@ pub struct Order {
     pub ring_timeout: Duration,
 }
 
-impl Order {
+impl CallOrder {
     /// Reads a request.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl Order {
     ///
     /// # Errors
     /// When there is none, or not only one.
-    pub fn choose(&self, lines: &LineBook) -> Result<Arc<LineProfile>, Problem> {
+    pub fn choose(&self, lines: &LineDirectory) -> Result<Arc<LineProfile>, Problem> {
         let by_number = self.from.as_ref();
         let by_number = by_number.map(|from| lines.with_number(from.expose()));
         if let Some(id) = &self.line {
@@ -149,7 +149,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn order(&mut self) -> Order {
+    fn order(&mut self) -> CallOrder {
         let unknown: Vec<String> = self
             .object
             .keys()
@@ -159,7 +159,7 @@ impl Reader {
         for name in unknown {
             self.report(name, "is not a known field");
         }
-        Order {
+        CallOrder {
             to: self.to(),
             from: self.text("from", DESTINATION_MAX_BYTES).map(Private::new),
             line: self.line(),
@@ -291,9 +291,9 @@ mod tests {
     use crate::core::dialling::DialLine;
     use serde_json::json;
 
-    fn read(value: Value) -> Result<Order, Value> {
+    fn read(value: Value) -> Result<CallOrder, Value> {
         let object = value.as_object().expect("object").clone();
-        Order::read(object)
+        CallOrder::read(object)
             .map_err(|problem| serde_json::to_value(problem).expect("JSON")["errors"].clone())
     }
 
@@ -313,7 +313,7 @@ mod tests {
     fn chosen(request: Value, lines: &[Arc<LineProfile>]) -> Result<String, String> {
         let order = read(request).expect("no mistakes");
         let lines = lines.iter().map(|line| (line.id.clone(), line.clone()));
-        match order.choose(&LineBook::new(lines.collect())) {
+        match order.choose(&LineDirectory::new(lines.collect())) {
             Ok(line) => Ok(line.id.to_string()),
             Err(problem) => {
                 let body = serde_json::to_value(problem).expect("JSON");

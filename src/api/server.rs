@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use super::access::Peer;
 use super::visitors::{Visitor, Visitors};
-use crate::core::seldom::Seldom;
+use crate::core::log_limiter::LogLimiter;
 
 /// How long a client may take to send its request head; also how long an idle
 /// connection is kept.
@@ -148,7 +148,7 @@ impl Drop for ApiServer {
 
 async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
-    let mut failed = Seldom::new(WARN_INTERVAL);
+    let mut failed = LogLimiter::new(WARN_INTERVAL);
     let visitors = Visitors::new(CONNECTIONS_MAX, GRACE);
     loop {
         let accepted = async {

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::bridge::calls::StatusListener;
+use crate::bridge::call_store::StatusListener;
 use crate::bridge::context::IncomingAsk;
 use crate::callbacks::client::Settings;
-use crate::callbacks::spool::Answer;
+use crate::callbacks::outbox_store::Answer;
 use crate::callbacks::{
-    self, CallbackError, Client, Courier, Incoming, Spool, SpoolError, StatusCallbacks, Target,
+    self, CallbackError, Client, Incoming, OutboxStore, SpoolError, StatusCallbacks, Target,
+    WebhookDispatcher,
 };
 use crate::config::{CallbacksConfig, ServiceUrl};
-use crate::core::call::Verdict;
+use crate::core::call::CallDecision;
 use crate::core::call_object::CallObject;
 use crate::core::callback::{Change, Kept};
 use crate::core::outward::Outward;
@@ -31,7 +32,7 @@ pub struct Callbacks {
     /// Hears of calls.
     pub status: StatusCallbacks,
     /// Delivers.
-    pub courier: Courier,
+    pub dispatcher: WebhookDispatcher,
     /// Asked before a call is taken, where there is a URL for it.
     pub ask: Option<Arc<dyn IncomingAsk>>,
 }
@@ -64,25 +65,25 @@ pub fn start(
         url.map(|url| Target::parse(url.expose())).transpose()
     };
     let (common, incoming) = (target(&config.status_url)?, target(&config.incoming_url)?);
-    tell(config, &common, &incoming, store.is_some());
-    let spool = store.map(|store| -> Arc<dyn Spool> {
+    log_receivers(config, &common, &incoming, store.is_some());
+    let outbox_store = store.map(|store| -> Arc<dyn OutboxStore> {
         Arc::new(StoreSpool {
             store: store.clone(),
             node: node.into(),
         })
     });
-    let (status, courier) = callbacks::start(client.clone(), common, spool);
+    let (status, dispatcher) = callbacks::start(client.clone(), common, outbox_store);
     let ask = incoming.map(|target| -> Arc<dyn IncomingAsk> {
         Arc::new(Question(Incoming::new(client, target, &status)))
     });
     Ok(Callbacks {
         status,
-        courier,
+        dispatcher,
         ask,
     })
 }
 
-fn tell(
+fn log_receivers(
     config: &CallbacksConfig,
     common: &Option<Target>,
     incoming: &Option<Target>,
@@ -112,7 +113,7 @@ impl StatusListener for Listener {
 struct Question(Incoming);
 
 impl IncomingAsk for Question {
-    fn ask(&self, call: CallObject) -> Pin<Box<dyn Future<Output = Verdict> + Send>> {
+    fn ask(&self, call: CallObject) -> Pin<Box<dyn Future<Output = CallDecision> + Send>> {
         let incoming = self.0.clone();
         Box::pin(async move { incoming.ask(call).await })
     }
@@ -123,7 +124,7 @@ struct StoreSpool {
     node: Arc<str>,
 }
 
-impl Spool for StoreSpool {
+impl OutboxStore for StoreSpool {
     fn kept(&self, most: usize) -> Answer<Kept> {
         let (store, node) = (self.store.clone(), self.node.clone());
         Box::pin(async move { store.callbacks(&node, most).await.map_err(explain) })

@@ -13,8 +13,8 @@ use super::callers;
 use super::database::{self, Stored};
 use super::line_sounds::SoundLoader;
 use super::profiles;
-use super::start_lines::{LeftOut, StartLines, start_lines};
-use crate::config::{self, Checked, Config, Database, Given, QueueConfig};
+use super::start_lines::{Skipped, StartLines, start_lines};
+use crate::config::{self, Checked, Config, Database, QueueConfig, RawArgs};
 use crate::core::address::Transport;
 use crate::core::private::Secret;
 use crate::lines::ReadyLine;
@@ -80,7 +80,7 @@ impl Display for Report {
 }
 
 /// Runs the subcommand; returns the exit code of the process.
-pub fn main(given: Given) -> ExitCode {
+pub fn main(given: RawArgs) -> ExitCode {
     let mut report = Report::default();
     let Checked {
         config,
@@ -121,7 +121,7 @@ fn check_lines(config: &Config, report: &mut Report) {
         ..
     } = start_lines(config, file, stored);
     let count = |why| left_out.iter().filter(|(_, found)| *found == why).count();
-    let (inactive, twilio) = (count(LeftOut::Inactive), count(LeftOut::Twilio));
+    let (inactive, twilio) = (count(Skipped::Inactive), count(Skipped::Twilio));
     let is_any_configured =
         config.database.is_none() && (config.lines_file.is_some() || config.flags_line.is_some());
     if loaded.ready.is_empty() && is_any_configured {

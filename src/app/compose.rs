@@ -13,22 +13,22 @@ use tracing::{info, warn};
 use super::callbacks::{self, Listener};
 use super::contact_key::contact_key;
 use super::health::HealthReporter;
-use super::keeper::{self, Holder, Keeper};
+use super::line_reconciler::{self, DatabaseWatcher, LineReconciler};
 use super::logging;
 use super::profiles::Lines;
 use super::retention;
 use super::stream_url::stream_base_url;
 use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
-use crate::bridge::calls::CallBook;
+use crate::bridge::call_limiter::{CallLimiter, Limits};
+use crate::bridge::call_store::CallStore;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::dialling::Dialling;
 use crate::bridge::intake;
-use crate::bridge::line_book::LineBook;
+use crate::bridge::line_directory::LineDirectory;
 use crate::bridge::overload::Monitor;
 use crate::bridge::registrar::RegistrarHandle;
-use crate::bridge::registry::{Limits, Registry};
 use crate::bridge::shutdown::Shutdown;
-use crate::callbacks::{CallbackError, Courier};
+use crate::callbacks::{CallbackError, WebhookDispatcher};
 use crate::config::Config;
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
@@ -46,7 +46,7 @@ use crate::sip::pjsip::{PjsipEngine, PjsipError};
 use crate::store::call_log::CallLogTask;
 use crate::store::{CallLog, Store, StoreError};
 use crate::watchdog::{Pulse, Watchdog};
-use crate::worker::{Dialer, Registry as Workers, StreamServer, WorkerError};
+use crate::worker::{AttachTable as Workers, Dialer, StreamServer, WorkerError};
 
 /// Most legs of the SIP engine.
 const MAX_LEGS: u32 = 1_024;
@@ -122,7 +122,7 @@ pub struct Running {
     /// The SIP engine.
     pub engine: SharedEngine,
     /// Delivers status callbacks.
-    pub courier: Courier,
+    pub dispatcher: WebhookDispatcher,
     /// The database, and what writes records of calls into it.
     pub store: Option<(Store, CallLogTask)>,
     /// Holds the lines, and decrypts their passwords.
@@ -153,7 +153,7 @@ pub async fn compose(
         file_mistakes,
         judged,
         sounds,
-        books,
+        desired,
     } = lines;
     let limits = Limits {
         calls: config.calls.max_calls,
@@ -161,7 +161,7 @@ pub async fn compose(
         per_line: call_limits,
         lines: profiles.len(),
     };
-    let registry = Registry::new(limits);
+    let call_limiter = CallLimiter::new(limits);
 
     let workers = Workers::default();
     let (stream_server, stream_url) = open_stream_port(&config, &workers).await?;
@@ -190,7 +190,7 @@ pub async fn compose(
     });
     let servers = servers.map_err(StartError::Thread)?;
     let sip = engine_config(&config, &accounts, servers, key);
-    let pjsip = PjsipEngine::start(sip, registry.clone(), events)?;
+    let pjsip = PjsipEngine::start(sip, call_limiter.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
     let watchdog = Watchdog::start(pulses(&pjsip, &pacer), logging::exit_at_once);
@@ -209,10 +209,10 @@ pub async fn compose(
         signer,
         outward,
         workers,
-        registry,
+        call_limiter,
         gauges: Arc::default(),
-        lines: LineBook::new(profiles),
-        calls: CallBook::new(Some(Arc::new(Listener(callbacks.status)))),
+        lines: LineDirectory::new(profiles),
+        calls: CallStore::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds,
         dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
             .judging_workers(config.dialling.judges_workers),
@@ -221,7 +221,7 @@ pub async fn compose(
     context.lines.judge(judged);
     let registrar = RegistrarHandle::new([], queue.clone());
     for account in &accounts {
-        keeper::enlist(&registrar, account, sealed.contains(&account.line));
+        line_reconciler::enlist(&registrar, account, sealed.contains(&account.line));
     }
     add_lines(&engine, accounts).await?;
     let monitor = Arc::new(Monitor::default());
@@ -256,17 +256,17 @@ pub async fn compose(
         tokio::spawn(publish_active(context.clone(), queue));
     }
     let max_late = config.calls.max_late;
-    let (holder, readings) = Holder::new(&config, &context, &registrar, books);
-    let holding = tokio::spawn(holder.run());
+    let (reconciler, readings) = LineReconciler::new(&config, &context, &registrar, desired);
+    let holding = tokio::spawn(reconciler.run());
     let keeping = store.as_ref().map(|(store, _)| {
-        let keeper = Keeper::new(store, &context, readings);
-        tokio::spawn(keeper.run())
+        let watcher = DatabaseWatcher::new(store, &context, readings);
+        tokio::spawn(watcher.run())
     });
     let forgetting = store.as_ref().zip(config.keep_records);
     let forgetting =
         forgetting.map(|((store, _), keep)| tokio::spawn(retention::run(store.clone(), keep)));
     let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
-    tell(&config, &engine, &stream_server, &api);
+    log_start(&config, &engine, &stream_server, &api);
     Ok(Running {
         context,
         watchdog,
@@ -277,7 +277,7 @@ pub async fn compose(
         api,
         stream_server,
         engine,
-        courier: callbacks.courier,
+        dispatcher: callbacks.dispatcher,
         store,
         holding,
         keeping,
@@ -454,7 +454,7 @@ async fn await_redis(queue: Option<Queue>) {
 
 /// Tells Redis how many calls are in progress.
 async fn publish_active(context: Arc<Context>, queue: Queue) {
-    let mut active = context.registry.watch_active();
+    let mut active = context.call_limiter.watch_active();
     loop {
         let calls = *active.borrow_and_update();
         queue.set_active_calls(usize::try_from(calls).unwrap_or(usize::MAX));
@@ -464,7 +464,7 @@ async fn publish_active(context: Arc<Context>, queue: Queue) {
     }
 }
 
-fn tell(
+fn log_start(
     config: &Config,
     engine: &SharedEngine,
     stream_server: &Option<StreamServer>,

@@ -11,11 +11,11 @@ use tracing::{info, warn};
 
 use super::compose::StartError;
 use super::sealing::seal;
-use super::start_lines::{StartLines, Vaults, start_lines_with};
+use super::start_lines::{CredentialCaches, StartLines, start_lines_with};
 use crate::config::{Config, Database};
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
-use crate::lines::{self, LinesFile, Row, Vault};
+use crate::lines::{self, CredentialCache, LinesFile, Row};
 use crate::store::{Imported, Location, Refused, Store, StoreError};
 
 /// How long the start waits for the records of calls.
@@ -76,7 +76,7 @@ pub fn lines_file(config: &Config) -> Result<LinesFile, lines::FileError> {
 
 /// Opens the database where there is one, imports the lines file into it, and
 /// makes all lines ready, those that had calls last first. Passwords of lines stay
-/// sealed: see [`keeper::holder`](super::keeper::holder).
+/// sealed: see [`line_reconciler::reconciler`](super::line_reconciler::reconciler).
 ///
 /// # Errors
 /// When the lines file as a whole or the database cannot be used.
@@ -111,7 +111,7 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), Sta
             }
         }
         let imported = store.import(&file.rows).await?;
-        tell(&imported);
+        log_import(&imported);
         for Refused { place, reason } in imported.refused {
             file.refuse(path, place, reason);
         }
@@ -132,13 +132,13 @@ fn sealed(
     stored: Option<Stored>,
     last_calls: &HashMap<LineId, SystemTime>,
 ) -> StartLines {
-    let mut vaults = Vaults {
-        lines: Vault::deferring(),
-        ..Vaults::default()
+    let mut caches = CredentialCaches {
+        lines: CredentialCache::deferring(),
+        ..CredentialCaches::default()
     };
     tokio::task::block_in_place(|| {
-        let mut start = start_lines_with(config, file, stored, &mut vaults);
-        start.vaults = vaults;
+        let mut start = start_lines_with(config, file, stored, &mut caches);
+        start.caches = caches;
         start.order_by_last_call(last_calls);
         start.decrypt_first(config.encryption_key.as_ref());
         start
@@ -171,7 +171,7 @@ fn create_folder(folder: &PathBuf) -> Result<(), StartError> {
     }
 }
 
-fn tell(imported: &Imported) {
+fn log_import(imported: &Imported) {
     let Imported {
         inserted,
         updated,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
-use crate::bridge::registry::Registry;
+use crate::bridge::call_limiter::CallLimiter;
 use crate::core::ids::LineId;
 use crate::lines::registration::REGISTERS_PER_SECOND;
 use crate::sip::engine::{Command, SharedEngine};
@@ -15,15 +15,15 @@ use crate::sip::engine::{Command, SharedEngine};
 const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// Returns when no call is left, or when the time is over.
-pub async fn wait_for_calls(registry: &Registry, limit: Duration) {
+pub async fn wait_for_calls(call_limiter: &CallLimiter, limit: Duration) {
     let deadline = Instant::now() + limit;
     loop {
         let next = deadline.min(Instant::now() + TELL_EVERY);
-        if timeout_at(next, registry.empty()).await.is_ok() {
+        if timeout_at(next, call_limiter.empty()).await.is_ok() {
             info!("drained: no call is left");
             return;
         }
-        let calls = registry.active();
+        let calls = call_limiter.active();
         if next == deadline {
             info!(calls, "the drain timeout is over");
             return;
@@ -71,15 +71,15 @@ pub fn unregister(engine: &SharedEngine, line: LineId) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bridge::registry::Limits;
+    use crate::bridge::call_limiter::Limits;
     use crate::sip::sim::{AdmitAll, SimEngine};
     use std::sync::Arc;
     use tokio::time::timeout;
 
     const LIMIT: Duration = Duration::from_secs(300);
 
-    fn registry() -> Arc<Registry> {
-        Registry::new(Limits {
+    fn call_limiter() -> Arc<CallLimiter> {
+        CallLimiter::new(Limits {
             calls: 10,
             ..Limits::default()
         })
@@ -87,25 +87,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn draining_ends_with_the_last_call_or_with_its_time() {
-        let registry = registry();
+        let call_limiter = call_limiter();
         let started = Instant::now();
-        wait_for_calls(&registry, LIMIT).await;
+        wait_for_calls(&call_limiter, LIMIT).await;
         assert_eq!(started.elapsed(), Duration::ZERO, "nobody to wait for");
 
         let line = LineId::new("a");
-        let [first, last] = [(); 2].map(|()| registry.enter(&line).unwrap());
-        registry.drain();
-        wait_for_calls(&registry, Duration::ZERO).await;
+        let [first, last] = [(); 2].map(|()| call_limiter.enter(&line).unwrap());
+        call_limiter.drain();
+        wait_for_calls(&call_limiter, Duration::ZERO).await;
         assert_eq!(started.elapsed(), Duration::ZERO, "0 is not at all");
         drop(first);
-        wait_for_calls(&registry, LIMIT).await;
+        wait_for_calls(&call_limiter, LIMIT).await;
         assert_eq!(started.elapsed(), LIMIT);
 
         let ended = tokio::spawn(async move {
             sleep(Duration::from_secs(100)).await;
             drop(last);
         });
-        wait_for_calls(&registry, LIMIT).await;
+        wait_for_calls(&call_limiter, LIMIT).await;
         assert_eq!(started.elapsed(), LIMIT + Duration::from_secs(100));
         ended.await.unwrap();
     }

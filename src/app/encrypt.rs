@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use zeroize::Zeroizing;
 
 use super::{EXIT_FAILURE, EXIT_USAGE};
-use crate::config::{self, Given};
+use crate::config::{self, RawArgs};
 use crate::core::private::Secret;
 
 /// Longest password taken, in bytes.
@@ -27,7 +27,7 @@ enum PasswordError {
 }
 
 /// Runs the subcommand; returns the exit code of the process.
-pub fn main(line_id: &str, given: Given) -> ExitCode {
+pub fn main(line_id: &str, given: RawArgs) -> ExitCode {
     if line_id.is_empty() {
         eprintln!(
             "sipbridge: --line-id is empty: it must be the id of the line that uses the password"

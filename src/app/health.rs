@@ -70,12 +70,12 @@ impl HealthReporter {
         Health {
             node_id: self.node_id.clone(),
             uptime: self.started.elapsed(),
-            draining: self.context.registry.is_draining(),
+            draining: self.context.call_limiter.is_draining(),
             lines: self.lines(),
-            calls_active: usize::try_from(self.context.registry.active()).unwrap_or(usize::MAX),
+            calls_active: usize::try_from(self.context.call_limiter.active()).unwrap_or(usize::MAX),
             calls_max: self.calls_max,
             totals: self.totals(&engine),
-            overloaded: self.context.registry.is_overloaded(),
+            overloaded: self.context.call_limiter.is_overloaded(),
             readings: self.monitor.readings(),
             engine,
             redis: self
@@ -97,7 +97,7 @@ impl HealthReporter {
         Counters {
             inbound: calls(CallDirection::Inbound),
             outbound: calls(CallDirection::Outbound),
-            tally: self.context.gauges.tally.read(),
+            counters: self.context.gauges.counters.read(),
             dials: self.context.dialling.dialled(),
             dials_refused: self.context.dialling.refused().collect(),
             registration_failures: self.registrar.failures(),
@@ -111,12 +111,14 @@ impl HealthReporter {
     /// What the engine refused without asking us, because all its places or
     /// queues were full, is a full bridge as well.
     fn totals(&self, engine: &EngineStats) -> CallTotals {
-        let registry = &self.context.registry;
-        let by_engine = engine.refused.saturating_sub(registry.refused_by_admit());
-        let mut refused = registry.refused();
+        let call_limiter = &self.context.call_limiter;
+        let by_engine = engine
+            .refused
+            .saturating_sub(call_limiter.refused_by_admit());
+        let mut refused = call_limiter.refused();
         refused.bridge_full += by_engine;
         CallTotals {
-            taken: registry.taken(),
+            taken: call_limiter.taken(),
             refused,
         }
     }

@@ -52,13 +52,13 @@ pub enum Silence {
 /// The states, in words.
 #[derive(Debug, Default)]
 pub struct LineStates {
-    by_id: HashMap<String, Shown>,
+    by_id: HashMap<String, LineText>,
     /// Why there are none, or not all.
     pub silence: Option<Silence>,
 }
 
 #[derive(Debug)]
-struct Shown {
+struct LineText {
     /// Whether the bridge takes calls of the line.
     is_in_use: bool,
     words: String,
@@ -120,7 +120,7 @@ pub fn ask(config: &Config) -> LineStates {
 async fn read(
     config: &Config,
     at: SocketAddr,
-    by_id: &mut HashMap<String, Shown>,
+    by_id: &mut HashMap<String, LineText>,
 ) -> Result<(), Silence> {
     let http = client().map_err(|error| odd(at, error.to_string()))?;
     let token = config.api_token.clone();
@@ -171,7 +171,7 @@ struct Asker {
 
 impl Asker {
     /// Page after page; those before a failure are kept.
-    async fn read_all(&self, by_id: &mut HashMap<String, Shown>) -> Result<(), Silence> {
+    async fn read_all(&self, by_id: &mut HashMap<String, LineText>) -> Result<(), Silence> {
         let mut after: Option<String> = None;
         for _ in 0..PAGES_MAX {
             let mut query = vec![("limit", PAGE_LINES)];
@@ -243,7 +243,7 @@ impl Asker {
 }
 
 /// `registered until 17:40:12 UTC`, `failed: why; next try at 17:40:12 UTC`.
-fn shown(line: Line) -> (String, Shown) {
+fn shown(line: Line) -> (String, LineText) {
     let mut words = line.state.clone();
     if let Some(error) = &line.last_error {
         words.push_str(": ");
@@ -261,7 +261,7 @@ fn shown(line: Line) -> (String, Shown) {
     // A part of it are the registrar's own words, and this goes to a terminal.
     words.retain(|c| !c.is_control());
     let is_in_use = !matches!(line.state.as_str(), "unusable" | "left-out" | "pending");
-    (line.id, Shown { is_in_use, words })
+    (line.id, LineText { is_in_use, words })
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use super::check::look_into;
 use super::line_states::{self, LineStates};
 use super::start_lines::{StartLines, start_lines};
 use super::{EXIT_FAILURE, callers, database};
-use crate::config::{self, Config, Given};
+use crate::config::{self, Config, RawArgs};
 use crate::core::ids::LineId;
 
 /// Runs the subcommand; returns the exit code of the process.
-pub fn main(given: Given) -> ExitCode {
+pub fn main(given: RawArgs) -> ExitCode {
     let checked = config::validate(given);
     // What is said of workers and ports is not this subcommand's business.
     let of_lines = |flag: &str| {

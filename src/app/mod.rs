@@ -18,7 +18,7 @@
 //! | [`database`] | the database opened, the lines file imported |
 //! | [`sealing`] | clear passwords of a lines file, encrypted on import |
 //! | [`start_lines`] | the lines of flags, file and database, made ready |
-//! | [`keeper`] | lines that change while the bridge runs |
+//! | [`line_reconciler`] | lines that change while the bridge runs |
 //! | [`retention`] | old records of calls deleted |
 //! | [`lines`] | `sipbridge lines` |
 //! | [`line_states`] | what a running bridge says of its lines |
@@ -34,7 +34,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod encrypt;
 pub mod health;
-pub mod keeper;
+pub mod line_reconciler;
 pub mod line_sounds;
 pub mod line_states;
 pub mod lines;
@@ -49,7 +49,7 @@ pub mod stream_url;
 
 use std::process::ExitCode;
 
-use crate::config::{self, Checked, Given, Invocation};
+use crate::config::{self, Checked, Invocation, RawArgs};
 
 /// Something failed while running, or `check` found something unusable.
 const EXIT_FAILURE: u8 = 1;
@@ -72,7 +72,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn configure_and_run(given: Given) -> ExitCode {
+fn configure_and_run(given: RawArgs) -> ExitCode {
     let Checked {
         config,
         mistakes,

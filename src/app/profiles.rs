@@ -8,11 +8,11 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use super::compose::StartError;
-use super::keeper::Books;
+use super::line_reconciler::DesiredLines;
 use super::line_sounds::SoundLoader;
 use super::start_lines::StartLines;
 use crate::bridge::context::LineProfile;
-use crate::bridge::line_book::Usability;
+use crate::bridge::line_directory::LineHealth;
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::dialling::DialLine;
@@ -37,11 +37,11 @@ pub struct Lines {
     /// Mistakes of the lines file that are not shown with any line.
     pub file_mistakes: usize,
     /// What is known of each line, for people.
-    pub judged: HashMap<LineId, Usability>,
+    pub judged: HashMap<LineId, LineHealth>,
     /// The sounds that greetings were made with.
     pub sounds: Sounds,
     /// What tells later changes from this.
-    pub books: Books,
+    pub desired: DesiredLines,
 }
 
 /// Tells what is to be told, and loads the sounds.
@@ -50,7 +50,7 @@ pub struct Lines {
 /// When no line is left, unless a database may get one later.
 pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError> {
     numbers::prepare();
-    tell(&start);
+    log_start_lines(&start);
     let unusable = start.unusable();
     let mut judged = start.judged();
     let mut file_mistakes = start.file_mistakes.len();
@@ -58,9 +58,9 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
         file_mistakes = start.judge_file(&mut judged);
     }
     let sounds = Sounds::built_in();
-    let vaults = std::mem::take(&mut start.vaults);
-    let mut books = Books::new(SoundLoader::new(sounds.clone()), vaults);
-    books.note_told(&start);
+    let caches = std::mem::take(&mut start.caches);
+    let mut desired = DesiredLines::new(SoundLoader::new(sounds.clone()), caches);
+    desired.note_told(&start);
     let LoadedLines { ready, sealed, .. } = start.loaded;
     if ready.is_empty() && config.database.is_none() {
         return Err(StartError::NoLine { unusable });
@@ -80,20 +80,20 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
     let mut call_limits = HashMap::new();
     let mut sealed_ids = HashSet::with_capacity(sealed.len());
     let without_passwords: Vec<_> = sealed.iter().map(|sealed| sealed.ready.clone()).collect();
-    books.sealed.replace(sealed);
+    desired.sealed.replace(sealed);
     for line in ready.into_iter().chain(without_passwords) {
         let id = line.line.id.clone();
         accounts.push(account(config, &line));
         if line.is_sealed {
             sealed_ids.insert(id.clone());
         }
-        profiles.insert(id.clone(), profile(config, &mut books.loader, &line));
+        profiles.insert(id.clone(), profile(config, &mut desired.loader, &line));
         if let Some(most) = line.line.max_concurrent_calls {
             call_limits.insert(id.clone(), most);
         }
         // Without a database nothing changes later.
         if config.database.is_some() {
-            books.held.insert(id, line);
+            desired.held.insert(id, line);
         }
     }
     Ok(Lines {
@@ -104,11 +104,11 @@ pub fn lines(config: &Config, mut start: StartLines) -> Result<Lines, StartError
         file_mistakes,
         judged,
         sounds,
-        books,
+        desired,
     })
 }
 
-fn tell(start: &StartLines) {
+fn log_start_lines(start: &StartLines) {
     let source = &start.source;
     start
         .stored_mistakes

@@ -155,19 +155,19 @@ async fn go_down(running: Running, limits: Limits) {
         api,
         stream_server,
         engine,
-        courier,
+        dispatcher,
         store,
         holding,
         keeping,
         forgetting,
     } = running;
     info!(
-        calls = context.registry.active(),
+        calls = context.call_limiter.active(),
         drain_timeout_s = limits.drain.as_secs(),
         shutdown_timeout_s = limits.shutdown.as_secs(),
         "shutting down: no new calls, lines unregister"
     );
-    context.registry.drain();
+    context.call_limiter.drain();
     if let Some(queue) = &context.queue {
         queue.set_draining();
     }
@@ -196,7 +196,7 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(queue) = context.queue.clone() {
         queue.stop().await;
     }
-    courier.stop(callbacks::STOP_LIMIT).await;
+    dispatcher.stop(callbacks::STOP_LIMIT).await;
     if let Some((store, call_log)) = store {
         call_log.stop(RECORDS_LIMIT).await;
         if timeout(RECORDS_LIMIT, store.close()).await.is_err() {
@@ -223,7 +223,7 @@ async fn go_down(running: Running, limits: Limits) {
 
 /// Returns when the calls are over, by themselves or hung up.
 async fn calls_end(context: &Context, watchdog: &Watchdog, limits: Limits) {
-    drain::wait_for_calls(&context.registry, limits.drain).await;
+    drain::wait_for_calls(&context.call_limiter, limits.drain).await;
     watchdog.shutdown_within(limits.shutdown + TEARDOWN_LIMIT);
     watchdog.stage(Stage::Calls);
     end_calls(context, limits.shutdown).await;
@@ -231,20 +231,23 @@ async fn calls_end(context: &Context, watchdog: &Watchdog, limits: Limits) {
 
 /// Waits for the calls to end by themselves, then ends them.
 async fn end_calls(context: &Context, limit: Duration) {
-    if timeout(limit.saturating_sub(BYE_TIME), context.registry.empty())
+    if timeout(limit.saturating_sub(BYE_TIME), context.call_limiter.empty())
         .await
         .is_ok()
     {
         return;
     }
     warn!(
-        calls = context.registry.active(),
+        calls = context.call_limiter.active(),
         "the time is over: hanging up"
     );
     context.shutdown.end_calls();
-    if timeout(BYE_TIME, context.registry.empty()).await.is_err() {
+    if timeout(BYE_TIME, context.call_limiter.empty())
+        .await
+        .is_err()
+    {
         warn!(
-            calls = context.registry.active(),
+            calls = context.call_limiter.active(),
             "calls that did not end are given up"
         );
     }

@@ -10,17 +10,17 @@ use std::thread;
 use std::time::SystemTime;
 
 use super::database::Stored;
-use crate::bridge::line_book::Usability;
+use crate::bridge::line_directory::LineHealth;
 use crate::config::Config;
 use crate::core::ids::LineId;
 use crate::core::key::MasterKey;
 use crate::core::private::Private;
+use crate::lines::credential_cache::in_parallel;
 use crate::lines::entry::{Entry, read_row};
 use crate::lines::line::FieldIssue;
-use crate::lines::vault::in_parallel;
 use crate::lines::{
-    self, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine, Row, SealedLine,
-    SipServers, UnusableLine, UnusableReason, Vault,
+    self, CredentialCache, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine,
+    Row, SealedLine, SipServers, UnusableLine, UnusableReason,
 };
 
 /// All lines of a configuration, and everything to say about them.
@@ -35,25 +35,25 @@ pub struct StartLines {
     /// Lines of the database that are left out.
     pub stored_mistakes: Vec<StoredIssue>,
     /// Lines that are not to register, and why: not active, or another provider's.
-    pub left_out: Vec<(LineId, LeftOut)>,
+    pub left_out: Vec<(LineId, Skipped)>,
     /// The lines' numbers, as far as they are known.
     pub numbers: HashMap<LineId, Private>,
     /// Where the lines come from, with a colon, for messages.
     pub source: String,
     /// What was opened, where lines may change later.
-    pub vaults: Vaults,
+    pub caches: CredentialCaches,
 }
 
 /// Why a line is not to register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeftOut {
+pub enum Skipped {
     /// `isActive` is false.
     Inactive,
     /// `provider` is "twilio".
     Twilio,
 }
 
-impl fmt::Display for LeftOut {
+impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Inactive => "not active",
@@ -82,26 +82,26 @@ impl fmt::Display for StoredIssue {
 /// encrypted password, on all cores; blocks, so call it off the async threads.
 #[must_use]
 pub fn start_lines(config: &Config, file: LinesFile, stored: Option<Stored>) -> StartLines {
-    start_lines_with(config, file, stored, &mut Vaults::default())
+    start_lines_with(config, file, stored, &mut CredentialCaches::default())
 }
 
 /// The credentials that were opened before.
 #[derive(Debug, Default)]
-pub struct Vaults {
+pub struct CredentialCaches {
     /// Of lines.
-    pub lines: Vault,
+    pub lines: CredentialCache,
     /// Of servers.
-    pub servers: Vault,
+    pub servers: CredentialCache,
 }
 
-/// The same with what was opened before; lines whose passwords the vault leaves to
+/// The same with what was opened before; lines whose passwords the cache leaves to
 /// others are sealed.
 #[must_use]
 pub fn start_lines_with(
     config: &Config,
     file: LinesFile,
     stored: Option<Stored>,
-    vaults: &mut Vaults,
+    caches: &mut CredentialCaches,
 ) -> StartLines {
     let mut start = StartLines {
         file_mistakes: file.mistakes,
@@ -124,7 +124,7 @@ pub fn start_lines_with(
             let key = config.encryption_key.as_ref();
             let transport = config.sip.transport;
             let (table, warnings) =
-                lines::open_servers(&stored.servers, key, transport, &mut vaults.servers);
+                lines::open_servers(&stored.servers, key, transport, &mut caches.servers);
             start.loaded.warnings = warnings;
             (lines, servers.with_table(table, stored.fallback))
         }
@@ -135,7 +135,7 @@ pub fn start_lines_with(
         }
     }
     let key = config.encryption_key.as_ref();
-    let mut loaded = lines::load_with(lines, key, &servers, &mut vaults.lines);
+    let mut loaded = lines::load_with(lines, key, &servers, &mut caches.lines);
     loaded
         .warnings
         .splice(0..0, std::mem::take(&mut start.loaded.warnings));
@@ -160,11 +160,11 @@ fn laid_over(mut stored: Vec<Row>, file: Vec<Row>) -> Vec<Row> {
     stored
 }
 
-fn left_out(row: &Row) -> Option<(LineId, LeftOut)> {
+fn left_out(row: &Row) -> Option<(LineId, Skipped)> {
     let id = LineId::new(row.id()?);
     match (row.get("provider"), row.get("is_active")) {
-        (Some("twilio"), _) => Some((id, LeftOut::Twilio)),
-        (_, Some("false")) => Some((id, LeftOut::Inactive)),
+        (Some("twilio"), _) => Some((id, Skipped::Twilio)),
+        (_, Some("false")) => Some((id, Skipped::Inactive)),
         _ => None,
     }
 }
@@ -174,8 +174,8 @@ impl StartLines {
     fn take(&mut self, row: &Row) -> Option<PhoneLine> {
         match read_row(row) {
             Entry::Line(line) => return Some(*line),
-            Entry::Inactive(id) => self.left_out.push((id, LeftOut::Inactive)),
-            Entry::Twilio(id) => self.left_out.push((id, LeftOut::Twilio)),
+            Entry::Inactive(id) => self.left_out.push((id, Skipped::Inactive)),
+            Entry::Twilio(id) => self.left_out.push((id, Skipped::Twilio)),
             Entry::Mistaken(id, issues) => {
                 let id = id.unwrap_or_else(|| LineId::new(row.id().unwrap_or_default()));
                 let issues = issues.into_iter().map(|issue| StoredIssue {
@@ -190,7 +190,7 @@ impl StartLines {
 
     /// What is known of each line, for people.
     #[must_use]
-    pub fn judged(&self) -> HashMap<LineId, Usability> {
+    pub fn judged(&self) -> HashMap<LineId, LineHealth> {
         let mut judged = HashMap::new();
         let sealed = self.loaded.sealed.iter().map(|sealed| &sealed.ready);
         for ready in self.loaded.ready.iter().chain(sealed) {
@@ -198,11 +198,11 @@ impl StartLines {
         }
         for (id, why) in &self.left_out {
             let reason = why.to_string();
-            judged.insert(id.clone(), Usability::LeftOut { reason });
+            judged.insert(id.clone(), LineHealth::Skipped { reason });
         }
         for unusable in &self.loaded.unusable {
             let reason = unusable.reason.to_string();
-            judged.insert(unusable.id.clone(), Usability::Unusable { reason });
+            judged.insert(unusable.id.clone(), LineHealth::Unusable { reason });
         }
         for mistake in &self.stored_mistakes {
             add_mistake(&mut judged, &mistake.id, mistake.issue.to_string());
@@ -213,7 +213,7 @@ impl StartLines {
     /// Adds what is wrong with entries of the lines file: without a database
     /// they are lines like others. The answer is how many mistakes are not
     /// shown with any line.
-    pub fn judge_file(&self, judged: &mut HashMap<LineId, Usability>) -> usize {
+    pub fn judge_file(&self, judged: &mut HashMap<LineId, LineHealth>) -> usize {
         let is_left = |mistake: &&FileIssue| match &mistake.entry.id {
             Some(id) => !add_mistake(judged, id, mistake.issue.to_string()),
             None => true,
@@ -243,8 +243,8 @@ impl StartLines {
             let opened = in_parallel(&begun, |sealed| sealed.open(key));
             for (sealed, opened) in begun.into_iter().zip(opened) {
                 let id = sealed.ready.line.id.clone();
-                let vault = &mut self.vaults.lines;
-                vault.put(id.as_str(), sealed.stored.clone(), opened.clone());
+                let cache = &mut self.caches.lines;
+                cache.put(id.as_str(), sealed.stored.clone(), opened.clone());
                 match opened {
                     Ok(credential) => ready.push(sealed.unseal(credential)),
                     Err(error) => unusable.push(UnusableLine {
@@ -267,8 +267,8 @@ impl StartLines {
 
 /// What is known of a line that can be used.
 #[must_use]
-pub fn usable(ready: &ReadyLine) -> Usability {
-    Usability::Usable {
+pub fn usable(ready: &ReadyLine) -> LineHealth {
+    LineHealth::Usable {
         server: ready.route.server().to_owned(),
         transport: ready.route.transport,
         rule: ready.route.rule.to_string(),
@@ -277,19 +277,19 @@ pub fn usable(ready: &ReadyLine) -> Usability {
 
 /// Adds a mistake of a line; false where a line of this id can be used, or is
 /// left out.
-fn add_mistake(judged: &mut HashMap<LineId, Usability>, id: &LineId, mistake: String) -> bool {
+fn add_mistake(judged: &mut HashMap<LineId, LineHealth>, id: &LineId, mistake: String) -> bool {
     match judged.entry(id.clone()) {
         hash_map::Entry::Vacant(place) => {
-            place.insert(Usability::Unusable { reason: mistake });
+            place.insert(LineHealth::Unusable { reason: mistake });
             true
         }
         hash_map::Entry::Occupied(mut place) => match place.get_mut() {
-            Usability::Unusable { reason } => {
+            LineHealth::Unusable { reason } => {
                 reason.push_str("; ");
                 reason.push_str(&mistake);
                 true
             }
-            Usability::Usable { .. } | Usability::LeftOut { .. } => false,
+            LineHealth::Usable { .. } | LineHealth::Skipped { .. } => false,
         },
     }
 }

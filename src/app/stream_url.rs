@@ -44,7 +44,7 @@ fn address_towards(url: &ServiceUrl) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Given, validate};
+    use crate::config::{RawArgs, validate};
 
     fn base(pairs: &[(&'static str, &str)]) -> String {
         let least = [
@@ -52,7 +52,7 @@ mod tests {
             ("sip-username", "u"),
             ("redis-url", "redis://127.0.0.1:6379"),
         ];
-        let config = validate(Given::from_pairs(&[&least[..], pairs].concat())).config;
+        let config = validate(RawArgs::from_pairs(&[&least[..], pairs].concat())).config;
         let queue = config.queue.clone().expect("Redis is given");
         stream_base_url(&config, &queue, 8081)
     }

@@ -103,7 +103,7 @@ impl Refused {
 
 /// Who is inside, and the rules for who comes next.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct AdmissionRules {
     /// No new calls for good.
     pub draining: bool,
     /// No new calls for now.
@@ -114,18 +114,18 @@ pub struct Gate {
     refused: Refused,
     /// Of every line that was called.
     lines: HashMap<LineId, Line>,
-    pace: Pace,
+    pace: TokenBucket,
 }
 
 #[derive(Debug, Default)]
 struct Line {
     calls: u32,
-    pace: Pace,
+    pace: TokenBucket,
     /// Its line is gone; it goes with its last call.
     gone: bool,
 }
 
-impl Gate {
+impl AdmissionRules {
     /// A gate with nobody inside.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
@@ -141,11 +141,11 @@ impl Gate {
     /// # Errors
     /// The refusal to send.
     pub fn admit(&mut self, now: Instant, line: &LineId) -> Result<(), Refusal> {
-        let verdict = self.check(line).and_then(|()| self.count(now, line));
-        verdict.map_err(|reason| self.refuse(reason))
+        let decision = self.check(line).and_then(|()| self.count(now, line));
+        decision.map_err(|reason| self.refuse(reason))
     }
 
-    /// Takes a place. The rate was [`Gate::admit`]'s business.
+    /// Takes a place. The rate was [`AdmissionRules::admit`]'s business.
     ///
     /// # Errors
     /// The refusal to send.
@@ -280,11 +280,11 @@ impl Gate {
 /// A token bucket that holds one second's worth, as the time at which it will
 /// be full again.
 #[derive(Debug, Default)]
-struct Pace {
+struct TokenBucket {
     full_at: Option<Instant>,
 }
 
-impl Pace {
+impl TokenBucket {
     fn has_room(&self, now: Instant, every: Duration) -> bool {
         self.debt(now) + every <= SECOND.max(every)
     }
@@ -309,8 +309,8 @@ mod tests {
         LineId::new(format!("line-{number}"))
     }
 
-    fn gate(calls: u32, lines: usize) -> Gate {
-        Gate::new(Limits {
+    fn gate(calls: u32, lines: usize) -> AdmissionRules {
+        AdmissionRules::new(Limits {
             calls,
             lines,
             ..Limits::default()
@@ -318,7 +318,7 @@ mod tests {
     }
 
     /// As many calls as the line gets.
-    fn flood(gate: &mut Gate, id: &LineId) -> u32 {
+    fn flood(gate: &mut AdmissionRules, id: &LineId) -> u32 {
         std::iter::from_fn(|| gate.enter(id).ok())
             .count()
             .try_into()
@@ -326,7 +326,7 @@ mod tests {
     }
 
     /// How many of `count` INVITEs at once pass.
-    fn burst(gate: &mut Gate, now: Instant, id: &LineId, count: u32) -> u32 {
+    fn burst(gate: &mut AdmissionRules, now: Instant, id: &LineId, count: u32) -> u32 {
         (0..count)
             .map(|_| u32::from(gate.admit(now, id).is_ok()))
             .sum()

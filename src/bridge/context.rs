@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audio_metrics::AudioMetrics;
+use super::call_limiter::CallLimiter;
+use super::call_store::CallStore;
 use super::call_terms::CallTerms;
-use super::calls::CallBook;
 use super::dialling::Dialling;
-use super::gauges::Gauges;
 pub use super::incoming::IncomingAsk;
-use super::line_book::LineBook;
-use super::registry::Registry;
+use super::line_directory::LineDirectory;
 use super::shutdown::Shutdown;
-use crate::core::call::{AnswerMode, CallPolicy, Comfort, Route, SearchPolicy};
+use crate::core::call::{AnswerMode, CallPolicy, IdleSound, Route, SearchPolicy};
 use crate::core::dialling::DialLine;
 use crate::core::downlink::{self, Downlink};
 use crate::core::g711::Gain;
@@ -29,7 +29,7 @@ use crate::queue::Queue;
 use crate::sip::engine::SharedEngine;
 use crate::sip::header_names::HeaderNames;
 use crate::store::CallLog;
-use crate::worker::{Dialer, Registry as Workers, WorkerError};
+use crate::worker::{AttachTable as Workers, Dialer, WorkerError};
 
 /// What every call goes by.
 #[derive(Clone, Debug)]
@@ -108,13 +108,13 @@ pub struct Context {
     /// Calls that wait for a worker to dial in.
     pub workers: Workers,
     /// Calls in progress.
-    pub registry: Arc<Registry>,
+    pub call_limiter: Arc<CallLimiter>,
     /// Audio in the calls.
-    pub gauges: Arc<Gauges>,
+    pub gauges: Arc<AudioMetrics>,
     /// The lines.
-    pub lines: LineBook,
+    pub lines: LineDirectory,
     /// The calls as the API sees them.
-    pub calls: Arc<CallBook>,
+    pub calls: Arc<CallStore>,
     /// Ringback and announcement.
     pub sounds: Sounds,
     /// Whom the lines may call.
@@ -163,21 +163,25 @@ impl Context {
     }
 
     /// What the caller hears now.
-    pub(super) fn comfort(&self, comfort: Comfort, line: &LineProfile) -> downlink::Comfort {
-        if let (Comfort::Waiting, Some(greeting)) = (comfort, &line.greeting) {
-            return downlink::Comfort::Once(greeting.clone());
+    pub(super) fn idle_audio(
+        &self,
+        idle_audio: IdleSound,
+        line: &LineProfile,
+    ) -> downlink::IdleAudio {
+        if let (IdleSound::Waiting, Some(greeting)) = (idle_audio, &line.greeting) {
+            return downlink::IdleAudio::Once(greeting.clone());
         }
-        match comfort {
-            Comfort::Silence => downlink::Comfort::Silence,
-            Comfort::Hold => downlink::Comfort::Loop(self.sounds.hold.clone()),
-            Comfort::Announcement => {
+        match idle_audio {
+            IdleSound::Silence => downlink::IdleAudio::Silence,
+            IdleSound::Hold => downlink::IdleAudio::Loop(self.sounds.hold.clone()),
+            IdleSound::Announcement => {
                 let own = line.announcement.as_ref();
-                downlink::Comfort::Once(own.unwrap_or(&self.sounds.unavailable).clone())
+                downlink::IdleAudio::Once(own.unwrap_or(&self.sounds.unavailable).clone())
             }
-            Comfort::Waiting | Comfort::Ringback if self.settings.ringback => {
-                downlink::Comfort::Loop(self.sounds.ringback.clone())
+            IdleSound::Waiting | IdleSound::Ringback if self.settings.ringback => {
+                downlink::IdleAudio::Loop(self.sounds.ringback.clone())
             }
-            Comfort::Waiting | Comfort::Ringback => downlink::Comfort::Silence,
+            IdleSound::Waiting | IdleSound::Ringback => downlink::IdleAudio::Silence,
         }
     }
 }

@@ -17,16 +17,16 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
+use super::call_limiter::CallPermit;
+use super::call_store::QueuedRequest;
 use super::call_terms::CallTerms;
+use super::call_view::CallView;
 use super::callee::{self, Callee};
-use super::calls::Asked;
 use super::context::Context;
+use super::inbound_audio::InboundAudio;
 use super::leg_media::LegMedia;
 use super::reach::{Done, Pending};
 use super::record::Record;
-use super::registry::Place;
-use super::shown::Shown;
-use super::uplink_port::UplinkPort;
 use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::Call;
 use crate::core::call_object::{CallDirection, CallObject};
@@ -53,7 +53,7 @@ pub(super) struct Driver {
     pub(super) call: Call,
     pub(super) record: Record,
     pub(super) media: LegMedia,
-    pub(super) shown: Shown,
+    pub(super) shown: CallView,
     /// Dials the worker where it is not the queue's.
     pub(super) dialer: Option<Dialer>,
     /// Who placed the call named its worker, whose transfers are judged like his.
@@ -65,7 +65,7 @@ pub(super) struct Driver {
     pub(super) finished: Option<Outcome>,
     events: mpsc::Receiver<LegEvent>,
     rtp: RtpReceiver,
-    asked: mpsc::Receiver<Asked>,
+    asked: mpsc::Receiver<QueuedRequest>,
     tick_at: Instant,
     alarm: Pin<Box<Sleep>>,
     pub(super) echoes: Vec<MarkEcho>,
@@ -90,13 +90,13 @@ pub(super) enum Start {
 }
 
 /// What a driver waits for.
-enum Happening {
+enum DriverEvent {
     Leg(Option<LegEvent>),
     Rtp(RtpPacket),
     Worker(WorkerEvent),
     Pending(Done),
     Callee(Option<LegEvent>),
-    Asked(Asked),
+    QueuedRequest(QueuedRequest),
     Woken,
     Messages,
     Alarm,
@@ -104,7 +104,7 @@ enum Happening {
 }
 
 /// Runs one call to its end.
-pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, place: Place) {
+pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, place: CallPermit) {
     let Some(line) = context.lines.get(&incoming.line) else {
         // The line was removed in this very moment.
         warn!(line = %incoming.line, "a call of a line that is gone is refused");
@@ -175,10 +175,10 @@ impl Drop for Driver {
 
 /// Both in turn, by chance: neither may starve the other, and polling the
 /// worker is also what sends to it.
-async fn caller_or_worker(port: &UplinkPort, worker: &mut WorkerSide) -> Happening {
+async fn caller_or_worker(port: &InboundAudio, worker: &mut WorkerSide) -> DriverEvent {
     tokio::select! {
-        () = port.woken() => Happening::Messages,
-        event = worker.next() => Happening::Worker(event),
+        () = port.woken() => DriverEvent::Messages,
+        event = worker.next() => DriverEvent::Worker(event),
     }
 }
 
@@ -193,7 +193,7 @@ impl Driver {
         let policy = context.policy(&record.line, &terms);
         let is_asked = context.ask.is_some() && record.direction == CallDirection::Inbound;
         let (object, url) = (record.object(), terms.callback_url);
-        let (desk, asked) = if is_asked {
+        let (handle, asked) = if is_asked {
             context.calls.open_untold(object, url)
         } else {
             context.calls.open(object, url)
@@ -204,7 +204,7 @@ impl Driver {
             leg: leg.id,
             call: Call::new(policy),
             media,
-            shown: Shown::new(desk),
+            shown: CallView::new(handle),
             is_worker_foreign: own_dialer.is_some(),
             dialer: own_dialer.or_else(|| context.dialer.clone()),
             worker: WorkerSide::new(),
@@ -256,54 +256,54 @@ impl Driver {
             if let Some(unexpected) = self.call.take_unexpected() {
                 let (input, phase) = (unexpected.input, unexpected.phase);
                 debug!(input, phase, "the call has no use for this any more");
-                self.context.gauges.tally.unexpected_input();
+                self.context.gauges.counters.unexpected_input();
             }
             if let Some(outcome) = self.finished {
                 return self.finish(outcome);
             }
             self.set_alarm();
-            let happening = self.next().await;
-            self.handle(happening);
+            let event = self.next().await;
+            self.handle(event);
         }
     }
 
     /// Waits for the next thing to happen. Nothing is lost when another
     /// branch wins: every branch is cancel-safe. The two that somebody outside
     /// can flood come last, so that they starve nothing.
-    async fn next(&mut self) -> Happening {
+    async fn next(&mut self) -> DriverEvent {
         tokio::select! {
             biased;
-            event = self.events.recv() => Happening::Leg(event),
-            () = &mut self.must_end, if !self.ending => Happening::Shutdown,
-            () = &mut self.alarm => Happening::Alarm,
-            () = self.media.stream.woken() => Happening::Woken,
-            done = self.pending.next() => Happening::Pending(done),
-            Some(asked) = self.asked.recv() => Happening::Asked(asked),
-            event = callee::next_event(&mut self.callee) => Happening::Callee(event),
-            Some(packet) = self.rtp.recv() => Happening::Rtp(packet),
-            happening = caller_or_worker(&self.media.port, &mut self.worker) => happening,
+            event = self.events.recv() => DriverEvent::Leg(event),
+            () = &mut self.must_end, if !self.ending => DriverEvent::Shutdown,
+            () = &mut self.alarm => DriverEvent::Alarm,
+            () = self.media.stream.woken() => DriverEvent::Woken,
+            done = self.pending.next() => DriverEvent::Pending(done),
+            Some(asked) = self.asked.recv() => DriverEvent::QueuedRequest(asked),
+            event = callee::next_event(&mut self.callee) => DriverEvent::Callee(event),
+            Some(packet) = self.rtp.recv() => DriverEvent::Rtp(packet),
+            event = caller_or_worker(&self.media.port, &mut self.worker) => event,
         }
     }
 
-    fn handle(&mut self, happening: Happening) {
+    fn handle(&mut self, event: DriverEvent) {
         let now = Instant::now();
-        match happening {
-            Happening::Leg(Some(event)) => self.handle_leg(now, event),
-            Happening::Leg(None) => self.call.handle_leg_ended(false),
-            Happening::Rtp(packet) => self.media.port.handle_rtp(packet.arrived, &packet.bytes),
-            Happening::Worker(event) => self.handle_worker(now, event),
-            Happening::Pending(done) => self.handle_done(now, done),
-            Happening::Callee(event) => self.handle_callee(now, event),
-            Happening::Asked(asked) => self.handle_asked(now, asked),
-            Happening::Woken => self.handle_woken(now),
-            Happening::Messages => {
+        match event {
+            DriverEvent::Leg(Some(event)) => self.handle_leg(now, event),
+            DriverEvent::Leg(None) => self.call.handle_leg_ended(false),
+            DriverEvent::Rtp(packet) => self.media.port.handle_rtp(packet.arrived, &packet.bytes),
+            DriverEvent::Worker(event) => self.handle_worker(now, event),
+            DriverEvent::Pending(done) => self.handle_done(now, done),
+            DriverEvent::Callee(event) => self.handle_callee(now, event),
+            DriverEvent::QueuedRequest(asked) => self.handle_asked(now, asked),
+            DriverEvent::Woken => self.handle_woken(now),
+            DriverEvent::Messages => {
                 self.forward();
                 if self.media.port.lock().uplink.is_holding() {
                     self.tick_at = self.tick_at.min(now + TICK_SILENT);
                 }
             }
-            Happening::Alarm => self.handle_alarm(now),
-            Happening::Shutdown => {
+            DriverEvent::Alarm => self.handle_alarm(now),
+            DriverEvent::Shutdown => {
                 self.ending = true;
                 self.call.handle_shutdown(now.into_std());
             }
@@ -370,7 +370,7 @@ impl Driver {
 
     /// Gives the worker what waits for it in the port, a slice at a time: the
     /// media thread of many calls must not wait while half a minute of audio is
-    /// encoded. The lane stays shut until the last slice is in the socket, so
+    /// encoded. The direct writer stays shut until the last slice is in the socket, so
     /// that nothing overtakes.
     pub(super) fn forward(&mut self) {
         let mut slice = Vec::new();

@@ -59,7 +59,7 @@ fn handle_registration(
 }
 
 fn take(context: &Arc<Context>, incoming: Box<IncomingCall>) {
-    match context.registry.enter(&incoming.line) {
+    match context.call_limiter.enter(&incoming.line) {
         Ok(place) => {
             tokio::spawn(driver::run(context.clone(), incoming, place));
         }

@@ -4,18 +4,18 @@
 use std::sync::Arc;
 
 use super::context::{Context, provisional_format};
-use super::stream::CallStream;
-use super::uplink_port::UplinkPort;
+use super::inbound_audio::InboundAudio;
+use super::outbound_audio::OutboundAudio;
 use crate::core::link::MediaLink;
 use crate::core::opus::OpusError;
 use crate::core::uplink::Uplink;
 use crate::media::pacer::Pacer;
 use crate::sip::rtp_channel::RtpReceiver;
 
-/// See the module. Dropping it ends what goes out.
+/// The audio of one leg, both ways. Dropping it ends what goes out.
 pub(super) struct LegMedia {
-    pub(super) stream: Arc<CallStream>,
-    pub(super) port: Arc<UplinkPort>,
+    pub(super) stream: Arc<OutboundAudio>,
+    pub(super) port: Arc<InboundAudio>,
     /// Media is up, and the pacer knows the stream.
     linked: bool,
 }
@@ -25,9 +25,9 @@ impl LegMedia {
     /// [`LegMedia::connect`].
     pub(super) fn new(context: &Context, rtp: &RtpReceiver) -> Result<Self, OpusError> {
         let format = provisional_format();
-        let stream = Arc::new(CallStream::new(context.new_downlink(&format)?));
+        let stream = Arc::new(OutboundAudio::new(context.new_downlink(&format)?));
         let uplink = Uplink::new(&format, context.settings.rx_gain.clone())?;
-        let port = UplinkPort::new(uplink);
+        let port = InboundAudio::new(uplink);
         rtp.tap(port.clone());
         Ok(Self {
             stream,

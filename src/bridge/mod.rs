@@ -12,48 +12,48 @@
 //! | `callee` | the second leg: the fallback number, joined with the caller |
 //! | `leg_media` | the audio of one leg: what goes out and what comes in |
 //! | `worker_side` | the attached worker: its socket, its messages |
-//! | `stream` | outgoing audio, shared with the pacer thread |
-//! | `uplink_port` | incoming audio, shared with the engine's media thread |
+//! | `outbound_audio` | outgoing audio, shared with the pacer thread |
+//! | `inbound_audio` | incoming audio, shared with the engine's media thread |
 //! | `record` | what is known and told about one call: job, events, log |
-//! | `shown` | the call's entry in the book of calls |
+//! | `call_view` | the call's entry in the call store |
 //! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
-//! | [`calls`] | the calls as the API sees them, and what it asks of them |
-//! | [`line_book`] | the lines that the bridge holds now |
+//! | [`call_store`] | the calls as the API sees them, and what it asks of them |
+//! | [`line_directory`] | the lines that the bridge holds now |
 //! | `number_index` | lines by the number that they call from |
 //! | [`dialling`] | whom the lines may call, and how often |
-//! | [`registry`] | places for calls |
+//! | [`call_limiter`] | places for calls |
 //! | [`admission`] | the rules by which one more call may come in |
 //! | [`registrar`] | when which line registers, and its state |
-//! | [`gauges`] | audio that waits in the calls, and audio that was lost |
-//! | [`tally`] | what became of calls and searches, counted |
+//! | [`audio_metrics`] | audio that waits in the calls, and audio that was lost |
+//! | [`call_counters`] | what became of calls and searches, counted |
 //! | [`overload`] | notices that audio is late, and shuts the door |
 //! | [`context`] | what all calls share |
 //! | [`shutdown`] | the signal that calls must end |
 
 pub mod admission;
+pub mod audio_metrics;
+pub mod call_counters;
+pub mod call_limiter;
+pub mod call_store;
 mod call_terms;
+mod call_view;
 mod callee;
-pub mod calls;
 pub mod context;
 pub mod dialling;
 mod driver;
-pub mod gauges;
+mod inbound_audio;
 mod incoming;
 pub mod intake;
 mod leg_media;
-pub mod line_book;
+pub mod line_directory;
 mod number_index;
+mod outbound_audio;
 pub mod overload;
 mod perform;
 pub mod place;
 mod reach;
 mod record;
 pub mod registrar;
-pub mod registry;
 mod requests;
-mod shown;
 pub mod shutdown;
-mod stream;
-pub mod tally;
-mod uplink_port;
 mod worker_side;

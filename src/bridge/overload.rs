@@ -22,8 +22,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use super::audio_metrics::AudioGauges;
 use super::context::Context;
-use super::gauges::AudioGauges;
 
 /// Seconds that are looked back on.
 const WINDOW: usize = 5;
@@ -59,7 +59,7 @@ pub enum Change {
 
 /// Judges second by second. Pure.
 #[derive(Debug)]
-pub struct Judge {
+pub struct OverloadDetector {
     /// Later than this is late; `None`: nothing is.
     limit: Option<Duration>,
     /// The latest seconds, oldest first.
@@ -67,7 +67,7 @@ pub struct Judge {
     overloaded: bool,
 }
 
-impl Judge {
+impl OverloadDetector {
     /// A judge that has seen nothing.
     #[must_use]
     pub fn new(limit: Option<Duration>) -> Self {
@@ -130,9 +130,9 @@ impl Monitor {
         *self.readings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches, and opens and shuts the registry's door, for ever.
+    /// Watches, and opens and shuts the door, for ever.
     pub async fn run(self: Arc<Self>, context: Arc<Context>, limit: Option<Duration>) {
-        let mut judge = Judge::new(limit);
+        let mut judge = OverloadDetector::new(limit);
         // What was late before, such as the start, counts for nothing.
         let _ = context.pacer.take_late_max_us();
         loop {
@@ -146,8 +146,8 @@ impl Monitor {
             };
             *self.readings.lock().unwrap_or_else(PoisonError::into_inner) = readings;
             if let Some(change) = change {
-                context.registry.set_overloaded(change == Change::Began);
-                tell(change, &readings, context.registry.active());
+                context.call_limiter.set_overloaded(change == Change::Began);
+                log_change(change, &readings, context.call_limiter.active());
             }
         }
     }
@@ -168,7 +168,7 @@ async fn latest_probe() -> Duration {
     }
 }
 
-fn tell(change: Change, readings: &Readings, calls: u32) {
+fn log_change(change: Change, readings: &Readings, calls: u32) {
     let ms = |duration: Duration| duration.as_millis() as u64;
     let Readings {
         lateness,
@@ -214,7 +214,7 @@ mod tests {
         }
     }
 
-    fn run(judge: &mut Judge, seconds_ms: &[u64]) -> Vec<(usize, Change)> {
+    fn run(judge: &mut OverloadDetector, seconds_ms: &[u64]) -> Vec<(usize, Change)> {
         let seconds = seconds_ms.iter().enumerate();
         seconds
             .filter_map(|(at, ms)| Some((at, judge.handle_second(second(*ms))?)))
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn one_stall_is_no_overload_and_neither_are_two() {
-        let mut judge = Judge::new(Some(LIMIT));
+        let mut judge = OverloadDetector::new(Some(LIMIT));
         assert_eq!(run(&mut judge, &[1, 500, 500, 1, 1, 1, 500, 1, 0, 0]), []);
         assert_eq!(
             run(&mut judge, &[40; 20]),
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn three_late_seconds_of_five_begin_it_and_five_calm_ones_end_it() {
-        let mut judge = Judge::new(Some(LIMIT));
+        let mut judge = OverloadDetector::new(Some(LIMIT));
         let seconds = [41, 1, 60, 1, 50, 1, 1, 1, 1, 41, 1, 1, 1, 1, 1, 1, 1];
         assert_eq!(
             run(&mut judge, &seconds),
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn either_thread_counts_and_the_worst_is_told() {
-        let mut judge = Judge::new(Some(LIMIT));
+        let mut judge = OverloadDetector::new(Some(LIMIT));
         let late = |pacer, runtime| Lateness {
             pacer: Duration::from_millis(pacer),
             runtime: Duration::from_millis(runtime),
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_late() {
-        assert_eq!(run(&mut Judge::new(None), &[10_000; 20]), []);
+        assert_eq!(run(&mut OverloadDetector::new(None), &[10_000; 20]), []);
     }
 
     #[tokio::test(start_paused = true)]

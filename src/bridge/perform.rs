@@ -4,14 +4,14 @@
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::calls::RequestError;
+use super::call_store::RequestError;
 use super::driver::Driver;
 use super::worker_side::WorkerEvent;
-use crate::core::backlog::HISTORY_MS;
-use crate::core::call::{Comfort, Output, Report, WorkerInput};
+use crate::core::call::{IdleSound, Output, Report, WorkerInput};
 use crate::core::call_object::CallDirection;
 use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::core::private::Private;
+use crate::core::replay_buffer::HISTORY_MS;
 use crate::sip::engine::Command;
 
 impl Driver {
@@ -46,7 +46,7 @@ impl Driver {
             Output::Join => self.join(),
             Output::DropCallee => self.drop_callee(),
             Output::ForgetEarly => self.media.port.lock().uplink.go_live(),
-            Output::Comfort(comfort) => self.set_comfort(comfort),
+            Output::IdleSound(idle_audio) => self.set_idle_audio(idle_audio),
             Output::Held(on) => self.set_held(on),
             Output::Reinvite { hold: on } => {
                 let leg = self.leg;
@@ -83,7 +83,7 @@ impl Driver {
             } else {
                 state.uplink.attach(writer);
             }
-            state.lane = self.worker.lane();
+            state.writer = self.worker.writer();
             state.catch_up();
         }
         self.forward();
@@ -102,9 +102,9 @@ impl Driver {
         self.echoes.clear();
     }
 
-    fn set_comfort(&mut self, comfort: Comfort) {
-        let comfort = self.context.comfort(comfort, &self.record.line);
-        self.media.stream.downlink().set_comfort(comfort);
+    fn set_idle_audio(&mut self, idle_audio: IdleSound) {
+        let idle_audio = self.context.idle_audio(idle_audio, &self.record.line);
+        self.media.stream.downlink().set_idle_audio(idle_audio);
     }
 
     fn set_held(&mut self, held: bool) {
@@ -149,13 +149,13 @@ impl Driver {
             }
         }
         self.forward();
-        self.media.port.lock().lane = None;
+        self.media.port.lock().writer = None;
     }
 
     /// The worker's socket is gone: what waits for it is of no use.
     fn lose_worker(&mut self) {
         let mut state = self.media.port.lock();
-        state.lane = None;
+        state.writer = None;
         state.uplink.detach();
         state.forget_waiting();
     }
@@ -181,7 +181,7 @@ impl Driver {
 
     /// Counts a message that does nothing.
     fn ignore(&mut self, why: &str) {
-        self.context.gauges.tally.ignored();
+        self.context.gauges.counters.ignored();
         self.worker.note_ignored(why);
     }
 
@@ -192,7 +192,7 @@ impl Driver {
         match message {
             WorkerMessage::Media(audio) => self.queue_audio(audio),
             WorkerMessage::OddMedia(audio) => {
-                self.context.gauges.tally.odd_audio();
+                self.context.gauges.counters.odd_audio();
                 self.worker.note_odd_audio();
                 self.queue_audio(audio);
             }

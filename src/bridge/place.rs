@@ -1,5 +1,5 @@
 //! Places a call and streams it like one that came in: a place in the
-//! registry, an INVITE from the line's account, a driver.
+//! call limiter, an INVITE from the line's account, a driver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObj
     let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
     // Before a place is taken: what is refused must not keep callers out.
     let to = context.dialling.allow(&line, &call.to)?;
-    let place = context.registry.enter(&call.line).map_err(|refusal| {
+    let place = context.call_limiter.enter(&call.line).map_err(|refusal| {
         // A dial that finds no place is none.
         context.dialling.give_back(&line);
         PlaceError::Refused(refusal)

@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::driver::Driver;
 use super::place::Calling;
-use crate::core::call::{Attempt, Verdict};
+use crate::core::call::{Attempt, CallDecision};
 use crate::core::ids::Token;
 use crate::queue::{Job, Queue, QueueError};
 use crate::sip::engine::{CallRefused, OutgoingLeg};
@@ -31,7 +31,7 @@ pub(super) struct Pending {
     dial: Option<Boxed<Result<WorkerSocket, WorkerError>>>,
     ticket: Option<Ticket>,
     /// The incoming callback's answer.
-    pub(super) verdict: Option<Boxed<Verdict>>,
+    pub(super) decision: Option<Boxed<CallDecision>>,
     /// The job pushed last; it may still be in the queue.
     job: Option<Job>,
     /// The one before it, whose place it takes.
@@ -45,7 +45,7 @@ pub(super) struct Pending {
 pub(super) enum Done {
     Pushed(Result<(), QueueError>),
     Taken,
-    Verdict(Verdict),
+    CallDecision(CallDecision),
     Dialled(Result<Box<WorkerSocket>, WorkerError>),
     Attached(Box<WorkerSocket>),
     Called(Result<Box<OutgoingLeg>, CallRefused>),
@@ -63,14 +63,14 @@ impl Pending {
             result = or_never(&mut self.push) => Done::Pushed(result),
             result = or_never(&mut self.dial) => Done::Dialled(result.map(Box::new)),
             () = or_never(&mut self.taken) => Done::Taken,
-            verdict = or_never(&mut self.verdict) => Done::Verdict(verdict),
+            decision = or_never(&mut self.decision) => Done::CallDecision(decision),
             result = called(&mut self.calling) => Done::Called(result.map(Box::new)),
         };
         match &done {
             Done::Pushed(_) => self.push = None,
             Done::Dialled(_) => self.dial = None,
             Done::Taken => self.taken = None,
-            Done::Verdict(_) => self.verdict = None,
+            Done::CallDecision(_) => self.decision = None,
             Done::Called(_) => self.calling = None,
             Done::Attached(_) => {}
         }
@@ -182,7 +182,7 @@ impl Driver {
                 debug!("a worker has taken the job");
                 self.call.handle_job_taken(now.into_std());
             }
-            Done::Verdict(verdict) => self.handle_verdict(now, verdict),
+            Done::CallDecision(decision) => self.handle_decision(now, decision),
             Done::Attached(socket) => self.attach(now, *socket, "queue".into()),
             Done::Dialled(Ok(socket)) => {
                 // Whoever has a job that Redis kept to itself comes too late.
@@ -237,11 +237,11 @@ impl Driver {
 mod tests {
     use super::*;
     use crate::core::ids::CallId;
-    use crate::worker::{Registry, StreamServer, attach_url};
+    use crate::worker::{AttachTable, StreamServer, attach_url};
 
     #[tokio::test]
     async fn a_worker_who_is_there_counts_before_a_push_whose_answer_was_lost() {
-        let workers = Registry::default();
+        let workers = AttachTable::default();
         let any = "127.0.0.1:0".parse().unwrap();
         let server = StreamServer::bind(any, workers.clone()).await.unwrap();
         let (call, token) = (CallId::random(), Token::random());

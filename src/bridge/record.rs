@@ -10,8 +10,8 @@ use tracing::{debug, error, info};
 
 use super::call_terms::CallTerms;
 use super::context::{Context, LineProfile};
-use super::stream::CallStream;
-use super::uplink_port::UplinkPort;
+use super::inbound_audio::InboundAudio;
+use super::outbound_audio::OutboundAudio;
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
@@ -137,7 +137,10 @@ impl Record {
 
     /// Another attempt to find a worker begins: its stream is another one.
     pub(super) fn begin(&mut self, context: &Context, attempt: Attempt) {
-        context.gauges.tally.attempt(self.attempt.until.is_none());
+        context
+            .gauges
+            .counters
+            .attempt(self.attempt.until.is_none());
         if attempt.number != self.attempt.number {
             self.stream_id = StreamId::random();
         }
@@ -221,7 +224,7 @@ impl Record {
 
     /// Tells Redis and the log of a step.
     pub(super) fn report(&self, context: &Context, report: Report) {
-        context.gauges.tally.step(report);
+        context.gauges.counters.step(report);
         let kind = match report {
             Report::Initiated => CallEventKind::Initiated,
             Report::Ringing => CallEventKind::Ringing,
@@ -234,10 +237,10 @@ impl Record {
             Report::WorkerAttached => CallEventKind::WorkerAttached {
                 stream: self.stream_id.clone(),
             },
-            Report::Fallback(rung, reason) => {
-                let (rung, reason) = (rung.as_str(), reason.as_str());
-                info!(rung, reason, "no worker takes the call: fallback");
-                CallEventKind::Fallback { rung, reason }
+            Report::Fallback(step, reason) => {
+                let (step, reason) = (step.as_str(), reason.as_str());
+                info!(rung = step, reason, "no worker takes the call: fallback");
+                CallEventKind::Fallback { rung: step, reason }
             }
         };
         debug!(event = kind.name(), "event");
@@ -257,10 +260,10 @@ impl Record {
         &self,
         context: &Context,
         outcome: Outcome,
-        port: &UplinkPort,
-        stream: &CallStream,
+        port: &InboundAudio,
+        stream: &OutboundAudio,
     ) {
-        context.gauges.tally.ended(self.direction, outcome);
+        context.gauges.counters.ended(self.direction, outcome);
         let duration = self.answered.map(|(at, _)| at.elapsed());
         let duration = duration.unwrap_or_default();
         let (up, dropped) = {
@@ -299,7 +302,7 @@ impl Record {
     /// Tells Redis and the log that the call is over because its driver failed.
     pub(super) fn abandoned(&self, context: &Context) {
         let outcome = Outcome::Failed;
-        context.gauges.tally.ended(self.direction, outcome);
+        context.gauges.counters.ended(self.direction, outcome);
         let duration = self.answered.map(|(at, _)| at.elapsed());
         let duration = duration.unwrap_or_default();
         error!(

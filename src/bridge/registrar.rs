@@ -283,7 +283,7 @@ impl RegistrarHandle {
             .schedule()
             .handle_result(&line, result, std::time::Instant::now());
         if let Some(change) = change {
-            self.tell(&line, change, &answer);
+            self.log_change(&line, change, &answer);
         }
         self.shared.changed.notify_one();
     }
@@ -363,7 +363,7 @@ impl RegistrarHandle {
         self.shared.failures.load(Ordering::Relaxed)
     }
 
-    fn tell(&self, line: &LineId, change: Change, answer: &str) {
+    fn log_change(&self, line: &LineId, change: Change, answer: &str) {
         let stopping = self.is_stopping();
         if !stopping && matches!(change, Change::Failed { .. } | Change::Lost { .. }) {
             self.shared.failures.fetch_add(1, Ordering::Relaxed);

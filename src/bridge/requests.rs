@@ -4,14 +4,14 @@
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::calls::{Asked, CallRequest, RequestError};
+use super::call_store::{CallRequest, QueuedRequest, RequestError};
 use super::driver::Driver;
 use crate::core::call::Denied;
 use crate::core::downlink::DigitsRefused;
 
 impl Driver {
-    pub(super) fn handle_asked(&mut self, now: Instant, asked: Asked) {
-        let Asked { request, reply } = asked;
+    pub(super) fn handle_asked(&mut self, now: Instant, asked: QueuedRequest) {
+        let QueuedRequest { request, reply } = asked;
         let name = request.name();
         let answer = self.carry_out(now, request);
         match &answer {

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use crate::core::ids::StreamId;
 use crate::core::media_streams::{WorkerMessage, parse_worker_message};
-use crate::worker::{CloseReason, Ignored, Lane, Received, WorkerSocket};
+use crate::worker::{CloseReason, DirectWriter, Ignored, Received, WorkerSocket};
 
 /// How often the worker is pinged.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -69,10 +69,10 @@ impl WorkerSide {
     }
 
     /// The short way to the worker.
-    pub(super) fn lane(&self) -> Option<Lane> {
+    pub(super) fn writer(&self) -> Option<DirectWriter> {
         self.attached
             .as_ref()
-            .map(|attached| attached.socket.lane())
+            .map(|attached| attached.socket.writer())
     }
 
     /// Queues one message; it leaves when [`WorkerSide::next`] is polled.

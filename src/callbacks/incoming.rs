@@ -10,11 +10,11 @@ use super::client::{Client, Reply};
 use super::error::CallbackError;
 use super::stats::{Counters, count};
 use super::target::Target;
-use crate::core::call::{Accepted, Verdict};
+use crate::core::call::{Accepted, CallDecision};
 use crate::core::call_object::CallObject;
 use crate::core::callback::answer::read_answer;
 use crate::core::callback::event_body;
-use crate::core::seldom::Seldom;
+use crate::core::log_limiter::LogLimiter;
 
 /// `event` of the question.
 const EVENT: &str = "incoming";
@@ -27,7 +27,7 @@ pub struct Incoming {
     client: Client,
     target: Target,
     counters: Arc<Counters>,
-    failures: Arc<Mutex<Seldom>>,
+    failures: Arc<Mutex<LogLimiter>>,
 }
 
 impl Incoming {
@@ -39,17 +39,17 @@ impl Incoming {
             client,
             target,
             counters: status.counters.clone(),
-            failures: Arc::new(Mutex::new(Seldom::new(TELL_EVERY))),
+            failures: Arc::new(Mutex::new(LogLimiter::new(TELL_EVERY))),
         }
     }
 
     /// Asks whether this call is taken. Takes as long as a callback may.
-    pub async fn ask(&self, call: CallObject) -> Verdict {
+    pub async fn ask(&self, call: CallObject) -> CallDecision {
         count(&self.counters.asked);
         match self.answer(&call).await {
-            Ok(verdict) => {
+            Ok(decision) => {
                 debug!(call_id = %call.sid, "the incoming callback was answered");
-                checked(verdict)
+                checked(decision)
             }
             Err(error) => {
                 count(&self.counters.unanswered);
@@ -59,12 +59,12 @@ impl Incoming {
                 if let Some(times) = told {
                     warn!(%error, times, "the incoming callback gave no usable answer: the call is taken");
                 }
-                Verdict::Accept(Box::default())
+                CallDecision::Accept(Box::default())
             }
         }
     }
 
-    async fn answer(&self, call: &CallObject) -> Result<Verdict, CallbackError> {
+    async fn answer(&self, call: &CallObject) -> Result<CallDecision, CallbackError> {
         let body = event_body(call, EVENT, None, SystemTime::now());
         let reply = self.client.send(&self.target, &body.to_string()).await?;
         let host = self.target.to_string();
@@ -84,19 +84,19 @@ impl Incoming {
 }
 
 /// An unusable callback address is left out; `wsTarget` is checked by who dials it.
-fn checked(verdict: Verdict) -> Verdict {
-    let Verdict::Accept(accepted) = verdict else {
-        return verdict;
+fn checked(decision: CallDecision) -> CallDecision {
+    let CallDecision::Accept(accepted) = decision else {
+        return decision;
     };
     let Accepted { callback_url, .. } = &*accepted;
     let parsed = callback_url
         .as_ref()
         .map(|url| Target::parse_foreign(url.expose()));
     let Some(Err(error)) = parsed else {
-        return Verdict::Accept(accepted);
+        return CallDecision::Accept(accepted);
     };
     warn!(%error, "callbackUrl in the incoming callback's answer is left out");
-    Verdict::Accept(Box::new(Accepted {
+    CallDecision::Accept(Box::new(Accepted {
         callback_url: None,
         ..*accepted
     }))

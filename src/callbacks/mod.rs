@@ -6,8 +6,8 @@
 //! | [`target`] | an address, checked; shown without its secrets |
 //! | [`client`] | one request and its answer, with every limit |
 //! | [`status`] | what becomes of a call's new status: a callback that waits |
-//! | [`courier`] | the task that delivers them, in order per call |
-//! | [`spool`] | what is kept of them over a restart |
+//! | [`dispatcher`] | the task that delivers them, in order per call |
+//! | [`outbox_store`] | what is kept of them over a restart |
 //! | [`incoming`] | the question before a call is taken |
 //! | [`stats`] | what became of them |
 //! | [`error`] | what can go wrong, without secrets |
@@ -16,19 +16,19 @@
 //! callback in a bounded queue, and what has no room is dropped and counted.
 
 pub mod client;
-pub mod courier;
+pub mod dispatcher;
 pub mod error;
 pub mod incoming;
-pub mod spool;
+pub mod outbox_store;
 pub mod stats;
 pub mod status;
 pub mod target;
 
 pub use client::Client;
-pub use courier::{Courier, start};
+pub use dispatcher::{WebhookDispatcher, start};
 pub use error::CallbackError;
 pub use incoming::Incoming;
-pub use spool::{Spool, SpoolError};
+pub use outbox_store::{OutboxStore, SpoolError};
 pub use stats::CallbackStats;
 pub use status::StatusCallbacks;
 pub use target::Target;

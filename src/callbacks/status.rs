@@ -10,13 +10,13 @@ use tracing::warn;
 
 use super::stats::{CallbackStats, Counters, count, is_told};
 use crate::core::call_object::CallObject;
-use crate::core::callback::{Notice, Progress};
+use crate::core::callback::{Progress, WebhookEvent};
 use crate::core::ids::CallId;
 
 /// Makes callbacks. Clones share everything.
 #[derive(Clone)]
 pub struct StatusCallbacks {
-    queue: mpsc::Sender<Arc<Notice>>,
+    queue: mpsc::Sender<Arc<WebhookEvent>>,
     /// Calls in progress; an entry goes with its call's last callback.
     calls: Arc<Mutex<HashMap<CallId, Progress>>>,
     /// Whether calls without an address of their own have one.
@@ -28,7 +28,7 @@ pub struct StatusCallbacks {
 
 impl StatusCallbacks {
     pub(super) fn new(
-        queue: mpsc::Sender<Arc<Notice>>,
+        queue: mpsc::Sender<Arc<WebhookEvent>>,
         has_common_url: bool,
         counters: Arc<Counters>,
         most: u64,
@@ -57,11 +57,11 @@ impl StatusCallbacks {
             step
         };
         let Some(step) = step else { return };
-        let notice = Notice::new(call, step, url, SystemTime::now());
+        let notice = WebhookEvent::new(call, step, url, SystemTime::now());
         self.leave(Arc::new(notice));
     }
 
-    fn leave(&self, notice: Arc<Notice>) {
+    fn leave(&self, notice: Arc<WebhookEvent>) {
         use std::sync::atomic::Ordering::Relaxed;
         let waiting = count(&self.counters.waiting);
         if waiting <= self.most && self.queue.try_send(notice).is_ok() {

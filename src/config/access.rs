@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::mistake::Problem;
+use super::config_error::Problem;
 use super::reader::Reader;
 use crate::core::private::Secret;
 
@@ -34,10 +34,10 @@ pub(super) fn check(bind: IpAddr, reader: &mut Reader) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::given::Given;
+    use crate::config::raw_args::RawArgs;
 
     fn mistakes(pairs: &[(&'static str, &str)]) -> Vec<String> {
-        let mut reader = Reader::new(Given::from_pairs(pairs));
+        let mut reader = Reader::new(RawArgs::from_pairs(pairs));
         let bind = reader.address("api-bind").expect("an address");
         let _ = token(&mut reader);
         check(bind, &mut reader);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::mistake::Problem;
+use super::config_error::Problem;
 use super::reader::Reader;
 use super::url::ServiceUrl;
 use crate::core::access::Cidr;
@@ -101,10 +101,10 @@ fn host_of(url: &ServiceUrl) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Given;
+    use crate::config::RawArgs;
 
     fn read(pairs: &[(&'static str, &str)]) -> (Outward, Vec<String>) {
-        let mut reader = Reader::new(Given::from_pairs(pairs));
+        let mut reader = Reader::new(RawArgs::from_pairs(pairs));
         let outward = callbacks(&mut reader, None).outward;
         let mistakes = reader.mistakes.iter().map(ToString::to_string);
         (outward, mistakes.collect())

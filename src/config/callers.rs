@@ -1,6 +1,6 @@
 //! `--accept`, `--allow-from`: from whom calls are taken.
 
-use super::mistake::Problem;
+use super::config_error::Problem;
 use super::reader::Reader;
 use crate::core::access::{Accept, Cidr};
 
@@ -53,10 +53,10 @@ fn allow_from(reader: &mut Reader) -> Vec<Cidr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::given::Given;
+    use crate::config::raw_args::RawArgs;
 
     fn read(pairs: &[(&'static str, &str)]) -> (Accept, Vec<String>, Vec<String>, usize) {
-        let mut reader = Reader::new(Given::from_pairs(pairs));
+        let mut reader = Reader::new(RawArgs::from_pairs(pairs));
         let accept = accept(&mut reader);
         let networks = allow_from(&mut reader);
         let mistakes = reader.mistakes.iter().map(ToString::to_string).collect();

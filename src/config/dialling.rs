@@ -1,7 +1,7 @@
 //! `--country`, `--allow-dial`, `--max-dials-per-hour`, `--trust-worker-transfers`: whom the
 //! lines may call.
 
-use super::mistake::Problem;
+use super::config_error::Problem;
 use super::reader::Reader;
 use crate::core::dialling::DialPolicy;
 use crate::core::numbers::Country;
@@ -78,10 +78,10 @@ fn policy(reader: &mut Reader) -> DialPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Given;
+    use crate::config::RawArgs;
 
     fn read(pairs: &[(&'static str, &str)]) -> (DiallingConfig, Vec<String>) {
-        let mut reader = Reader::new(Given::from_pairs(pairs));
+        let mut reader = Reader::new(RawArgs::from_pairs(pairs));
         let config = dialling(&mut reader);
         let mistakes = reader.mistakes.iter().map(ToString::to_string);
         (config, mistakes.collect())
@@ -114,7 +114,7 @@ mod tests {
                 "{pairs:?}"
             );
         }
-        let mut reader = Reader::new(Given::from_pairs(&[("judge-transfers", "no")]));
+        let mut reader = Reader::new(RawArgs::from_pairs(&[("judge-transfers", "no")]));
         dialling(&mut reader);
         let said = format!("{:?}", reader.warnings);
         assert!(said.contains("--trust-worker-transfers"), "{said}");

@@ -171,7 +171,7 @@ pub const FLAGS: &[Flag] = &[
     value("max-dials-per-hour", "MAX_DIALS_PER_HOUR", "N").or("60")
         .help(CALLS, "Most calls and transfers that the API and workers may dial over one line in any hour; 0 for any number"),
     switch("trust-worker-transfers", "TRUST_WORKER_TRANSFERS")
-        .help(CALLS, "Let workers transfer to anybody: without it their transfers are judged like those of the API, since a caller may talk a bot into a dear number"),
+        .help(CALLS, "Let workers transfer to anybody: without it their transfers are judged like those of the API, since a caller may talk a bot into calling a premium-rate number"),
     value("answer", "ANSWER_MODE", "immediate|on-worker").or("immediate")
         .help(CALLS, "Answer at once, or let it ring until a worker is there"),
     value("redis-url", "REDIS_URL", "URL")

@@ -1,6 +1,6 @@
 //! `--log-level`: what is logged.
 
-use super::mistake::Problem;
+use super::config_error::Problem;
 use super::reader::Reader;
 
 /// A misspelled level would read as the name of a module, and log nothing.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`flags`] | every flag in one table: name, variable, default, help |
 //! | [`callbacks`] | who is told of calls over HTTP, and who is asked |
-//! | [`given`] | what was given, as texts: command line first, then environment |
+//! | [`raw_args`] | what was given, as texts: command line first, then environment |
 //! | [`mod@validate`] | from texts to settings, with every mistake |
 //! | `reader` | the texts as typed values, every mistake collected |
 //! | `access` | who may use the API |
@@ -14,7 +14,7 @@
 //! | `records` | for how long records of calls are kept |
 //! | `workers` | how workers get their calls |
 //! | [`settings`] | the settings, typed |
-//! | [`mistake`] | what can be wrong, and how it is said |
+//! | [`config_error`] | what can be wrong, and how it is said |
 //! | [`url`] | URLs that are shown without their passwords |
 //!
 //! `.env` is read by `start-sipbridge.sh`, not here.
@@ -22,11 +22,11 @@
 mod access;
 pub mod callbacks;
 pub mod callers;
+pub mod config_error;
 mod dialling;
 pub mod flags;
-pub mod given;
 mod log_filter;
-pub mod mistake;
+pub mod raw_args;
 mod reader;
 mod records;
 pub mod settings;
@@ -35,9 +35,9 @@ pub mod validate;
 mod workers;
 
 pub use callbacks::CallbacksConfig;
+pub use config_error::{ConfigError, Problem, Warning};
 pub use dialling::DiallingConfig;
-pub use given::{Given, Invocation, read};
-pub use mistake::{Mistake, Problem, Warning};
+pub use raw_args::{Invocation, RawArgs, read};
 pub use settings::{
     AnswerMode, AudioConfig, CallsConfig, Config, Database, FlagsLine, LogFormat, NetworkConfig,
     QueueConfig, SipConfig, TurnServer, WorkerConfig,

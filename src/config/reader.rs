@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::config_error::{ConfigError, Problem, Warning};
 use super::flags::flag;
-use super::given::Given;
-use super::mistake::{Mistake, Problem, Warning};
+use super::raw_args::RawArgs;
 use super::url::ServiceUrl;
 use crate::core::address::HostPort;
 use crate::core::private::Secret;
@@ -19,13 +19,13 @@ use crate::files;
 const SECONDS_MAX: u64 = 604_800;
 
 pub(super) struct Reader {
-    pub(super) given: Given,
-    pub(super) mistakes: Vec<Mistake>,
+    pub(super) given: RawArgs,
+    pub(super) mistakes: Vec<ConfigError>,
     pub(super) warnings: Vec<Warning>,
 }
 
 impl Reader {
-    pub(super) fn new(given: Given) -> Self {
+    pub(super) fn new(given: RawArgs) -> Self {
         const SHOWN: &str = "stands on the command line, where every user of this machine can read it: \
              give it by its variable, or in a file that the variable with _FILE behind its name names";
         let warning = |flag: &&'static str| Warning { flag, text: SHOWN };
@@ -37,7 +37,7 @@ impl Reader {
     }
 
     pub(super) fn mistake(&mut self, flag: &'static str, problem: Problem) {
-        self.mistakes.push(Mistake::new(flag, problem));
+        self.mistakes.push(ConfigError::new(flag, problem));
     }
 
     pub(super) fn warn(&mut self, flag: &'static str, text: &'static str) {

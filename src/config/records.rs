@@ -28,10 +28,10 @@ pub(super) fn check(has_database: bool, reader: &mut Reader) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Given;
+    use crate::config::RawArgs;
 
     fn read(pairs: &[(&'static str, &str)]) -> (Option<Duration>, usize, usize) {
-        let mut reader = Reader::new(Given::from_pairs(pairs));
+        let mut reader = Reader::new(RawArgs::from_pairs(pairs));
         let keep = keep_records(&mut reader);
         check(false, &mut reader);
         (keep, reader.mistakes.len(), reader.warnings.len())

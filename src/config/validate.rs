@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::access;
 use super::callbacks::callbacks;
 use super::callers;
+use super::config_error::{ConfigError, Problem, Warning};
 use super::dialling::dialling;
 use super::flags::FLAGS;
-use super::given::Given;
 use super::log_filter::log_filter;
-use super::mistake::{Mistake, Problem, Warning};
+use super::raw_args::RawArgs;
 use super::reader::Reader;
 use super::records;
 use super::settings::{
@@ -43,14 +43,14 @@ pub struct Checked {
     /// The settings; where there are mistakes, defaults stand in.
     pub config: Config,
     /// What keeps the bridge from starting.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<ConfigError>,
     /// What has no effect.
     pub warnings: Vec<Warning>,
 }
 
 /// Validates what was given.
 #[must_use]
-pub fn validate(given: Given) -> Checked {
+pub fn validate(given: RawArgs) -> Checked {
     let mut reader = Reader::new(given);
     refuse_not_built(&mut reader);
     let config = config(&mut reader);
@@ -70,7 +70,7 @@ pub fn validate(given: Given) -> Checked {
 ///
 /// # Errors
 /// When it is missing or malformed.
-pub fn encryption_key(given: Given) -> Result<MasterKey, Vec<Mistake>> {
+pub fn encryption_key(given: RawArgs) -> Result<MasterKey, Vec<ConfigError>> {
     let mut reader = Reader::new(given);
     let key = key(&mut reader);
     // Other variables are not this subcommand's business.
@@ -78,7 +78,7 @@ pub fn encryption_key(given: Given) -> Result<MasterKey, Vec<Mistake>> {
     mistakes.retain(|mistake| mistake.flag == "encryption-key");
     if key.is_none() && mistakes.is_empty() {
         let problem = Problem::Missing("make one with `openssl rand -hex 32`, and keep it");
-        mistakes.push(Mistake::new("encryption-key", problem));
+        mistakes.push(ConfigError::new("encryption-key", problem));
     }
     key.ok_or(mistakes)
 }

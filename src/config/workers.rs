@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::mistake::Problem;
+use super::config_error::Problem;
 use super::reader::Reader;
 use super::settings::{QueueConfig, WorkerConfig};
 use super::url::ServiceUrl;
@@ -105,7 +105,7 @@ pub(super) fn queue(reader: &mut Reader) -> Option<QueueConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Given;
+    use crate::config::RawArgs;
 
     #[test]
     fn sentinel_and_cluster_are_refused_by_name() {
@@ -117,7 +117,7 @@ mod tests {
             ("redis+cluster://h:7000", true),
             ("redis://a:7000,b:7000/0", true),
         ] {
-            let mut reader = Reader::new(Given::from_pairs(&[("redis-url", url)]));
+            let mut reader = Reader::new(RawArgs::from_pairs(&[("redis-url", url)]));
             assert_eq!(queue(&mut reader).is_none(), is_many, "{url}");
             let mistakes: Vec<_> = reader.mistakes.iter().map(ToString::to_string).collect();
             let is_named = mistakes
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn headers_are_named_in_one_flag_or_in_many() {
         let read = |pairs: &[(&'static str, &str)]| {
-            let mut reader = Reader::new(Given::from_pairs(pairs));
+            let mut reader = Reader::new(RawArgs::from_pairs(pairs));
             (sip_headers(&mut reader), reader.mistakes.len())
         };
         let one = read(&[("sip-headers", "X-A, Diversion")]);

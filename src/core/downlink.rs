@@ -1,17 +1,17 @@
-//! Worker to caller: the playout queue, comfort audio and digits become one RTP
+//! Worker to caller: the playout queue, idle audio and digits become one RTP
 //! packet each 20 ms, from the moment media is up to the BYE.
 //!
 //! Shared by the call's driver, which queues, and its pacer, which takes,
 //! behind one mutex; every method is short. Order of preference in a tick:
-//! digits (RFC 4733), worker audio, comfort audio, silence. What happens after
+//! digits (RFC 4733), worker audio, idle audio, silence. What happens after
 //! a stall is the rule of `catch_up`. Leaves out: when a tick is due.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::catch_up::{CatchUp, MayDrop};
 use super::g711::{Gain, MULAW_SILENCE, is_quiet};
+use super::latency_recovery::{CatchUp, MayDrop};
 use super::link::MediaFormat;
 use super::opus::OpusError;
 use super::playout::{
@@ -25,7 +25,7 @@ pub use super::transcode::MAX_PACKET_BYTES;
 
 /// What the caller hears while no worker audio is queued. Raw mu-law.
 #[derive(Clone, Debug, Default)]
-pub enum Comfort {
+pub enum IdleAudio {
     /// Silence.
     #[default]
     Silence,
@@ -84,8 +84,8 @@ pub enum DigitsRefused {
 pub struct Downlink {
     playout: Playout,
     catch_up: CatchUp,
-    comfort: Comfort,
-    /// Next byte of `comfort`.
+    idle_audio: IdleAudio,
+    /// Next byte of `idle_audio`.
     comfort_at: usize,
     /// While the other side is held: what it hears instead of all else, and
     /// the next byte of it.
@@ -120,7 +120,7 @@ impl Downlink {
         Ok(Self {
             playout: Playout::default(),
             catch_up: CatchUp::default(),
-            comfort: Comfort::Silence,
+            idle_audio: IdleAudio::Silence,
             comfort_at: 0,
             hold: None,
             events: EventSender::default(),
@@ -205,8 +205,8 @@ impl Downlink {
     }
 
     /// What is heard while no worker audio is queued, from its beginning.
-    pub fn set_comfort(&mut self, comfort: Comfort) {
-        self.comfort = comfort;
+    pub fn set_idle_audio(&mut self, idle_audio: IdleAudio) {
+        self.idle_audio = idle_audio;
         self.comfort_at = 0;
     }
 
@@ -217,13 +217,13 @@ impl Downlink {
         self.hold = audio.map(|audio| (audio, 0));
     }
 
-    /// Whether everything queued (audio, marks, digits, a `Comfort::Once`) has
+    /// Whether everything queued (audio, marks, digits, a `IdleAudio::Once`) has
     /// been played to its last sample.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        let announcing = match &self.comfort {
-            Comfort::Once(audio) => self.comfort_at < audio.len() || self.sounding,
-            Comfort::Silence | Comfort::Loop(_) => false,
+        let announcing = match &self.idle_audio {
+            IdleAudio::Once(audio) => self.comfort_at < audio.len() || self.sounding,
+            IdleAudio::Silence | IdleAudio::Loop(_) => false,
         };
         self.playout.is_idle() && self.events.is_idle() && !announcing
     }
@@ -326,12 +326,12 @@ impl Downlink {
         self.stats.trimmed_frames += u64::from(dropped);
     }
 
-    /// Puts the next comfort audio into the frame; false when it is silence.
+    /// Puts the next idle audio into the frame; false when it is silence.
     fn fill_comfort(&mut self, out: &mut [u8; MAX_PACKET_BYTES]) -> bool {
-        let (audio, again) = match &self.comfort {
-            Comfort::Silence => return false,
-            Comfort::Loop(audio) => (audio, true),
-            Comfort::Once(audio) => (audio, false),
+        let (audio, again) = match &self.idle_audio {
+            IdleAudio::Silence => return false,
+            IdleAudio::Loop(audio) => (audio, true),
+            IdleAudio::Once(audio) => (audio, false),
         };
         let frame = &mut out[HEADER_BYTES..HEADER_BYTES + FRAME_BYTES];
         fill(frame, audio, &mut self.comfort_at, again)

@@ -5,8 +5,8 @@
 //! |---|---|
 //! | [`call`] | the life of a call: the state machine that says what is done when |
 //! | [`call_object`], [`outcome`] | a call as clients see it, and how it ended |
-//! | [`uplink`], [`reorder`], `timeline`, [`backlog`] | caller to worker: order, clocks, and what no worker has taken yet |
-//! | [`downlink`], [`playout`], [`catch_up`] | worker to caller: a packet every 20 ms, the queue with its marks, the stall rule |
+//! | [`uplink`], [`reorder`], `timeline`, [`replay_buffer`] | caller to worker: order, clocks, and what no worker has taken yet |
+//! | [`downlink`], [`playout`], [`latency_recovery`] | worker to caller: a packet every 20 ms, the queue with its marks, the stall rule |
 //! | [`g711`], [`opus`], `transcode` | codecs |
 //! | [`rtp`], [`telephone_event`], [`digits`], [`info_digits`] | RTP, and digits in it or in SIP INFO |
 //! | [`sdp`] | session descriptions: read, judged, written anew |
@@ -20,16 +20,14 @@
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
-//! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`seldom`], [`printable`] | values that everybody needs |
+//! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`log_limiter`], [`printable`] | values that everybody needs |
 
 pub mod access;
 pub mod address;
 pub mod audio_counters;
-pub mod backlog;
 pub mod call;
 pub mod call_object;
 pub mod callback;
-pub mod catch_up;
 pub mod challenges;
 pub mod credential_policy;
 pub mod dialling;
@@ -39,7 +37,9 @@ pub mod g711;
 pub mod ids;
 pub mod info_digits;
 pub mod key;
+pub mod latency_recovery;
 pub mod link;
+pub mod log_limiter;
 pub mod media_streams;
 pub mod mos;
 pub mod numbers;
@@ -52,9 +52,9 @@ pub mod private;
 pub mod refused_lines;
 pub mod registration_wish;
 pub mod reorder;
+pub mod replay_buffer;
 pub mod rtp;
 pub mod sdp;
-pub mod seldom;
 pub mod signature;
 pub mod telephone_event;
 mod timeline;

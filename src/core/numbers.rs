@@ -68,7 +68,7 @@ pub enum Kind {
     PremiumRate,
     /// More than an ordinary call.
     SharedCost,
-    /// Personal numbers, pagers, voicemail access: often as dear as premium rate.
+    /// Personal numbers, pagers, voicemail access: often as expensive as premium rate.
     Special,
 }
 

@@ -21,7 +21,7 @@ const RESTART_TIMESTAMP: u32 = 10 * 48_000;
 
 /// What to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum Placement {
     /// Use it now. `lost` packets before it never came; `new_source` when its
     /// timestamps have nothing to do with those before.
     Now {
@@ -47,7 +47,7 @@ pub struct HeldPacket {
     pub payload: Vec<u8>,
     /// Packets lost before it.
     pub lost: u16,
-    /// As in `Order::Now`.
+    /// As in `Placement::Now`.
     pub new_source: bool,
     arrived: Instant,
 }
@@ -160,10 +160,10 @@ impl Source {
 
 impl Reorder {
     /// Judges one packet. After any answer take what `poll_held` gives.
-    pub fn handle(&mut self, now: Instant, header: &RtpHeader, payload: &[u8]) -> Order {
+    pub fn handle(&mut self, now: Instant, header: &RtpHeader, payload: &[u8]) -> Placement {
         let Some(source) = &mut self.source else {
             self.source = Some(Source::starting_after(header));
-            return Order::Now {
+            return Placement::Now {
                 lost: 0,
                 new_source: true,
             };
@@ -176,7 +176,7 @@ impl Reorder {
         if ahead == 0 {
             source.advance(header);
             self.stats.reordered += u64::from(!self.held.is_empty());
-            return Order::Now {
+            return Placement::Now {
                 lost: 0,
                 new_source: false,
             };
@@ -186,10 +186,10 @@ impl Reorder {
         }
         if source.has_seen(header.sequence) {
             self.stats.duplicates += 1;
-            return Order::Duplicate;
+            return Placement::Duplicate;
         }
         self.stats.late += 1;
-        Order::Late
+        Placement::Late
     }
 
     /// The next held packet whose turn has come; `None` when all others must
@@ -243,9 +243,9 @@ impl Reorder {
         Some(packet)
     }
 
-    fn hold(&mut self, now: Instant, header: &RtpHeader, payload: &[u8]) -> Order {
+    fn hold(&mut self, now: Instant, header: &RtpHeader, payload: &[u8]) -> Placement {
         let Some(source) = self.source else {
-            return Order::Late;
+            return Placement::Late;
         };
         let distance = |sequence: u16| sequence.wrapping_sub(source.next);
         let place = self
@@ -254,18 +254,18 @@ impl Reorder {
         let twin = self.held.get(place);
         if twin.is_some_and(|held| held.header.sequence == header.sequence) {
             self.stats.duplicates += 1;
-            return Order::Duplicate;
+            return Placement::Duplicate;
         }
         self.held
             .insert(place, HeldPacket::new(now, header, payload, false));
-        Order::Held
+        Placement::Held
     }
 
-    fn handle_stranger(&mut self, now: Instant, header: &RtpHeader, payload: &[u8]) -> Order {
+    fn handle_stranger(&mut self, now: Instant, header: &RtpHeader, payload: &[u8]) -> Placement {
         let packet = HeldPacket::new(now, header, payload, true);
         let Some(candidate) = self.candidate.take() else {
             self.candidate = Some(packet);
-            return Order::Held;
+            return Placement::Held;
         };
         let next = candidate.header.sequence.wrapping_add(1);
         if candidate.header.ssrc != header.ssrc || next != header.sequence {
@@ -273,7 +273,7 @@ impl Reorder {
             self.stats.duplicates += u64::from(again);
             self.stats.late += u64::from(!again);
             self.candidate = Some(packet);
-            return Order::Held;
+            return Placement::Held;
         }
         self.release_held();
         self.switch_to(&candidate.header);
@@ -285,7 +285,7 @@ impl Reorder {
             new_source: false,
             ..packet
         });
-        Order::Held
+        Placement::Held
     }
 
     /// What the old source left behind a gap comes before the new one.
@@ -341,7 +341,7 @@ mod tests {
         let (mut reorder, mut out) = (Reorder::default(), Vec::new());
         let mut now = Instant::now();
         for header in headers {
-            if let Order::Now { .. } = reorder.handle(now, header, &[]) {
+            if let Placement::Now { .. } = reorder.handle(now, header, &[]) {
                 out.push(header.sequence);
             }
             while let Some(held) = reorder.poll_held(now) {
@@ -394,14 +394,14 @@ mod tests {
         let mut reorder = Reorder::default();
         reorder.handle(now, &header(1), &[]);
         for sequence in [3, 4, 5] {
-            assert_eq!(reorder.handle(now, &header(sequence), &[]), Order::Held);
+            assert_eq!(reorder.handle(now, &header(sequence), &[]), Placement::Held);
             assert_eq!(reorder.poll_held(now), None);
         }
         reorder.handle(now, &header(6), &[]);
         let first = reorder.poll_held(now).unwrap();
         assert_eq!((first.header.sequence, first.lost), (3, 1));
         assert_eq!(reorder.poll_held(now).unwrap().lost, 0);
-        assert_eq!(reorder.handle(now, &header(2), &[]), Order::Late);
+        assert_eq!(reorder.handle(now, &header(2), &[]), Placement::Late);
         assert_eq!(reorder.stats().lost, 1);
     }
 
@@ -465,7 +465,7 @@ mod tests {
                 next = next.wrapping_add(1);
                 fed += 1;
                 let header = RtpHeader { sequence, ssrc: 7, ..RtpHeader::default() };
-                if let Order::Now { .. } = reorder.handle(now, &header, &[]) {
+                if let Placement::Now { .. } = reorder.handle(now, &header, &[]) {
                     out.push(sequence);
                 }
                 while let Some(held) = reorder.poll_held(now) {

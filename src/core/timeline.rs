@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::backlog::KEPT_MS;
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
+use super::replay_buffer::KEPT_MS;
 
 /// Ticks without RTP after which silence is sent.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -29,7 +29,7 @@ pub struct Timeline {
     /// Silence put in by ticks since the last packet: a pause, presumably.
     presumed: u64,
     /// Silence put in where there was no pause, not yet taken back.
-    surplus: u64,
+    overfill: u64,
     /// Packets since the stream was last ahead of the wall clock.
     on_time: u32,
 }
@@ -58,30 +58,30 @@ impl Timeline {
         let overlap = end.saturating_sub(place);
         let none = overlap.min(std::mem::take(&mut self.presumed));
         if none > 0 {
-            self.surplus += none;
+            self.overfill += none;
             self.on_time = 0;
         }
     }
 
     /// Whether there is silence to take back.
     pub fn has_surplus(&self) -> bool {
-        self.surplus > 0
+        self.overfill > 0
     }
 
     /// A packet was put in and ends at `end`; whether to leave it out again,
     /// because it is quiet and the stream is ahead of the wall clock.
-    pub fn take_back(&mut self, now: Instant, end: u64, samples: u32, quiet: bool) -> bool {
+    pub fn trim_overfill(&mut self, now: Instant, end: u64, samples: u32, quiet: bool) -> bool {
         let samples = u64::from(samples);
         if end < self.wall(now) + 2 * samples {
             self.on_time += 1;
             if self.on_time == SETTLED_PACKETS {
-                self.surplus = 0;
+                self.overfill = 0;
             }
             return false;
         }
         self.on_time = 0;
-        let taken_back = quiet && self.surplus >= samples;
-        self.surplus -= if taken_back { samples } else { 0 };
+        let taken_back = quiet && self.overfill >= samples;
+        self.overfill -= if taken_back { samples } else { 0 };
         taken_back
     }
 

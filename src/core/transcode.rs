@@ -1,13 +1,13 @@
 //! Between mu-law, in which everything is queued, and the codec of the call: one
 //! table look-up per sample for G.711 and gain, libopus for Opus.
 
-use super::backlog::Backlog;
 use super::g711::{CodeTable, Gain, MULAW_TO_LINEAR, linear_to_mulaw, translate};
 use super::link::Codec;
 use super::opus::{
     CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, MAX_PAYLOAD_BYTES, OpusDecoder, OpusEncoder, OpusError,
 };
 use super::playout::FRAME_BYTES;
+use super::replay_buffer::ReplayBuffer;
 use super::rtp::HEADER_BYTES;
 
 /// The longest packet we send: RTP header and an Opus payload.
@@ -40,7 +40,7 @@ impl Decoders {
         &mut self,
         codec: Codec,
         payload: &[u8],
-        backlog: &'a mut Backlog,
+        backlog: &'a mut ReplayBuffer,
     ) -> Option<&'a [u8]> {
         let table = match codec {
             _ if payload.is_empty() => return None,
@@ -55,7 +55,11 @@ impl Decoders {
         Some(appended)
     }
 
-    fn decode_opus<'a>(&mut self, payload: &[u8], backlog: &'a mut Backlog) -> Option<&'a [u8]> {
+    fn decode_opus<'a>(
+        &mut self,
+        payload: &[u8],
+        backlog: &'a mut ReplayBuffer,
+    ) -> Option<&'a [u8]> {
         let mut samples = [0; MAX_DECODED_SAMPLES];
         let count = self.opus.as_mut()?.decode(payload, &mut samples).ok()?;
         let mut codes = [0; MAX_DECODED_SAMPLES];

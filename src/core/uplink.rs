@@ -28,14 +28,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::backlog::Backlog;
 use super::digits::{DigitMerge, DigitWay};
 use super::g711::{Gain, is_quiet};
 use super::link::{Codec, MediaFormat};
 use super::media_streams::MessageWriter;
 use super::opus::{CLOCK_PER_SAMPLE, OpusError};
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
-use super::reorder::{Order, Reception, Reorder};
+use super::reorder::{Placement, Reception, Reorder};
+use super::replay_buffer::ReplayBuffer;
 use super::rtp::RtpHeader;
 use super::telephone_event::{EventReceiver, TelephoneEvent};
 use super::timeline::{Jitter, Timeline};
@@ -90,7 +90,7 @@ pub struct Uplink {
     decoders: Decoders,
     reorder: Reorder,
     timeline: Timeline,
-    backlog: Backlog,
+    backlog: ReplayBuffer,
     events: EventReceiver,
     merge: DigitMerge,
     /// Digits and the position behind which each belongs.
@@ -122,7 +122,7 @@ impl Uplink {
             gain: rx_gain,
             reorder: Reorder::default(),
             timeline: Timeline::default(),
-            backlog: Backlog::default(),
+            backlog: ReplayBuffer::default(),
             events: EventReceiver::default(),
             merge: DigitMerge::default(),
             digits: VecDeque::new(),
@@ -157,7 +157,8 @@ impl Uplink {
             return;
         };
         self.last_rtp = Some(arrived);
-        if let Order::Now { lost, new_source } = self.reorder.handle(arrived, &header, payload) {
+        if let Placement::Now { lost, new_source } = self.reorder.handle(arrived, &header, payload)
+        {
             self.use_packet(arrived, &header, payload, lost, new_source);
         }
         self.use_held(arrived);
@@ -332,7 +333,7 @@ impl Uplink {
             self.backlog.mute_last(samples as usize);
         }
         let end = self.backlog.end();
-        if self.timeline.has_surplus() && self.timeline.take_back(now, end, samples, quiet) {
+        if self.timeline.has_surplus() && self.timeline.trim_overfill(now, end, samples, quiet) {
             self.backlog.unpush(samples as usize);
             self.stats.taken_back_bytes += u64::from(samples);
         }

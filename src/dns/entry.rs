@@ -23,7 +23,7 @@ const WAITERS_MAX: usize = 8_192;
 /// Is told the outcome, once.
 pub(super) type Waiter = Box<dyn FnOnce(Result<Vec<SocketAddr>, LocateError>) + Send>;
 
-/// See the module.
+/// What is known of where one server is, and until when that holds.
 pub(super) struct Entry {
     pub target: Target,
     state: Mutex<State>,

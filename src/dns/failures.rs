@@ -21,7 +21,7 @@ struct Failed {
     lasts: Duration,
 }
 
-/// See the module.
+/// The addresses that failed lately, which are tried last.
 #[derive(Default)]
 pub(super) struct Failures(HashMap<SocketAddr, Failed>);
 

@@ -6,7 +6,7 @@
 //! | `servers` | [`Servers`]: the table, read by whoever must not wait |
 //! | `entry` | one target: what is known, who waits, when it is asked for again |
 //! | `failures` | servers that failed lately and are tried last |
-//! | `keeper` | the thread that looks up and keeps the table fresh |
+//! | `refresher` | the thread that looks up and keeps the table fresh |
 //! | `lookup` | one look-up: SRV, A and AAAA, the hosts file |
 //! | `target` | what is located, and the order of RFC 2782 |
 //! | `resolv_conf` | `resolv.conf` and the hosts file as text |
@@ -22,8 +22,8 @@
 
 mod entry;
 mod failures;
-mod keeper;
 mod lookup;
+mod refresher;
 mod resolv_conf;
 mod servers;
 mod target;

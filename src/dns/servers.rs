@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::entry::{Change, Entry, Waiter};
 use super::failures::Failures;
-use super::keeper;
 use super::lookup::{Files, LocateError, Located};
+use super::refresher;
 use super::target::Target;
 
 /// How many look-ups wait for the thread.
@@ -69,7 +69,7 @@ impl Servers {
     pub fn start(files: Files) -> std::io::Result<Self> {
         let (asked, received) = mpsc::channel(ASKED_MAX);
         let table = Arc::new(Table::default());
-        keeper::start(files, Arc::clone(&table), received)?;
+        refresher::start(files, Arc::clone(&table), received)?;
         Ok(Self(Arc::new(Inner { table, asked })))
     }
 

@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::credential_cache::CredentialCache;
 use super::credentials::{Credential, CredentialError};
 use super::line::PhoneLine;
 use super::resolve::{Route, ServerError, ServerProblem, ServerTable, SipServer, SipServers};
 use super::row::Row;
 use super::sealed::SealedLine;
 use super::server::{StoredServer, read_server};
-use super::vault::Vault;
 use crate::core::address::{HostPort, Transport};
 use crate::core::ids::LineId;
 use crate::core::key::MasterKey;
@@ -138,17 +138,17 @@ pub struct LoadedLines {
 /// spread over all cores; blocks until done, so call it off the async threads.
 #[must_use]
 pub fn load(lines: Vec<PhoneLine>, key: Option<&MasterKey>, servers: &SipServers) -> LoadedLines {
-    load_with(lines, key, servers, &mut Vault::default())
+    load_with(lines, key, servers, &mut CredentialCache::default())
 }
 
-/// The same, with what was opened before; what the vault leaves to others is
+/// The same, with what was opened before; what the cache leaves to others is
 /// sealed.
 #[must_use]
 pub fn load_with(
     lines: Vec<PhoneLine>,
     key: Option<&MasterKey>,
     servers: &SipServers,
-    vault: &mut Vault,
+    cache: &mut CredentialCache,
 ) -> LoadedLines {
     let routes: Vec<_> = lines.iter().map(|line| servers.resolve(line)).collect();
     // The password of a line without a server is nobody's business.
@@ -158,14 +158,14 @@ pub fn load_with(
         .filter(|(_, route)| route.is_ok())
         .map(|(line, _)| (line.id.as_str(), line.stored_password.as_ref()))
         .collect();
-    vault.open(key, &wanted);
+    cache.open(key, &wanted);
     let mut loaded = LoadedLines::default();
     let mut addresses: HashMap<(String, String), LineId> = HashMap::new();
     for (mut line, route) in lines.into_iter().zip(routes) {
         let stored = line.stored_password.take();
         let opened = route
             .map_err(UnusableReason::from)
-            .map(|route| (route, vault.get(line.id.as_str())));
+            .map(|route| (route, cache.get(line.id.as_str())));
         match opened {
             Err(reason) => loaded.unusable.push(UnusableLine {
                 id: line.id,
@@ -214,7 +214,7 @@ pub fn open_servers(
     rows: &[Row],
     key: Option<&MasterKey>,
     transport: Transport,
-    vault: &mut Vault,
+    cache: &mut CredentialCache,
 ) -> (ServerTable, Vec<LineWarning>) {
     let read: Vec<_> = rows.iter().map(read_server).collect();
     let wanted: Vec<(&str, Option<&Secret>)> = read
@@ -222,14 +222,14 @@ pub fn open_servers(
         .flatten()
         .map(|server| (server.id.as_str(), server.stored_password.as_ref()))
         .collect();
-    vault.open(key, &wanted);
+    cache.open(key, &wanted);
     let mut table = ServerTable::new();
     let mut warnings = Vec::new();
     for (row, server) in rows.iter().zip(read) {
         let id = row.id().unwrap_or_default().to_owned();
         let opened = server
             .map_err(ServerProblem::Fields)
-            .map(|server| open_server(server, transport, vault));
+            .map(|server| open_server(server, transport, cache));
         if let Ok((_, true)) = opened {
             warnings.push(LineWarning::PlainServerPassword(id.clone()));
         }
@@ -239,9 +239,13 @@ pub fn open_servers(
 }
 
 /// The server, and whether its password is stored in clear.
-fn open_server(server: StoredServer, transport: Transport, vault: &Vault) -> (SipServer, bool) {
-    // Servers are few: their vault opens all of them at once.
-    let opened = vault.get(&server.id).unwrap_or(Ok(Credential::Absent));
+fn open_server(
+    server: StoredServer,
+    transport: Transport,
+    cache: &CredentialCache,
+) -> (SipServer, bool) {
+    // Servers are few: their cache opens all of them at once.
+    let opened = cache.get(&server.id).unwrap_or(Ok(Credential::Absent));
     let is_plain = matches!(opened, Ok(Credential::Plain(_)));
     let server = SipServer {
         address: server.trunk.address,
@@ -363,8 +367,8 @@ mod tests {
                 {{"id":"plain","sipUsername":"1","sipPassword":"letmein"}},
                 {{"id":"lost","sipUsername":"5","sipServerId":"x","sipPassword":"{stored}"}}]"#
         );
-        let mut vault = Vault::deferring();
-        let loaded = load_with(lines(&text), Some(&key()), &servers(), &mut vault);
+        let mut cache = CredentialCache::deferring();
+        let loaded = load_with(lines(&text), Some(&key()), &servers(), &mut cache);
         let [sealed] = &loaded.sealed[..] else {
             panic!("{:?}", loaded.sealed)
         };
@@ -385,8 +389,8 @@ mod tests {
         assert_eq!(ready.password.as_ref().map(Secret::expose), Some("hunter2"));
         // Put in, it is ready from then on.
         let again = Credential::Decrypted(Secret::new("hunter2".into()));
-        vault.put("good", Secret::new(stored), Ok(again));
-        let loaded = load_with(lines(&text), Some(&key()), &servers(), &mut vault);
+        cache.put("good", Secret::new(stored), Ok(again));
+        let loaded = load_with(lines(&text), Some(&key()), &servers(), &mut cache);
         assert!(loaded.sealed.is_empty() && loaded.ready.len() == 2);
     }
 
@@ -425,8 +429,12 @@ mod tests {
             ),
             row(serde_json::json!({"id": "s5", "trunk_uri": "sip:a.example", "password": ""})),
         ];
-        let (table, warnings) =
-            open_servers(&rows, Some(&key()), Transport::Tcp, &mut Vault::default());
+        let (table, warnings) = open_servers(
+            &rows,
+            Some(&key()),
+            Transport::Tcp,
+            &mut CredentialCache::default(),
+        );
         let opened = |id: &str| {
             let server = table[id].as_ref().expect(id);
             let password = server.password.as_ref().map_err(|error| *error);
@@ -455,8 +463,8 @@ mod tests {
             assert_eq!(ready.password.as_ref().map(Secret::expose), Some("hunter2"));
         }
         // The server's password was decrypted once, for all of them.
-        let mut vault = Vault::deferring();
-        let deferred = load_with(lines(text), Some(&key()), &servers, &mut vault);
+        let mut cache = CredentialCache::deferring();
+        let deferred = load_with(lines(text), Some(&key()), &servers, &mut cache);
         assert!(deferred.sealed.is_empty() && deferred.ready.len() == 2);
         let is_plain = |warning: &LineWarning| matches!(warning, LineWarning::PlainPassword(_));
         assert!(loaded.ready.len() == 2 && !loaded.warnings.iter().any(is_plain));

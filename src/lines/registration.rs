@@ -1,6 +1,6 @@
 //! When each line registers (RFC 3261 section 10): the first REGISTERs spread
 //! out, failures retried with backoff and jitter, lost refreshes noticed.
-//! Each registrar has a pace of its own ([`super::pace`]): one that is away
+//! Each registrar has a pace of its own ([`super::register_pace`]): one that is away
 //! holds up nobody else's lines.
 //! Pure: time is an argument, randomness comes from a seed.
 //!
@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::pace::Pace;
-pub use super::pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
-use super::turns::{Phase, TimerKey, Turns};
+use super::register_pace::RegisterPace;
+pub use super::register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
+use super::register_queue::{Phase, RegisterQueue, TimerKey};
 use crate::core::ids::LineId;
 
 /// How long one REGISTER may go unanswered by the engine: its transaction
@@ -126,7 +126,7 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Scheduler {
     lines: HashMap<LineId, Entry>,
-    turns: Turns,
+    turns: RegisterQueue,
     random: StdRng,
 }
 
@@ -148,7 +148,7 @@ impl Scheduler {
     pub fn new(seed: u64) -> Self {
         Self {
             lines: HashMap::new(),
-            turns: Turns::default(),
+            turns: RegisterQueue::default(),
             random: StdRng::seed_from_u64(seed),
         }
     }
@@ -374,7 +374,7 @@ impl Scheduler {
         delay.mul_f64(self.random.random_range(0.5..=1.0))
     }
 
-    fn pace_of(&mut self, line: &LineId) -> Option<&mut Pace> {
+    fn pace_of(&mut self, line: &LineId) -> Option<&mut RegisterPace> {
         self.turns.pace(&self.lines.get(line)?.registrar)
     }
 

@@ -7,9 +7,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::credential_cache::Opened;
 use super::credentials::Credential;
 use super::load::ReadyLine;
-use super::vault::Opened;
 use crate::core::ids::LineId;
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
@@ -53,7 +53,7 @@ pub struct SealedPassword {
     pub stored: Secret,
 }
 
-/// See the module.
+/// The lines whose passwords are still to be decrypted, in the order of their latest calls.
 #[derive(Debug, Default)]
 pub struct SealedLines {
     lines: HashMap<LineId, Entry>,

@@ -47,7 +47,7 @@ pub trait Paced: Send + Sync {
 
 /// What the outside sees of the pacer thread.
 #[derive(Debug, Default)]
-struct Gauges {
+struct PacerStats {
     beat: Arc<AtomicU64>,
     late_max_us: AtomicU64,
     skipped_rounds: AtomicU64,
@@ -56,7 +56,7 @@ struct Gauges {
 
 /// The running pacer. Dropping it stops and joins the thread.
 pub struct Pacer {
-    gauges: Arc<Gauges>,
+    gauges: Arc<PacerStats>,
     inbox: Arc<Mutex<Vec<Arc<dyn Paced>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -67,7 +67,7 @@ impl Pacer {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(on_start: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
-        let gauges = Arc::new(Gauges::default());
+        let gauges = Arc::new(PacerStats::default());
         let inbox = Arc::new(Mutex::new(Vec::new()));
         let worker = PacerThread {
             gauges: gauges.clone(),
@@ -75,7 +75,7 @@ impl Pacer {
             wheel: Wheel::default(),
         };
         let thread = thread::Builder::new().name("pacer".into()).spawn(move || {
-            let real_time = step_forward();
+            let real_time = raise_to_realtime();
             info!(real_time, "the clock of audio runs");
             on_start();
             worker.run();
@@ -141,13 +141,13 @@ impl Drop for Pacer {
 /// Real-time scheduling at its lowest rank (SCHED_RR 1), for this thread; whether
 /// the system permits it (CAP_SYS_NICE, or RLIMIT_RTPRIO of 1). Else a thread
 /// that has used its share of the core comes first now and then.
-fn step_forward() -> bool {
+fn raise_to_realtime() -> bool {
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::RoundRobin);
     set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy).is_ok()
 }
 
 struct PacerThread {
-    gauges: Arc<Gauges>,
+    gauges: Arc<PacerStats>,
     inbox: Arc<Mutex<Vec<Arc<dyn Paced>>>>,
     wheel: Wheel,
 }
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn its_thread_comes_first_where_that_is_permitted() {
-        let permitted = thread::spawn(step_forward).join().expect("no panic");
+        let permitted = thread::spawn(raise_to_realtime).join().expect("no panic");
         let (tell, told) = std::sync::mpsc::channel();
         let pacer = Pacer::start(move || {
             let _ = tell.send(thread_priority::thread_schedule_policy());

@@ -53,7 +53,7 @@ pub enum CallEventKind {
     WorkerLost,
     /// The call was answered with 200.
     Answered,
-    /// No worker: the caller gets this rung of the fallback, and why.
+    /// No worker: the caller gets this step of the fallback, and why.
     Fallback {
         rung: &'static str,
         reason: &'static str,

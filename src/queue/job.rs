@@ -45,7 +45,7 @@ pub struct Job {
 /// The JSON, in the order of the contract.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Wire<'job> {
+struct JobJson<'job> {
     version: u8,
     call_id: &'job str,
     stream_sid: &'job str,
@@ -78,7 +78,7 @@ impl Job {
         };
         let (from, to) = (known(&self.from), known(&self.to));
         let url = self.stream_url.expose();
-        let wire = Wire {
+        let wire = JobJson {
             version: 1,
             call_id: self.call.as_str(),
             stream_sid: self.stream.as_str(),

@@ -23,12 +23,12 @@ use super::client::PUSH_TIMEOUT;
 use super::connection::{COMMAND_TIMEOUT, bounded, connect, run, run_all};
 use super::error::RedisFailure;
 use super::event::CallEvent;
-use super::leftovers;
 use super::removals::Removal;
 use super::shared::{Failed, Shared};
+use super::stale_jobs;
 use super::state::{HEARTBEAT_INTERVAL, NodeState};
+use crate::core::log_limiter::LogLimiter;
 use crate::core::outcome::Outcome;
-use crate::core::seldom::Seldom;
 
 /// First and longest pause between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -59,7 +59,7 @@ pub(super) struct Link {
     tidied_at: Instant,
     connected_at: Instant,
     /// Redis refuses to say which jobs are taken.
-    cannot_say: Seldom,
+    cannot_say: LogLimiter,
 }
 
 impl Link {
@@ -73,7 +73,7 @@ impl Link {
             open_calls: OpenCalls::default(),
             tidied_at: Instant::now(),
             connected_at: Instant::now(),
-            cannot_say: Seldom::new(WARN_INTERVAL),
+            cannot_say: LogLimiter::new(WARN_INTERVAL),
         }
     }
 
@@ -131,7 +131,7 @@ impl Link {
             return Ok(());
         };
         let knows = |job: &str| self.shared.jobs().knows(job);
-        leftovers::sweep(&self.shared.keys, base, knows, connection).await
+        stale_jobs::sweep(&self.shared.keys, base, knows, connection).await
     }
 
     /// Closes the calls that Redis has as ours and that are not: those of an
@@ -240,7 +240,7 @@ impl Link {
         self.tidied_at = Instant::now();
         self.sweep(connection).await?;
         if self.connected_at.elapsed() >= dead_after {
-            leftovers::bury(&self.shared.keys, dead_after, connection).await?;
+            stale_jobs::reap(&self.shared.keys, dead_after, connection).await?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@
 //! | `shared` | what the handle and the task share |
 //! | `state` | the state keys and the scripts that keep the statistics true |
 //! | `calls` | the open calls: restored after Redis forgot them, closed after a crash |
-//! | `leftovers` | jobs and calls of dead bridges |
+//! | `stale_jobs` | jobs and calls of dead bridges |
 //! | `connection` | one connection, commands bounded in time |
 //! | `probe` | whether a Redis can take jobs at all |
 //! | `removals` | jobs that must leave the queue, kept while Redis is away |
@@ -25,11 +25,11 @@ pub mod error;
 pub mod event;
 pub mod job;
 mod jobs;
-mod leftovers;
 mod link;
 mod probe;
 mod removals;
 mod shared;
+mod stale_jobs;
 mod state;
 
 pub use client::{DEAD_AFTER, Queue, QueueConfig, QueueStats, open};

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::source::{Latch, SourceRule, Verdict};
+use super::source::{Latch, SourceDecision, SourceRule};
 use crate::core::rtp::RtpHeader;
 
 /// The longest packet that can make its sender a source: what fits an Ethernet.
@@ -59,7 +59,7 @@ pub enum Judged {
     },
 }
 
-/// See the module.
+/// Judges each packet of one leg: its source, its form and its rate.
 #[derive(Clone, Debug, Default)]
 pub struct RtpIntake {
     source: SourceRule,
@@ -112,15 +112,15 @@ impl RtpIntake {
                 && packet.len() <= MAX_PACKET_BYTES
         });
         let header = valid.as_ref().map(|(header, _)| header);
-        let verdict = match from {
-            _ if !is_rtp => Verdict::Drop,
+        let decision = match from {
+            _ if !is_rtp => SourceDecision::Drop,
             Some(from) => self.source.judge(now, from, header),
-            None => Verdict::Accept,
+            None => SourceDecision::Accept,
         };
-        if verdict == Verdict::Drop {
+        if decision == SourceDecision::Drop {
             return (Judged::Foreign, false);
         }
-        let follow = verdict == Verdict::AcceptAndFollow;
+        let follow = decision == SourceDecision::AcceptAndFollow;
         if self.flood.admits(now) {
             return (Judged::Take, follow);
         }

@@ -53,7 +53,7 @@ pub enum Latch {
 
 /// What to do with one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SourceDecision {
     /// From the accepted source.
     Accept,
     /// From a source that becomes the accepted one now: send there too.
@@ -142,7 +142,12 @@ impl SourceRule {
 
     /// Judges one packet. `header` is that of a valid RTP packet of this stream:
     /// complete, of a negotiated payload type; `None` for any other.
-    pub fn judge(&mut self, now: Instant, from: SocketAddr, header: Option<&RtpHeader>) -> Verdict {
+    pub fn judge(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        header: Option<&RtpHeader>,
+    ) -> SourceDecision {
         let from = canonical(from);
         if let Some(current) = &mut self.current
             && current.address == from
@@ -151,16 +156,16 @@ impl SourceRule {
                 *current = Source::new(now, from, header);
             }
             self.armed = self.armed.filter(|since| is_recent(now, *since));
-            return Verdict::Accept;
+            return SourceDecision::Accept;
         }
         let Some(header) = header else {
-            return Verdict::Drop;
+            return SourceDecision::Drop;
         };
         if self.is_under_way(now, from) {
-            return Verdict::Accept;
+            return SourceDecision::Accept;
         }
         if !self.may_take_over(now, from, header) {
-            return Verdict::Drop;
+            return SourceDecision::Drop;
         }
         self.switch_to(Source::new(now, from, header))
     }
@@ -193,7 +198,7 @@ impl SourceRule {
             || (right > Right::None && silent >= RELEARN_AFTER)
     }
 
-    fn switch_to(&mut self, source: Source) -> Verdict {
+    fn switch_to(&mut self, source: Source) -> SourceDecision {
         let won_back = self.displaced == Some((source.address, source.ssrc));
         let right = self.right_of(source.address);
         let only_silent = |replaced: &Source| {
@@ -207,9 +212,9 @@ impl SourceRule {
         self.armed = None;
         self.former = None;
         if replaced.is_none() && self.announced == Some(source.address) {
-            return Verdict::Accept;
+            return SourceDecision::Accept;
         }
-        Verdict::AcceptAndFollow
+        SourceDecision::AcceptAndFollow
     }
 
     fn right_of(&self, from: SocketAddr) -> Right {

@@ -12,7 +12,7 @@ use sqlx::{AnyConnection, Connection, Row as _};
 use super::calls::{at, millis};
 use super::connection::Store;
 use super::error::StoreError;
-use crate::core::callback::{CallEnd, CallbackEvent, Change, Kept, Notice, Owed};
+use crate::core::callback::{CallEnd, CallbackEvent, Change, Kept, Owed, WebhookEvent};
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
 use crate::core::private::Secret;
@@ -122,7 +122,7 @@ async fn put(
     connection: &mut AnyConnection,
     sql: &'static str,
     node: &str,
-    notice: &Notice,
+    notice: &WebhookEvent,
 ) -> Result<(), sqlx::Error> {
     let url = notice.url.as_ref().map(|url| url.expose().to_owned());
     sqlx::query(sql)
@@ -139,7 +139,7 @@ async fn put(
 }
 
 /// `None` for a row that no version of this program wrote.
-fn notice(row: &AnyRow) -> Result<Option<Notice>, sqlx::Error> {
+fn notice(row: &AnyRow) -> Result<Option<WebhookEvent>, sqlx::Error> {
     let text = |name: &str| row.try_get::<String, _>(name);
     let url: Option<String> = row.try_get("url")?;
     let (call, event) = (text("call_id")?, text("event")?);
@@ -152,7 +152,7 @@ fn notice(row: &AnyRow) -> Result<Option<Notice>, sqlx::Error> {
     let (Some(call), Some(event), Ok(sequence)) = known else {
         return Ok(None);
     };
-    Ok(Some(Notice {
+    Ok(Some(WebhookEvent {
         call,
         sequence,
         event,

@@ -17,16 +17,16 @@ use tokio_tungstenite::MaybeTlsStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tracing::{debug, info, warn};
 
+use super::attach_table::{AttachTable, Claim};
+use super::direct_writer::DirectWriter;
 use super::error::WorkerError;
-use super::lane::Lane;
 use super::received::CloseReason;
-use super::registry::{Claim, Registry};
 use super::request::{self, AttachRequest, HEAD_MAX_BYTES, PATH, Refusal};
 use super::socket::WorkerSocket;
 use super::tcp;
 use crate::core::ids::{CallId, Token};
+use crate::core::log_limiter::LogLimiter;
 use crate::core::private::Secret;
-use crate::core::seldom::Seldom;
 
 /// How long a worker may take to send its request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,16 +59,16 @@ pub struct StreamServer {
 }
 
 impl StreamServer {
-    /// Listens, and hands workers to the tickets of `registry` from now on.
+    /// Listens, and hands workers to the tickets of `attach_table` from now on.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn bind(addr: SocketAddr, registry: Registry) -> Result<Self, WorkerError> {
+    pub async fn bind(addr: SocketAddr, attach_table: AttachTable) -> Result<Self, WorkerError> {
         let failed = |source| WorkerError::Listen { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(accept_until(listener, registry, stopped));
+        let task = tokio::spawn(accept_until(listener, attach_table, stopped));
         Ok(Self {
             local,
             stop: Some(stop),
@@ -97,20 +97,20 @@ impl Drop for StreamServer {
 
 async fn accept_until(
     listener: TcpListener,
-    registry: Registry,
+    attach_table: AttachTable,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let mut handshakes = JoinSet::new();
     let mut young = Young::default();
-    let mut refused = Seldom::new(WARN_INTERVAL);
-    let mut failed = Seldom::new(WARN_INTERVAL);
+    let mut refused = LogLimiter::new(WARN_INTERVAL);
+    let mut failed = LogLimiter::new(WARN_INTERVAL);
     loop {
         tokio::select! {
             _ = &mut stopped => return,
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let evicted = young.admit();
-                    handshakes.spawn(handshake(stream, peer, registry.clone(), evicted));
+                    handshakes.spawn(handshake(stream, peer, attach_table.clone(), evicted));
                 }
                 Err(error) => {
                     // The worker waits in the system's backlog meanwhile.
@@ -152,7 +152,7 @@ impl Young {
 }
 
 /// A scan cannot flood the log.
-fn note_refusal(refused: &mut Seldom, refusal: Refusal) {
+fn note_refusal(refused: &mut LogLimiter, refusal: Refusal) {
     if let Some(count) = refused.count(Instant::now().into_std()) {
         warn!(
             status = refusal.status(),
@@ -166,7 +166,7 @@ fn note_refusal(refused: &mut Seldom, refusal: Refusal) {
 async fn handshake(
     mut stream: TcpStream,
     peer: SocketAddr,
-    registry: Registry,
+    attach_table: AttachTable,
     evicted: oneshot::Receiver<()>,
 ) -> Option<Refusal> {
     if let Err(error) = tcp::tune(&stream) {
@@ -174,7 +174,7 @@ async fn handshake(
         return None;
     }
     let judged = async {
-        match judge(&mut stream, &registry).await {
+        match judge(&mut stream, &attach_table).await {
             Ok(Judged::Granted(granted)) => Some(Ok(granted)),
             Ok(Judged::Refused(refusal)) => {
                 refuse(&mut stream, refusal).await;
@@ -215,7 +215,7 @@ struct Granted {
     part: Vec<u8>,
 }
 
-async fn judge(stream: &mut TcpStream, registry: &Registry) -> io::Result<Judged> {
+async fn judge(stream: &mut TcpStream, attach_table: &AttachTable) -> io::Result<Judged> {
     let (head, part) = match timeout(REQUEST_TIMEOUT, read_head(stream)).await {
         Err(_) => return Ok(Judged::Refused(Refusal::TooSlow)),
         Ok(read) => match read? {
@@ -224,7 +224,7 @@ async fn judge(stream: &mut TcpStream, registry: &Registry) -> io::Result<Judged
         },
     };
     let granted = request::parse(&head).and_then(|request| {
-        let claim = registry.claim(&request.call, &request.token)?;
+        let claim = attach_table.claim(&request.call, &request.token)?;
         Ok(Granted {
             request,
             claim,
@@ -287,9 +287,9 @@ async fn attach(mut stream: TcpStream, peer: SocketAddr, granted: Granted) {
         warn!(call = %request.call, %peer, "the worker left before it was attached; its token is still good");
         return;
     }
-    let lane = Lane::new(Some(&stream), Role::Server);
+    let writer = DirectWriter::new(Some(&stream), Role::Server);
     let stream = MaybeTlsStream::Plain(stream);
-    let socket = WorkerSocket::new(stream, lane, Role::Server, part).await;
+    let socket = WorkerSocket::new(stream, writer, Role::Server, part).await;
     match claim.deliver(socket) {
         Ok(()) => info!(call = %request.call, %peer, "worker attached"),
         Err(socket) => {

@@ -24,8 +24,8 @@ use tokio_tungstenite::tungstenite::http::{HeaderValue, Request, header};
 use tokio_tungstenite::tungstenite::protocol::Role;
 use url::{Host, Url};
 
+use super::direct_writer::DirectWriter;
 use super::error::WorkerError;
-use super::lane::Lane;
 use super::socket::WorkerSocket;
 use super::tcp;
 use super::upgrade::{NoUpgrade, upgrade};
@@ -145,9 +145,9 @@ impl Dialer {
                 })?)
             }
         };
-        let lane = match &stream {
-            MaybeTlsStream::Plain(stream) => Lane::new(Some(stream), Role::Client),
-            _ => Lane::new(None, Role::Client),
+        let writer = match &stream {
+            MaybeTlsStream::Plain(stream) => DirectWriter::new(Some(stream), Role::Client),
+            _ => DirectWriter::new(None, Role::Client),
         };
         let request = self.target.request(self.signer.as_ref())?;
         let host = host();
@@ -162,7 +162,7 @@ impl Dialer {
                 return Err(WorkerError::Handshake { host, reason });
             }
         };
-        Ok(WorkerSocket::new(stream, lane, Role::Client, part).await)
+        Ok(WorkerSocket::new(stream, writer, Role::Client, part).await)
     }
 }
 

@@ -3,14 +3,14 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`socket`] | [`WorkerSocket`]: one worker's WebSocket, made for a driver that selects over it |
-//! | [`received`] | [`Received`], [`Backlog`], [`CloseReason`]: what a socket brings and how it ends |
-//! | [`lane`] | [`Lane`]: the short way to a worker, past the socket's queue |
-//! | [`registry`] | [`Registry`] and [`Ticket`]: which call waits for a worker, and with which token |
+//! | [`received`] | [`Received`], [`Backpressure`], [`CloseReason`]: what a socket brings and how it ends |
+//! | [`direct_writer`] | [`DirectWriter`]: the short way to a worker, past the socket's queue |
+//! | [`attach_table`] | [`AttachTable`] and [`Ticket`]: which call waits for a worker, and with which token |
 //! | [`accept`] | [`StreamServer`]: the listener of queue mode |
 //! | `request` | the HTTP request that opens a WebSocket, parsed and judged |
 //! | [`dial`] | [`Dialer`]: push mode, `ws://` and `wss://` |
 //! | `upgrade` | our side of the handshake in push mode |
-//! | `wire` | a byte stream that knows when it last brought something |
+//! | `timed_stream` | a byte stream that knows when it last brought something |
 //! | `tcp` | options of every TCP socket: no Nagle, keep-alive, bounded send buffer |
 //! | [`error`] | [`WorkerError`] |
 //!
@@ -18,21 +18,21 @@
 //! worker is replaced (`bridge`).
 
 pub mod accept;
+pub mod attach_table;
 pub mod dial;
+pub mod direct_writer;
 pub mod error;
-pub mod lane;
 pub mod received;
-pub mod registry;
 mod request;
 pub mod socket;
 mod tcp;
+mod timed_stream;
 mod upgrade;
-mod wire;
 
 pub use accept::{StreamServer, attach_url};
+pub use attach_table::{AlreadyClaimed, AttachTable, Ticket};
 pub use dial::Dialer;
+pub use direct_writer::DirectWriter;
 pub use error::WorkerError;
-pub use lane::Lane;
-pub use received::{Backlog, CloseReason, Ignored, Received};
-pub use registry::{AlreadyClaimed, Registry, Ticket};
+pub use received::{Backpressure, CloseReason, Ignored, Received};
 pub use socket::WorkerSocket;

@@ -38,7 +38,7 @@ pub enum Ignored {
 /// The worker does not keep up and counts as stalled; the text was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the worker does not read: {queued_bytes} bytes wait, the oldest for {} ms", age.as_millis())]
-pub struct Backlog {
+pub struct Backpressure {
     /// What waits, the WebSocket's own batch not counted.
     pub queued_bytes: usize,
     /// How long the oldest text has waited.

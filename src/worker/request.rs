@@ -6,7 +6,7 @@
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use url::form_urlencoded;
 
-use super::registry::Denied;
+use super::attach_table::Denied;
 use crate::core::ids::CallId;
 
 /// Longest request head taken.

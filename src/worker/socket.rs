@@ -22,10 +22,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use super::direct_writer::DirectWriter;
 use super::error::WorkerError;
-use super::lane::Lane;
-use super::received::{Backlog, CloseReason, Ignored, Received, classify};
-use super::wire::Wire;
+use super::received::{Backpressure, CloseReason, Ignored, Received, classify};
+use super::timed_stream::TimedStream;
 
 /// Most text that waits for a worker: a minute of audio, so that the caller's
 /// first words fit at once when a worker attaches late.
@@ -65,7 +65,7 @@ struct Waiting {
 /// One worker's WebSocket.
 #[derive(Debug)]
 pub struct WorkerSocket<S = MaybeTlsStream<TcpStream>> {
-    stream: WebSocketStream<Wire<S>>,
+    stream: WebSocketStream<TimedStream<S>>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// Since when the batch inside `stream` waits; `None` when all is written.
@@ -79,8 +79,8 @@ pub struct WorkerSocket<S = MaybeTlsStream<TcpStream>> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
     /// Wraps a stream whose handshake is done. `part` is what was read past it.
-    pub(super) async fn new(stream: S, lane: Lane, role: Role, part: Vec<u8>) -> Self {
-        let wire = Wire::new(stream, lane);
+    pub(super) async fn new(stream: S, writer: DirectWriter, role: Role, part: Vec<u8>) -> Self {
+        let wire = TimedStream::new(stream, writer);
         let stream = WebSocketStream::from_partially_read(wire, part, role, Some(config())).await;
         Self::from_stream(stream)
     }
@@ -88,11 +88,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
     /// The short way to this worker. It is open whenever nothing else is
     /// under way, from the first [`Self::recv`] on.
     #[must_use]
-    pub fn lane(&self) -> Lane {
-        self.stream.get_ref().lane().clone()
+    pub fn writer(&self) -> DirectWriter {
+        self.stream.get_ref().writer().clone()
     }
 
-    fn from_stream(stream: WebSocketStream<Wire<S>>) -> Self {
+    fn from_stream(stream: WebSocketStream<TimedStream<S>>) -> Self {
         Self {
             stream,
             waiting: VecDeque::new(),
@@ -108,17 +108,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
     ///
     /// # Errors
     /// When too much waits, or has waited too long: the worker is stalled.
-    pub fn queue_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Backlog> {
+    pub fn queue_text(&mut self, text: impl Into<Utf8Bytes>) -> Result<(), Backpressure> {
         let text = text.into();
         if self.stalled || self.waiting_bytes + text.len() > BACKLOG_MAX_BYTES {
-            return Err(Backlog {
+            return Err(Backpressure {
                 queued_bytes: self.waiting_bytes,
                 age: self
                     .oldest()
                     .map_or(Duration::ZERO, |since| since.elapsed()),
             });
         }
-        self.stream.get_ref().lane().road().shut();
+        self.stream.get_ref().writer().inner().shut();
         self.waiting_bytes += text.len();
         self.waiting.push_back(Waiting {
             text,
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         }
         poll_fn(|cx| self.poll_send(cx)).await;
         // Nothing may follow the close frame.
-        self.stream.get_ref().lane().road().end();
+        self.stream.get_ref().writer().inner().end();
         self.hand_over(Message::Close(Some(reason.frame())), Instant::now());
         while !self.over {
             let _ = self.recv().await;
@@ -187,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         if self.over {
             return Poll::Ready(Received::Lost(WorkerError::Over));
         }
-        self.stream.get_ref().lane().register(cx.waker());
+        self.stream.get_ref().writer().register(cx.waker());
         let _ = self.poll_send(cx);
         for _ in 0..CONTROL_FRAMES_PER_POLL {
             let next = match Pin::new(&mut self.stream).poll_next(cx) {
@@ -258,21 +258,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         self.batch_since.is_some()
     }
 
-    /// Whether the lane left something over; opens it where nothing is.
+    /// Whether the direct writer left something over; opens it where nothing is.
     fn take_rest(&mut self) -> bool {
-        let mut road = self.stream.get_ref().lane().road();
-        let rest = !road.rest().is_empty();
+        let mut inner = self.stream.get_ref().writer().inner();
+        let rest = !inner.rest().is_empty();
         if !rest {
-            road.reopen();
+            inner.reopen();
             return false;
         }
-        drop(road);
+        drop(inner);
         self.batch_since = Some(Instant::now());
         true
     }
 
     fn hand_over(&mut self, message: Message, since: Instant) {
-        self.stream.get_ref().lane().road().shut();
+        self.stream.get_ref().writer().inner().shut();
         match Pin::new(&mut self.stream).start_send(message) {
             Ok(()) => {
                 self.batch_since.get_or_insert(since);
@@ -286,10 +286,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
             .or_else(|| self.waiting.front().map(|first| first.since))
     }
 
-    /// Nothing follows: the lane's handle must not keep the connection open.
+    /// Nothing follows: the direct writer's handle must not keep the connection open.
     fn end(&mut self) {
         self.over = true;
-        self.stream.get_ref().lane().road().end();
+        self.stream.get_ref().writer().inner().end();
     }
 
     fn closed(&mut self, frame: Option<CloseFrame>, cx: &mut Context<'_>) -> Received {
@@ -366,8 +366,8 @@ mod tests {
     async fn socket(pipe_bytes: usize) -> (WorkerSocket<Counted>, DuplexStream) {
         let (pipe, worker) = duplex(pipe_bytes);
         let counted = Counted { pipe, writes: 0 };
-        let lane = Lane::new(None, Role::Server);
-        let socket = WorkerSocket::new(counted, lane, Role::Server, Vec::new()).await;
+        let writer = DirectWriter::new(None, Role::Server);
+        let socket = WorkerSocket::new(counted, writer, Role::Server, Vec::new()).await;
         (socket, worker)
     }
 
@@ -466,13 +466,13 @@ mod tests {
     #[tokio::test]
     async fn the_lane_tells_for_how_long_something_has_waited() {
         let (mut socket, mut worker) = socket(1_024).await;
-        let lane = socket.lane();
-        assert_eq!(lane.busy_for(), Duration::ZERO);
+        let writer = socket.writer();
+        assert_eq!(writer.busy_for(), Duration::ZERO);
         socket.queue_text("x".repeat(5_000)).unwrap();
         assert!(poll_once(&mut socket).await.is_none());
         std::thread::sleep(Duration::from_millis(5));
         assert!(poll_once(&mut socket).await.is_none());
-        assert!(lane.busy_for() >= Duration::from_millis(5));
+        assert!(writer.busy_for() >= Duration::from_millis(5));
         let mut read = [0; 5_004];
         let reading = worker.read_exact(&mut read);
         tokio::pin!(reading);
@@ -480,7 +480,7 @@ mod tests {
             assert!(poll_once(&mut socket).await.is_none());
         }
         assert!(poll_once(&mut socket).await.is_none());
-        assert_eq!(lane.busy_for(), Duration::ZERO);
+        assert_eq!(writer.busy_for(), Duration::ZERO);
     }
 
     #[tokio::test]

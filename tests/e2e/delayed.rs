@@ -104,7 +104,7 @@ async fn near_end() {
     );
     // There and back over the link, and at most one turn of the pacer. The best
     // tenth: on a busy machine an echo may fall behind, and stays there for
-    // a while by the rule of core::catch_up.
+    // a while by the rule of core::latency_recovery.
     let delays = delays_ms(&sent, &heard, 20..200);
     let round_trip = delays[delays.len() / 10];
     let link = u128::from(2 * LINK_MS);

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use sipbridge::config::flags::FLAGS;
-use sipbridge::config::{self, Given, Invocation};
+use sipbridge::config::{self, Invocation, RawArgs};
 
 use crate::pages::{self, Block};
 
@@ -98,7 +98,7 @@ fn check(place: &str, line: &Line) {
         .or_insert_with(|| HEX.to_owned());
     let environment = |name: &str| variables.get(name).map(OsString::from);
     let arguments = std::iter::once("sipbridge").chain(line.words[1..].iter().map(String::as_str));
-    let given: Given = match config::read(arguments.map(OsString::from), environment) {
+    let given: RawArgs = match config::read(arguments.map(OsString::from), environment) {
         Ok(Invocation::Run(given) | Invocation::Check(given)) => given,
         Ok(Invocation::Encrypt { .. } | Invocation::Lines(_)) => return,
         Err(error) if error.exit_code() == 0 => return,

@@ -20,7 +20,7 @@ use serde_json::{Deserializer, Value, json};
 use sipbridge::api::metrics::Counters;
 use sipbridge::api::{CallTotals, Health, LineCounts, RedisHealth};
 use sipbridge::bridge::overload::Readings;
-use sipbridge::core::call::Verdict;
+use sipbridge::core::call::CallDecision;
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::callback::answer::read_answer;
 use sipbridge::core::callback::event_body;
@@ -251,7 +251,7 @@ fn incoming_answer(place: &str, document: &Value) {
     let mut names = document.as_object().unwrap().keys();
     assert!(names.all(|name| known.contains(&name.as_str())), "{place}");
     match answer {
-        Verdict::Accept(accepted) => {
+        CallDecision::Accept(accepted) => {
             let count = |name: &str| document[name].as_object().map_or(0, serde_json::Map::len);
             assert_eq!(
                 accepted.custom_params.len(),
@@ -259,14 +259,14 @@ fn incoming_answer(place: &str, document: &Value) {
                 "{place}"
             );
         }
-        Verdict::Reject(status) => {
+        CallDecision::Reject(status) => {
             assert_eq!(
                 document["statusCode"].as_u64(),
                 Some(status.into()),
                 "{place}"
             );
         }
-        Verdict::Ignore => {}
+        CallDecision::Ignore => {}
     }
 }
 

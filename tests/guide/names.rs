@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sipbridge::config::flags::FLAGS;
 use sipbridge::core::audio_counters::AudioCounters;
-use sipbridge::core::call::Rung;
+use sipbridge::core::call::FallbackStep;
 use sipbridge::core::outcome::Outcome;
 
 use crate::pages::{self, root};
@@ -128,9 +128,9 @@ fn the_call_queue_has_every_outcome_and_step() {
         .collect();
     let all: BTreeSet<&str> = Outcome::ALL.iter().map(|it| it.as_str()).collect();
     assert_eq!(named, all);
-    for rung in Rung::ALL {
-        let row = format!("| `{}` |", rung.as_str());
-        assert!(text.contains(&row), "{}", rung.as_str());
+    for step in FallbackStep::ALL {
+        let row = format!("| `{}` |", step.as_str());
+        assert!(text.contains(&row), "{}", step.as_str());
     }
     let terms = fs::read_to_string(root().join("src/core/call/terms.rs")).unwrap();
     let reasons = literals(&terms, |it| it.contains('-'));

@@ -11,12 +11,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use sipbridge::bridge::calls::{CallBook, CallRequest};
+use sipbridge::bridge::call_limiter::{CallLimiter, Limits};
+use sipbridge::bridge::call_store::{CallRequest, CallStore};
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
 use sipbridge::bridge::dialling::Dialling;
-use sipbridge::bridge::line_book::LineBook;
+use sipbridge::bridge::line_directory::LineDirectory;
 use sipbridge::bridge::place::{NewCall, place_call};
-use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallStatus;
 use sipbridge::core::dialling::DialLine;
@@ -94,13 +94,13 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
         }),
         dialling: Dialling::default(),
         workers: Default::default(),
-        registry: Registry::new(Limits {
+        call_limiter: CallLimiter::new(Limits {
             calls: 8,
             ..Limits::default()
         }),
         gauges: Arc::default(),
-        lines: LineBook::new(lines),
-        calls: CallBook::new(None),
+        lines: LineDirectory::new(lines),
+        calls: CallStore::new(None),
         sounds: Sounds {
             ringback: hold.clone(),
             hold: hold.clone(),
@@ -289,7 +289,7 @@ fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
         Some("callee-hung-up")
     );
     eventually("nothing is left", || {
-        context.registry.active() == 0 && stage.engine.stats().legs == 0
+        context.call_limiter.active() == 0 && stage.engine.stats().legs == 0
     });
     assert_eq!(stage.engine.stats().panics, 0);
 }
@@ -401,6 +401,6 @@ fn a_panic_where_a_call_sends_its_audio_ends_that_call_and_no_other() {
     assert_eq!(dialog.ask("BYE", "", "").status(), 200);
     shows(&context, &well, CallStatus::Completed);
     eventually("nothing is left", || {
-        context.registry.active() == 0 && stage.engine.stats().legs == 0
+        context.call_limiter.active() == 0 && stage.engine.stats().legs == 0
     });
 }

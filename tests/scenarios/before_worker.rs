@@ -28,7 +28,7 @@ async fn a_caller_who_cancels_takes_the_job_and_the_token_with_him() {
     let job = Job::take(stage.redis()).await;
     caller.hang_up();
     until("the call is over", async || {
-        stage.context.registry.active() == 0
+        stage.context.call_limiter.active() == 0
     })
     .await;
     assert_eq!(dial(job.url()).await.err(), Some(410));

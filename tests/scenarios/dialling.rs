@@ -2,7 +2,7 @@
 //! French, `--allow-dial` is not given.
 
 use serde_json::json;
-use sipbridge::bridge::calls::{CallRequest, RequestError};
+use sipbridge::bridge::call_store::{CallRequest, RequestError};
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
 use sipbridge::core::dialling::NotAllowed;
 use sipbridge::core::private::Private;
@@ -39,7 +39,7 @@ async fn what_is_not_permitted_is_not_dialled_and_takes_no_place() {
         assert!(!refused.to_string().contains(to), "{refused}");
     }
     assert!(stage.sim.take_outgoing().is_empty());
-    assert_eq!(stage.context.registry.taken(), 0);
+    assert_eq!(stage.context.call_limiter.taken(), 0);
     let by_reason = [
         ("malformed", 1),
         ("no_number", 1),

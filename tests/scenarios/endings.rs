@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sipbridge::bridge::calls::StatusListener;
+use sipbridge::bridge::call_store::StatusListener;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallObject;
 use sipbridge::core::private::Private;
@@ -114,7 +114,7 @@ async fn a_worker_that_nobody_replaces_is_followed_by_bye_without_a_fallback_num
     assert_eq!(caller.ended_by_bridge().await.status, 200);
     assert!(sound::contains(&caller.audio(), &announcement()));
     until("the call is over", async || {
-        stage.context.registry.active() == 0
+        stage.context.call_limiter.active() == 0
     })
     .await;
     assert_eq!(dial(&job).await.err(), Some(410));
@@ -208,7 +208,7 @@ async fn shutdown_ends_calls_in_every_phase() {
     player.hears("the leaver", &sound::numbered_frame(0)).await;
     let waiter = stage.call();
     until("180", async || waiter.statuses() == [180]).await;
-    stage.context.registry.drain();
+    stage.context.call_limiter.drain();
     stage.context.shutdown.end_calls();
     let ends = [
         talker.ended_by_bridge().await.status,
@@ -242,7 +242,7 @@ async fn an_engine_that_takes_no_command_loses_the_call_and_nothing_else() {
         worker.send(&json!({"event": "hangup", "streamSid": worker.stream_sid}));
         worker.listen_to_end().await;
         until("both are given up", async || {
-            stage.context.registry.active() == 0
+            stage.context.call_limiter.active() == 0
         })
         .await;
         assert_eq!(stage.pushes().await, 1, "no job of a call that never was");

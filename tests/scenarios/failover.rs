@@ -232,7 +232,7 @@ async fn a_worker_lost_while_redis_is_away_is_replaced_when_it_is_back() {
     next.listen_to_end().await;
     drop(next);
     until("the call is over", async || {
-        stage.context.registry.active() == 0
+        stage.context.call_limiter.active() == 0
     })
     .await;
 }

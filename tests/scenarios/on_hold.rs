@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sipbridge::bridge::calls::{CallRequest, RequestError};
+use sipbridge::bridge::call_store::{CallRequest, RequestError};
 use sipbridge::core::ids::CallId;
 use sipbridge::core::private::Private;
 

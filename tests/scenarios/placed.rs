@@ -1,12 +1,12 @@
 //! Calls that the bridge places: answered and streamed like one that came in,
-//! and every way in which they come to nothing. The book of calls and Redis
+//! and every way in which they come to nothing. The call store and Redis
 //! say the same.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use sipbridge::bridge::calls::{CallRequest, RequestError};
+use sipbridge::bridge::call_store::{CallRequest, RequestError};
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::ids::{CallId, LineId};
@@ -259,15 +259,15 @@ async fn what_cannot_be_placed_is_said_and_leaves_nothing() {
     stage.sim.refuse_commands(Some(SubmitError::Closed));
     assert_eq!(place(new_call()).await, PlaceError::Closed);
     stage.sim.refuse_commands(None);
-    stage.context.registry.set_overloaded(true);
+    stage.context.call_limiter.set_overloaded(true);
     assert!(
         matches!(place(new_call()).await, PlaceError::Refused(refusal) if refusal.status == 503)
     );
-    stage.context.registry.set_overloaded(false);
-    stage.context.registry.drain();
+    stage.context.call_limiter.set_overloaded(false);
+    stage.context.call_limiter.drain();
     assert!(matches!(place(new_call()).await, PlaceError::Refused(_)));
     assert!(stage.context.calls.list().is_empty());
-    assert_eq!(stage.context.registry.active(), 0);
+    assert_eq!(stage.context.call_limiter.active(), 0);
     stage.taken_in_vain(2);
     stage.finish().await;
 }

@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use sipbridge::bridge::calls::CallRequest;
+use sipbridge::bridge::call_store::CallRequest;
 use sipbridge::bridge::place::NewCall;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::link::{Codec, Direction};

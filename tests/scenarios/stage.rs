@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sipbridge::bridge::calls::{CallBook, StatusListener};
+use sipbridge::bridge::call_limiter::{CallLimiter, Limits};
+use sipbridge::bridge::call_store::{CallStore, StatusListener};
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
 use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::intake;
-use sipbridge::bridge::line_book::LineBook;
+use sipbridge::bridge::line_directory::LineDirectory;
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
 use sipbridge::bridge::registrar::RegistrarHandle;
-use sipbridge::bridge::registry::{Limits, Registry};
 use sipbridge::bridge::shutdown::Shutdown;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::{CallObject, CallStatus};
@@ -28,7 +28,7 @@ use sipbridge::media::sounds::Sounds;
 use sipbridge::queue::{Queue, QueueConfig, RedisState};
 use sipbridge::sip::engine::SipEngine;
 use sipbridge::sip::sim::{SimCallee, SimEngine};
-use sipbridge::worker::{Dialer, Registry as Workers, StreamServer};
+use sipbridge::worker::{AttachTable as Workers, Dialer, StreamServer};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -121,11 +121,11 @@ impl Setup {
             Some(redis) => Some(connect(redis, &self.settings.stream_url).await),
             None => None,
         };
-        let registry = Registry::new(Limits {
+        let call_limiter = CallLimiter::new(Limits {
             calls: 1_000,
             ..Limits::default()
         });
-        let (sim, events) = SimEngine::new(registry.clone());
+        let (sim, events) = SimEngine::new(call_limiter.clone());
         let line = LineId::new(LINE);
         let context = Arc::new(Context {
             engine: sim.clone(),
@@ -137,13 +137,13 @@ impl Setup {
             signer: None,
             outward: loopback(),
             workers,
-            registry,
+            call_limiter,
             gauges: Arc::default(),
-            lines: LineBook::new(HashMap::from([(
+            lines: LineDirectory::new(HashMap::from([(
                 line.clone(),
                 profile(line, self.fallback_number),
             )])),
-            calls: CallBook::new(self.listener),
+            calls: CallStore::new(self.listener),
             sounds: sounds(),
             dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour)
                 .judging_workers(self.judges_transfers),
@@ -276,7 +276,7 @@ impl Stage {
         self.in_vain.fetch_add(calls, Ordering::Relaxed);
     }
 
-    /// Waits until the book of calls says so of a call.
+    /// Waits until the call store says so of a call.
     pub async fn shows(&self, sid: &CallId, status: CallStatus) -> CallObject {
         let shown = || self.context.calls.get(sid).unwrap();
         until(status.as_str(), async || shown().status == status).await;
@@ -308,11 +308,11 @@ impl Stage {
     pub async fn finish(self) -> Vec<String> {
         let invited = self.invited.load(Ordering::Relaxed);
         until("every INVITE is taken", async || {
-            self.context.registry.taken() == invited + self.in_vain.load(Ordering::Relaxed)
+            self.context.call_limiter.taken() == invited + self.in_vain.load(Ordering::Relaxed)
         })
         .await;
         until("no call in progress", async || {
-            self.context.registry.active() == 0
+            self.context.call_limiter.active() == 0
         })
         .await;
         assert_eq!(self.context.workers.calls(), 0, "tickets left");

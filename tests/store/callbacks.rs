@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sipbridge::core::callback::{CallEnd, CallbackEvent, Change, Kept, Notice};
+use sipbridge::core::callback::{CallEnd, CallbackEvent, Change, Kept, WebhookEvent};
 use sipbridge::core::ids::CallId;
 use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::Secret;
@@ -14,8 +14,8 @@ use crate::stage::Stage;
 
 const ALL: usize = 1_000;
 
-fn notice(call: &CallId, sequence: u32, url: Option<&str>) -> Arc<Notice> {
-    Arc::new(Notice {
+fn notice(call: &CallId, sequence: u32, url: Option<&str>) -> Arc<WebhookEvent> {
+    Arc::new(WebhookEvent {
         call: call.clone(),
         sequence,
         event: CallbackEvent::Ringing,
@@ -28,8 +28,8 @@ async fn change(store: &Store, node: &str, changes: &[Change]) {
     store.change_callbacks(node, changes).await.unwrap();
 }
 
-fn sequences(notices: &[Notice]) -> Vec<(CallId, u32)> {
-    let pair = |notice: &Notice| (notice.call.clone(), notice.sequence);
+fn sequences(notices: &[WebhookEvent]) -> Vec<(CallId, u32)> {
+    let pair = |notice: &WebhookEvent| (notice.call.clone(), notice.sequence);
     notices.iter().map(pair).collect()
 }
 
@@ -116,7 +116,7 @@ async fn what_is_owed_is_the_last_of_each_call_until_it_is_settled() {
             )
             .await;
         }
-        let last = Arc::new(Notice {
+        let last = Arc::new(WebhookEvent {
             event: CallbackEvent::Completed,
             ..(*notice(&b, 1, None)).clone()
         });
@@ -181,7 +181,7 @@ async fn changes_are_made_together_or_not_at_all() {
             ),
         };
         let good = notice(&call, 0, None);
-        let bad = Arc::new(Notice {
+        let bad = Arc::new(WebhookEvent {
             event: CallbackEvent::Answered,
             sequence: 1,
             ..(*good).clone()

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::api::control::Control;
-use crate::bridge::line_book::Usability;
+use crate::bridge::line_directory::LineHealth;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::core::timestamp::rfc3339_ms;
@@ -140,7 +140,7 @@ pub fn standing(line: &LineId, control: &Control) -> Standing {
             state: "pending",
             ..Standing::default()
         },
-        Some(Usability::Usable {
+        Some(LineHealth::Usable {
             server,
             transport,
             rule,
@@ -151,8 +151,8 @@ pub fn standing(line: &LineId, control: &Control) -> Standing {
             state: "pending",
             ..Standing::default()
         },
-        Some(Usability::Unusable { reason }) => Standing::out_of_use("unusable", reason),
-        Some(Usability::LeftOut { reason }) => Standing::out_of_use("left-out", reason),
+        Some(LineHealth::Unusable { reason }) => Standing::out_of_use("unusable", reason),
+        Some(LineHealth::Skipped { reason }) => Standing::out_of_use("left-out", reason),
     };
     if let Some(registration) = control.registrar.status(line) {
         standing.state = registration.state.as_str();

@@ -16,7 +16,7 @@ use super::password;
 use crate::api::audit::Changed;
 use crate::api::body::JsonObject;
 use crate::api::control::Control;
-use crate::api::fields::{Given, Spec};
+use crate::api::fields::{GivenFields, Spec};
 use crate::api::openapi::{Guarded, Missing, Read, Stored, WithBody, WithQuery};
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::{Id, Query};
@@ -179,7 +179,7 @@ pub async fn create(
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
     // First of all: it wipes what was sent.
-    let mut given = Given::new(object, &SPEC);
+    let mut given = GivenFields::new(object, &SPEC);
     let store = control.store()?;
     let fields = given.names();
     let id = match given.id() {
@@ -198,7 +198,7 @@ pub async fn create(
             password::insert_counted(&control, begun, password, PASSWORD).await?
         }
     };
-    control.context.lines.ring();
+    control.context.lines.notify_changed();
     let body = LineBody::of(&stored(store, &id).await?, &control);
     let location = [(LOCATION, format!("{PATH}/{id}"))];
     let answer = (StatusCode::CREATED, location, Json(body));
@@ -224,7 +224,7 @@ pub async fn change(
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
     // First of all: it wipes what was sent.
-    let mut given = Given::new(object, &SPEC);
+    let mut given = GivenFields::new(object, &SPEC);
     let store = control.store()?;
     let mut before = stored(store, &id).await?;
     let fields = given.names();
@@ -243,7 +243,7 @@ pub async fn change(
     given.check()?;
     for _ in 0..MERGES {
         if store.merge_line(&id, &given.row(), &before).await? {
-            control.context.lines.ring();
+            control.context.lines.notify_changed();
             let body = LineBody::of(&stored(store, &id).await?, &control);
             return Ok(Changed::fields(fields).to(Json(body)));
         }
@@ -270,7 +270,7 @@ pub async fn remove(State(control): State<Arc<Control>>, Id(id): Id) -> Result<R
     if !control.store()?.delete_line(&id).await? {
         return Err(missing());
     }
-    control.context.lines.ring();
+    control.context.lines.notify_changed();
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -291,7 +291,7 @@ fn issues(object: &Map<String, Value>, id: &str) -> Vec<FieldIssue> {
 }
 
 /// Keys that are not given stay, and null removes one (RFC 7396).
-fn merge_parameters(given: &mut Given, changes: Option<&Value>, before: &Row) {
+fn merge_parameters(given: &mut GivenFields, changes: Option<&Value>, before: &Row) {
     let Some(Value::Object(changes)) = changes else {
         return;
     };
@@ -312,7 +312,7 @@ fn merge_parameters(given: &mut Given, changes: Option<&Value>, before: &Row) {
     given.set("customParameters", Value::Object(merged));
 }
 
-async fn check_server(store: &Store, given: &mut Given) -> Result<(), Problem> {
+async fn check_server(store: &Store, given: &mut GivenFields) -> Result<(), Problem> {
     let Some(server) = given.text("sipServerId").filter(|id| !id.is_empty()) else {
         return Ok(());
     };
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn parameters_are_merged_key_by_key() {
         let merged = |changes: Value| {
-            let mut given = Given::new(object(json!({"customParameters": changes})), &SPEC);
+            let mut given = GivenFields::new(object(json!({"customParameters": changes})), &SPEC);
             let before = json!({"customParameters": {"a": "1", "b": "2"}});
             let before = Row::from_object(LINE_COLUMNS, &object(before));
             merge_parameters(&mut given, Some(&changes), &before);

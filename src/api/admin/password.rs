@@ -2,14 +2,14 @@
 //! the row's id as salt. None is stored in clear.
 
 use crate::api::control::Control;
-use crate::api::fields::Given;
+use crate::api::fields::GivenFields;
 use crate::api::problem::{Kind, Problem};
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
 use crate::lines::Row;
+use crate::lines::credential_cache::gently;
 use crate::lines::credentials::{CredentialError, check_form, is_encrypted};
 use crate::lines::row::Column;
-use crate::lines::vault::gently;
 use crate::store::Begun;
 
 /// Puts what is to be stored in the place of the password that was given.
@@ -21,7 +21,7 @@ pub async fn seal(
     control: &Control,
     id: &str,
     field: &'static str,
-    given: &mut Given,
+    given: &mut GivenFields,
 ) -> Result<(), Problem> {
     let Some(password) = given.take_password(field) else {
         return Ok(());
@@ -47,7 +47,7 @@ pub async fn seal_new(
     control: &Control,
     id: Option<String>,
     field: &'static str,
-    given: &mut Given,
+    given: &mut GivenFields,
 ) -> Result<Option<Secret>, Problem> {
     match id {
         Some(id) => {

@@ -15,7 +15,7 @@ use crate::api::control::Control;
 use crate::api::openapi::{Guarded, Missing};
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Id;
-use crate::bridge::line_book::Usability;
+use crate::bridge::line_directory::LineHealth;
 use crate::core::ids::LineId;
 
 /// A line, and what became of it.
@@ -83,11 +83,13 @@ async fn not_registering(control: &Control, line: &LineId) -> Problem {
         return conflict(format!("the SIP stack does not take the line: {reason}"));
     }
     match control.context.lines.usability(line) {
-        Some(Usability::Unusable { reason }) => conflict(format!("the line is unusable: {reason}")),
-        Some(Usability::LeftOut { reason }) => {
+        Some(LineHealth::Unusable { reason }) => {
+            conflict(format!("the line is unusable: {reason}"))
+        }
+        Some(LineHealth::Skipped { reason }) => {
             conflict(format!("the line does not register here: {reason}"))
         }
-        Some(Usability::Usable { .. }) => conflict("the bridge runs with --no-register".into()),
+        Some(LineHealth::Usable { .. }) => conflict("the bridge runs with --no-register".into()),
         None if control.context.lines.get(line).is_some() => {
             conflict("the bridge runs with --no-register".into())
         }

@@ -15,7 +15,7 @@ use super::password;
 use crate::api::audit::Changed;
 use crate::api::body::JsonObject;
 use crate::api::control::Control;
-use crate::api::fields::{Given, Spec};
+use crate::api::fields::{GivenFields, Spec};
 use crate::api::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::{Id, Query};
@@ -171,7 +171,7 @@ pub async fn create(
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
     // First of all: it wipes what was sent.
-    let mut given = Given::new(object, &SPEC);
+    let mut given = GivenFields::new(object, &SPEC);
     let store = control.store()?;
     let fields = given.names();
     let id = match given.id() {
@@ -189,7 +189,7 @@ pub async fn create(
             password::insert_counted(&control, begun, password, PASSWORD).await?
         }
     };
-    control.context.lines.ring();
+    control.context.lines.notify_changed();
     let body = ServerBody::of(&stored(store, &id).await?);
     let location = [(LOCATION, format!("{PATH}/{id}"))];
     let answer = (StatusCode::CREATED, location, Json(body));
@@ -215,7 +215,7 @@ pub async fn change(
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
     // First of all: it wipes what was sent.
-    let mut given = Given::new(object, &SPEC);
+    let mut given = GivenFields::new(object, &SPEC);
     let store = control.store()?;
     let before = stored(store, &id).await?;
     let fields = given.names();
@@ -228,7 +228,7 @@ pub async fn change(
     if !store.update_server(&id, &given.row()).await? {
         return Err(missing());
     }
-    control.context.lines.ring();
+    control.context.lines.notify_changed();
     let body = ServerBody::of(&stored(store, &id).await?);
     Ok(Changed::fields(fields).to(Json(body)))
 }
@@ -248,7 +248,7 @@ pub async fn change(
 pub async fn remove(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
     match control.store()?.delete_server(&id).await? {
         Removal::Done => {
-            control.context.lines.ring();
+            control.context.lines.notify_changed();
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         Removal::Missing => Err(missing()),

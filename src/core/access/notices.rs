@@ -14,7 +14,7 @@ const SOURCES_MAX: usize = 1_024;
 /// Most lines a second, and at once.
 const LINES: (u32, u32) = (10, 50);
 
-/// See the module.
+/// What is to be logged of strangers: at most one line for each source and interval.
 #[derive(Debug, Default)]
 pub struct Notices {
     sources: HashMap<IpAddr, Source>,

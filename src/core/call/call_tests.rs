@@ -81,7 +81,7 @@ fn an_immediate_call_is_answered_and_acknowledged_before_the_job_is_pushed() {
         [
             Output::Report(Report::Ringing),
             Output::Answer(200),
-            Output::Comfort(Comfort::Waiting),
+            Output::IdleSound(IdleSound::Waiting),
         ]
     );
     assert_eq!(call.poll_timeout(), None, "no worker is looked for");
@@ -123,7 +123,7 @@ fn an_on_worker_call_rings_until_the_worker_is_there() {
         [
             Output::Report(Report::Queued(None)),
             Output::Answer(200),
-            Output::Comfort(Comfort::Silence),
+            Output::IdleSound(IdleSound::Silence),
             Output::StartStream,
             Output::Report(Report::WorkerAttached),
         ]
@@ -166,15 +166,18 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
     outputs(&mut call);
     assert_eq!(
         call.poll_timeout(),
-        Some((now + 30 * SECOND, Timer::Search))
+        Some((now + 30 * SECOND, Timer::WorkerDispatch))
     );
     call.handle_timeout(now + 30 * SECOND);
     assert_eq!(
         outputs(&mut call),
         [
             Output::StopSearch,
-            Output::Report(Report::Fallback(Rung::Announcement, Reason::WorkerTimeout)),
-            Output::Comfort(Comfort::Announcement),
+            Output::Report(Report::Fallback(
+                FallbackStep::Announcement,
+                Reason::WorkerTimeout
+            )),
+            Output::IdleSound(IdleSound::Announcement),
             Output::PlayOut,
         ]
     );
@@ -183,8 +186,11 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
     assert_eq!(
         outputs(&mut call),
         [
-            Output::Report(Report::Fallback(Rung::Transfer, Reason::WorkerTimeout)),
-            Output::Comfort(Comfort::Ringback),
+            Output::Report(Report::Fallback(
+                FallbackStep::Transfer,
+                Reason::WorkerTimeout
+            )),
+            Output::IdleSound(IdleSound::Ringback),
             Output::Transfer(number)
         ]
     );
@@ -211,7 +217,10 @@ fn redis_away_goes_to_the_target_or_to_the_fallback_at_once() {
         [
             // A push whose answer was lost may have brought it there.
             Output::StopSearch,
-            Output::Report(Report::Fallback(Rung::Announcement, Reason::QueueAway))
+            Output::Report(Report::Fallback(
+                FallbackStep::Announcement,
+                Reason::QueueAway
+            ))
         ]
     );
 }
@@ -250,7 +259,10 @@ fn a_taken_job_that_nobody_dials_is_pushed_again() {
     call.handle_job_pushed();
     outputs(&mut call);
     call.handle_job_taken(now + SECOND);
-    assert_eq!(call.poll_timeout(), Some((now + 6 * SECOND, Timer::Search)));
+    assert_eq!(
+        call.poll_timeout(),
+        Some((now + 6 * SECOND, Timer::WorkerDispatch))
+    );
     call.handle_timeout(now + 6 * SECOND);
     let again = Attempt {
         resumed: false,
@@ -277,7 +289,7 @@ fn a_worker_in_its_handshake_when_the_claim_is_over_was_queued_once() {
     assert_eq!(
         outputs(&mut call),
         [
-            Output::Comfort(Comfort::Silence),
+            Output::IdleSound(IdleSound::Silence),
             Output::StartStream,
             Output::Report(Report::WorkerAttached),
         ]
@@ -307,7 +319,7 @@ fn a_lost_worker_is_replaced_while_the_caller_hears_hold_audio() {
         outputs(&mut call),
         [
             Output::DropStream,
-            Output::Comfort(Comfort::Hold),
+            Output::IdleSound(IdleSound::Hold),
             Output::Report(Report::WorkerLost),
             Output::PushJob(attempt(2, now)),
         ]
@@ -318,7 +330,7 @@ fn a_lost_worker_is_replaced_while_the_caller_hears_hold_audio() {
         outputs(&mut call),
         [
             Output::Report(Report::Queued(Some(Reason::WorkerLost))),
-            Output::Comfort(Comfort::Silence),
+            Output::IdleSound(IdleSound::Silence),
             Output::StartStream,
             Output::Report(Report::WorkerAttached),
         ]
@@ -335,13 +347,16 @@ fn a_lost_worker_whom_nobody_replaces_leads_to_the_fallback() {
     call.handle_timeout(now + 30 * SECOND);
     let todo = outputs(&mut call);
     assert_eq!(todo[0], Output::StopSearch);
-    assert!(todo.contains(&Output::Comfort(Comfort::Announcement)));
+    assert!(todo.contains(&Output::IdleSound(IdleSound::Announcement)));
     call.handle_played_out(now);
     call.handle_leg_ended(false);
     assert_eq!(
         outputs(&mut call),
         [
-            Output::Report(Report::Fallback(Rung::Hangup, Reason::NoFallbackNumber)),
+            Output::Report(Report::Fallback(
+                FallbackStep::Hangup,
+                Reason::NoFallbackNumber
+            )),
             Output::Hangup(200),
             Output::Finished(Outcome::WorkerLost)
         ]

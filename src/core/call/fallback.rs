@@ -1,4 +1,4 @@
-//! What a caller gets when no worker takes the call, rung by rung: the
+//! What a caller gets when no worker takes the call, step by step: the
 //! announcement, then a blind transfer to the line's fallback number, then,
 //! where the trunk refuses that, a call to the number that is joined with the
 //! caller's, then BYE ([`crate::guide::call_queue`],
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::transfer::{Progress, TransferResult};
 use super::{
-    Call, CalleeInput, Comfort, FALLBACK_LIMIT, Output, PLAY_OUT_LIMIT, Phase, Reason, Report,
-    Rung, Timer,
+    Call, CalleeInput, FALLBACK_LIMIT, FallbackStep, IdleSound, Output, PLAY_OUT_LIMIT, Phase,
+    Reason, Report, Timer,
 };
 use crate::core::outcome::Outcome;
 
@@ -30,13 +30,13 @@ impl Call {
         self.step_down(
             now,
             Phase::Announcing { reason },
-            Rung::Announcement,
+            FallbackStep::Announcement,
             reason,
         );
         self.release_hold(now);
         // The longest file that is taken, with room.
         self.arm(Timer::Fallback, now + PLAY_OUT_LIMIT);
-        self.push(Output::Comfort(Comfort::Announcement));
+        self.push(Output::IdleSound(IdleSound::Announcement));
         self.push(Output::PlayOut);
     }
 
@@ -61,10 +61,10 @@ impl Call {
         self.step_down(
             now,
             Phase::Referring { rings: false },
-            Rung::Transfer,
+            FallbackStep::Transfer,
             reason,
         );
-        self.push(Output::Comfort(Comfort::Ringback));
+        self.push(Output::IdleSound(IdleSound::Ringback));
         self.push(Output::Transfer(number));
     }
 
@@ -89,7 +89,7 @@ impl Call {
             (Phase::CallingOut, CalleeInput::Answered) => {
                 self.phase = Phase::Joined;
                 self.timers.set(Timer::Fallback, None);
-                self.push(Output::Comfort(Comfort::Silence));
+                self.push(Output::IdleSound(IdleSound::Silence));
                 self.push(Output::Join);
             }
             (Phase::CallingOut, CalleeInput::Ended) => {
@@ -100,7 +100,7 @@ impl Call {
         }
     }
 
-    /// The present rung took too long.
+    /// The present step took too long.
     pub(super) fn fallback_timeout(&mut self, now: Instant) {
         match self.phase {
             Phase::Announcing { reason } => self.announced(now, reason),
@@ -122,18 +122,18 @@ impl Call {
             return self.give_up(now, Reason::NoFallbackNumber);
         };
         let why = Reason::TransferRefused;
-        self.step_down(now, Phase::CallingOut, Rung::Bridge, why);
+        self.step_down(now, Phase::CallingOut, FallbackStep::Bridge, why);
         self.push(Output::CallOut(number));
     }
 
     fn give_up(&mut self, now: Instant, reason: Reason) {
-        self.report(Report::Fallback(Rung::Hangup, reason));
+        self.report(Report::Fallback(FallbackStep::Hangup, reason));
         self.hang_up(now, Outcome::NoWorker);
     }
 
-    fn step_down(&mut self, now: Instant, phase: Phase, rung: Rung, reason: Reason) {
+    fn step_down(&mut self, now: Instant, phase: Phase, step: FallbackStep, reason: Reason) {
         self.phase = phase;
-        self.report(Report::Fallback(rung, reason));
+        self.report(Report::Fallback(step, reason));
         self.arm(Timer::Fallback, now + FALLBACK_LIMIT);
     }
 }

@@ -1,4 +1,4 @@
-//! The rungs of the fallback, in virtual time.
+//! The steps of the fallback, in virtual time.
 
 use super::super::tests::{outputs, policy, started};
 use super::super::{CallPolicy, FALLBACK_LIMIT};
@@ -20,7 +20,10 @@ fn referring() -> (Call, Instant) {
 
 fn bridged() -> [Output; 2] {
     [
-        Output::Report(Report::Fallback(Rung::Bridge, Reason::TransferRefused)),
+        Output::Report(Report::Fallback(
+            FallbackStep::Bridge,
+            Reason::TransferRefused,
+        )),
         Output::CallOut(Private::new("+33123456789")),
     ]
 }
@@ -33,7 +36,7 @@ fn a_trunk_that_refuses_refer_gets_a_call_that_is_joined() {
     call.handle_callee(now, CalleeInput::Answered);
     assert_eq!(
         outputs(&mut call),
-        [Output::Comfort(Comfort::Silence), Output::Join]
+        [Output::IdleSound(IdleSound::Silence), Output::Join]
     );
     assert_eq!(call.poll_timeout(), None, "they may talk");
     call.handle_callee(now, CalleeInput::Ended);
@@ -67,7 +70,7 @@ fn a_transfer_that_says_nothing_is_followed_by_a_call_and_one_that_rang_is_not()
     call.handle_timeout(now + FALLBACK_LIMIT);
     assert_eq!(outputs(&mut call), bridged());
     call.handle_timeout(now + 2 * FALLBACK_LIMIT);
-    let unanswered = Report::Fallback(Rung::Hangup, Reason::FallbackUnanswered);
+    let unanswered = Report::Fallback(FallbackStep::Hangup, Reason::FallbackUnanswered);
     assert_eq!(
         outputs(&mut call),
         [

@@ -2,7 +2,7 @@
 
 use super::super::tests::{SECOND, outputs, policy, started, streaming};
 use super::*;
-use crate::core::call::{Comfort, WorkerInput};
+use crate::core::call::{IdleSound, WorkerInput};
 use crate::core::link::Direction;
 
 fn held(on: bool) -> Output {
@@ -109,7 +109,7 @@ fn a_held_caller_whose_worker_is_lost_stays_held_until_the_fallback() {
     call.handle_timeout(now + 30 * SECOND);
     let fallback = outputs(&mut call);
     assert!(fallback.contains(&held(false)) && fallback.contains(&reinvite(false)));
-    assert!(fallback.contains(&Output::Comfort(Comfort::Announcement)));
+    assert!(fallback.contains(&Output::IdleSound(IdleSound::Announcement)));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! | source | inputs |
 //! |---|---|
 //! | the bridge | `handle_start`, `handle_placed` or `handle_question`, then `handle_shutdown`, `handle_timeout` |
-//! | the incoming callback | `handle_verdict` |
+//! | the incoming callback | `handle_decision` |
 //! | the API | `handle_hangup_request`, `handle_transfer_request`, `handle_hold_request`, `check_digits` |
 //! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_job_interrupted`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
@@ -22,22 +22,22 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `phase` | the phases, and how far the INVITE has got |
-//! | `asking` | what is asked before a call is taken |
+//! | `decision` | what is asked before a call is taken |
 //! | `outgoing` | a call that we place, up to its answer |
-//! | `worker`, `search` | the worker; which one is asked next |
+//! | `worker`, `dispatch` | the worker; which one is asked next |
 //! | `fallback` | what the caller gets when there is none |
 //! | `requests`, `hold`, `transfer` | what others may ask of a call |
 //! | `media` | what is heard, and when nothing is |
 //! | `terms`, `timers` | the words of it; its deadlines |
 
-mod asking;
+mod decision;
+mod dispatch;
 mod fallback;
 mod hold;
 mod media;
 mod outgoing;
 mod phase;
 mod requests;
-mod search;
 mod terms;
 mod timers;
 mod transfer;
@@ -46,16 +46,16 @@ mod worker;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use self::asking::{Accepted, Verdict};
+pub use self::decision::{Accepted, CallDecision};
+use self::dispatch::WorkerDispatch;
 use self::hold::Hold;
 use self::media::MediaWatch;
 pub use self::phase::Unexpected;
 use self::phase::{Dialog, Phase};
 pub use self::requests::Denied;
-use self::search::Search;
 pub use self::terms::{
-    AnswerMode, Attempt, CallPolicy, CalleeInput, Comfort, Output, Reason, Report, Route, Rung,
-    SearchPolicy, Timer, WorkerInput,
+    AnswerMode, Attempt, CallPolicy, CalleeInput, FallbackStep, IdleSound, Output, Reason, Report,
+    Route, SearchPolicy, Timer, WorkerInput,
 };
 use self::timers::Timers;
 use self::transfer::Transfer;
@@ -80,7 +80,7 @@ pub struct Call {
     is_outbound: bool,
     dialog: Dialog,
     /// The search for a worker; it outlives each worker, whose loss resumes it.
-    search: Search,
+    search: WorkerDispatch,
     /// A worker has been attached, now or before.
     had_worker: bool,
     /// A worker's socket is up, also while its last audio is played.
@@ -99,7 +99,7 @@ impl Call {
     #[must_use]
     pub fn new(policy: CallPolicy) -> Self {
         Self {
-            search: Search::new(policy.search),
+            search: WorkerDispatch::new(policy.search),
             policy,
             phase: Phase::New,
             is_outbound: false,
@@ -170,7 +170,7 @@ impl Call {
 
     fn fire(&mut self, now: Instant, timer: Timer) {
         match timer {
-            Timer::Search => {
+            Timer::WorkerDispatch => {
                 let step = self.search.handle_timeout(now);
                 self.take_step(now, "search timeout", step);
             }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Call, Comfort, Output, Phase, Reason, Report, Rung, Timer};
+use super::{Call, FallbackStep, IdleSound, Output, Phase, Reason, Report, Timer};
 use crate::core::outcome::Outcome;
 
 impl Call {
@@ -37,7 +37,7 @@ impl Call {
         self.timers.set(Timer::Ring, None);
         self.phase = Phase::Seeking;
         self.push(Output::ForgetEarly);
-        self.push(Output::Comfort(Comfort::Silence));
+        self.push(Output::IdleSound(IdleSound::Silence));
         self.watch_media(now);
         self.start_search(now);
     }
@@ -45,7 +45,7 @@ impl Call {
     /// No worker takes the call that we placed.
     pub(super) fn let_callee_go(&mut self, now: Instant, reason: Reason) {
         let outcome = self.outcome_without_worker();
-        self.report(Report::Fallback(Rung::Hangup, reason));
+        self.report(Report::Fallback(FallbackStep::Hangup, reason));
         if self.transfer.is_under_way() {
             self.stop_search();
             return self.wait_for_transfer(now, Some(outcome));

@@ -44,7 +44,7 @@ fn nobody_is_looked_for_before_the_callee_is_there() {
         [
             Output::Report(Report::Answered),
             Output::ForgetEarly,
-            Output::Comfort(Comfort::Silence),
+            Output::IdleSound(IdleSound::Silence),
         ]
     );
     assert!(matches!(asked[3..], [Output::PushJob(attempt)] if attempt.number == 1));
@@ -54,7 +54,7 @@ fn nobody_is_looked_for_before_the_callee_is_there() {
         outputs(&mut call),
         [
             Output::Report(Report::Queued(None)),
-            Output::Comfort(Comfort::Silence),
+            Output::IdleSound(IdleSound::Silence),
             Output::StartStream,
             Output::Report(Report::WorkerAttached),
         ],
@@ -101,7 +101,10 @@ fn a_callee_for_whom_there_is_no_worker_is_let_go_without_a_transfer() {
     assert_eq!(
         outputs(&mut call),
         [
-            Output::Report(Report::Fallback(Rung::Hangup, Reason::WorkerTimeout)),
+            Output::Report(Report::Fallback(
+                FallbackStep::Hangup,
+                Reason::WorkerTimeout
+            )),
             Output::StopSearch,
             Output::Hangup(200),
         ]
@@ -117,7 +120,7 @@ fn a_worker_that_is_lost_is_replaced_or_the_callee_let_go() {
     outputs(&mut call);
     call.handle_worker(now + SECOND, WorkerInput::Lost);
     let after = outputs(&mut call);
-    assert!(after.contains(&Output::Comfort(Comfort::Hold)));
+    assert!(after.contains(&Output::IdleSound(IdleSound::Hold)));
     assert!(
         after
             .iter()

@@ -67,7 +67,7 @@ pub struct CallPolicy {
 
 /// What the caller hears while no worker's audio is queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comfort {
+pub enum IdleSound {
     /// Silence: a worker is attached.
     Silence,
     /// The line's greeting, then ringback: no worker yet.
@@ -134,9 +134,9 @@ impl Reason {
     }
 }
 
-/// A step of the ladder that a caller goes down when no worker takes the call.
+/// A step of what a caller gets when no worker takes the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rung {
+pub enum FallbackStep {
     /// The line's announcement, or the built-in one.
     Announcement,
     /// Blind transfer to the fallback number.
@@ -147,7 +147,7 @@ pub enum Rung {
     Hangup,
 }
 
-impl Rung {
+impl FallbackStep {
     /// All of them, from the top.
     pub const ALL: [Self; 4] = [
         Self::Announcement,
@@ -193,7 +193,7 @@ pub enum Report {
     /// `call.answered`
     Answered,
     /// `call.fallback`: what the caller gets instead of a worker, and why.
-    Fallback(Rung, Reason),
+    Fallback(FallbackStep, Reason),
     /// `call.transfer`: what the trunk says of a REFER, but for the fallback's.
     Transfer(u16),
 }
@@ -201,7 +201,7 @@ pub enum Report {
 /// What the driver has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Ask whether this call is taken; answer with `handle_verdict`.
+    /// Ask whether this call is taken; answer with `handle_decision`.
     AskIncoming,
     /// Send this status to the INVITE: 180 or 200.
     Answer(u16),
@@ -225,7 +225,7 @@ pub enum Output {
     /// What the callee sent before his answer is for nobody.
     ForgetEarly,
     /// Play this while nothing is queued.
-    Comfort(Comfort),
+    IdleSound(IdleSound),
     /// The other side is held, or not any more: it hears hold audio in place of
     /// the worker's, which waits, and nothing of it reaches the worker.
     Held(bool),
@@ -258,14 +258,14 @@ pub enum Timer {
     /// A re-INVITE of ours is not answered.
     Hold,
     /// The search for a worker has something to do.
-    Search,
+    WorkerDispatch,
     /// `--max-call-duration`.
     Duration,
     /// The other side's RTP stopped.
     Media,
     /// The worker's last audio takes too long: media never came up.
     PlayOut,
-    /// The present rung of the fallback takes too long.
+    /// The present step of the fallback takes too long.
     Fallback,
     /// The trunk says nothing of a transfer.
     Transfer,

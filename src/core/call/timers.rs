@@ -8,7 +8,7 @@ use super::terms::Timer;
 pub(super) const ALL: [Timer; 9] = [
     Timer::Ring,
     Timer::Hold,
-    Timer::Search,
+    Timer::WorkerDispatch,
     Timer::Duration,
     Timer::Media,
     Timer::PlayOut,
@@ -17,7 +17,7 @@ pub(super) const ALL: [Timer; 9] = [
     Timer::Ending,
 ];
 
-/// See the module.
+/// The timers of one call, at most one of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     deadlines: [Option<Instant>; ALL.len()],

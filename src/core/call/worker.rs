@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::search::Step;
+use super::dispatch::Step;
 use super::{
-    AnswerMode, Call, Comfort, Dialog, Output, PLAY_OUT_LIMIT, Phase, Report, Timer, WorkerInput,
+    AnswerMode, Call, Dialog, IdleSound, Output, PLAY_OUT_LIMIT, Phase, Report, Timer, WorkerInput,
 };
 
 impl Call {
@@ -67,7 +67,7 @@ impl Call {
         self.is_worker_open = true;
         self.had_worker = true;
         self.answer();
-        self.push(Output::Comfort(Comfort::Silence));
+        self.push(Output::IdleSound(IdleSound::Silence));
         self.push(Output::StartStream);
         self.report(Report::WorkerAttached);
         true
@@ -102,7 +102,7 @@ impl Call {
     fn lose_worker(&mut self, now: Instant, since: Instant) {
         self.phase = Phase::Seeking;
         self.push(Output::DropStream);
-        self.push(Output::Comfort(Comfort::Hold));
+        self.push(Output::IdleSound(IdleSound::Hold));
         self.report(Report::WorkerLost);
         let step = self.search.resume(now, now.duration_since(since));
         self.take_step(now, "worker lost", step);
@@ -128,7 +128,7 @@ impl Call {
             AnswerMode::Immediate => self.answer(),
             AnswerMode::OnWorker => self.push(Output::Answer(180)),
         }
-        self.push(Output::Comfort(Comfort::Waiting));
+        self.push(Output::IdleSound(IdleSound::Waiting));
         if self.dialog == Dialog::Answered {
             self.phase = Phase::AwaitingAck;
         } else {
@@ -163,6 +163,7 @@ impl Call {
     }
 
     fn arm_search(&mut self) {
-        self.timers.set(Timer::Search, self.search.poll_timeout());
+        self.timers
+            .set(Timer::WorkerDispatch, self.search.poll_timeout());
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::core::call::{Accepted, Verdict};
+use crate::core::call::{Accepted, CallDecision};
 use crate::core::private::Secret;
 
 /// What a caller gets who is rejected without a usable status: declined.
@@ -27,7 +27,7 @@ pub enum AnswerError {
 ///
 /// # Errors
 /// When there is no action in it.
-pub fn read_answer(body: &[u8]) -> Result<Verdict, AnswerError> {
+pub fn read_answer(body: &[u8]) -> Result<CallDecision, AnswerError> {
     let object: Map<String, Value> =
         serde_json::from_slice(body).map_err(|_| AnswerError::NotJson)?;
     let text = |name: &str| object.get(name).and_then(Value::as_str);
@@ -36,7 +36,7 @@ pub fn read_answer(body: &[u8]) -> Result<Verdict, AnswerError> {
         given.map(|text| Secret::new(text.to_owned()))
     };
     match text("action") {
-        Some("accept") => Ok(Verdict::Accept(Box::new(Accepted {
+        Some("accept") => Ok(CallDecision::Accept(Box::new(Accepted {
             custom_params: parameters(object.get("customParams")),
             ws_target: secret("wsTarget"),
             callback_url: secret("callbackUrl"),
@@ -45,9 +45,11 @@ pub fn read_answer(body: &[u8]) -> Result<Verdict, AnswerError> {
             let status = object.get("statusCode").and_then(Value::as_u64);
             let status = status.and_then(|status| u16::try_from(status).ok());
             let is_final = |status: &u16| (400..700).contains(status);
-            Ok(Verdict::Reject(status.filter(is_final).unwrap_or(REJECTED)))
+            Ok(CallDecision::Reject(
+                status.filter(is_final).unwrap_or(REJECTED),
+            ))
         }
-        Some("ignore") => Ok(Verdict::Ignore),
+        Some("ignore") => Ok(CallDecision::Ignore),
         _ => Err(AnswerError::Action),
     }
 }
@@ -73,7 +75,7 @@ mod tests {
 
     fn accepted(body: &str) -> Accepted {
         match read_answer(body.as_bytes()) {
-            Ok(Verdict::Accept(accepted)) => *accepted,
+            Ok(CallDecision::Accept(accepted)) => *accepted,
             other => panic!("{body}: {other:?}"),
         }
     }
@@ -98,7 +100,7 @@ mod tests {
             accepted(r#"{"action":"accept","wsTarget":7,"callbackUrl":"","customParams":[]}"#);
         assert!(odd.ws_target.is_none() && odd.callback_url.is_none());
         let ignored = read_answer(br#"{"action":"ignore"}"#);
-        assert!(matches!(ignored, Ok(Verdict::Ignore)));
+        assert!(matches!(ignored, Ok(CallDecision::Ignore)));
     }
 
     #[test]
@@ -117,15 +119,15 @@ mod tests {
             ("null", 603),
         ] {
             let body = format!(r#"{{"action":"reject","statusCode":{status}}}"#);
-            let verdict = read_answer(body.as_bytes()).unwrap();
+            let decision = read_answer(body.as_bytes()).unwrap();
             assert!(
-                matches!(verdict, Verdict::Reject(status) if status == expected),
-                "{body}: {verdict:?}"
+                matches!(decision, CallDecision::Reject(status) if status == expected),
+                "{body}: {decision:?}"
             );
         }
         assert!(matches!(
             read_answer(br#"{"action":"reject"}"#),
-            Ok(Verdict::Reject(603))
+            Ok(CallDecision::Reject(603))
         ));
     }
 

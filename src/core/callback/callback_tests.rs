@@ -75,7 +75,7 @@ fn each_event_is_told_once_and_in_order() {
 
 #[test]
 fn a_notice_is_the_call_object_with_event_and_sequence() {
-    let notice = Notice::new(&call(), (CallbackEvent::Ringing, 1), None, start());
+    let notice = WebhookEvent::new(&call(), (CallbackEvent::Ringing, 1), None, start());
     let body: Value = serde_json::from_str(&notice.body).expect("JSON");
     assert_eq!(
         (&body["event"], &body["sequence"]),
@@ -91,9 +91,9 @@ fn a_lost_call_gets_its_last_callback() {
     call.answered = Some(start());
     call.status = CallStatus::Active;
     let url = Some("http://own/");
-    let before = Notice::new(&call, (CallbackEvent::Answered, 2), url, start());
+    let before = WebhookEvent::new(&call, (CallbackEvent::Answered, 2), url, start());
     let lost = CallEnd::bridge_lost(start() + Duration::from_secs(90));
-    let after = Notice::at_end(&before, &lost).expect("readable");
+    let after = WebhookEvent::at_end(&before, &lost).expect("readable");
     assert_eq!((after.sequence, after.event), (3, CallbackEvent::Completed));
     assert_eq!(after.url.as_ref().map(Secret::expose), url);
     let body: Value = serde_json::from_str(&after.body).expect("JSON");
@@ -106,18 +106,18 @@ fn a_lost_call_gets_its_last_callback() {
     );
     assert_eq!(body["endedAt"], "2026-01-15T14:31:30.123Z");
     assert_eq!(body["customParams"], json!({"a": "b&c"}));
-    let unreadable = Notice {
+    let unreadable = WebhookEvent {
         body: "[]".into(),
         ..before
     };
-    assert!(Notice::at_end(&unreadable, &lost).is_none());
+    assert!(WebhookEvent::at_end(&unreadable, &lost).is_none());
 }
 
 #[test]
 fn a_call_whose_end_was_not_told_is_told_as_its_record_says() {
-    let before = Notice::new(&call(), (CallbackEvent::Ringing, 1), None, start());
+    let before = WebhookEvent::new(&call(), (CallbackEvent::Ringing, 1), None, start());
     let told = |end: &CallEnd| -> Value {
-        let after = Notice::at_end(&before, end).expect("readable");
+        let after = WebhookEvent::at_end(&before, end).expect("readable");
         serde_json::from_str(&after.body).expect("JSON")
     };
     let end = CallEnd {
@@ -153,7 +153,7 @@ fn a_call_whose_end_was_not_told_is_told_as_its_record_says() {
 
 #[test]
 fn query_parameters_leave_out_what_is_not_known() {
-    let notice = Notice::new(&call(), (CallbackEvent::Initiated, 0), None, start());
+    let notice = WebhookEvent::new(&call(), (CallbackEvent::Initiated, 0), None, start());
     let parameters = query_parameters(&notice.body);
     let get = |name: &str| {
         let found = parameters.iter().find(|(key, _)| key == name);

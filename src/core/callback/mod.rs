@@ -95,7 +95,7 @@ impl Progress {
 
 /// One callback to be delivered. `Debug` shows no number and no URL.
 #[derive(Clone)]
-pub struct Notice {
+pub struct WebhookEvent {
     /// The call.
     pub call: CallId,
     /// Which of its callbacks, from 0.
@@ -108,7 +108,7 @@ pub struct Notice {
     pub body: String,
 }
 
-impl Notice {
+impl WebhookEvent {
     /// The callback for an event.
     #[must_use]
     pub fn new(
@@ -160,7 +160,7 @@ impl Notice {
     }
 }
 
-impl std::fmt::Debug for Notice {
+impl std::fmt::Debug for WebhookEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.call, self.event.as_str())
     }
@@ -171,7 +171,7 @@ impl std::fmt::Debug for Notice {
 pub enum Change {
     /// This callback is to be delivered. Should the bridge die now, the one
     /// after it is owed; after the last of its call, nothing is.
-    Insert(Arc<Notice>),
+    Insert(Arc<WebhookEvent>),
     /// This callback is delivered or given up.
     Delete(CallId, u32),
     /// Nothing is owed of this call.
@@ -209,7 +209,7 @@ impl CallEnd {
 #[derive(Clone, Debug)]
 pub struct Owed {
     /// The last that was kept of it.
-    pub last: Notice,
+    pub last: WebhookEvent,
     /// How it ended, where there is a record of it.
     pub end: Option<CallEnd>,
 }
@@ -218,7 +218,7 @@ pub struct Owed {
 #[derive(Debug, Default)]
 pub struct Kept {
     /// Callbacks that were not delivered, in the order in which they were made.
-    pub waiting: Vec<Notice>,
+    pub waiting: Vec<WebhookEvent>,
     /// Calls whose last callback is still to be made.
     pub owed: Vec<Owed>,
 }

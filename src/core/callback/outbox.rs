@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Notice;
+use super::WebhookEvent;
 use crate::core::ids::CallId;
 
 /// The first pause; each one after it is twice as long.
@@ -44,10 +44,10 @@ pub enum Fate {
     GivenUp,
 }
 
-/// See the module.
+/// The callbacks that wait to be delivered, in order per call, with their retries.
 #[derive(Debug)]
 pub struct Outbox {
-    lanes: HashMap<CallId, Lane>,
+    lanes: HashMap<CallId, CallQueue>,
     /// Calls whose first callback may leave, in the order in which that became so.
     fresh: VecDeque<CallId>,
     /// The same, where it was tried before.
@@ -63,8 +63,8 @@ pub struct Outbox {
 
 /// The callbacks of one call, the oldest first.
 #[derive(Debug, Default)]
-struct Lane {
-    waiting: VecDeque<(Arc<Notice>, Instant)>,
+struct CallQueue {
+    waiting: VecDeque<(Arc<WebhookEvent>, Instant)>,
     /// Tries of the first.
     tries: u32,
 }
@@ -104,7 +104,7 @@ impl Outbox {
     }
 
     /// One more.
-    pub fn push(&mut self, now: Instant, notice: Arc<Notice>) {
+    pub fn push(&mut self, now: Instant, notice: Arc<WebhookEvent>) {
         let call = notice.call.clone();
         let lane = self.lanes.entry(call.clone()).or_default();
         lane.waiting.push_back((notice, now));
@@ -115,7 +115,7 @@ impl Outbox {
     }
 
     /// The next one to send; answer with [`Outbox::handle_sent`].
-    pub fn poll(&mut self, now: Instant) -> Option<Arc<Notice>> {
+    pub fn poll(&mut self, now: Instant) -> Option<Arc<WebhookEvent>> {
         while let Some((at, call)) = self.paused.pop_first() {
             if at > now {
                 self.paused.insert((at, call));

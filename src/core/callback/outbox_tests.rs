@@ -7,8 +7,8 @@ use proptest::prelude::*;
 const SECOND: Duration = Duration::from_secs(1);
 const FAILED: Sent = Sent::Failed(None);
 
-fn notice(call: &CallId, sequence: u32) -> Arc<Notice> {
-    Arc::new(Notice {
+fn notice(call: &CallId, sequence: u32) -> Arc<WebhookEvent> {
+    Arc::new(WebhookEvent {
         call: call.clone(),
         sequence,
         event: CallbackEvent::Ringing,
@@ -17,7 +17,7 @@ fn notice(call: &CallId, sequence: u32) -> Arc<Notice> {
     })
 }
 
-fn sequence(notice: Option<Arc<Notice>>) -> Option<u32> {
+fn sequence(notice: Option<Arc<WebhookEvent>>) -> Option<u32> {
     notice.map(|notice| notice.sequence)
 }
 
@@ -175,7 +175,7 @@ proptest! {
         let mut outbox = Outbox::new(most);
         let calls: Vec<CallId> = (0..6).map(|_| CallId::random()).collect();
         let (mut pushed, mut done) = ([0_u32; 6], [0_u32; 6]);
-        let mut way: Vec<Arc<Notice>> = Vec::new();
+        let mut way: Vec<Arc<WebhookEvent>> = Vec::new();
         for (who, what) in steps {
             match what {
                 0 | 1 => {

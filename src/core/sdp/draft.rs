@@ -11,7 +11,7 @@ use crate::core::link::Direction;
 /// Payload types of RTP.
 const PAYLOAD_TYPES: usize = 128;
 
-/// See the module. Where an attribute comes twice, the first one counts.
+/// A media line whose attributes are being read. Where an attribute comes twice, the first one counts.
 pub struct Draft<'a> {
     kind: Token,
     port: u16,

@@ -12,7 +12,7 @@ use crate::core::access::cidr::Cidr;
 use crate::core::access::connections::Connections;
 use crate::core::access::notices::Notices;
 use crate::core::access::{Accept, REASONS, Reason, source_of};
-use crate::core::seldom::Seldom;
+use crate::core::log_limiter::LogLimiter;
 use crate::dns::Servers;
 use crate::sip::engine::{self, Transport};
 
@@ -113,7 +113,7 @@ impl Drop for Permit {
     }
 }
 
-/// See the module.
+/// Who may call: known sources, their rates, and what is counted of the others.
 #[derive(Default)]
 pub struct Access {
     rules: RwLock<Rules>,
@@ -124,7 +124,7 @@ pub struct Access {
     unacknowledged: Mutex<HashMap<IpAddr, Arc<AtomicUsize>>>,
     unacknowledged_in_all: Arc<AtomicUsize>,
     dropped: [AtomicU64; REASONS.len()],
-    held_back: Mutex<Option<Seldom>>,
+    held_back: Mutex<Option<LogLimiter>>,
 }
 
 #[derive(Default)]
@@ -193,11 +193,11 @@ impl Access {
             let mut rates = lock(&self.rates);
             rates.take(now, caller.source, rate)
         });
-        let verdict = match has_rate {
+        let decision = match has_rate {
             false => Err(Reason::SourceRate),
             true => self.judge_unacknowledged(caller),
         };
-        verdict.inspect_err(|reason| self.count(*reason))
+        decision.inspect_err(|reason| self.count(*reason))
     }
 
     fn rate_of(&self, caller: Caller) -> Option<Rate> {
@@ -281,7 +281,7 @@ impl Access {
     /// Tells, seldom, that calls of a trunk are refused for their source.
     pub fn tell_held_back(&self, caller: Caller, reason: Reason) {
         let due = lock(&self.held_back)
-            .get_or_insert(Seldom::new(SAID_EVERY))
+            .get_or_insert(LogLimiter::new(SAID_EVERY))
             .count(Instant::now());
         if let Some(calls) = due {
             tracing::warn!(
@@ -364,8 +364,8 @@ mod tests {
             .map(|_| access.note_unacknowledged(stranger))
             .collect();
         let now = Instant::now();
-        let verdict = access.judge_begin(now, stranger);
-        assert_eq!(verdict, Err(Reason::Unacknowledged));
+        let decision = access.judge_begin(now, stranger);
+        assert_eq!(decision, Err(Reason::Unacknowledged));
         drop(held);
         let (_, burst) = STRANGER_RATE;
         assert_eq!(begun(&access, stranger, 300), burst as usize - 1);
@@ -390,8 +390,8 @@ mod tests {
         let hold = |number| access.note_unacknowledged(trunk(number));
         let held: Vec<_> = (0..UNACKNOWLEDGED_MAX as u32).map(hold).collect();
         let now = Instant::now();
-        let verdict = access.judge_begin(now, trunk(5_000));
-        assert_eq!(verdict, Err(Reason::Unacknowledged));
+        let decision = access.judge_begin(now, trunk(5_000));
+        assert_eq!(decision, Err(Reason::Unacknowledged));
         drop(held);
         assert_eq!(access.judge_begin(now, trunk(5_000)), Ok(()));
     }

@@ -9,7 +9,7 @@ use super::calls;
 use super::ffi;
 use super::registering;
 use super::shared::{Binding, Line, Lines, Shared, shared};
-use super::text::{self, Lent};
+use super::text::{self, PjStrings};
 use crate::core::access::Cidr;
 use crate::core::ids::LineId;
 use crate::core::registration_wish::Wish;
@@ -23,7 +23,7 @@ const CONTACT_REWRITE_NO_UNREG_ALWAYS: i32 = 2 | 4;
 
 /// How long a removed account waits for the answer to its last REGISTER:
 /// longer than SIP itself does (64 * T1, RFC 3261 timer F).
-const FAREWELL_MAX: Duration = Duration::from_secs(40);
+const UNREGISTER_MAX: Duration = Duration::from_secs(40);
 /// How long pjsua may wait for the answer to the BYE of a call that is over
 /// for us (64 * T1, RFC 3261 timer F). It reads the account until then.
 const LAST_BYE_MAX: Duration = Duration::from_secs(33);
@@ -34,7 +34,7 @@ const PJ_ETOOMANY: ffi::pj_status_t = 70_010;
 
 /// An account whose line is gone. Calls and an answer to REGISTER may still
 /// need it.
-pub struct Retired {
+pub struct ClosingAccount {
     line: LineId,
     account: i32,
     binding: Binding,
@@ -42,12 +42,12 @@ pub struct Retired {
     /// When it last had a call, or may have had one.
     called_at: Instant,
     /// The line's new account announces the same Contact: where both addresses
-    /// lead to one registrar, the farewell may have taken that away.
+    /// lead to one registrar, the un-REGISTER may have taken that away.
     renews: bool,
 }
 
 /// Adds a line, in place of one with the same id. Calls of the line go on.
-/// Accounts that nobody asks for any more are in `retired`.
+/// Accounts that nobody asks for any more are in `closing`.
 ///
 /// # Errors
 /// Says why the line cannot be added; the one of the same id is gone then.
@@ -55,7 +55,7 @@ pub fn add(
     shared: &Shared,
     config: &EngineConfig,
     account: &Account,
-    retired: &mut Vec<Retired>,
+    closing: &mut Vec<ClosingAccount>,
 ) -> Result<(), String> {
     let binding = Binding::of(account);
     let held = shared.with_lines(|lines| {
@@ -71,16 +71,16 @@ pub fn add(
             modify(id, config, account)
         }
         _ => {
-            retired.extend(retire(shared, &account.line));
+            closing.extend(retire(shared, &account.line));
             create(config, account).or_else(|status| {
-                let full = status == PJ_ETOOMANY && make_room(shared, retired);
+                let full = status == PJ_ETOOMANY && make_room(shared, closing);
                 let again = full.then(|| create(config, account));
                 again.unwrap_or(Err(status))
             })
         }
     };
     if made.is_ok() && account.register {
-        renew_after_farewells(shared, &account.line, &binding, retired);
+        renew_after_farewells(shared, &account.line, &binding, closing);
     }
     if let (Ok(id), false) = (&made, matches!(held, Some((_, true)))) {
         let located = server(config, account);
@@ -89,7 +89,7 @@ pub fn add(
     }
     let known = shared.access.permit(networks_of(account));
     let id = made.map_err(|status| {
-        retired.extend(retire(shared, &account.line));
+        closing.extend(retire(shared, &account.line));
         text::status_text(status)
     })?;
     shared.change_lines(|lines| {
@@ -134,11 +134,11 @@ fn renew_after_farewells(
     shared: &Shared,
     line: &LineId,
     binding: &Binding,
-    retired: &mut [Retired],
+    closing: &mut [ClosingAccount],
 ) {
     let has_said_farewell =
         |account| shared.with_lines(|lines| !lines.by_account.contains_key(&account));
-    for old in retired.iter_mut().filter(|old| old.line == *line) {
+    for old in closing.iter_mut().filter(|old| old.line == *line) {
         old.renews |= old.binding.has_contact_of(binding) && !has_said_farewell(old.account);
     }
 }
@@ -152,11 +152,11 @@ pub fn refuse(shared: &Shared, line: LineId, reason: String, retry_in: Duration)
         reason,
         retry_in,
     };
-    tell(shared, event);
+    report(shared, event);
 }
 
 /// Unregisters a line and takes it out of what INVITEs are matched with.
-pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
+pub fn retire(shared: &Shared, line: &LineId) -> Option<ClosingAccount> {
     let held = |lines: &Lines| {
         let line = lines.table.data(line)?;
         Some((line.account, line.binding.clone()))
@@ -170,7 +170,7 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
         }
     });
     let line = line.clone();
-    Some(Retired {
+    Some(ClosingAccount {
         line,
         account,
         binding,
@@ -182,21 +182,25 @@ pub fn retire(shared: &Shared, line: &LineId) -> Option<Retired> {
 
 /// Deletes a retired account that nobody needs any more; `false` while
 /// somebody does. `busy` are the lines that have calls.
-pub fn delete_unneeded(shared: &Shared, retired: &mut Retired, busy: &HashSet<LineId>) -> bool {
-    let answered = shared.with_lines(|lines| !lines.by_account.contains_key(&retired.account));
-    let waited = answered || retired.since.elapsed() > FAREWELL_MAX;
-    if waited && std::mem::take(&mut retired.renews) {
-        register(shared, &retired.line, Wish::Register);
+pub fn delete_unneeded(
+    shared: &Shared,
+    closing: &mut ClosingAccount,
+    busy: &HashSet<LineId>,
+) -> bool {
+    let answered = shared.with_lines(|lines| !lines.by_account.contains_key(&closing.account));
+    let waited = answered || closing.since.elapsed() > UNREGISTER_MAX;
+    if waited && std::mem::take(&mut closing.renews) {
+        register(shared, &closing.line, Wish::Register);
     }
-    if busy.contains(&retired.line) {
-        retired.called_at = Instant::now();
+    if busy.contains(&closing.line) {
+        closing.called_at = Instant::now();
     }
-    waited && retired.called_at.elapsed() >= LAST_BYE_MAX && delete(shared, retired)
+    waited && closing.called_at.elapsed() >= LAST_BYE_MAX && delete(shared, closing)
 }
 
 /// Deletes the retired account that has waited longest for an answer, and that
 /// pjsua has no call of; whether there was one.
-fn make_room(shared: &Shared, retired: &mut Vec<Retired>) -> bool {
+fn make_room(shared: &Shared, closing: &mut Vec<ClosingAccount>) -> bool {
     let mut calls = [-1; ffi::SIPBRIDGE_MAX_CALLS as usize];
     let mut count = ffi::SIPBRIDGE_MAX_CALLS;
     // SAFETY: pjsua writes at most as many ids as there is room for.
@@ -207,20 +211,20 @@ fn make_room(shared: &Shared, retired: &mut Vec<Retired>) -> bool {
     let calls = calls.iter().take(usize::try_from(count).unwrap_or(0));
     let accounts = calls.filter_map(|call| Some(calls::info(*call)?.acc_id));
     let busy: HashSet<i32> = accounts.collect();
-    let found = retired
+    let found = closing
         .iter()
-        .position(|retired| !busy.contains(&retired.account));
-    found.is_some_and(|index| delete(shared, &retired.remove(index)))
+        .position(|closing| !busy.contains(&closing.account));
+    found.is_some_and(|index| delete(shared, &closing.remove(index)))
 }
 
-fn delete(shared: &Shared, retired: &Retired) -> bool {
+fn delete(shared: &Shared, closing: &ClosingAccount) -> bool {
     // SAFETY: pjsua checks the id.
-    unsafe { ffi::pjsua_acc_del(retired.account) };
-    shared.policies.forget(retired.account);
-    shared.wishes.forget(retired.account);
+    unsafe { ffi::pjsua_acc_del(closing.account) };
+    shared.policies.forget(closing.account);
+    shared.wishes.forget(closing.account);
     shared.change_lines(|lines| {
-        lines.by_account.remove(&retired.account);
-        lines.domains.remove(&retired.account);
+        lines.by_account.remove(&closing.account);
+        lines.domains.remove(&closing.account);
     });
     true
 }
@@ -233,7 +237,7 @@ pub fn register(shared: &Shared, line: &LineId, wish: Wish) {
     };
     if let Err(status) = registering::request(shared, account, wish) {
         let (line, state) = (line.clone(), registering::unsent(wish, status));
-        tell(shared, EngineEvent::Registration { line, state });
+        report(shared, EngineEvent::Registration { line, state });
     }
 }
 
@@ -278,7 +282,7 @@ fn is_registered(shared: &Shared, account: i32) -> bool {
     }
 }
 
-fn tell(shared: &Shared, event: EngineEvent) {
+fn report(shared: &Shared, event: EngineEvent) {
     if !shared.announce(event) && shared.has_listener() {
         tracing::warn!("engine event queue is full, the state of a line was not reported");
     }
@@ -323,7 +327,7 @@ fn with_settings<T>(
     account: &Account,
     then: impl FnOnce(&mut Settings) -> T,
 ) -> T {
-    let mut lent = Lent::default();
+    let mut lent = PjStrings::default();
     // SAFETY: plain C data; pjsua's defaults make its list heads point into
     // the box, which is not moved afterwards. Strings live until the account
     // is added or modified, which copies them.
@@ -336,7 +340,7 @@ fn with_settings<T>(
     then(&mut settings)
 }
 
-fn identity(settings: &mut ffi::pjsua_acc_config, lent: &mut Lent, account: &Account) {
+fn identity(settings: &mut ffi::pjsua_acc_config, lent: &mut PjStrings, account: &Account) {
     let user = escape_user(&account.username);
     let domain = &account.domain;
     let transport = match account.transport {
@@ -390,7 +394,7 @@ fn registration(settings: &mut ffi::pjsua_acc_config, config: &EngineConfig, acc
     settings.publish_enabled = ffi::FALSE;
 }
 
-fn media(settings: &mut ffi::pjsua_acc_config, lent: &mut Lent, config: &EngineConfig) {
+fn media(settings: &mut ffi::pjsua_acc_config, lent: &mut PjStrings, config: &EngineConfig) {
     let (first, last) = config.rtp_ports;
     let rtp = &mut settings.rtp_cfg;
     rtp.port = c_uint::from(first);

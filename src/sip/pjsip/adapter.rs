@@ -9,9 +9,9 @@
 //! callback under way never sees freed memory.
 //!
 //! # Locks
-//! [`Gate`] holds its mutex while it sends through the member. It is taken in
+//! [`RtpGate`] holds its mutex while it sends through the member. It is taken in
 //! `attach2`, `detach` and `destroy`, before or after they call the member, and
-//! by whoever ends the leg ([`Gate::close`]): pjsua's callbacks, which may hold
+//! by whoever ends the leg ([`RtpGate::close`]): pjsua's callbacks, which may hold
 //! the locks of pjsua, the call and its dialog, and the control thread. None of
 //! them holds the member's locks then. The member's `send_rtp` takes the SRTP and
 //! socket locks below it, none of pjsua's, and calls nothing of ours. So the order
@@ -23,10 +23,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::call_table::{from_key, to_key};
 use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
 use super::shared::{guarded, guarded_leg};
-use super::slots::{from_key, to_key};
-use super::{outgoing, passage, text, threads};
+use super::{in_flight, outgoing, text, threads};
 use crate::core::link::{RtpSink, SinkError};
 
 /// pjlib's "not supported".
@@ -34,7 +34,7 @@ const PJ_ENOTSUP: pj_status_t = 70_012;
 
 /// The RTP sink of one leg: open while a transport is attached.
 #[derive(Default)]
-pub struct Gate {
+pub struct RtpGate {
     state: Mutex<State>,
 }
 
@@ -56,7 +56,7 @@ struct Member(*mut pjmedia_transport);
 // send_rtp may be called from any registered thread.
 unsafe impl Send for Member {}
 
-impl Gate {
+impl RtpGate {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,7 +85,7 @@ impl Gate {
     }
 }
 
-impl RtpSink for Gate {
+impl RtpSink for RtpGate {
     fn send(&self, packet: &[u8]) -> Result<(), SinkError> {
         let state = self.state();
         let Some(Member(member)) = state.member else {
@@ -348,7 +348,7 @@ fn close_gate(leg: u64, member: *mut pjmedia_transport) {
 
 /// RTP from the network, decrypted: to the leg's driver.
 unsafe extern "C" fn on_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
-    passage::pass(|| {
+    in_flight::pass(|| {
         // SAFETY: the block is valid for the call, as `take_rtp` asks.
         unsafe { take_rtp(parameters) }
     });
@@ -456,8 +456,8 @@ mod tests {
     #[test]
     fn a_gate_of_a_leg_that_is_over_stays_closed() {
         let transport = std::ptr::dangling_mut::<pjmedia_transport>();
-        let is_open = |gate: &Gate| gate.state().member.is_some();
-        let gate = Gate::default();
+        let is_open = |gate: &RtpGate| gate.state().member.is_some();
+        let gate = RtpGate::default();
         gate.open(transport);
         assert!(is_open(&gate));
         gate.close_to(transport.wrapping_add(1));

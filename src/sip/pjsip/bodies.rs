@@ -17,11 +17,11 @@ use super::ffi::{self, pjsip_msg, pjsip_rx_data};
 use super::modules::{Callbacks, Module};
 use super::shared::{Shared, guarded};
 use super::text;
+use crate::core::log_limiter::LogLimiter;
 use crate::core::sdp::judge::{LABELS, Place, Refusal, UNFORESEEN, judge};
 use crate::core::sdp::parse::{Problem, parse};
 use crate::core::sdp::render::render;
 use crate::core::sdp::{BODY_MAX_BYTES, Served, body};
-use crate::core::seldom::Seldom;
 
 /// How often at most one line is logged for a reason.
 const SAID_EVERY: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ const WARN_AGENT: &str = "sipbridge";
 /// What was refused or taken away, by [`LABELS`], and what is served.
 pub struct Bodies {
     counters: [AtomicU64; LABELS.len()],
-    said: Mutex<[Seldom; LABELS.len()]>,
+    said: Mutex<[LogLimiter; LABELS.len()]>,
     served: Mutex<Served>,
 }
 
@@ -41,7 +41,7 @@ impl Default for Bodies {
     fn default() -> Self {
         Self {
             counters: [const { AtomicU64::new(0) }; LABELS.len()],
-            said: Mutex::new([const { Seldom::new(SAID_EVERY) }; LABELS.len()]),
+            said: Mutex::new([const { LogLimiter::new(SAID_EVERY) }; LABELS.len()]),
             served: Mutex::new(Served {
                 ipv4: true,
                 ipv6: false,
@@ -355,7 +355,7 @@ unsafe fn cut_to_length(rdata: *mut pjsip_rx_data) -> Result<(), Refusal> {
 /// # Safety
 /// As for [`take_request`].
 unsafe fn put_body(rdata: *mut pjsip_rx_data, description: &str) {
-    let mut lent = text::Lent::default();
+    let mut lent = text::PjStrings::default();
     let kind = lent.lend("application");
     let subtype = lent.lend("sdp");
     let description = lent.lend(description);

@@ -24,9 +24,9 @@ use crate::sip::rtp_intake::PayloadTypes;
 
 /// Enters every callback into pjsua's table.
 pub fn install(table: &mut ffi::pjsua_callback) {
-    table.on_acc_find_for_incoming = Some(super::gate::on_acc_find_for_incoming);
+    table.on_acc_find_for_incoming = Some(super::invite_filter::on_acc_find_for_incoming);
     table.on_create_media_transport = Some(adapter::create);
-    table.on_rejected_incoming_call = Some(super::gate::on_rejected_incoming_call);
+    table.on_rejected_incoming_call = Some(super::invite_filter::on_rejected_incoming_call);
     table.on_incoming_call = Some(on_incoming_call);
     table.on_call_state = Some(on_call_state);
     table.on_stream_precreate = Some(on_stream_precreate);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::ffi;
 use super::hangups;
 use super::shared::Shared;
-use super::text::{self, Lent};
+use super::text::{self, PjStrings};
 use crate::core::ids::LegId;
 use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpSink};
 use crate::core::private::Private;
@@ -158,7 +158,7 @@ pub fn transfer(shared: &Shared, leg: LegId, destination: &Private) {
     };
     let account = info(call_of(leg)).map_or(-1, |info| info.acc_id);
     let domain = shared.with_lines(|lines| lines.domains.get(&account).cloned());
-    let mut lent = Lent::default();
+    let mut lent = PjStrings::default();
     let uri = lent.lend(&target(
         destination.expose(),
         domain.as_deref().unwrap_or_default(),

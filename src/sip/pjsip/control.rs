@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use super::accounts::{self, Retired};
+use super::accounts::{self, ClosingAccount};
 use super::calls;
 use super::engine::PjsipError;
 use super::hangups;
 use super::registering;
-use super::shared::{Order, Shared, shared};
+use super::shared::{ControlCommand, Shared, shared};
 use super::stack::{self, OpenPorts};
 use super::{outgoing, resolver};
 use crate::core::refused_lines::RefusedLines;
@@ -31,11 +31,11 @@ const RETRIES_AT_ONCE: usize = 32;
 /// What the thread works with.
 pub struct Control {
     config: EngineConfig,
-    orders: Receiver<Order>,
+    orders: Receiver<ControlCommand>,
     stopping: Arc<AtomicBool>,
     ports: Arc<OpenPorts>,
     /// Accounts of removed lines that somebody may still need.
-    retired: Vec<Retired>,
+    closing: Vec<ClosingAccount>,
     /// Lines that could not be added.
     refused: RefusedLines<Account>,
 }
@@ -43,7 +43,7 @@ pub struct Control {
 impl Control {
     pub fn new(
         config: EngineConfig,
-        orders: Receiver<Order>,
+        orders: Receiver<ControlCommand>,
         stopping: Arc<AtomicBool>,
         ports: Arc<OpenPorts>,
     ) -> Self {
@@ -52,7 +52,7 @@ impl Control {
             orders,
             stopping,
             ports,
-            retired: Vec::new(),
+            closing: Vec::new(),
             refused: RefusedLines::default(),
         }
     }
@@ -71,7 +71,7 @@ impl Control {
             let beats = &shared.counters.control_beats;
             beats.fetch_add(1, Ordering::Relaxed);
             match self.orders.recv_timeout(BEAT) {
-                Ok(order) => self.obey(shared, order),
+                Ok(order) => self.handle(shared, order),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -88,13 +88,13 @@ impl Control {
     fn tidy_up(&mut self, shared: &Shared) {
         resolver::tell_found(shared);
         registering::go_on_all(shared);
-        let busy = if self.retired.is_empty() {
+        let busy = if self.closing.is_empty() {
             HashSet::new()
         } else {
             shared.slots.busy_lines()
         };
-        self.retired
-            .retain_mut(|retired| !accounts::delete_unneeded(shared, retired, &busy));
+        self.closing
+            .retain_mut(|closing| !accounts::delete_unneeded(shared, closing, &busy));
         self.retry_refused(shared);
         hangups::retry(shared);
         for leg in shared.slots.orphans() {
@@ -105,12 +105,12 @@ impl Control {
         }
     }
 
-    fn obey(&mut self, shared: &Shared, order: Order) {
+    fn handle(&mut self, shared: &Shared, order: ControlCommand) {
         match order {
-            Order::Abort { leg, why } => calls::abort(shared, leg, why),
-            Order::Register(account) => registering::go_on(shared, account),
-            Order::TellResolved => resolver::tell_found(shared),
-            Order::Command(command) => self.execute(shared, command),
+            ControlCommand::Abort { leg, why } => calls::abort(shared, leg, why),
+            ControlCommand::Register(account) => registering::go_on(shared, account),
+            ControlCommand::TellResolved => resolver::tell_found(shared),
+            ControlCommand::Command(command) => self.execute(shared, command),
         }
     }
 
@@ -119,7 +119,7 @@ impl Control {
             Command::AddLine(account) => self.add_line(shared, *account),
             Command::RemoveLine(line) => {
                 self.refused.forget(&line);
-                self.retired.extend(accounts::retire(shared, &line));
+                self.closing.extend(accounts::retire(shared, &line));
             }
             Command::Register(line) => accounts::register(shared, &line, Wish::Register),
             Command::Unregister(line) => accounts::register(shared, &line, Wish::Unregister),
@@ -172,10 +172,10 @@ impl Control {
                 .map_err(|error| error.to_string())
         });
         if let Err(reason) = ready {
-            self.retired.extend(accounts::retire(shared, &account.line));
+            self.closing.extend(accounts::retire(shared, &account.line));
             return Err(reason);
         }
-        accounts::add(shared, &self.config, account, &mut self.retired)
+        accounts::add(shared, &self.config, account, &mut self.closing)
     }
 }
 

@@ -315,16 +315,16 @@ unsafe fn judge(shared: &Shared, rdata: *mut pjsip_rx_data) {
             let (Some(request), Some(from)) = (&request, from) else {
                 return false;
             };
-            let verdict = verdict(shared, request, from.ip(), &realm);
-            if let Err(why) = verdict {
+            let decision = decision(shared, request, from.ip(), &realm);
+            if let Err(why) = decision {
                 withheld(shared, from.ip(), &realm, why);
             }
-            verdict.is_ok()
+            decision.is_ok()
         });
     }
 }
 
-fn verdict(
+fn decision(
     shared: &Shared,
     request: &Request,
     came_from: IpAddr,

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 use super::control::Control;
-use super::shared::{LEGS_MAX, Order, Run, shared};
+use super::shared::{ControlCommand, LEGS_MAX, Run, shared};
 use super::stack::{self, OpenPorts};
-use super::{passage, threads};
+use super::{in_flight, threads};
 use crate::sip::engine::{
     Admission, COMMAND_QUEUE, Command, EngineConfig, EngineEvent, EngineStats, SipEngine,
     SubmitError, Transport,
@@ -85,7 +85,7 @@ pub struct PjsipBeats {
 
 /// The engine on pjproject. One per process at a time.
 pub struct PjsipEngine {
-    orders: SyncSender<Order>,
+    orders: SyncSender<ControlCommand>,
     stopping: Arc<AtomicBool>,
     ports: Arc<OpenPorts>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -172,7 +172,7 @@ impl PjsipEngine {
         PjsipBeats {
             worker: counters.worker_beats.load(Ordering::Relaxed),
             control: counters.control_beats.load(Ordering::Relaxed),
-            media: passage::beat(),
+            media: in_flight::beat(),
         }
     }
 }
@@ -183,7 +183,7 @@ impl SipEngine for PjsipEngine {
             return Err(SubmitError::Closed);
         }
         self.orders
-            .try_send(Order::Command(command))
+            .try_send(ControlCommand::Command(command))
             .map_err(|error| match error {
                 TrySendError::Full(_) => SubmitError::Full,
                 TrySendError::Disconnected(_) => SubmitError::Closed,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 
 use super::ffi;
-use crate::core::seldom::SeldomKinds;
+use crate::core::log_limiter::SeldomKinds;
 
 /// How often a kind of error or warning is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);

@@ -9,16 +9,16 @@
 //! | `control` | the control thread: every pjsip command is issued there |
 //! | `stack` | configuration and start of pjsua, teardown in order |
 //! | `shared` | what callbacks reach: slots, lines, counters |
-//! | `slots` | the table of legs; C knows a leg only by slot and generation |
+//! | `call_table` | the table of legs; C knows a leg only by slot and generation |
 //! | `callbacks` | every function that C calls about calls and registrations |
 //! | `bodies` | the module that keeps foreign session descriptions from pjsip |
 //! | `connections` | TCP and TLS connections to servers that are lost |
 //! | `failover` | the next server where one is silent or out of service |
 //! | `access` | who may call: the known sources, counts and rates |
 //! | `strangers` | what turns strangers away, before the parser and after it |
-//! | `gate` | the module that judges an INVITE before a dialog exists |
+//! | `invite_filter` | the module that judges an INVITE before a dialog exists |
 //! | `adapter` | the media transport adapter: RTP in and out |
-//! | `passage` | whether RTP gets through each of pjsip's media threads |
+//! | `in_flight` | whether RTP gets through each of pjsip's media threads |
 //! | `accounts`, `calls` | commands on lines and legs |
 //! | `policies` | to whom a line's password may be proven, account by account |
 //! | `registering` | one REGISTER of an account at a time |
@@ -57,6 +57,7 @@ mod access;
 mod accounts;
 mod adapter;
 mod bodies;
+mod call_table;
 mod callbacks;
 mod calls;
 mod connections;
@@ -66,23 +67,22 @@ mod credentials;
 mod engine;
 mod failover;
 mod ffi;
-mod gate;
 mod hangups;
 mod header_filter;
 mod headers;
 mod ice;
+mod in_flight;
 mod info;
+mod invite_filter;
 mod invite_headers;
 mod log;
 mod modules;
 mod outgoing;
-mod passage;
 mod policies;
 mod registering;
 mod requests;
 mod resolver;
 mod shared;
-mod slots;
 mod stack;
 mod strangers;
 mod text;

@@ -5,7 +5,7 @@
 //! `pjsua_call_make_call` and calls back before that returns; with ICE it may
 //! also return first and call back from another thread. So each call is made
 //! with a ticket, a number in pjsua's user data, and the one call that is being
-//! placed waits in [`Placing`] under its ticket. Whoever names the call id
+//! placed waits in [`PendingDials`] under its ticket. Whoever names the call id
 //! first opens the slot and leaves the driver's receivers there:
 //!
 //! 1. `on_create_media_transport`, before the INVITE is sent: the usual case;
@@ -22,11 +22,11 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::call_table::{CallTable, Receivers};
 use super::calls;
 use super::ffi;
 use super::shared::Shared;
-use super::slots::{Receivers, Slots};
-use super::text::{self, Lent};
+use super::text::{self, PjStrings};
 use crate::core::ids::{LegId, LineId};
 use crate::core::private::Private;
 use crate::sip::engine::{CallRefused, OutgoingCall, OutgoingLeg};
@@ -46,19 +46,19 @@ const NO_ROOM: &str = "no leg, port or file descriptor for a call of our own";
 /// The call that is being placed. Its lock is taken before a slot's, never
 /// after.
 #[derive(Default)]
-pub struct Placing {
+pub struct PendingDials {
     last_ticket: AtomicUsize,
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<PendingDial>>,
 }
 
-struct Place {
+struct PendingDial {
     ticket: usize,
     line: LineId,
     opened: Option<(LegId, Receivers)>,
 }
 
-impl Placing {
-    fn place(&self) -> MutexGuard<'_, Option<Place>> {
+impl PendingDials {
+    fn place(&self) -> MutexGuard<'_, Option<PendingDial>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,7 +66,7 @@ impl Placing {
     fn begin(&self, line: LineId) -> usize {
         let last = self.last_ticket.fetch_add(1, Ordering::Relaxed);
         let ticket = last.wrapping_add(1).max(1);
-        *self.place() = Some(Place {
+        *self.place() = Some(PendingDial {
             ticket,
             line,
             opened: None,
@@ -75,7 +75,7 @@ impl Placing {
     }
 
     /// Opens the slot, unless somebody has before.
-    fn open(&self, slots: &Slots, ticket: usize, call: i32) {
+    fn open(&self, slots: &CallTable, ticket: usize, call: i32) {
         let mut place = self.place();
         let waiting = place
             .as_mut()
@@ -112,7 +112,7 @@ pub fn is_ours(call: i32) -> bool {
 pub fn leg_of(shared: &Shared, call: i32) -> Option<LegId> {
     let ticket = ticket_of(call);
     if ticket != 0 {
-        shared.placing.open(&shared.slots, ticket, call);
+        shared.pending_dials.open(&shared.slots, ticket, call);
     }
     shared.slots.current(call)
 }
@@ -148,13 +148,13 @@ fn try_place(
     if shared.slots.live() >= calls_max {
         return Err(CallRefused::Full);
     }
-    let ticket = shared.placing.begin(line.clone());
+    let ticket = shared.pending_dials.begin(line.clone());
     let uri = calls::target(destination.expose(), &domain);
     let made = make_call(account, &uri, ticket);
     if let Ok(call) = made {
-        shared.placing.open(&shared.slots, ticket, call);
+        shared.pending_dials.open(&shared.slots, ticket, call);
     }
-    let opened = shared.placing.finish();
+    let opened = shared.pending_dials.finish();
     match (made, opened) {
         (Ok(call), Some((leg, (events, rtp)))) => Ok(OutgoingLeg {
             leg,
@@ -183,7 +183,7 @@ fn try_place(
 }
 
 fn make_call(account: i32, uri: &str, ticket: usize) -> Result<i32, ffi::pj_status_t> {
-    let mut lent = Lent::default();
+    let mut lent = PjStrings::default();
     let uri = lent.lend(uri);
     let mut call = -1;
     // SAFETY: the URI lives during the call and is copied by pjsua, as are the
@@ -235,13 +235,13 @@ mod tests {
 
     #[test]
     fn a_call_that_is_refused_before_we_look_keeps_its_leg_and_takes_no_other() {
-        let slots = Slots::new(4);
-        let placing = Placing::default();
-        let ticket = placing.begin(LineId::new("a"));
-        placing.open(&slots, ticket + 1, 3);
+        let slots = CallTable::new(4);
+        let pending_dials = PendingDials::default();
+        let ticket = pending_dials.begin(LineId::new("a"));
+        pending_dials.open(&slots, ticket + 1, 3);
         assert_eq!(slots.live(), 0, "another ticket");
         // Media is created, the INVITE sent, and refused.
-        placing.open(&slots, ticket, 3);
+        pending_dials.open(&slots, ticket, 3);
         let ours = slots.current(3).unwrap();
         let end = LegEnd {
             by: EndedBy::Remote,
@@ -251,15 +251,15 @@ mod tests {
         slots.end(ours, Some(end));
         // The call id is an incoming call's by the time make_call returns.
         let theirs = slots.ensure_open(3).unwrap();
-        placing.open(&slots, ticket, 3);
-        let (leg, (mut events, _rtp)) = placing.finish().unwrap();
+        pending_dials.open(&slots, ticket, 3);
+        let (leg, (mut events, _rtp)) = pending_dials.finish().unwrap();
         assert_eq!(leg, ours);
         assert!(matches!(events.try_recv(), Ok(LegEvent::Ended(end)) if end.status == 486));
         assert_eq!((slots.live(), slots.current(3)), (1, Some(theirs)));
         assert!(slots.announce(theirs, LineId::new("b")).is_some());
         // A late callback of a call whose ticket is used up opens nothing.
         slots.end(theirs, None);
-        placing.open(&slots, ticket, 3);
+        pending_dials.open(&slots, ticket, 3);
         assert_eq!(slots.live(), 0);
     }
 

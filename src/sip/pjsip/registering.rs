@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::ffi;
-use super::shared::{Order, Shared};
+use super::shared::{ControlCommand, Shared};
 use super::text;
 use crate::core::registration_wish::{RegistrationWish, Wish};
 use crate::sip::engine::{EngineEvent, Registration};
@@ -98,7 +98,7 @@ pub fn go_on_all(shared: &Shared) {
 pub fn answered(shared: &Shared, account: i32) -> Option<Wish> {
     let next = shared.wishes.answered(account)?;
     // Where its queue is full, the thread looks by itself twice a second.
-    shared.with_run(|run| drop(run.orders.try_send(Order::Register(account))));
+    shared.with_run(|run| drop(run.orders.try_send(ControlCommand::Register(account))));
     Some(next)
 }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::calls;
 use super::ffi::{self, pjsua_call_id};
-use super::gate::ALLOW;
 use super::info;
+use super::invite_filter::ALLOW;
 use super::shared::Shared;
 use super::text;
 use crate::core::ids::LegId;

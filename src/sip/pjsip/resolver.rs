@@ -15,8 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::ffi;
-use super::shared::{Order, Shared, guarded};
-use super::text::{self, Lent};
+use super::shared::{ControlCommand, Shared, guarded};
+use super::text::{self, PjStrings};
 use crate::core::address::Transport;
 use crate::dns::{LocateError, Servers, Target};
 
@@ -31,10 +31,10 @@ type Found = Result<Vec<SocketAddr>, LocateError>;
 
 /// Requests that wait for a name.
 #[derive(Default)]
-pub struct Waiting(Mutex<Book>);
+pub struct Waiting(Mutex<Table>);
 
 #[derive(Default)]
-struct Book {
+struct Table {
     next: u64,
     waiting: HashMap<u64, Request>,
     /// Looked up, and not told yet.
@@ -53,43 +53,43 @@ struct Request {
 }
 
 impl Waiting {
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins or ends the time in which requests may wait.
     fn set_closed(&self, closed: bool) -> Vec<Request> {
-        let mut book = self.book();
-        book.closed = closed;
-        book.found.clear();
-        book.waiting.drain().map(|(_, request)| request).collect()
+        let mut table = self.table();
+        table.closed = closed;
+        table.found.clear();
+        table.waiting.drain().map(|(_, request)| request).collect()
     }
 
-    /// Puts a request into the book; gives it back where it may not wait.
+    /// Enters a request; gives it back where it may not wait.
     fn enter(&self, request: Request) -> Result<u64, Request> {
-        let mut book = self.book();
-        if book.closed || book.waiting.len() >= WAITING_MAX {
+        let mut table = self.table();
+        if table.closed || table.waiting.len() >= WAITING_MAX {
             return Err(request);
         }
-        book.next += 1;
-        let id = book.next;
-        book.waiting.insert(id, request);
+        table.next += 1;
+        let id = table.next;
+        table.waiting.insert(id, request);
         Ok(id)
     }
 
     fn note(&self, id: u64, found: Found) {
-        let mut book = self.book();
-        if book.waiting.contains_key(&id) {
-            book.found.push((id, found));
+        let mut table = self.table();
+        if table.waiting.contains_key(&id) {
+            table.found.push((id, found));
         }
     }
 
     fn take_found(&self) -> Vec<(Request, Found)> {
-        let mut book = self.book();
-        let found = std::mem::take(&mut book.found);
+        let mut table = self.table();
+        let found = std::mem::take(&mut table.found);
         let taken = found.into_iter();
         taken
-            .filter_map(|(id, found)| Some((book.waiting.remove(&id)?, found)))
+            .filter_map(|(id, found)| Some((table.waiting.remove(&id)?, found)))
             .collect()
     }
 }
@@ -221,7 +221,7 @@ fn wait(shared: &'static Shared, request: Request, port: i32) {
         Ok(id) => servers.locate(&target, move |found| {
             shared.resolving.note(id, found);
             // A full queue is no loss: the thread looks at each beat.
-            shared.with_run(|run| drop(run.orders.try_send(Order::TellResolved)));
+            shared.with_run(|run| drop(run.orders.try_send(ControlCommand::TellResolved)));
         }),
         Err(request) => answer(shared, &request, Err(PJ_ECANCELLED)),
     }
@@ -245,7 +245,7 @@ fn answer(shared: &Shared, request: &Request, found: Result<Vec<SocketAddr>, ffi
         Ok(found)
     });
     let token = request.token as *mut c_void;
-    let mut lent = Lent::default();
+    let mut lent = PjStrings::default();
     match found {
         Ok(found) => {
             let addresses = server_addresses(request, &found, &mut lent);
@@ -266,7 +266,7 @@ const fn reaches(bind: IpAddr, ip: IpAddr) -> bool {
 fn server_addresses(
     request: &Request,
     found: &[SocketAddr],
-    lent: &mut Lent,
+    lent: &mut PjStrings,
 ) -> Box<ffi::pjsip_server_addresses> {
     let kind = match request.transport {
         Transport::Udp => ffi::PJSIP_TRANSPORT_UDP,

@@ -13,15 +13,15 @@ use tokio::sync::mpsc;
 
 use super::access::{Access, Permit};
 use super::bodies::Bodies;
+use super::call_table::{CallTable, Delivered, Emitted};
 use super::connections::Connections;
 use super::hangups::Hangups;
-use super::outgoing::Placing;
+use super::outgoing::PendingDials;
 use super::policies::Policies;
 use super::registering::Wishes;
 use super::resolver::Waiting;
-use super::slots::{Delivered, Emitted, Slots};
 use crate::core::ids::{LegId, LineId};
-use crate::core::seldom::Seldom;
+use crate::core::log_limiter::LogLimiter;
 use crate::dns::{Servers, Watched};
 use crate::sip::engine::{Account, Admission, Command, EngineEvent, LegEvent, Transport};
 use crate::sip::matching::LineTable;
@@ -34,7 +34,7 @@ pub const LEGS_MAX: usize = 1_024;
 const FULL_SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// What the control thread is asked to do.
-pub enum Order {
+pub enum ControlCommand {
     /// A command of the bridge.
     Command(Command),
     /// Sends the REGISTER that waits for an account.
@@ -49,7 +49,7 @@ pub enum Order {
 pub struct Run {
     pub admission: Arc<dyn Admission>,
     pub events: mpsc::Sender<EngineEvent>,
-    pub orders: SyncSender<Order>,
+    pub orders: SyncSender<ControlCommand>,
     /// Where SIP servers are.
     pub servers: Servers,
     /// Local address of SIP sockets.
@@ -160,13 +160,13 @@ pub struct Counters {
     pub control_beats: AtomicU64,
 }
 
-/// See the module.
+/// All that a callback can reach; it lives as long as the process.
 pub struct Shared {
-    pub slots: Slots,
+    pub slots: CallTable,
     pub counters: Counters,
     pub draining: AtomicBool,
     pub lines: RwLock<Lines>,
-    pub placing: Placing,
+    pub pending_dials: PendingDials,
     pub bodies: Bodies,
     /// Connections that stand.
     pub connections: Connections,
@@ -177,7 +177,7 @@ pub struct Shared {
     pub hangups: Hangups,
     pub access: Access,
     /// By the reason.
-    full: Mutex<BTreeMap<&'static str, Seldom>>,
+    full: Mutex<BTreeMap<&'static str, LogLimiter>>,
     run: RwLock<Option<Run>>,
 }
 
@@ -185,11 +185,11 @@ pub struct Shared {
 pub fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
     SHARED.get_or_init(|| Shared {
-        slots: Slots::new(LEGS_MAX),
+        slots: CallTable::new(LEGS_MAX),
         counters: Counters::default(),
         draining: AtomicBool::new(false),
         lines: RwLock::default(),
-        placing: Placing::default(),
+        pending_dials: PendingDials::default(),
         bodies: Bodies::default(),
         connections: Connections::default(),
         resolving: Waiting::default(),
@@ -244,7 +244,7 @@ impl Shared {
     /// Asks the control thread to end a leg. When even its queue is full the
     /// thread is stuck, which the watchdog sees.
     pub fn abort(&self, leg: LegId, why: &'static str) {
-        let asked = self.with_run(|run| run.orders.try_send(Order::Abort { leg, why }));
+        let asked = self.with_run(|run| run.orders.try_send(ControlCommand::Abort { leg, why }));
         if let Some(Err(_)) = asked
             && let Some(times) = self.tell_seldom("SIP command queue is full")
         {
@@ -287,7 +287,7 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .entry(why)
-            .or_insert(Seldom::new(FULL_SAID_EVERY))
+            .or_insert(LogLimiter::new(FULL_SAID_EVERY))
             .count(Instant::now())
     }
 

@@ -12,8 +12,8 @@ use super::ffi;
 use super::ice::has_ice_candidate;
 use super::resolver;
 use super::shared::{LEGS_MAX, shared};
-use super::text::{self, Lent};
-use super::{bodies, contacts, credentials, gate, header_filter, log, strangers, threads};
+use super::text::{self, PjStrings};
+use super::{bodies, contacts, credentials, header_filter, invite_filter, log, strangers, threads};
 use crate::core::sdp::Served;
 use crate::sip::engine::{EngineConfig, Transport};
 use crate::sip::tls_roots::{self, TlsRoots};
@@ -59,14 +59,14 @@ pub fn start(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipError>
 }
 
 fn start_created(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipError> {
-    let mut lent = Lent::default();
+    let mut lent = PjStrings::default();
     init(config, &mut lent)?;
-    check("registering the gate", gate::register())?;
+    check("registering the gate", invite_filter::register())?;
     check("registering the bodies", bodies::register())?;
     check("registering failover", failover::register())?;
     check("setting the resolver", resolver::install(shared()))?;
     check("registering the filter", strangers::register())?;
-    gate::announce_allowed();
+    invite_filter::announce_allowed();
     check("registering the header filter", header_filter::register())?;
     check("registering the contacts", contacts::register())?;
     check("registering the credentials", credentials::register())?;
@@ -99,7 +99,7 @@ pub fn destroy(quietly: bool) {
     unsafe { ffi::pjsua_destroy2(flags) };
 }
 
-fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {
+fn init(config: &EngineConfig, lent: &mut PjStrings) -> Result<(), PjsipError> {
     // SAFETY: plain C data that pjsua fills with its defaults and copies; not
     // moved between; strings live until pjsua_init has copied them. pjsip's
     // settings may be changed before it has threads.
@@ -123,7 +123,7 @@ fn init(config: &EngineConfig, lent: &mut Lent) -> Result<(), PjsipError> {
     }
 }
 
-fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, lent: &mut Lent) {
+fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, lent: &mut PjStrings) {
     let library_max = c_uint::try_from(LEGS_MAX)
         .unwrap_or(0)
         .min(ffi::SIPBRIDGE_MAX_CALLS);
@@ -150,7 +150,7 @@ fn set_logging(logging: &mut ffi::pjsua_logging_config) {
     logging.cb = Some(log::write);
 }
 
-fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &mut Lent) {
+fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &mut PjStrings) {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     media.clock_rate = 8_000;
     media.snd_clock_rate = 8_000;
@@ -194,7 +194,7 @@ fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &
     }
 }
 
-fn set_codecs(lent: &mut Lent) {
+fn set_codecs(lent: &mut PjStrings) {
     // SAFETY: pjsua is initialised; it fills at most `count` entries.
     let known = unsafe {
         let mut infos: Vec<ffi::pjsua_codec_info> = (0..32).map(|_| std::mem::zeroed()).collect();
@@ -237,7 +237,7 @@ fn open_transport(
     transport: Transport,
     port: u16,
 ) -> Result<u16, PjsipError> {
-    let mut lent = Lent::default();
+    let mut lent = PjStrings::default();
     let v6 = config.bind.is_ipv6();
     let kind = match (transport, v6) {
         (Transport::Udp, false) => ffi::PJSIP_TRANSPORT_UDP,
@@ -294,7 +294,7 @@ fn bound_port(info: &ffi::pjsua_transport_info, asked: u16) -> u16 {
 fn set_tls(
     tls: &mut ffi::pjsip_tls_setting,
     config: &EngineConfig,
-    lent: &mut Lent,
+    lent: &mut PjStrings,
 ) -> Result<(), PjsipError> {
     match tls_roots::find(config.tls_ca_file.as_deref(), config.tls_insecure)? {
         TlsRoots::File(file) => {

@@ -20,9 +20,9 @@ const HEADERS_SCANNED_MAX: usize = 256;
 /// Strings lent to C for the time of a call. They are wiped when dropped:
 /// passwords are among them.
 #[derive(Default)]
-pub struct Lent(Vec<Zeroizing<Vec<u8>>>);
+pub struct PjStrings(Vec<Zeroizing<Vec<u8>>>);
 
-impl Lent {
+impl PjStrings {
     /// Copies `text` with a NUL behind it; what follows a NUL inside is cut off.
     /// Valid as long as this arena.
     pub fn lend(&mut self, text: &str) -> ffi::pj_str_t {
@@ -179,7 +179,7 @@ pub unsafe fn push_header(
     name: &str,
     value: &str,
 ) {
-    let mut lent = Lent::default();
+    let mut lent = PjStrings::default();
     let name = lent.lend(name);
     let value = lent.lend(value);
     // SAFETY: the header is made in the pool, with copies of name and value;
@@ -465,7 +465,7 @@ mod tests {
 
     #[test]
     fn lent_text_comes_back_and_stops_at_a_nul() {
-        let mut lent = Lent::default();
+        let mut lent = PjStrings::default();
         let one = lent.lend("sip:a@b");
         let two = lent.lend("x\0y");
         // SAFETY: the arena is alive.

@@ -1,0 +1,197 @@
+//! Which calls are in progress, and whether one more may come in.
+//!
+//! The engine asks [`CallLimiter::admit`] in a callback, before anything is
+//! allocated; [`CallLimiter::enter`] decides again when the call is really
+//! taken, so two INVITEs at once cannot pass the same last place. The rules
+//! are in [`super::admission`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::admission::AdmissionRules;
+pub use super::admission::{Limits, Refused};
+use crate::core::ids::LineId;
+use crate::sip::engine::{Admission, Refusal};
+
+/// The calls in progress.
+#[derive(Debug)]
+pub struct CallLimiter {
+    /// Held for nanoseconds: a few look-ups and additions.
+    gate: Mutex<AdmissionRules>,
+    active: watch::Sender<u32>,
+    /// Refused in [`CallLimiter::admit`], where the engine counts them too.
+    refused_by_admit: AtomicU64,
+}
+
+impl CallLimiter {
+    /// A limiter without calls.
+    #[must_use]
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            gate: Mutex::new(AdmissionRules::new(limits)),
+            active: watch::Sender::new(0),
+            refused_by_admit: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes a place for a call; given back when the guard is dropped.
+    ///
+    /// # Errors
+    /// 486 when the line is full, 503 when the bridge is.
+    pub fn enter(self: &Arc<Self>, line: &LineId) -> Result<CallPermit, Refusal> {
+        self.gate().enter(line)?;
+        self.active.send_modify(|active| *active += 1);
+        Ok(CallPermit {
+            call_limiter: self.clone(),
+            line: line.clone(),
+        })
+    }
+
+    /// Calls in progress.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        *self.active.borrow()
+    }
+
+    /// Calls in progress, and a notice of each change.
+    #[must_use]
+    pub fn watch_active(&self) -> watch::Receiver<u32> {
+        self.active.subscribe()
+    }
+
+    /// Calls taken since the start.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.gate().taken()
+    }
+
+    /// Calls refused since the start, by reason.
+    #[must_use]
+    pub fn refused(&self) -> Refused {
+        self.gate().refused()
+    }
+
+    /// Those among them that the engine was told to refuse, and counted.
+    #[must_use]
+    pub fn refused_by_admit(&self) -> u64 {
+        self.refused_by_admit.load(Ordering::Relaxed)
+    }
+
+    /// A line is there, with its own limit or none, for the calls to come.
+    pub fn set_limit(&self, line: &LineId, most: Option<u32>) {
+        self.gate().set_limit(line, most);
+    }
+
+    /// A line is gone; its calls keep their places.
+    pub fn forget(&self, line: &LineId) {
+        self.gate().forget(line);
+    }
+
+    /// Sets how many lines there are.
+    pub fn set_lines(&self, lines: usize) {
+        self.gate().set_lines(lines);
+    }
+
+    /// No new calls from now on.
+    pub fn drain(&self) {
+        self.gate().draining = true;
+    }
+
+    /// Whether new calls are refused for good.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.gate().draining
+    }
+
+    /// No new calls while this is set; calls in progress go on.
+    pub fn set_overloaded(&self, overloaded: bool) {
+        self.gate().overloaded = overloaded;
+    }
+
+    /// Whether new calls are refused because audio is late.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.gate().overloaded
+    }
+
+    /// Returns when no call is left.
+    pub async fn empty(&self) {
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = self
+            .active
+            .subscribe()
+            .wait_for(|active| *active == 0)
+            .await;
+    }
+
+    fn gate(&self) -> MutexGuard<'_, AdmissionRules> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Admission for CallLimiter {
+    fn admit(&self, line: &LineId) -> Result<(), Refusal> {
+        let decision = self.gate().admit(Instant::now(), line);
+        if decision.is_err() {
+            self.refused_by_admit.fetch_add(1, Ordering::Relaxed);
+        }
+        decision
+    }
+}
+
+/// A call's place; dropping it gives the place back.
+#[derive(Debug)]
+pub struct CallPermit {
+    call_limiter: Arc<CallLimiter>,
+    line: LineId,
+}
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        self.call_limiter.gate().leave(&self.line);
+        self.call_limiter.active.send_modify(|active| *active -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn a_full_line_is_busy_and_a_full_bridge_says_when_to_retry() {
+        let call_limiter = CallLimiter::new(Limits {
+            calls: 2,
+            per_line: HashMap::from([(LineId::new("a"), 1)]),
+            ..Limits::default()
+        });
+        let (a, b) = (LineId::new("a"), LineId::new("b"));
+        let place = call_limiter.enter(&a).expect("first call");
+        assert_eq!(
+            call_limiter.admit(&a).map_err(|refusal| refusal.status),
+            Err(486)
+        );
+        let other = call_limiter.enter(&b).expect("other line");
+        let refusal = call_limiter.enter(&b).expect_err("bridge full");
+        assert_eq!((refusal.status, refusal.retry_after.is_some()), (503, true));
+        drop((place, other));
+        assert_eq!(call_limiter.active(), 0);
+        assert!(call_limiter.admit(&a).is_ok());
+        assert_eq!((call_limiter.taken(), call_limiter.refused().sum()), (2, 2));
+        assert_eq!(call_limiter.refused_by_admit(), 1);
+    }
+
+    #[test]
+    fn a_draining_bridge_takes_nothing() {
+        let call_limiter = CallLimiter::new(Limits {
+            calls: 2,
+            ..Limits::default()
+        });
+        call_limiter.drain();
+        let refusal = call_limiter.enter(&LineId::new("a")).expect_err("draining");
+        assert_eq!(refusal.status, 503);
+    }
+}

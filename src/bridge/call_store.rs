@@ -1,0 +1,390 @@
+//! The calls as the API sees them: those in progress and, for half a minute,
+//! those that have ended; and the way in which the API asks something of a
+//! call's driver.
+//!
+//! The driver of a call holds its [`CallHandle`]: it writes the call object there
+//! whenever something changes, and takes requests from it. Dropping the handle
+//! ends the entry, however the driver ended.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::call_object::{CallDirection, CallObject, CallStatus};
+use crate::core::dialling::NotAllowed;
+use crate::core::ids::CallId;
+use crate::core::outcome::Outcome;
+use crate::core::private::Private;
+
+/// How long a call that has ended is still shown.
+const SHOWN_AFTER_END: Duration = Duration::from_secs(30);
+/// Requests that may wait for one call's driver.
+const REQUESTS: usize = 8;
+
+/// What is asked of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallRequest {
+    /// End it: CANCEL before the answer, BYE after it.
+    Hangup,
+    /// Blind transfer by REFER.
+    Transfer(Private),
+    /// Send these digits: 0 to 9, *, #, A to D.
+    Dtmf(String),
+    /// Hold the other side: it hears hold audio, and nothing of it reaches the worker.
+    Hold,
+    /// Take it back.
+    Resume,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No such call, in progress or ended a moment ago.
+    #[error("there is no such call")]
+    Unknown,
+    /// It is over.
+    #[error("the call is over")]
+    Over,
+    /// The call is not at the point where this can be done.
+    #[error("{0}")]
+    NotNow(&'static str),
+    /// The request itself is at fault.
+    #[error("{0}")]
+    Invalid(String),
+    /// The operator does not allow such a destination, or the line has had its
+    /// dials of the hour.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+    /// Too many requests wait for the call.
+    #[error("too many requests wait for this call")]
+    Busy,
+}
+
+/// A request on its way to the driver. One that is dropped without an answer
+/// counts as [`RequestError::Over`].
+#[derive(Debug)]
+pub struct QueuedRequest {
+    /// What is asked.
+    pub request: CallRequest,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<(), RequestError>>,
+}
+
+/// Hears of each change of a call's status, in the driver's task. Must not block.
+pub trait StatusListener: Send + Sync {
+    /// The call has a new status. `url` is the call's own callback address.
+    fn changed(&self, call: &CallObject, url: Option<&str>);
+}
+
+/// All calls.
+#[derive(Default)]
+pub struct CallStore {
+    entries: Mutex<HashMap<CallId, Entry>>,
+    listener: Option<Arc<dyn StatusListener>>,
+}
+
+struct Entry {
+    object: CallObject,
+    requests: mpsc::Sender<QueuedRequest>,
+    ended: Option<Instant>,
+}
+
+impl CallStore {
+    /// A store without calls.
+    #[must_use]
+    pub fn new(listener: Option<Arc<dyn StatusListener>>) -> Arc<Self> {
+        Arc::new(Self {
+            entries: Mutex::default(),
+            listener,
+        })
+    }
+
+    /// Enters a call; what is asked of it comes out of the receiver.
+    #[must_use]
+    pub fn open(
+        self: &Arc<Self>,
+        object: CallObject,
+        callback_url: Option<String>,
+    ) -> (CallHandle, mpsc::Receiver<QueuedRequest>) {
+        let (handle, asked) = self.open_untold(object, callback_url);
+        handle.tell_initial();
+        (handle, asked)
+    }
+
+    /// As [`CallStore::open`], but the listener hears nothing of the call before
+    /// [`CallHandle::announce`], or its end.
+    #[must_use]
+    pub fn open_untold(
+        self: &Arc<Self>,
+        object: CallObject,
+        callback_url: Option<String>,
+    ) -> (CallHandle, mpsc::Receiver<QueuedRequest>) {
+        let (requests, asked) = mpsc::channel(REQUESTS);
+        let sid = object.sid.clone();
+        let entry = Entry {
+            object,
+            requests,
+            ended: None,
+        };
+        {
+            let mut entries = self.entries();
+            entries.retain(|_, entry| !entry.is_stale());
+            entries.insert(sid.clone(), entry);
+        }
+        let handle = CallHandle {
+            store: self.clone(),
+            sid,
+            callback_url,
+            is_told: AtomicBool::new(false),
+        };
+        (handle, asked)
+    }
+
+    /// Calls in progress and those that ended within 30 s, the newest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<CallObject> {
+        let mut entries = self.entries();
+        entries.retain(|_, entry| !entry.is_stale());
+        let mut calls: Vec<_> = entries.values().map(|entry| entry.object.clone()).collect();
+        drop(entries);
+        calls.sort_unstable_by(|a, b| {
+            let by_id = || a.sid.as_str().cmp(b.sid.as_str());
+            b.created.cmp(&a.created).then_with(by_id)
+        });
+        calls
+    }
+
+    /// How many calls of this direction are in progress.
+    #[must_use]
+    pub fn in_progress(&self, direction: CallDirection) -> usize {
+        let entries = self.entries();
+        let is_counted =
+            |entry: &&Entry| entry.ended.is_none() && entry.object.direction == direction;
+        entries.values().filter(is_counted).count()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, sid: &CallId) -> Option<CallObject> {
+        let entries = self.entries();
+        let entry = entries.get(sid).filter(|entry| !entry.is_stale());
+        entry.map(|entry| entry.object.clone())
+    }
+
+    /// Asks something of a call and waits for its driver's answer, which comes
+    /// at once: what the network makes of it is told by the call's status.
+    ///
+    /// # Errors
+    /// When there is no such call, or it cannot do that now.
+    pub async fn ask(&self, sid: &CallId, request: CallRequest) -> Result<(), RequestError> {
+        let requests = {
+            let entries = self.entries();
+            let entry = entries.get(sid).filter(|entry| !entry.is_stale());
+            let entry = entry.ok_or(RequestError::Unknown)?;
+            if entry.ended.is_some() {
+                return Err(RequestError::Over);
+            }
+            entry.requests.clone()
+        };
+        let (reply, answer) = oneshot::channel();
+        let asked = QueuedRequest { request, reply };
+        requests.try_send(asked).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => RequestError::Busy,
+            mpsc::error::TrySendError::Closed(_) => RequestError::Over,
+        })?;
+        answer.await.unwrap_or(Err(RequestError::Over))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<CallId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn is_stale(&self) -> bool {
+        self.ended.is_some_and(|at| at.elapsed() > SHOWN_AFTER_END)
+    }
+}
+
+/// A driver's hold on its call's entry.
+pub struct CallHandle {
+    store: Arc<CallStore>,
+    sid: CallId,
+    callback_url: Option<String>,
+    /// The listener knows of the call.
+    is_told: AtomicBool,
+}
+
+impl CallHandle {
+    /// Tells the listener of a call that was opened untold, once. `callback_url`,
+    /// where there is one, is the call's own address from now on.
+    pub fn announce(&mut self, callback_url: Option<String>) {
+        if callback_url.is_some() {
+            self.callback_url = callback_url;
+        }
+        self.tell_initial();
+    }
+
+    fn tell_initial(&self) {
+        if self.is_told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if let Some(object) = self.store.get(&self.sid) {
+            self.notify_listener(&object);
+        }
+    }
+
+    /// Changes the call object; a new status is told to the listener.
+    pub fn update(&self, change: impl FnOnce(&mut CallObject)) {
+        let mut entries = self.store.entries();
+        let Some(entry) = entries.get_mut(&self.sid) else {
+            return;
+        };
+        if entry.ended.is_some() {
+            return;
+        }
+        let before = entry.object.status;
+        let untold = (!self.is_told.load(Ordering::Relaxed)).then(|| entry.object.clone());
+        change(&mut entry.object);
+        if entry.object.status.is_final() {
+            entry.ended = Some(Instant::now());
+            entry.object.ended.get_or_insert_with(SystemTime::now);
+        }
+        let object = (entry.object.status != before).then(|| entry.object.clone());
+        drop(entries);
+        if let Some(object) = object {
+            if let Some(initial) = untold {
+                self.is_told.store(true, Ordering::Relaxed);
+                self.notify_listener(&initial);
+            }
+            self.notify_listener(&object);
+        }
+    }
+
+    fn notify_listener(&self, object: &CallObject) {
+        if let Some(listener) = &self.store.listener {
+            listener.changed(object, self.callback_url.as_deref());
+        }
+    }
+}
+
+impl Drop for CallHandle {
+    fn drop(&mut self) {
+        // Only a driver that panicked leaves it to this.
+        self.update(|call| {
+            call.status = CallStatus::Failed;
+            call.outcome = Some(Outcome::Failed);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ids::LineId;
+
+    #[derive(Default)]
+    struct Heard(Mutex<Vec<(CallStatus, Option<String>)>>);
+
+    impl StatusListener for Heard {
+        fn changed(&self, call: &CallObject, url: Option<&str>) {
+            let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            heard.push((call.status, url.map(str::to_owned)));
+        }
+    }
+
+    fn call() -> CallObject {
+        CallObject {
+            sid: CallId::random(),
+            direction: CallDirection::Inbound,
+            line: LineId::new("7"),
+            restaurant: None,
+            from: Private::new("1"),
+            to: Private::new("2"),
+            status: CallStatus::Initiated,
+            on_hold: false,
+            custom_params: Default::default(),
+            created: SystemTime::UNIX_EPOCH,
+            answered: None,
+            ended: None,
+            outcome: None,
+            sip_status: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_reach_the_driver_and_its_answer_comes_back() {
+        let store = CallStore::new(None);
+        let (handle, mut asked) = store.open(call(), None);
+        let sid = store.list()[0].sid.clone();
+        let driver = tokio::spawn(async move {
+            while let Some(asked) = asked.recv().await {
+                let ok = asked.request == CallRequest::Hold;
+                let answer = ok.then_some(()).ok_or(RequestError::NotNow("no"));
+                drop(asked.reply.send(answer));
+            }
+        });
+        assert_eq!(store.ask(&sid, CallRequest::Hold).await, Ok(()));
+        let refused = store.ask(&sid, CallRequest::Resume).await;
+        assert_eq!(refused, Err(RequestError::NotNow("no")));
+        let stranger = store.ask(&CallId::random(), CallRequest::Hangup).await;
+        assert_eq!(stranger, Err(RequestError::Unknown));
+        driver.abort();
+        let _ = driver.await;
+        let gone = store.ask(&sid, CallRequest::Hangup).await;
+        assert_eq!(gone, Err(RequestError::Over));
+        drop(handle);
+        let ended = store.get(&sid).expect("still shown");
+        assert_eq!(ended.status, CallStatus::Failed);
+        assert!(ended.ended.is_some());
+    }
+
+    #[test]
+    fn each_new_status_is_told_once_and_nothing_after_the_end() {
+        let heard = Arc::new(Heard::default());
+        let store = CallStore::new(Some(heard.clone()));
+        let (handle, _asked) = store.open(call(), Some("http://x".into()));
+        handle.update(|call| call.status = CallStatus::Ringing);
+        handle.update(|call| call.on_hold = true);
+        handle.update(|call| call.status = CallStatus::Cancelled);
+        handle.update(|call| call.status = CallStatus::Failed);
+        drop(handle);
+        let heard = heard.0.lock().expect("not poisoned");
+        let statuses: Vec<_> = heard.iter().map(|(status, _)| *status).collect();
+        use CallStatus as S;
+        assert_eq!(statuses, [S::Initiated, S::Ringing, S::Cancelled]);
+        assert!(
+            heard
+                .iter()
+                .all(|(_, url)| url.as_deref() == Some("http://x"))
+        );
+    }
+    #[test]
+    fn an_untold_call_is_told_with_its_own_address_or_at_its_end() {
+        use CallStatus as S;
+        let told = |heard: &Heard| heard.0.lock().expect("not poisoned").clone();
+        let heard = Arc::new(Heard::default());
+        let store = CallStore::new(Some(heard.clone()));
+        let (mut handle, _asked) = store.open_untold(call(), None);
+        handle.update(|call| call.on_hold = true);
+        assert!(told(&heard).is_empty() && store.list().len() == 1);
+        handle.announce(Some("http://own".into()));
+        handle.announce(None);
+        handle.update(|call| call.status = S::Ringing);
+        let own = Some("http://own".to_owned());
+        assert_eq!(
+            told(&heard),
+            [(S::Initiated, own.clone()), (S::Ringing, own)]
+        );
+
+        let heard = Arc::new(Heard::default());
+        let store = CallStore::new(Some(heard.clone()));
+        let (handle, _asked) = store.open_untold(call(), None);
+        handle.update(|call| call.status = S::Cancelled);
+        drop(handle);
+        assert_eq!(told(&heard), [(S::Initiated, None), (S::Cancelled, None)]);
+    }
+}

@@ -1,0 +1,317 @@
+//! The incoming audio of one call: shared by the engine's media thread, which
+//! brings RTP, and the call's driver.
+//!
+//! While the worker's direct writer is open, a packet leaves as a message on the media
+//! thread itself, with no thread switch. Otherwise messages wait here for the
+//! driver, in order, and go through the worker's socket.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::outbound_audio::OutboundAudio;
+use crate::core::g711::MULAW_SILENCE;
+use crate::core::link::RtpTap;
+use crate::core::playout::FRAME_BYTES;
+use crate::core::uplink::Uplink;
+use crate::media::pacer::FRAME;
+use crate::worker::DirectWriter;
+
+/// Messages that wait for the driver; more means that it is stuck, and the
+/// newest are dropped. Holds the longest backlog that an attach can bring.
+const WAITING_MAX: usize = 8_192;
+
+/// Messages that are encoded or taken out under one lock: some 50 us.
+const SLICE_MESSAGES: usize = 32;
+
+/// Put before the audio from one leg to another: its packets come when the
+/// network wants, and the other leg's leave every 20 ms.
+static JITTER_BUFFER: [u8; 3 * FRAME_BYTES] = [MULAW_SILENCE; 3 * FRAME_BYTES];
+
+/// The incoming audio of one call, shared by the media thread and the driver.
+pub(super) struct InboundAudio {
+    state: Mutex<InboundState>,
+    wake: Notify,
+}
+
+/// What the port's lock guards.
+pub(super) struct InboundState {
+    pub(super) uplink: Uplink,
+    pub(super) writer: Option<DirectWriter>,
+    /// The leg that this one is joined with: it gets the audio.
+    pub(super) relay: Option<Arc<OutboundAudio>>,
+    waiting: VecDeque<Vec<u8>>,
+    /// The driver is passing on what was kept. Until it is done, what comes stays
+    /// in the uplink, behind that.
+    is_catching_up: bool,
+    /// Message under construction.
+    scratch: Vec<u8>,
+    /// Messages dropped because too many waited.
+    pub(super) dropped: u64,
+}
+
+impl InboundAudio {
+    pub(super) fn new(uplink: Uplink) -> Arc<Self> {
+        let state = InboundState {
+            uplink,
+            writer: None,
+            relay: None,
+            waiting: VecDeque::new(),
+            is_catching_up: false,
+            scratch: Vec::new(),
+            dropped: 0,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        })
+    }
+
+    /// For a moment; never across an await.
+    pub(super) fn lock(&self) -> MutexGuard<'_, InboundState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when messages wait for the driver, or held packets for a tick.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
+impl RtpTap for InboundAudio {
+    fn handle_rtp(&self, arrived: Instant, packet: &[u8]) {
+        let mut state = self.lock();
+        state.uplink.handle_rtp(arrived, packet);
+        state.send();
+        // Held packets need the driver's ticks, closer than while RTP flows.
+        let needs_driver = !state.waiting.is_empty() || state.uplink.is_holding();
+        drop(state);
+        if needs_driver {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl InboundState {
+    /// Sends what the uplink has ready: by the direct writer, or to the driver behind
+    /// what waits for it already.
+    pub(super) fn send(&mut self) {
+        if let Some(relay) = &self.relay {
+            return send_to(relay, &mut self.uplink);
+        }
+        if self.is_catching_up {
+            return;
+        }
+        while self.uplink.poll_message(&mut self.scratch) {
+            self.dispatch();
+        }
+    }
+
+    /// From now on this leg's audio and digits go to another leg, beginning
+    /// with what comes now.
+    pub(super) fn join(&mut self, other: &Arc<OutboundAudio>) {
+        self.uplink.go_live();
+        let _ = other.downlink().push(Bytes::from_static(&JITTER_BUFFER));
+        self.relay = Some(other.clone());
+    }
+
+    /// Sends or keeps a message that is not the uplink's own, in its turn.
+    pub(super) fn post(&mut self, message: Vec<u8>) {
+        self.send();
+        self.scratch = message;
+        self.dispatch();
+    }
+
+    /// A worker is attached, with what was kept for it: the driver passes that on.
+    /// To be called before the port's lock is given back.
+    pub(super) fn catch_up(&mut self) {
+        self.is_catching_up = true;
+    }
+
+    /// Puts what waits for the driver next into the empty `slice`, in order. It
+    /// must be in the socket before the next slice is asked for: only a slice that
+    /// stays empty opens the direct writer again.
+    pub(super) fn take_slice(&mut self, slice: &mut Vec<Vec<u8>>) {
+        if self.relay.is_some() {
+            self.send();
+        }
+        while slice.len() < SLICE_MESSAGES
+            && let Some(message) = self.next_message()
+        {
+            slice.push(message);
+        }
+        self.is_catching_up = !slice.is_empty();
+    }
+
+    fn next_message(&mut self) -> Option<Vec<u8>> {
+        if let Some(message) = self.waiting.pop_front() {
+            return Some(message);
+        }
+        let polled = self.relay.is_none() && self.uplink.poll_message(&mut self.scratch);
+        polled.then(|| std::mem::take(&mut self.scratch))
+    }
+
+    /// The worker is gone: what waits for it is of no use.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+        self.is_catching_up = false;
+    }
+
+    /// How long audio has been waiting for its worker: in the socket, or here
+    /// for the driver, where a message is a frame.
+    pub(super) fn waits_for(&self) -> Duration {
+        let here = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        let in_socket = self
+            .writer
+            .as_ref()
+            .map(DirectWriter::busy_for)
+            .unwrap_or_default();
+        in_socket.max(FRAME.saturating_mul(here))
+    }
+
+    fn dispatch(&mut self) {
+        let writer = self.writer.as_ref().filter(|_| self.waiting.is_empty());
+        if writer.is_some_and(|writer| writer.try_send(&self.scratch)) {
+            self.scratch.clear();
+        } else if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(std::mem::take(&mut self.scratch));
+        } else {
+            self.dropped += 1;
+            self.scratch.clear();
+        }
+    }
+}
+
+/// Another leg's pacer sends it; a leg that negotiated no digits gets none.
+fn send_to(relay: &OutboundAudio, uplink: &mut Uplink) {
+    while let Some(digit) = uplink.poll_digit() {
+        let _ = relay.downlink().send_digits(digit.encode_utf8(&mut [0; 4]));
+    }
+    while let Some(frame) = uplink.poll_frame() {
+        let _ = relay.downlink().push(Bytes::copy_from_slice(frame));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::context::provisional_format;
+    use crate::core::g711::Gain;
+    use crate::core::ids::{AccountSid, CallId, StreamId};
+    use crate::core::media_streams::MessageWriter;
+    use crate::core::rtp::RtpHeader;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn a_held_packet_wakes_the_driver_whose_ticks_release_it() {
+        let uplink = Uplink::new(&provisional_format(), Gain::from_factor(1.0)).unwrap();
+        let port = InboundAudio::new(uplink);
+        let woken_by = |sequence: u16| {
+            let header = RtpHeader {
+                marker: false,
+                payload_type: 0,
+                sequence,
+                timestamp: u32::from(sequence) * 160,
+                ssrc: 7,
+            };
+            let packet = [&header.to_bytes()[..], &[0xff; 160]].concat();
+            port.handle_rtp(Instant::now(), &packet);
+            port.woken().now_or_never().is_some()
+        };
+        assert!(!woken_by(1) && !woken_by(2), "no worker, nothing held");
+        assert!(woken_by(4), "3 is missing");
+        assert!(!woken_by(3), "all in order again");
+    }
+
+    fn port() -> Arc<InboundAudio> {
+        let uplink = Uplink::new(&provisional_format(), Gain::from_factor(1.0));
+        InboundAudio::new(uplink.unwrap())
+    }
+
+    fn packet(sequence: u16) -> Vec<u8> {
+        let header = RtpHeader {
+            marker: false,
+            payload_type: 0,
+            sequence,
+            timestamp: u32::from(sequence) * 160,
+            ssrc: 7,
+        };
+        [&header.to_bytes()[..], &[0xff; 160]].concat()
+    }
+
+    /// The number of a message in its stream.
+    fn number(message: &[u8]) -> u64 {
+        let json: serde_json::Value = serde_json::from_slice(message).unwrap();
+        json["sequenceNumber"].as_str().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_is_passed_on_in_slices_and_what_comes_meanwhile_follows() {
+        const KEPT: u16 = 1_000;
+        const LIVE: u16 = 500;
+        let port = port();
+        let mut arrived = Instant::now();
+        for sequence in 0..KEPT {
+            arrived += FRAME;
+            port.handle_rtp(arrived, &packet(sequence));
+        }
+        {
+            let mut state = port.lock();
+            let writer = MessageWriter::new(
+                &StreamId::random(),
+                &CallId::random(),
+                &AccountSid::of_node("test"),
+            );
+            state.uplink.attach(writer);
+            state.catch_up();
+        }
+        // The media thread goes on meanwhile.
+        let feeding = port.clone();
+        let media = std::thread::spawn(move || {
+            for sequence in KEPT..KEPT + LIVE {
+                arrived += FRAME;
+                feeding.handle_rtp(arrived, &packet(sequence));
+                std::thread::yield_now();
+            }
+        });
+        let (mut numbers, mut slice) = (Vec::new(), Vec::new());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let all = usize::from(KEPT + LIVE);
+        while numbers.len() < all {
+            port.lock().take_slice(&mut slice);
+            assert!(slice.len() <= SLICE_MESSAGES);
+            numbers.extend(slice.drain(..).map(|message| number(&message)));
+            assert!(Instant::now() < deadline, "{} came", numbers.len());
+        }
+        media.join().unwrap();
+        let first = numbers[0];
+        let wanted: Vec<u64> = (first..).take(all).collect();
+        assert_eq!(numbers, wanted, "in order, without a gap");
+        port.lock().take_slice(&mut slice);
+        assert!(slice.is_empty());
+    }
+
+    #[test]
+    fn while_the_driver_catches_up_the_media_thread_encodes_nothing() {
+        let port = port();
+        let writer = MessageWriter::new(
+            &StreamId::random(),
+            &CallId::random(),
+            &AccountSid::of_node("test"),
+        );
+        port.lock().uplink.attach(writer);
+        port.lock().catch_up();
+        port.handle_rtp(Instant::now(), &packet(1));
+        assert!(port.lock().waiting.is_empty());
+        let mut slice = Vec::new();
+        port.lock().take_slice(&mut slice);
+        assert_eq!(slice.len(), 1);
+        slice.clear();
+        port.lock().take_slice(&mut slice);
+        port.handle_rtp(Instant::now(), &packet(2));
+        assert_eq!(port.lock().waiting.len(), 1, "the media thread again");
+    }
+}
