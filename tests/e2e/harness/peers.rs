@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
+            // Its own children go with it when it must be killed.
+            .process_group(0)
             // Kamailio lives in sbin, which is not on every user's path.
             .env(
                 "PATH",
@@ -55,7 +58,8 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Ends it: TERM, then KILL after two seconds.
+    /// Ends it: TERM, then KILL after two seconds, for its children, too: those of a
+    /// Kamailio that is killed alone go on for ever.
     pub fn stop(&mut self) {
         if !self.is_running() {
             return;
@@ -65,7 +69,7 @@ impl Process {
         let deadline = Instant::now() + Duration::from_secs(2);
         while self.is_running() {
             if Instant::now() > deadline {
-                let _ = self.child.kill();
+                send_signal_to_group(self.child.id(), "KILL");
                 let _ = self.child.wait();
                 return;
             }
@@ -85,6 +89,15 @@ impl Drop for Process {
 pub fn send_signal(pid: u32, signal: &str) {
     let status = Command::new("kill")
         .args([format!("-{signal}"), pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.is_ok(), "kill is missing");
+}
+
+/// Sends a signal to a process that leads its group, and to all in it.
+fn send_signal_to_group(leader: u32, signal: &str) {
+    let status = Command::new("kill")
+        .args([format!("-{signal}"), "--".into(), format!("-{leader}")])
         .stderr(Stdio::null())
         .status();
     assert!(status.is_ok(), "kill is missing");
