@@ -274,15 +274,16 @@ fn a_line_that_makes_no_sense_is_refused() {
     let mut bad = account("bad", "x", None);
     bad.domain = "not a host".into();
     stage.submit(Command::AddLine(Box::new(bad)));
-    match next(&mut stage.events, "refusal") {
-        EngineEvent::LineRefused { line, reason, .. } => {
-            assert_eq!(
-                (line, reason.as_str()),
-                (LineId::new("bad"), "its domain is no host name")
-            );
+    // A line of the scenario before may still be telling that it is unregistered.
+    let reason = loop {
+        match next(&mut stage.events, "refusal") {
+            EngineEvent::LineRefused { line, reason, .. } if line.as_str() == "bad" => {
+                break reason;
+            }
+            _ => {}
         }
-        other => panic!("{other:?}"),
-    }
+    };
+    assert_eq!(reason, "its domain is no host name");
     stage.submit(Command::RemoveLine(LineId::new("bad")));
 }
 
