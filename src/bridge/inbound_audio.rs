@@ -207,18 +207,9 @@ mod tests {
 
     #[test]
     fn a_held_packet_wakes_the_driver_whose_ticks_release_it() {
-        let uplink = Uplink::new(&provisional_format(), Gain::from_factor(1.0)).unwrap();
-        let port = InboundAudio::new(uplink);
+        let port = port();
         let woken_by = |sequence: u16| {
-            let header = RtpHeader {
-                marker: false,
-                payload_type: 0,
-                sequence,
-                timestamp: u32::from(sequence) * 160,
-                ssrc: 7,
-            };
-            let packet = [&header.to_bytes()[..], &[0xff; 160]].concat();
-            port.handle_rtp(Instant::now(), &packet);
+            port.handle_rtp(Instant::now(), &packet(sequence));
             port.woken().now_or_never().is_some()
         };
         assert!(!woken_by(1) && !woken_by(2), "no worker, nothing held");

@@ -217,7 +217,7 @@ impl Downlink {
         self.hold = audio.map(|audio| (audio, 0));
     }
 
-    /// Whether everything queued (audio, marks, digits, a `IdleAudio::Once`) has
+    /// Whether everything queued (audio, marks, digits, an `IdleAudio::Once`) has
     /// been played to its last sample.
     #[must_use]
     pub fn is_drained(&self) -> bool {

@@ -182,7 +182,7 @@ impl Ticket {
                 self.taken = true;
                 socket
             }
-            // The attach_table holds the sender for as long as this ticket lives.
+            // The table holds the sender for as long as this ticket lives.
             None => std::future::pending().await,
         }
     }

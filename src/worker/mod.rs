@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`socket`] | [`WorkerSocket`]: one worker's WebSocket, made for a driver that selects over it |
 //! | [`received`] | [`Received`], [`Backpressure`], [`CloseReason`]: what a socket brings and how it ends |
-//! | [`direct_writer`] | [`DirectWriter`]: the short way to a worker, past the socket's queue |
+//! | [`direct_writer`] | [`DirectWriter`]: writes to a worker at once, past the socket's queue |
 //! | [`attach_table`] | [`AttachTable`] and [`Ticket`]: which call waits for a worker, and with which token |
 //! | [`accept`] | [`StreamServer`]: the listener of queue mode |
 //! | `request` | the HTTP request that opens a WebSocket, parsed and judged |

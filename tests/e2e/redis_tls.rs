@@ -78,7 +78,7 @@ fn check_uses_the_given_roots_and_names_a_file_that_is_none() {
     ] {
         let mut more = vec!["--redis-url", url.as_str()];
         more.extend(ca.into_iter().flat_map(|ca| ["--redis-ca", ca.as_str()]));
-        let output = check(&more);
+        let output = check(&more).output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);
         assert!(shown.contains(expected), "{expected} is missing:\n{shown}");
         assert_eq!(output.status.code(), Some(code), "{shown}");

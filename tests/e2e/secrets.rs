@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::harness::bridge::{
-    KEY, LINE, NUMBER, PASSWORD, Setup, USERNAME, clean_command, encrypt, line,
+    KEY, LINE, NUMBER, PASSWORD, Setup, USERNAME, check, clean_command, encrypt, line,
 };
 use crate::harness::caller::CALLER_NUMBER;
 use crate::harness::peers::{TrunkLine, local};
@@ -223,9 +223,7 @@ async fn a_clear_password_is_encrypted_on_its_way_into_the_database() {
 #[test]
 fn a_secret_on_the_command_line_is_warned_of_and_its_variable_is_not() {
     let said = |args: &[&str], env: &[(&str, &str)]| {
-        let mut command = clean_command();
-        command.args(["check", "--sip-domain", "d.example", "--sip-username", "u"]);
-        command.args(["--sip-port", "0", "--ws-target", "ws://127.0.0.1:9/"]);
+        let mut command = check(&["--ws-target", "ws://127.0.0.1:9/"]);
         let output = command.args(args).envs(env.iter().copied());
         let output = output.output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()

@@ -23,11 +23,11 @@ async fn check_fails_where_no_job_can_be_pushed() {
             .options
             .extend(options.iter().map(|&option| option.to_owned()));
         redis.come_up();
-        let output = check(&["--redis-url", &redis.url()]);
+        let output = check(&["--redis-url", &redis.url()]).output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(1), "{shown}");
         assert!(shown.contains(told), "{told} is missing:\n{shown}");
     }
-    let output = check(&["--redis-url", &master.url()]);
+    let output = check(&["--redis-url", &master.url()]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "one that takes jobs");
 }

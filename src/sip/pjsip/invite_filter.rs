@@ -43,7 +43,7 @@ static MODULE: Module = Module::new(
     },
 );
 
-/// Puts the gate into the stack, before it is started.
+/// Puts the filter into the stack, before it is started.
 pub fn register() -> ffi::pj_status_t {
     MODULE.register()
 }

@@ -61,7 +61,7 @@ pub fn start(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipError>
 fn start_created(config: &EngineConfig, ports: &OpenPorts) -> Result<(), PjsipError> {
     let mut lent = PjStrings::default();
     init(config, &mut lent)?;
-    check("registering the gate", invite_filter::register())?;
+    check("registering the INVITE filter", invite_filter::register())?;
     check("registering the bodies", bodies::register())?;
     check("registering failover", failover::register())?;
     check("setting the resolver", resolver::install(shared()))?;

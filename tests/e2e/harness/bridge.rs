@@ -197,12 +197,13 @@ pub fn clean_command() -> Command {
     command
 }
 
-/// What `sipbridge check` says with one line, no port, and these flags.
-pub fn check(more: &[&str]) -> std::process::Output {
+/// `sipbridge check` with one line, no port, and these flags.
+pub fn check(more: &[&str]) -> Command {
     let mut command = clean_command();
     command.args(["check", "--sip-domain", "d.example", "--sip-username", "u"]);
     command.args(["--sip-port", "0", "--stream-port", "0", "--api-port", "0"]);
-    command.args(more).output().unwrap()
+    command.args(more);
+    command
 }
 
 /// The same command with a hard limit of file descriptors: `prlimit` sets it

@@ -69,7 +69,7 @@ impl Process {
         let deadline = Instant::now() + Duration::from_secs(2);
         while self.is_running() {
             if Instant::now() > deadline {
-                send_signal_to_group(self.child.id(), "KILL");
+                signal_to(format!("-{}", self.child.id()), "KILL");
                 let _ = self.child.wait();
                 return;
             }
@@ -87,17 +87,13 @@ impl Drop for Process {
 
 /// Sends a signal to one process by its id.
 pub fn send_signal(pid: u32, signal: &str) {
-    let status = Command::new("kill")
-        .args([format!("-{signal}"), pid.to_string()])
-        .stderr(Stdio::null())
-        .status();
-    assert!(status.is_ok(), "kill is missing");
+    signal_to(pid.to_string(), signal);
 }
 
-/// Sends a signal to a process that leads its group, and to all in it.
-fn send_signal_to_group(leader: u32, signal: &str) {
+/// The same to what kill(1) calls a pid: with a minus before it, a whole process group.
+fn signal_to(target: String, signal: &str) {
     let status = Command::new("kill")
-        .args([format!("-{signal}"), "--".into(), format!("-{leader}")])
+        .args([format!("-{signal}"), "--".into(), target])
         .stderr(Stdio::null())
         .status();
     assert!(status.is_ok(), "kill is missing");
