@@ -250,9 +250,7 @@ impl Driver {
 
     async fn drive(mut self) {
         loop {
-            while let Some(output) = self.call.poll_output() {
-                self.perform(output);
-            }
+            self.perform_outputs();
             if let Some(unexpected) = self.call.take_unexpected() {
                 let (input, phase) = (unexpected.input, unexpected.phase);
                 debug!(input, phase, "the call has no use for this any more");
@@ -264,6 +262,13 @@ impl Driver {
             self.set_alarm();
             let event = self.next().await;
             self.handle(event);
+        }
+    }
+
+    /// Does all that the state machine asks for.
+    pub(super) fn perform_outputs(&mut self) {
+        while let Some(output) = self.call.poll_output() {
+            self.perform(output);
         }
     }
 

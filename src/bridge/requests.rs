@@ -1,5 +1,6 @@
 //! What the API asks of one call, carried out by its driver. The answer goes
-//! out at once; what the network makes of it shows in the call.
+//! out as soon as the call itself shows the request as done; what the network
+//! makes of it shows in the call later.
 
 use tokio::time::Instant;
 use tracing::{debug, info};
@@ -18,6 +19,9 @@ impl Driver {
             Ok(()) => info!(request = name, "request from outside"),
             Err(error) => debug!(request = name, %error, "request from outside not carried out"),
         }
+        // The API answers with the call as it is shown: a reply that goes out
+        // first can be read before the request shows in it.
+        self.perform_outputs();
         // Who asked may have gone.
         let _ = reply.send(answer);
     }

@@ -287,6 +287,22 @@ async fn a_call_is_held_and_taken_back() {
     stage.bridge.shut_down().await;
 }
 
+/// A hundred answers: one that overtakes its request shows in a few of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_hold_and_resume_shows_the_call_so() {
+    let stage = Stage::new().await;
+    let (path, _invite, _worker) = stage.connect().await;
+    for _ in 0..50 {
+        for (request, on_hold) in [("hold", true), ("resume", false)] {
+            let answer = stage.api.post_empty(&format!("{path}/{request}")).await;
+            assert_eq!(answer.expect(200)["onHold"], on_hold, "{request}");
+        }
+    }
+    stage.api.delete(&path).await.expect(200);
+    stage.phone.request("BYE").await;
+    stage.bridge.shut_down().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_came_in_is_listed_and_ended_here() {
     let stage = Stage::new().await;

@@ -273,7 +273,7 @@ pub struct Bridge {
 impl Bridge {
     /// Waits until it says that it is up; else what it said.
     async fn comes_up(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + Duration::from_secs(15);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !self.output().contains("sipbridge is up") {
             if !self.process.is_running() || Instant::now() > deadline {
                 return Err(self.output());
