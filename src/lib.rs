@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`app`] | composition root: builds everything, start order, drain order |
 //! | [`config`] | command line and environment; all mistakes reported at once |
-//! | [`lines`] | phone lines, SIP servers, credentials at rest, when to register |
+//! | [`lines`] | phone lines, SIP servers, credentials at rest |
+//! | [`fleet`] | the lines that are held: one table, one reconciler; registering, room for calls |
 //! | [`files`] | files that flags and lines name: regular, bounded in size and time |
 //! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call, numbers, dialling |
 //! | [`dns`] | where SIP servers are: SRV, A and AAAA, kept fresh, failed ones last |
@@ -17,7 +18,7 @@
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken; signed, retried, kept |
-//! | [`bridge`] | the driver that joins them, one task per call; call limiter, admission, drain |
+//! | [`bridge`] | the driver that joins them, one task per call |
 //! | [`api`] | HTTP: health, metrics, calls, administration of lines and SIP servers |
 //! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
 //! | [`guide`] | the manual: contracts, operating, security, figures |
@@ -35,7 +36,7 @@
 //!
 //! `core` and `files` import nothing of ours, and everybody may import them; `config` only `core`, `sip` and `lines`. `dns`, `sip`, `media`, `worker`, `queue`, `callbacks`
 //! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
-//! `bridge` joins them; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
+//! `fleet` imports those that it holds lines with; `bridge` joins them all; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
 
 pub mod api;
 pub mod app;
@@ -45,6 +46,7 @@ pub mod config;
 pub mod core;
 pub mod dns;
 pub mod files;
+pub mod fleet;
 pub mod guide;
 pub mod lines;
 pub mod media;

@@ -47,8 +47,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lines", &["core", "files"]),
     ("store", &["core", "files", "lines"]),
     (
+        "fleet",
+        &[
+            "core", "files", "config", "sip", "media", "queue", "lines", "store",
+        ],
+    ),
+    (
         "bridge",
         &[
+            "fleet",
             "core",
             "files",
             "config",
@@ -62,16 +69,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store",
         ],
     ),
-    (
-        "watchdog",
-        &[
-            "core", "files", "config", "sip", "media", "worker", "queue", "lines", "store",
-            "bridge",
-        ],
-    ),
+    ("watchdog", &[]),
     (
         "api",
         &[
+            "fleet",
             "core",
             "files",
             "config",

@@ -7,9 +7,9 @@ use axum::extract::FromRef;
 use super::health::Health;
 use super::problem::{Kind, Problem};
 use crate::bridge::context::Context;
-use crate::bridge::registrar::RegistrarHandle;
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
+use crate::fleet::RegistrarHandle;
 use crate::store::Store;
 
 /// Gives the facts of the moment. Must not block.

@@ -26,9 +26,9 @@ use utoipa::ToSchema;
 
 use super::control::HealthSource;
 use super::metrics::Counters;
-use crate::bridge::call_limiter::Refused;
 use crate::bridge::overload::Readings;
 use crate::core::access::REASONS;
+use crate::fleet::Refused;
 use crate::queue::QueueStats;
 use crate::sip::engine::EngineStats;
 use crate::store::CallLogStats;

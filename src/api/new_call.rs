@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::problem::{FieldError, Problem};
-use crate::bridge::context::LineProfile;
-use crate::bridge::line_directory::LineDirectory;
 use crate::config::ServiceUrl;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
+use crate::fleet::LineDirectory;
+use crate::fleet::LineProfile;
 
 /// Longest number or SIP URI.
 pub const DESTINATION_MAX_BYTES: usize = 256;
@@ -288,7 +288,9 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::dialling::DialLine;
+    use crate::core::address::{HostPort, Transport};
+    use crate::fleet::{Limits, SharedFleet};
+    use crate::lines::ReadyLine;
     use serde_json::json;
 
     fn read(value: Value) -> Result<CallOrder, Value> {
@@ -299,21 +301,21 @@ mod tests {
 
     fn line(id: &str, number: Option<&str>) -> Arc<LineProfile> {
         Arc::new(LineProfile {
-            id: LineId::new(id),
-            restaurant_id: None,
             phone_number: number.map(Private::new),
-            fallback_number: None,
-            greeting: None,
-            announcement: None,
-            custom_parameters: BTreeMap::new(),
-            dial: DialLine::default(),
+            ..LineProfile::bare(LineId::new(id))
         })
     }
 
     fn chosen(request: Value, lines: &[Arc<LineProfile>]) -> Result<String, String> {
         let order = read(request).expect("no mistakes");
-        let lines = lines.iter().map(|line| (line.id.clone(), line.clone()));
-        match order.choose(&LineDirectory::new(lines.collect())) {
+        let fleet = SharedFleet::new(Limits::default());
+        let domain = HostPort::parse("sip.example").expect("a host");
+        for line in lines {
+            let (id, username) = (line.id.clone(), Private::new("user"));
+            let ready = ReadyLine::bare(id, &domain, Transport::Udp, username);
+            fleet.hold(ready, line.clone());
+        }
+        match order.choose(&LineDirectory::new(&fleet)) {
             Ok(line) => Ok(line.id.to_string()),
             Err(problem) => {
                 let body = serde_json::to_value(problem).expect("JSON");

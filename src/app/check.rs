@@ -10,13 +10,13 @@ use std::process::ExitCode;
 
 use super::EXIT_FAILURE;
 use super::callers;
-use super::database::{self, Stored};
-use super::line_sounds::SoundLoader;
-use super::profiles;
-use super::start_lines::{Skipped, StartLines, start_lines};
+use super::database;
 use crate::config::{self, Checked, Config, Database, QueueConfig, RawArgs};
 use crate::core::address::Transport;
 use crate::core::private::Secret;
+use crate::fleet::forms::dial_line;
+use crate::fleet::snapshot::{self, LineSnapshot, Skipped, Stored, snapshot};
+use crate::fleet::sounds::SoundLoader;
 use crate::lines::ReadyLine;
 use crate::media::sounds::Sounds;
 use crate::queue::{self, Queue, QueueError, RedisFailure};
@@ -112,14 +112,14 @@ fn check_lines(config: &Config, report: &mut Report) {
         .database
         .as_ref()
         .and_then(|database| check_database(database, report));
-    let StartLines {
+    let LineSnapshot {
         loaded,
         file_mistakes,
         file_warnings,
         stored_mistakes,
         left_out,
         ..
-    } = start_lines(config, file, stored);
+    } = snapshot(config, file, stored);
     let count = |why| left_out.iter().filter(|(_, found)| *found == why).count();
     let (inactive, twilio) = (count(Skipped::Inactive), count(Skipped::Twilio));
     let is_any_configured =
@@ -166,7 +166,7 @@ fn check_transfers(config: &Config, ready: &[ReadyLine], report: &mut Report) {
         return;
     }
     let lines = ready.iter();
-    let mut without = lines.filter(|line| profiles::dial_line(config, line).country.is_none());
+    let mut without = lines.filter(|line| dial_line(config, line).country.is_none());
     let Some(first) = without.next() else { return };
     let first = first.line.id.as_str();
     let more = match without.count() {
@@ -233,7 +233,7 @@ pub(super) fn look_into(database: &Database) -> Result<(Option<Stored>, usize), 
             return Ok((None, 0));
         };
         let pending = store.pending().await?;
-        let stored = database::read(&store).await?;
+        let stored = snapshot::read(&store).await?;
         store.close().await;
         Ok((Some(stored), pending))
     };

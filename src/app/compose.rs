@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -13,20 +13,15 @@ use tracing::{info, warn};
 use super::callbacks::{self, Listener};
 use super::contact_key::contact_key;
 use super::health::HealthReporter;
-use super::line_reconciler::{self, DatabaseWatcher, LineReconciler};
 use super::logging;
-use super::profiles::Lines;
 use super::retention;
 use super::stream_url::stream_base_url;
 use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
-use crate::bridge::call_limiter::{CallLimiter, Limits};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::dialling::Dialling;
 use crate::bridge::intake;
-use crate::bridge::line_directory::LineDirectory;
 use crate::bridge::overload::Monitor;
-use crate::bridge::registrar::RegistrarHandle;
 use crate::bridge::shutdown::Shutdown;
 use crate::callbacks::{CallbackError, WebhookDispatcher};
 use crate::config::Config;
@@ -36,12 +31,17 @@ use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
 use crate::dns::{Files, Servers};
+use crate::fleet::snapshot::LineSnapshot;
+use crate::fleet::sounds::SoundLoader;
+use crate::fleet::{
+    CallLimiter, DatabaseWatcher, Limits, LineDirectory, LineReconciler, RegistrarHandle,
+    SharedFleet,
+};
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
+use crate::media::sounds::Sounds;
 use crate::queue::{DEAD_AFTER, Queue, QueueConfig, QueueError, RedisState};
-use crate::sip::engine::{
-    Access, Account, Command, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError,
-};
+use crate::sip::engine::{Access, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError};
 use crate::sip::pjsip::{PjsipEngine, PjsipError};
 use crate::store::call_log::CallLogTask;
 use crate::store::{CallLog, Store, StoreError};
@@ -139,29 +139,17 @@ pub struct Running {
 /// When a port is in use, or something that was asked for cannot be had.
 pub async fn compose(
     config: Config,
-    lines: Lines,
+    start: LineSnapshot,
     store: Option<Store>,
     listener: ApiListener,
 ) -> Result<Running, StartError> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let Lines {
-        accounts,
-        sealed,
-        profiles,
-        call_limits,
-        file_mistakes,
-        judged,
-        sounds,
-        desired,
-    } = lines;
-    let limits = Limits {
+    let fleet = SharedFleet::new(Limits {
         calls: config.calls.max_calls,
         calls_per_second: config.calls.max_per_second,
-        per_line: call_limits,
-        lines: profiles.len(),
-    };
-    let call_limiter = CallLimiter::new(limits);
+    });
+    let call_limiter = CallLimiter::new(&fleet);
 
     let workers = Workers::default();
     let (stream_server, stream_url) = open_stream_port(&config, &workers).await?;
@@ -189,7 +177,7 @@ pub async fn compose(
         ..Files::default()
     });
     let servers = servers.map_err(StartError::Thread)?;
-    let sip = engine_config(&config, &accounts, servers, key);
+    let sip = engine_config(&config, &start, servers, key);
     let pjsip = PjsipEngine::start(sip, call_limiter.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
@@ -211,19 +199,25 @@ pub async fn compose(
         workers,
         call_limiter,
         gauges: Arc::default(),
-        lines: LineDirectory::new(profiles),
+        lines: LineDirectory::new(&fleet),
         calls: CallStore::new(Some(Arc::new(Listener(callbacks.status)))),
-        sounds,
+        sounds: Sounds::built_in(),
         dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
             .judging_workers(config.dialling.judges_workers),
         shutdown: Shutdown::default(),
     });
-    context.lines.judge(judged);
-    let registrar = RegistrarHandle::new([], queue.clone());
-    for account in &accounts {
-        line_reconciler::enlist(&registrar, account, sealed.contains(&account.line));
-    }
-    add_lines(&engine, accounts).await?;
+    let registrar = RegistrarHandle::new(&fleet, queue.clone());
+    let loader = SoundLoader::new(context.sounds.clone());
+    let (reconciler, readings) = LineReconciler::new(
+        &config,
+        &fleet,
+        &engine,
+        &context.call_limiter,
+        &registrar,
+        loader,
+    );
+    let file_mistakes = start.unshown_file_mistakes(config.database.is_none());
+    reconciler.start(start).await?;
     let monitor = Arc::new(Monitor::default());
     let health = HealthReporter::new(
         &config,
@@ -256,10 +250,9 @@ pub async fn compose(
         tokio::spawn(publish_active(context.clone(), queue));
     }
     let max_late = config.calls.max_late;
-    let (reconciler, readings) = LineReconciler::new(&config, &context, &registrar, desired);
     let holding = tokio::spawn(reconciler.run());
     let keeping = store.as_ref().map(|(store, _)| {
-        let watcher = DatabaseWatcher::new(store, &context, readings);
+        let watcher = DatabaseWatcher::new(store, &context.lines, readings);
         tokio::spawn(watcher.run())
     });
     let forgetting = store.as_ref().zip(config.keep_records);
@@ -326,18 +319,6 @@ async fn open_stream_port(
     Ok((Some(server), url))
 }
 
-/// Returns when the engine knows every line, so that none of their calls is
-/// refused as unknown.
-async fn add_lines(engine: &SharedEngine, accounts: Vec<Account>) -> Result<(), StartError> {
-    for account in accounts {
-        engine.submit(Command::AddLine(Box::new(account)))?;
-    }
-    let (done, added) = oneshot::channel();
-    engine.submit(Command::Flush(done))?;
-    added.await.map_err(|_| SubmitError::Closed)?;
-    Ok(())
-}
-
 fn start_pacer(engine: &SharedEngine) -> Result<Pacer, StartError> {
     let engine = engine.clone();
     Pacer::start(move || engine.register_thread("pacer")).map_err(StartError::Thread)
@@ -364,11 +345,11 @@ fn pulse(name: &'static str, beat: impl Fn() -> u64 + Send + Sync + 'static) -> 
 
 /// The transport of the flags on its port, and whatever else the lines'
 /// servers want on ports that the system chooses.
-fn listen(config: &Config, accounts: &[Account]) -> Vec<(Transport, u16)> {
+fn listen(config: &Config, start: &LineSnapshot) -> Vec<(Transport, u16)> {
     let mut listen = vec![(config.sip.transport, config.sip.port)];
-    for account in accounts {
-        if !listen.iter().any(|(open, _)| *open == account.transport) {
-            listen.push((account.transport, 0));
+    for transport in start.transports() {
+        if !listen.iter().any(|(open, _)| *open == transport) {
+            listen.push((transport, 0));
         }
     }
     listen
@@ -376,7 +357,7 @@ fn listen(config: &Config, accounts: &[Account]) -> Vec<(Transport, u16)> {
 
 fn engine_config(
     config: &Config,
-    accounts: &[Account],
+    start: &LineSnapshot,
     servers: Servers,
     key: ContactKey,
 ) -> EngineConfig {
@@ -385,7 +366,7 @@ fn engine_config(
     EngineConfig {
         bind: config.network.bind,
         servers,
-        listen: listen(config, accounts),
+        listen: listen(config, start),
         public_address: config.network.public_address,
         rtp_ports: config.network.rtp_ports,
         rtp_latch: config.network.rtp_latch,

@@ -11,30 +11,18 @@ use tracing::{info, warn};
 
 use super::compose::StartError;
 use super::sealing::seal;
-use super::start_lines::{CredentialCaches, StartLines, start_lines_with};
+
 use crate::config::{Config, Database};
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
-use crate::lines::{self, CredentialCache, LinesFile, Row};
-use crate::store::{Imported, Location, Refused, Store, StoreError};
+use crate::fleet::snapshot::{CredentialCaches, LineSnapshot, Stored, read, snapshot_with};
+use crate::lines::{self, CredentialCache, LinesFile};
+use crate::store::{Imported, Location, Refused, Store};
 
 /// How long the start waits for the records of calls.
 const LAST_CALLS_LIMIT: Duration = Duration::from_secs(1);
 /// The file in `--data-dir`.
 const FILE_NAME: &str = "sipbridge.db";
-
-/// What the database holds about lines.
-#[derive(Debug)]
-pub struct Stored {
-    /// What it is called in messages.
-    pub shown: String,
-    /// `phone_lines`.
-    pub lines: Vec<Row>,
-    /// `sip_servers`.
-    pub servers: Vec<Row>,
-    /// Id of the global fallback server.
-    pub fallback: Option<String>,
-}
 
 /// Where the database of a configuration is.
 #[must_use]
@@ -47,20 +35,6 @@ pub fn location(database: &Database) -> Location {
             shown: url.to_string(),
         },
     }
-}
-
-/// Reads what is there.
-///
-/// # Errors
-/// When the database fails.
-pub async fn read(store: &Store) -> Result<Stored, StoreError> {
-    let snapshot = store.snapshot().await?;
-    Ok(Stored {
-        shown: store.shown().to_owned(),
-        lines: snapshot.lines,
-        servers: snapshot.servers,
-        fallback: snapshot.fallback,
-    })
 }
 
 /// The lines file, or none.
@@ -76,11 +50,11 @@ pub fn lines_file(config: &Config) -> Result<LinesFile, lines::FileError> {
 
 /// Opens the database where there is one, imports the lines file into it, and
 /// makes all lines ready, those that had calls last first. Passwords of lines stay
-/// sealed: see [`line_reconciler::reconciler`](super::line_reconciler::reconciler).
+/// sealed: see [`fleet::reconciler`](crate::fleet::reconciler).
 ///
 /// # Errors
 /// When the lines file as a whole or the database cannot be used.
-pub async fn prepare(config: &Config) -> Result<(Option<Store>, StartLines), StartError> {
+pub async fn prepare(config: &Config) -> Result<(Option<Store>, LineSnapshot), StartError> {
     let mut file = lines_file(config)?;
     let Some(database) = &config.database else {
         return Ok((None, sealed(config, file, None, &HashMap::new())));
@@ -131,14 +105,13 @@ fn sealed(
     file: LinesFile,
     stored: Option<Stored>,
     last_calls: &HashMap<LineId, SystemTime>,
-) -> StartLines {
-    let mut caches = CredentialCaches {
+) -> LineSnapshot {
+    let caches = CredentialCaches {
         lines: CredentialCache::deferring(),
         ..CredentialCaches::default()
     };
     tokio::task::block_in_place(|| {
-        let mut start = start_lines_with(config, file, stored, &mut caches);
-        start.caches = caches;
+        let mut start = snapshot_with(config, file, stored, caches);
         start.order_by_last_call(last_calls);
         start.decrypt_first(config.encryption_key.as_ref());
         start

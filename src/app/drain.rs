@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
-use crate::bridge::call_limiter::CallLimiter;
 use crate::core::ids::LineId;
-use crate::lines::registration::REGISTERS_PER_SECOND;
+use crate::fleet::CallLimiter;
+use crate::fleet::REGISTERS_PER_SECOND;
 use crate::sip::engine::{Command, SharedEngine};
 
 /// How often the log says how many calls are left.
@@ -71,7 +71,7 @@ pub fn unregister(engine: &SharedEngine, line: LineId) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bridge::call_limiter::Limits;
+    use crate::fleet::{Limits, SharedFleet};
     use crate::sip::sim::{AdmitAll, SimEngine};
     use std::sync::Arc;
     use tokio::time::timeout;
@@ -79,10 +79,10 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(300);
 
     fn call_limiter() -> Arc<CallLimiter> {
-        CallLimiter::new(Limits {
+        CallLimiter::new(&SharedFleet::new(Limits {
             calls: 10,
             ..Limits::default()
-        })
+        }))
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,10 +8,10 @@ use crate::api::metrics::{CallbackTotals, Counters};
 use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
 use crate::bridge::context::Context;
 use crate::bridge::overload::Monitor;
-use crate::bridge::registrar::RegistrarHandle;
 use crate::callbacks::{CallbackStats, StatusCallbacks};
 use crate::config::Config;
 use crate::core::call_object::CallDirection;
+use crate::fleet::RegistrarHandle;
 use crate::queue::{QueueStats, RedisState};
 use crate::sip::engine::EngineStats;
 use crate::store::CallLog;
@@ -124,7 +124,8 @@ impl HealthReporter {
     }
 
     fn lines(&self) -> LineCounts {
-        let refused = self.registrar.refused();
+        let counts = self.registrar.counts();
+        let refused = counts.refused;
         let unusable = self.file_mistakes + self.context.lines.unusable() + refused;
         if !self.registers {
             let unregistered = self.context.lines.len().saturating_sub(refused);
@@ -134,11 +135,10 @@ impl HealthReporter {
                 ..LineCounts::default()
             };
         }
-        let counts = self.registrar.counts();
         LineCounts {
             registered: counts.registered,
             registering: counts.registering,
-            decrypting: self.registrar.sealed(),
+            decrypting: counts.decrypting,
             failed: counts.failed,
             unregistered: 0,
             unusable,

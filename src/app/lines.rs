@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use super::check::look_into;
 use super::line_states::{self, LineStates};
-use super::start_lines::{StartLines, start_lines};
 use super::{EXIT_FAILURE, callers, database};
 use crate::config::{self, Config, RawArgs};
 use crate::core::ids::LineId;
+use crate::fleet::snapshot::{LineSnapshot, snapshot};
 
 /// Runs the subcommand; returns the exit code of the process.
 pub fn main(given: RawArgs) -> ExitCode {
@@ -48,17 +48,21 @@ pub fn main(given: RawArgs) -> ExitCode {
     }
 }
 
-fn read(config: &Config) -> Result<StartLines, String> {
+fn read(config: &Config) -> Result<LineSnapshot, String> {
     let file = database::lines_file(config).map_err(|error| error.to_string())?;
     let stored = match &config.database {
         Some(database) => look_into(database).map_err(|error| error.to_string())?.0,
         None => None,
     };
-    Ok(start_lines(config, file, stored))
+    Ok(snapshot(config, file, stored))
 }
 
 /// One line of text for each, usable ones first.
-fn listing(start: &StartLines, states: &LineStates, unheard: &BTreeMap<LineId, String>) -> String {
+fn listing(
+    start: &LineSnapshot,
+    states: &LineStates,
+    unheard: &BTreeMap<LineId, String>,
+) -> String {
     let mut text = String::new();
     let mut put = |id: &LineId, rest: String| {
         let number = start.numbers.get(id);

@@ -4,12 +4,11 @@
 //! |---|---|
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
 //! | [`compose`] | builds the rooms and joins them |
+//! | [`announce`] | what the start says of the lines |
 //! | [`callbacks`] | callbacks joined with the calls and the database |
 //! | `callers` | lines whose calls would not be heard |
 //! | `contact_key` | the key of the tokens in the lines' Contacts |
 //! | [`drain`] | what going down does while calls go on |
-//! | [`profiles`] | lines as the SIP engine and the calls need them |
-//! | [`line_sounds`] | the WAV files that lines name |
 //! | [`health`] | what `GET /health` tells |
 //! | [`logging`], [`log_queue`] | the log, which waits for no reader |
 //! | [`descriptors`] | room for the sockets of all calls |
@@ -17,13 +16,12 @@
 //! | [`encrypt`] | `sipbridge encrypt` |
 //! | [`database`] | the database opened, the lines file imported |
 //! | [`sealing`] | clear passwords of a lines file, encrypted on import |
-//! | [`start_lines`] | the lines of flags, file and database, made ready |
-//! | [`line_reconciler`] | lines that change while the bridge runs |
 //! | [`retention`] | old records of calls deleted |
 //! | [`lines`] | `sipbridge lines` |
 //! | [`line_states`] | what a running bridge says of its lines |
 //! | [`stream_url`] | where jobs tell workers to dial in |
 
+pub mod announce;
 pub mod callbacks;
 mod callers;
 pub mod check;
@@ -34,17 +32,13 @@ pub mod descriptors;
 pub mod drain;
 pub mod encrypt;
 pub mod health;
-pub mod line_reconciler;
-pub mod line_sounds;
 pub mod line_states;
 pub mod lines;
 pub mod log_queue;
 pub mod logging;
-pub mod profiles;
 pub mod retention;
 pub mod run;
 pub mod sealing;
-pub mod start_lines;
 pub mod stream_url;
 
 use std::process::ExitCode;

@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::compose::{Running, StartError, compose};
-use super::{EXIT_FAILURE, callbacks, database, descriptors, drain, logging, profiles};
+use super::{EXIT_FAILURE, announce, callbacks, database, descriptors, drain, logging};
 use crate::api::ApiListener;
 use crate::bridge::context::Context;
 use crate::config::Config;
@@ -81,8 +81,8 @@ fn start_and_serve(config: Config) -> Result<(), StartError> {
         let address = SocketAddr::new(config.api_bind, config.api_port);
         let listener = ApiListener::bind(address).await?;
         let (store, start) = database::prepare(&config).await?;
-        let lines = profiles::lines(&config, start)?;
-        let running = compose(config, lines, store, listener).await?;
+        announce::lines(&config, &start)?;
+        let running = compose(config, start, store, listener).await?;
         signals.first().await;
         go_down(running, limits).await;
         Ok(())

@@ -6,23 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audio_metrics::AudioMetrics;
-use super::call_limiter::CallLimiter;
 use super::call_store::CallStore;
 use super::call_terms::CallTerms;
 use super::dialling::Dialling;
 pub use super::incoming::IncomingAsk;
-use super::line_directory::LineDirectory;
 use super::shutdown::Shutdown;
 use crate::core::call::{AnswerMode, CallPolicy, IdleSound, Route, SearchPolicy};
-use crate::core::dialling::DialLine;
 use crate::core::downlink::{self, Downlink};
 use crate::core::g711::Gain;
-use crate::core::ids::{AccountSid, LineId};
+use crate::core::ids::AccountSid;
 use crate::core::link::{Codec, Direction, MediaFormat};
 use crate::core::opus::OpusError;
 use crate::core::outward::Outward;
-use crate::core::private::Private;
 use crate::core::signature::Signer;
+use crate::fleet::{CallLimiter, LineDirectory, LineProfile};
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
 use crate::queue::Queue;
@@ -62,27 +59,6 @@ pub struct Settings {
     pub sip_headers: HeaderNames,
     /// `--trust-privacy`: whether a caller who wants privacy is `anonymous`.
     pub trust_privacy: bool,
-}
-
-/// What a call needs to know of its line.
-#[derive(Clone, Debug)]
-pub struct LineProfile {
-    /// `phoneLineId`.
-    pub id: LineId,
-    /// `restaurantId`.
-    pub restaurant_id: Option<String>,
-    /// The number callers dialled, where known.
-    pub phone_number: Option<Private>,
-    /// Where callers go when no worker comes.
-    pub fallback_number: Option<Private>,
-    /// Played while the caller waits: mu-law, ringback included.
-    pub greeting: Option<Arc<[u8]>>,
-    /// Played when no worker takes the call, instead of the built-in one: mu-law.
-    pub announcement: Option<Arc<[u8]>>,
-    /// For `customParameters`.
-    pub custom_parameters: BTreeMap<String, String>,
-    /// Its country and its trunk: how numbers are read, and whom it may call.
-    pub dial: DialLine,
 }
 
 /// What all calls share.

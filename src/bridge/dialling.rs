@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::context::LineProfile;
 use crate::core::dialling::cap::DialCap;
 use crate::core::dialling::{DialPolicy, NotAllowed, REFUSALS};
 use crate::core::private::Private;
+use crate::fleet::LineProfile;
 
 /// The gate that every destination of the API and of workers goes through.
 #[derive(Debug)]

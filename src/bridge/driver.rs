@@ -17,7 +17,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
-use super::call_limiter::CallPermit;
 use super::call_store::QueuedRequest;
 use super::call_terms::CallTerms;
 use super::call_view::CallView;
@@ -35,6 +34,7 @@ use crate::core::link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::opus::OpusError;
 use crate::core::outcome::Outcome;
 use crate::core::playout::MarkEcho;
+use crate::fleet::CallPermit;
 use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent, OutgoingLeg};
 use crate::sip::rtp_channel::RtpReceiver;
 use crate::worker::{CloseReason, Dialer};

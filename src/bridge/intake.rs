@@ -8,8 +8,8 @@ use tracing::{debug, error, info, warn};
 
 use super::context::Context;
 use super::driver;
-use super::registrar::RegistrarHandle;
 use crate::core::ids::LineId;
+use crate::fleet::RegistrarHandle;
 use crate::sip::engine::{Command, EngineEvent, IncomingCall, Registration, SharedEngine};
 
 /// Runs until the engine is gone.
@@ -31,7 +31,7 @@ pub async fn run(
             } => {
                 let retry_in_s = retry_in.as_secs();
                 error!(%line, reason, retry_in_s, "the line cannot be added and takes no calls, it is tried again");
-                registrar.handle_refused(line, reason, retry_in);
+                registrar.handle_refused(&line, reason, retry_in);
             }
             EngineEvent::LineAdded { line } => {
                 info!(%line, "the line that could not be added is added now");
@@ -81,6 +81,7 @@ fn take(context: &Arc<Context>, incoming: Box<IncomingCall>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::{Limits, SharedFleet};
     use crate::sip::sim::{AdmitAll, SimEngine};
     use std::time::Duration;
 
@@ -89,7 +90,8 @@ mod tests {
         let (sim, mut events) = SimEngine::new(Arc::new(AdmitAll));
         let engine: SharedEngine = sim;
         let line = LineId::new("late");
-        let registrar = RegistrarHandle::new([line.clone()], None);
+        let fleet = SharedFleet::new(Limits::default());
+        let registrar = RegistrarHandle::new(&fleet, None);
         let registered = Registration::Registered {
             expires: Duration::from_secs(300),
         };

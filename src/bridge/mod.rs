@@ -18,22 +18,15 @@
 //! | `call_view` | the call's entry in the call store |
 //! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
 //! | [`call_store`] | the calls as the API sees them, and what it asks of them |
-//! | [`line_directory`] | the lines that the bridge holds now |
-//! | `number_index` | lines by the number that they call from |
 //! | [`dialling`] | whom the lines may call, and how often |
-//! | [`call_limiter`] | places for calls |
-//! | [`admission`] | the rules by which one more call may come in |
-//! | [`registrar`] | when which line registers, and its state |
 //! | [`audio_metrics`] | audio that waits in the calls, and audio that was lost |
 //! | [`call_counters`] | what became of calls and searches, counted |
 //! | [`overload`] | notices that audio is late, and shuts the door |
 //! | [`context`] | what all calls share |
 //! | [`shutdown`] | the signal that calls must end |
 
-pub mod admission;
 pub mod audio_metrics;
 pub mod call_counters;
-pub mod call_limiter;
 pub mod call_store;
 mod call_terms;
 mod call_view;
@@ -45,15 +38,12 @@ mod inbound_audio;
 mod incoming;
 pub mod intake;
 mod leg_media;
-pub mod line_directory;
-mod number_index;
 mod outbound_audio;
 pub mod overload;
 mod perform;
 pub mod place;
 mod reach;
 mod record;
-pub mod registrar;
 mod requests;
 pub mod shutdown;
 mod worker_side;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info};
 
 use super::call_terms::CallTerms;
-use super::context::{Context, LineProfile};
+use super::context::Context;
 use super::inbound_audio::InboundAudio;
 use super::outbound_audio::OutboundAudio;
 use crate::core::audio_counters::AudioCounters;
@@ -20,6 +20,7 @@ use crate::core::mos;
 use crate::core::numbers;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
+use crate::fleet::LineProfile;
 use crate::queue::{CallEvent, CallEventKind, Job};
 use crate::sip::engine::IncomingCall;
 use crate::store::{AudioStats, CallRecord};

@@ -1,7 +1,7 @@
 //! A call that the bridge places over real SIP, with a worker of its own: the
 //! audio both ways bit for bit, and a hold in the midst of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +11,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use sipbridge::bridge::call_limiter::{CallLimiter, Limits};
 use sipbridge::bridge::call_store::{CallRequest, CallStore};
-use sipbridge::bridge::context::{Context, LineProfile, Settings};
+use sipbridge::bridge::context::{Context, Settings};
 use sipbridge::bridge::dialling::Dialling;
-use sipbridge::bridge::line_directory::LineDirectory;
 use sipbridge::bridge::place::{NewCall, place_call};
+use sipbridge::core::address::HostPort;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallStatus;
 use sipbridge::core::dialling::DialLine;
@@ -26,6 +25,8 @@ use sipbridge::core::link::{RtpSink, SinkError};
 use sipbridge::core::numbers::Country;
 use sipbridge::core::outward::Outward;
 use sipbridge::core::private::Private;
+use sipbridge::fleet::{CallLimiter, Limits, LineDirectory, LineProfile, SharedFleet};
+use sipbridge::lines::ReadyLine;
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
 use sipbridge::sip::engine::{
@@ -48,21 +49,24 @@ const FRAME: usize = 160;
 /// A context on an engine, with lines.
 fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
     let registered = engine.clone();
-    let profile = |line: &&str| LineProfile {
-        id: LineId::new(*line),
-        restaurant_id: None,
-        phone_number: Some(Private::new("+33972360682")),
-        fallback_number: None,
-        greeting: None,
-        announcement: None,
-        custom_parameters: BTreeMap::new(),
-        dial: DialLine {
-            country: Country::parse("FR"),
-            hosts: vec!["example.test".into()],
-        },
-    };
-    let lines = lines.iter().map(profile);
-    let lines: HashMap<_, _> = lines.map(|it| (it.id.clone(), Arc::new(it))).collect();
+    let fleet = SharedFleet::new(Limits {
+        calls: 8,
+        ..Limits::default()
+    });
+    let domain = HostPort::parse("example.test").expect("a host");
+    for line in lines {
+        let (id, username) = (LineId::new(*line), Private::new("u"));
+        let profile = LineProfile {
+            phone_number: Some(Private::new("+33972360682")),
+            dial: DialLine {
+                country: Country::parse("FR"),
+                hosts: vec!["example.test".into()],
+            },
+            ..LineProfile::bare(id.clone())
+        };
+        let ready = ReadyLine::bare(id, &domain, Transport::Udp, username);
+        fleet.hold(ready, Arc::new(profile));
+    }
     let hold: Arc<[u8]> = numbered(3, 50).concat().into();
     Arc::new(Context {
         settings: Settings {
@@ -94,12 +98,9 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
         }),
         dialling: Dialling::default(),
         workers: Default::default(),
-        call_limiter: CallLimiter::new(Limits {
-            calls: 8,
-            ..Limits::default()
-        }),
+        call_limiter: CallLimiter::new(&fleet),
         gauges: Arc::default(),
-        lines: LineDirectory::new(lines),
+        lines: LineDirectory::new(&fleet),
         calls: CallStore::new(None),
         sounds: Sounds {
             ringback: hold.clone(),

@@ -6,15 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sipbridge::bridge::call_limiter::{CallLimiter, Limits};
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
-use sipbridge::bridge::context::{Context, LineProfile, Settings};
+use sipbridge::bridge::context::{Context, Settings};
 use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::intake;
-use sipbridge::bridge::line_directory::LineDirectory;
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
-use sipbridge::bridge::registrar::RegistrarHandle;
 use sipbridge::bridge::shutdown::Shutdown;
+use sipbridge::core::address::{HostPort, Transport};
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::{CallObject, CallStatus};
 use sipbridge::core::dialling::{DialLine, DialPolicy};
@@ -23,6 +21,10 @@ use sipbridge::core::ids::{AccountSid, CallId, LineId};
 use sipbridge::core::numbers::Country;
 use sipbridge::core::outward::Outward;
 use sipbridge::core::private::{Private, Secret};
+use sipbridge::fleet::{
+    CallLimiter, Limits, LineDirectory, LineProfile, RegistrarHandle, SharedFleet,
+};
+use sipbridge::lines::ReadyLine;
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
 use sipbridge::queue::{Queue, QueueConfig, RedisState};
@@ -121,12 +123,16 @@ impl Setup {
             Some(redis) => Some(connect(redis, &self.settings.stream_url).await),
             None => None,
         };
-        let call_limiter = CallLimiter::new(Limits {
+        let fleet = SharedFleet::new(Limits {
             calls: 1_000,
             ..Limits::default()
         });
-        let (sim, events) = SimEngine::new(call_limiter.clone());
         let line = LineId::new(LINE);
+        let domain = HostPort::parse("sip.example").unwrap();
+        let ready = ReadyLine::bare(line.clone(), &domain, Transport::Udp, Private::new("u"));
+        fleet.hold(ready, profile(line, self.fallback_number));
+        let call_limiter = CallLimiter::new(&fleet);
+        let (sim, events) = SimEngine::new(call_limiter.clone());
         let context = Arc::new(Context {
             engine: sim.clone(),
             pacer: Pacer::start(|| ()).unwrap(),
@@ -139,10 +145,7 @@ impl Setup {
             workers,
             call_limiter,
             gauges: Arc::default(),
-            lines: LineDirectory::new(HashMap::from([(
-                line.clone(),
-                profile(line, self.fallback_number),
-            )])),
+            lines: LineDirectory::new(&fleet),
             calls: CallStore::new(self.listener),
             sounds: sounds(),
             dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour)
@@ -150,7 +153,7 @@ impl Setup {
             shutdown: Shutdown::default(),
             settings: self.settings,
         });
-        let registrar = RegistrarHandle::new(std::iter::empty(), None);
+        let registrar = RegistrarHandle::new(&fleet, None);
         Stage {
             intake: tokio::spawn(intake::run(context.clone(), events, registrar)),
             server,
@@ -188,17 +191,14 @@ async fn connect(redis: &Redis, stream_url: &str) -> Queue {
 
 fn profile(id: LineId, fallback_number: Option<&str>) -> Arc<LineProfile> {
     Arc::new(LineProfile {
-        id,
         restaurant_id: Some("resto-7".into()),
         phone_number: Some(Private::new("+33972360682")),
         fallback_number: fallback_number.map(Private::new),
-        greeting: None,
-        announcement: None,
-        custom_parameters: BTreeMap::new(),
         dial: DialLine {
             country: Country::parse("FR"),
             hosts: vec!["sim.test".into()],
         },
+        ..LineProfile::bare(id)
     })
 }
 

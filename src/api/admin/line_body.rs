@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::api::control::Control;
-use crate::bridge::line_directory::LineHealth;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::core::timestamp::rfc3339_ms;
+use crate::fleet::LineHealth;
 use crate::lines::Row;
 use crate::lines::row::LINE_COLUMNS;
 
@@ -108,7 +108,7 @@ impl LineBody {
             ..Self::default()
         };
         let Some(line) = lines.get(id) else {
-            return lines.usability(id).map(|_| unheld);
+            return lines.health(id).map(|_| unheld);
         };
         let number = |number: &Option<Private>| Some(number.as_ref()?.expose().to_owned());
         let parameters = line.custom_parameters.iter();
@@ -135,7 +135,7 @@ impl LineBody {
 /// What became of a line.
 #[must_use]
 pub fn standing(line: &LineId, control: &Control) -> Standing {
-    let mut standing = match control.context.lines.usability(line) {
+    let mut standing = match control.context.lines.health(line) {
         None => Standing {
             state: "pending",
             ..Standing::default()

@@ -15,8 +15,8 @@ use crate::api::control::Control;
 use crate::api::openapi::{Guarded, Missing};
 use crate::api::problem::{Kind, Problem};
 use crate::api::query::Id;
-use crate::bridge::line_directory::LineHealth;
 use crate::core::ids::LineId;
+use crate::fleet::LineHealth;
 
 /// A line, and what became of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -82,7 +82,7 @@ async fn not_registering(control: &Control, line: &LineId) -> Problem {
     if let Some(reason) = control.registrar.status(line).and_then(|it| it.last_error) {
         return conflict(format!("the SIP stack does not take the line: {reason}"));
     }
-    match control.context.lines.usability(line) {
+    match control.context.lines.health(line) {
         Some(LineHealth::Unusable { reason }) => {
             conflict(format!("the line is unusable: {reason}"))
         }

@@ -8,10 +8,10 @@ use std::thread;
 
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
+use super::sealed::SealedPassword;
 use crate::core::key::MasterKey;
 use crate::lines::credential_cache::{Opened, gently};
 use crate::lines::credentials::Credential;
-use crate::lines::sealed::SealedPassword;
 
 /// A password, and what it came to.
 pub type Decrypted = (SealedPassword, Opened);

@@ -5,29 +5,16 @@
 //! A change is noticed in three ways: whoever writes through this process
 //! notifies the line directory; PostgreSQL tells by NOTIFY; and every few
 //! seconds the database is asked, cheaply, whether it is other than before.
-//!
-//! | file | what it holds |
-//! |---|---|
-//! | [`desired_lines`] | what is held, and what to do so that it is what there is |
-//! | [`reconciler`] | doing it; passwords decrypted meanwhile |
-//! | `decrypting` | passwords on their way from sealed to open |
 
-mod decrypting;
-pub mod desired_lines;
-pub mod reconciler;
-
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-pub use desired_lines::DesiredLines;
-pub use reconciler::{LineReconciler, Reading, enlist};
-
-use super::database;
-use crate::bridge::context::Context;
+use super::line_directory::LineDirectory;
+use super::reconciler::Reading;
+use super::snapshot;
 use crate::store::{Mark, Store, StoreError};
 
 /// How often PostgreSQL is asked, which tells by itself.
@@ -44,7 +31,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// Watches the database and hands each new state to the reconciler.
 pub struct DatabaseWatcher {
     store: Store,
-    context: Arc<Context>,
+    lines: LineDirectory,
     /// To the reconciler.
     readings: mpsc::Sender<Reading>,
     poll: Duration,
@@ -56,10 +43,10 @@ pub struct DatabaseWatcher {
 impl DatabaseWatcher {
     /// A watcher that tells the reconciler what the database has.
     #[must_use]
-    pub fn new(store: &Store, context: &Arc<Context>, readings: mpsc::Sender<Reading>) -> Self {
+    pub fn new(store: &Store, lines: &LineDirectory, readings: mpsc::Sender<Reading>) -> Self {
         Self {
             store: store.clone(),
-            context: context.clone(),
+            lines: lines.clone(),
             readings,
             poll: if store.tells() { POLL } else { POLL_FILE },
             mark: None,
@@ -69,9 +56,9 @@ impl DatabaseWatcher {
 
     /// Runs until it is dropped, or the SIP engine is shut down.
     pub async fn run(mut self) {
-        let (store, context) = (self.store.clone(), self.context.clone());
+        let (store, lines) = (self.store.clone(), self.lines.clone());
         tokio::select! {
-            () = listen(&store, &context) => {}
+            () = listen(&store, &lines) => {}
             () = self.keep() => {}
         }
     }
@@ -101,7 +88,7 @@ impl DatabaseWatcher {
     /// Waits for a change or the time to ask; whether there is a change.
     async fn is_changed(&mut self) -> bool {
         tokio::select! {
-            () = self.context.lines.changed() => {
+            () = self.lines.changed() => {
                 sleep(GATHER).await;
                 true
             }
@@ -118,7 +105,7 @@ impl DatabaseWatcher {
     async fn refresh(&mut self) -> Result<bool, StoreError> {
         // Before the reading: what changes in between is found by the next look.
         let mark = answered(self.store.mark()).await?;
-        let stored = answered(database::read(&self.store)).await?;
+        let stored = answered(snapshot::read(&self.store)).await?;
         self.mark = Some(mark);
         let (taken_in, done) = oneshot::channel();
         let reading = Reading { stored, taken_in };
@@ -147,16 +134,16 @@ async fn answered<T>(asking: impl Future<Output = Result<T, StoreError>>) -> Res
 
 /// Notifies of every change that PostgreSQL tells of; for SQLite it has
 /// nothing to do, for ever.
-async fn listen(store: &Store, context: &Context) {
+async fn listen(store: &Store, lines: &LineDirectory) {
     loop {
         match store.listen().await {
             Ok(None) => std::future::pending().await,
             Ok(Some(mut listener)) => {
                 debug!("listening for changes of lines");
                 // What was told before nobody listened is not lost.
-                context.lines.notify_changed();
+                lines.notify_changed();
                 while listener.changed().await.is_ok() {
-                    context.lines.notify_changed();
+                    lines.notify_changed();
                 }
             }
             Err(error) => debug!(%error, "cannot listen for changes of lines; polling goes on"),

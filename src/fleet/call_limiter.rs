@@ -5,33 +5,32 @@
 //! taken, so two INVITEs at once cannot pass the same last place. The rules
 //! are in [`super::admission`].
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::admission::AdmissionRules;
 pub use super::admission::{Limits, Refused};
+use super::shared::SharedFleet;
 use crate::core::ids::LineId;
 use crate::sip::engine::{Admission, Refusal};
 
 /// The calls in progress.
 #[derive(Debug)]
 pub struct CallLimiter {
-    /// Held for nanoseconds: a few look-ups and additions.
-    gate: Mutex<AdmissionRules>,
+    fleet: SharedFleet,
     active: watch::Sender<u32>,
     /// Refused in [`CallLimiter::admit`], where the engine counts them too.
     refused_by_admit: AtomicU64,
 }
 
 impl CallLimiter {
-    /// A limiter without calls.
+    /// A limiter of the calls to these lines.
     #[must_use]
-    pub fn new(limits: Limits) -> Arc<Self> {
+    pub fn new(fleet: &SharedFleet) -> Arc<Self> {
         Arc::new(Self {
-            gate: Mutex::new(AdmissionRules::new(limits)),
+            fleet: fleet.clone(),
             active: watch::Sender::new(0),
             refused_by_admit: AtomicU64::new(0),
         })
@@ -42,7 +41,7 @@ impl CallLimiter {
     /// # Errors
     /// 486 when the line is full, 503 when the bridge is.
     pub fn enter(self: &Arc<Self>, line: &LineId) -> Result<CallPermit, Refusal> {
-        self.gate().enter(line)?;
+        self.fleet.lock().enter(line)?;
         self.active.send_modify(|active| *active += 1);
         Ok(CallPermit {
             call_limiter: self.clone(),
@@ -65,13 +64,13 @@ impl CallLimiter {
     /// Calls taken since the start.
     #[must_use]
     pub fn taken(&self) -> u64 {
-        self.gate().taken()
+        self.fleet.lock().taken()
     }
 
     /// Calls refused since the start, by reason.
     #[must_use]
     pub fn refused(&self) -> Refused {
-        self.gate().refused()
+        self.fleet.lock().refused_calls()
     }
 
     /// Those among them that the engine was told to refuse, and counted.
@@ -80,41 +79,26 @@ impl CallLimiter {
         self.refused_by_admit.load(Ordering::Relaxed)
     }
 
-    /// A line is there, with its own limit or none, for the calls to come.
-    pub fn set_limit(&self, line: &LineId, most: Option<u32>) {
-        self.gate().set_limit(line, most);
-    }
-
-    /// A line is gone; its calls keep their places.
-    pub fn forget(&self, line: &LineId) {
-        self.gate().forget(line);
-    }
-
-    /// Sets how many lines there are.
-    pub fn set_lines(&self, lines: usize) {
-        self.gate().set_lines(lines);
-    }
-
     /// No new calls from now on.
     pub fn drain(&self) {
-        self.gate().draining = true;
+        self.fleet.lock().drain();
     }
 
     /// Whether new calls are refused for good.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        self.gate().draining
+        self.fleet.lock().is_draining()
     }
 
     /// No new calls while this is set; calls in progress go on.
     pub fn set_overloaded(&self, overloaded: bool) {
-        self.gate().overloaded = overloaded;
+        self.fleet.lock().set_overloaded(overloaded);
     }
 
     /// Whether new calls are refused because audio is late.
     #[must_use]
     pub fn is_overloaded(&self) -> bool {
-        self.gate().overloaded
+        self.fleet.lock().is_overloaded()
     }
 
     /// Returns when no call is left.
@@ -126,15 +110,11 @@ impl CallLimiter {
             .wait_for(|active| *active == 0)
             .await;
     }
-
-    fn gate(&self) -> MutexGuard<'_, AdmissionRules> {
-        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Admission for CallLimiter {
     fn admit(&self, line: &LineId) -> Result<(), Refusal> {
-        let decision = self.gate().admit(Instant::now(), line);
+        let decision = self.fleet.lock().admit(Instant::now(), line);
         if decision.is_err() {
             self.refused_by_admit.fetch_add(1, Ordering::Relaxed);
         }
@@ -151,7 +131,7 @@ pub struct CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        self.call_limiter.gate().leave(&self.line);
+        self.call_limiter.fleet.lock().leave(&self.line);
         self.call_limiter.active.send_modify(|active| *active -= 1);
     }
 }
@@ -159,15 +139,25 @@ impl Drop for CallPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use crate::fleet::test_lines::{profile, ready};
+
+    fn limiter(calls: u32) -> Arc<CallLimiter> {
+        let fleet = SharedFleet::new(Limits {
+            calls,
+            ..Limits::default()
+        });
+        for (id, most) in [("a", Some(1)), ("b", None)] {
+            let mut ready = ready(id);
+            ready.line.max_concurrent_calls = most;
+            let profile = profile(&ready);
+            fleet.hold(ready, profile);
+        }
+        CallLimiter::new(&fleet)
+    }
 
     #[test]
     fn a_full_line_is_busy_and_a_full_bridge_says_when_to_retry() {
-        let call_limiter = CallLimiter::new(Limits {
-            calls: 2,
-            per_line: HashMap::from([(LineId::new("a"), 1)]),
-            ..Limits::default()
-        });
+        let call_limiter = limiter(2);
         let (a, b) = (LineId::new("a"), LineId::new("b"));
         let place = call_limiter.enter(&a).expect("first call");
         assert_eq!(
@@ -186,10 +176,7 @@ mod tests {
 
     #[test]
     fn a_draining_bridge_takes_nothing() {
-        let call_limiter = CallLimiter::new(Limits {
-            calls: 2,
-            ..Limits::default()
-        });
+        let call_limiter = limiter(2);
         call_limiter.drain();
         let refusal = call_limiter.enter(&LineId::new("a")).expect_err("draining");
         assert_eq!(refusal.status, 503);

@@ -4,24 +4,19 @@
 //! holds up nobody else's lines.
 //! Pure: time is an argument, randomness comes from a seed.
 //!
-//! Inputs: [`Scheduler::add`], [`Scheduler::remove`] and
-//! [`Scheduler::handle_result`] (what a REGISTER came to, told by the SIP
-//! engine). Outputs: [`Scheduler::poll`] (the line to register now) and
-//! [`Scheduler::poll_timeout`] (when to ask again).
-//!
 //! Leaves out the refresh before expiry, which the SIP engine does itself,
 //! and unregistering, which needs no schedule.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
+use super::line::Line;
 use super::register_pace::RegisterPace;
 pub use super::register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
-use super::register_queue::{Phase, RegisterQueue, TimerKey};
+use super::register_queue::{Phase, TimerKey};
+use super::table::Fleet;
 use crate::core::ids::LineId;
 
 /// How long one REGISTER may go unanswered by the engine: its transaction
@@ -81,29 +76,24 @@ pub enum LineState {
     },
 }
 
-/// A line and its state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LineStatus {
-    /// The line.
-    pub line: LineId,
-    /// Its state.
-    pub state: LineState,
-}
-
-/// How many lines are in each state.
+/// How many lines are in each state. Those that do not register are in none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LineCounts {
+pub struct RegistrationCounts {
     /// [`LineState::Registering`].
     pub registering: usize,
     /// [`LineState::Registered`].
     pub registered: usize,
     /// [`LineState::Failed`].
     pub failed: usize,
+    /// Their passwords are being decrypted.
+    pub decrypting: usize,
+    /// The engine could not add them.
+    pub refused: usize,
 }
 
 /// What a result meant for a line, for one log line each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum RegistrationChange {
     /// It was not registered and now is.
     Registered,
     /// It was registered and still is.
@@ -122,101 +112,71 @@ pub enum Change {
     },
 }
 
-/// Decides when lines register.
+/// Where a line that is held stands with its registrar.
 #[derive(Debug)]
-pub struct Scheduler {
-    lines: HashMap<LineId, Entry>,
-    turns: RegisterQueue,
-    random: StdRng,
+pub(super) enum Registration {
+    /// The engine does not have it yet.
+    NotAsked,
+    /// It does not register (`--no-register`).
+    Off,
+    /// It registers once its password is decrypted.
+    Decrypting,
+    /// It registers, and stays registered.
+    Scheduled(Scheduled),
+    /// The engine could not add it; the engine will try again.
+    Refused(EngineRefusal),
 }
 
+/// A line that takes part in registering.
 #[derive(Debug)]
-struct Entry {
-    registrar: Arc<str>,
-    state: LineState,
-    phase: Phase,
-    failures: u32,
-    timer: TimerKey,
+pub(super) struct Scheduled {
+    pub(super) registrar: Arc<str>,
+    pub(super) state: LineState,
+    pub(super) phase: Phase,
+    pub(super) failures: u32,
+    pub(super) timer: TimerKey,
     /// Whether it has registered since it was added: what comes before is
     /// an answer to what the line was earlier.
-    asked: bool,
+    pub(super) asked: bool,
 }
 
-impl Scheduler {
-    /// An empty schedule. The seed makes the jitter.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self {
-            lines: HashMap::new(),
-            turns: RegisterQueue::default(),
-            random: StdRng::seed_from_u64(seed),
+/// Why a line is not in the engine.
+#[derive(Debug)]
+pub(super) struct EngineRefusal {
+    pub(super) reason: String,
+    pub(super) next_try: Instant,
+    pub(super) then: Then,
+}
+
+/// What becomes of a refused line once the engine has added it.
+#[derive(Clone, Debug)]
+pub(super) enum Then {
+    NotAsked,
+    Off,
+    Decrypting,
+    Register(Arc<str>),
+}
+
+impl Registration {
+    pub(super) const fn scheduled(&self) -> Option<&Scheduled> {
+        match self {
+            Self::Scheduled(scheduled) => Some(scheduled),
+            _ => None,
         }
     }
+}
 
-    /// Adds a line, to register at this registrar as soon as its turn comes.
-    /// Adding a line that is there starts it anew.
-    pub fn add(&mut self, line: LineId, registrar: &str, now: Instant) {
-        self.remove(&line);
-        let registrar = self.turns.join(registrar);
-        let timer = self.turns.start(&line, &registrar, Phase::Due, now);
-        let entry = Entry {
-            registrar,
-            state: LineState::Registering,
-            phase: Phase::Due,
-            failures: 0,
-            timer,
-            asked: false,
-        };
-        self.lines.insert(line, entry);
-    }
-
-    /// Forgets a line. Returns whether it was there.
-    pub fn remove(&mut self, line: &LineId) -> bool {
-        let Some(entry) = self.lines.remove(line) else {
-            return false;
-        };
-        self.turns.stop(&entry.registrar, entry.phase, entry.timer);
-        self.turns.leave(&entry.registrar);
-        true
-    }
-
-    /// Registers a line as soon as its turn comes, whatever it waits for, and
-    /// forgets how often it failed. False when there is no such line.
-    pub fn register_now(&mut self, line: &LineId, now: Instant) -> bool {
-        let Some(entry) = self.lines.get_mut(line) else {
-            return false;
-        };
-        entry.failures = 0;
-        if entry.phase != Phase::AwaitingAnswer {
-            self.set(line, Phase::Due, now);
-        }
-        true
-    }
-
-    /// All lines, in the order of their ids.
-    #[must_use]
-    pub fn lines(&self) -> Vec<LineId> {
-        let mut lines: Vec<LineId> = self.lines.keys().cloned().collect();
-        lines.sort_unstable();
-        lines
-    }
-
-    /// The registrar of a line.
-    #[must_use]
-    pub fn registrar(&self, line: &LineId) -> Option<&str> {
-        self.lines.get(line).map(|entry| &*entry.registrar)
-    }
-
+impl Fleet {
     /// Takes in what a REGISTER (or the engine's own refresh) came to.
-    /// Returns what changed; `None` for a line that is not there.
+    /// Returns what changed; `None` for a line that does not register.
     pub fn handle_result(
         &mut self,
         line: &LineId,
         result: RegisterResult,
         now: Instant,
-    ) -> Option<Change> {
-        let entry = self.lines.get(line)?;
-        // The engine may tell of one failure twice: in a callback, and as the
+    ) -> Option<RegistrationChange> {
+        let entry = self.lines.get(line)?.scheduled()?;
+        // The engine may report one failure twice: in a callback, and as the
         // answer to the command.
         let is_failure = matches!(result, RegisterResult::Failed { .. });
         if !entry.asked || (is_failure && entry.phase == Phase::Due) {
@@ -234,7 +194,7 @@ impl Scheduler {
     }
 
     /// The line to send REGISTER for now, if there is one. Ask until `None`.
-    pub fn poll(&mut self, now: Instant) -> Option<LineId> {
+    pub fn poll_register(&mut self, now: Instant) -> Option<LineId> {
         self.expire(now);
         let line = self.turns.take(now)?;
         let entry = self.set(&line, Phase::AwaitingAnswer, now + ANSWER_TIMEOUT)?;
@@ -246,47 +206,46 @@ impl Scheduler {
         Some(line)
     }
 
-    /// When [`Scheduler::poll`] has something to do next; `None` when there
-    /// are no lines.
+    /// When [`Fleet::poll_register`] has something to do next; `None` when no
+    /// line registers.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.turns.next()
     }
 
-    /// The state of one line. A registration that is past its expiry and not
-    /// yet heard of counts as registering.
+    /// The state of one line that registers, and its registrar. A registration that is past its
+    /// expiry and not yet heard of counts as registering.
     #[must_use]
-    pub fn state(&self, line: &LineId, now: Instant) -> Option<LineState> {
-        self.lines.get(line).map(|entry| entry.state_at(now))
-    }
-
-    /// The state of every line, in the order of their ids.
-    #[must_use]
-    pub fn snapshot(&self, now: Instant) -> Vec<LineStatus> {
-        let status = |(line, entry): (&LineId, &Entry)| LineStatus {
-            line: line.clone(),
-            state: entry.state_at(now),
-        };
-        let mut all: Vec<_> = self.lines.iter().map(status).collect();
-        all.sort_unstable_by(|a, b| a.line.cmp(&b.line));
-        all
+    pub fn registration(&self, line: &LineId, now: Instant) -> Option<(LineState, &str)> {
+        let scheduled = self.lines.get(line)?.scheduled()?;
+        Some((scheduled.state_at(now), &scheduled.registrar))
     }
 
     /// How many lines are in each state.
     #[must_use]
-    pub fn counts(&self, now: Instant) -> LineCounts {
-        let mut counts = LineCounts::default();
-        for entry in self.lines.values() {
-            match entry.state_at(now) {
-                LineState::Registering => counts.registering += 1,
-                LineState::Registered { .. } => counts.registered += 1,
-                LineState::Failed { .. } => counts.failed += 1,
+    pub fn counts(&self, now: Instant) -> RegistrationCounts {
+        let mut counts = RegistrationCounts::default();
+        for held in self.held() {
+            match &held.registration {
+                Registration::Scheduled(scheduled) => match scheduled.state_at(now) {
+                    LineState::Registering => counts.registering += 1,
+                    LineState::Registered { .. } => counts.registered += 1,
+                    LineState::Failed { .. } => counts.failed += 1,
+                },
+                Registration::Decrypting => counts.decrypting += 1,
+                Registration::Refused(_) => counts.refused += 1,
+                Registration::NotAsked | Registration::Off => {}
             }
         }
         counts
     }
 
-    fn registered(&mut self, line: &LineId, expires: Duration, now: Instant) -> Option<Change> {
+    fn registered(
+        &mut self,
+        line: &LineId,
+        expires: Duration,
+        now: Instant,
+    ) -> Option<RegistrationChange> {
         let until = now + expires;
         self.pace_of(line)?.succeeded();
         let entry = self.set(line, Phase::AwaitingRefresh, until + REFRESH_GRACE)?;
@@ -294,9 +253,9 @@ impl Scheduler {
         entry.failures = 0;
         entry.state = LineState::Registered { until };
         Some(if was {
-            Change::Refreshed
+            RegistrationChange::Refreshed
         } else {
-            Change::Registered
+            RegistrationChange::Registered
         })
     }
 
@@ -307,11 +266,16 @@ impl Scheduler {
         text: String,
         retry_after: Option<Duration>,
         now: Instant,
-    ) -> Option<Change> {
+    ) -> Option<RegistrationChange> {
         if !only_people_can_mend(status) {
             self.pace_of(line)?.failed();
         }
-        let failures = self.lines.get(line)?.failures.saturating_add(1);
+        let failures = self
+            .lines
+            .get(line)?
+            .scheduled()?
+            .failures
+            .saturating_add(1);
         let retry_in = self.retry_delay(status, failures, retry_after);
         let next_try = now + retry_in;
         let entry = self.set(line, Phase::Due, next_try)?;
@@ -321,20 +285,21 @@ impl Scheduler {
             text,
             next_try,
         };
-        Some(Change::Failed { failures, retry_in })
+        Some(RegistrationChange::Failed { failures, retry_in })
     }
 
-    fn lost(&mut self, line: &LineId, now: Instant) -> Option<Change> {
+    fn lost(&mut self, line: &LineId, now: Instant) -> Option<RegistrationChange> {
         let retry_in = self.jittered(RETRY_MIN);
         let entry = self.set(line, Phase::Due, now + retry_in)?;
         entry.state = LineState::Registering;
-        Some(Change::Lost { retry_in })
+        Some(RegistrationChange::Lost { retry_in })
     }
 
     /// Turns every wait that is over into a line that is due.
     fn expire(&mut self, now: Instant) {
         while let Some(line) = self.turns.over(now) {
-            match self.lines.get(&line).map(|entry| entry.phase) {
+            let scheduled = self.lines.get(&line).and_then(Line::scheduled);
+            match scheduled.map(|scheduled| scheduled.phase) {
                 Some(Phase::AwaitingAnswer) => {
                     self.failed(&line, 408, "no answer to REGISTER".into(), None, now);
                 }
@@ -375,12 +340,20 @@ impl Scheduler {
     }
 
     fn pace_of(&mut self, line: &LineId) -> Option<&mut RegisterPace> {
-        self.turns.pace(&self.lines.get(line)?.registrar)
+        let scheduled = self.lines.get(line)?.scheduled()?;
+        self.turns.pace(&scheduled.registrar)
     }
 
     /// Gives a line a new phase and moves its one timer.
-    fn set(&mut self, line: &LineId, phase: Phase, at: Instant) -> Option<&mut Entry> {
-        let entry = self.lines.get_mut(line)?;
+    pub(super) fn set(
+        &mut self,
+        line: &LineId,
+        phase: Phase,
+        at: Instant,
+    ) -> Option<&mut Scheduled> {
+        let Registration::Scheduled(entry) = self.lines.get_mut(line)?.registration_mut()? else {
+            return None;
+        };
         self.turns.stop(&entry.registrar, entry.phase, entry.timer);
         entry.timer = self.turns.start(line, &entry.registrar, phase, at);
         entry.phase = phase;
@@ -388,7 +361,13 @@ impl Scheduler {
     }
 }
 
-impl Entry {
+impl Line {
+    pub(super) fn scheduled(&self) -> Option<&Scheduled> {
+        self.held.as_ref()?.registration.scheduled()
+    }
+}
+
+impl Scheduled {
     fn state_at(&self, now: Instant) -> LineState {
         match &self.state {
             LineState::Registered { until } if *until <= now => LineState::Registering,
@@ -408,51 +387,5 @@ const fn only_people_can_mend(status: u16) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SEED: u64 = 7;
-
-    fn ok(seconds: u64) -> RegisterResult {
-        RegisterResult::Registered {
-            expires: Duration::from_secs(seconds),
-        }
-    }
-
-    fn failure() -> RegisterResult {
-        RegisterResult::Failed {
-            status: 503,
-            text: "text".into(),
-            retry_after: None,
-        }
-    }
-
-    /// Random operations: the schedule stays whole and never spins.
-    #[test]
-    fn any_order_of_events_keeps_one_timer_per_line() {
-        let mut random = StdRng::seed_from_u64(SEED);
-        let (mut scheduler, mut now) = (Scheduler::new(SEED), Instant::now());
-        for step in 0..20_000 {
-            let line = LineId::new(random.random_range(0..20).to_string());
-            match random.random_range(0..8) {
-                0 => scheduler.add(line, &random.random_range(0..3).to_string(), now),
-                1 => drop(scheduler.remove(&line)),
-                2 => drop(scheduler.handle_result(&line, ok(random.random_range(0..90)), now)),
-                3 => drop(scheduler.handle_result(&line, failure(), now)),
-                4 => drop(scheduler.handle_result(&line, RegisterResult::Unregistered, now)),
-                5 => now += Duration::from_millis(random.random_range(0..9_000)),
-                6 => drop(scheduler.register_now(&line, now)),
-                _ => {
-                    while scheduler.poll(now).is_some() {}
-                    let later = scheduler.poll_timeout().is_none_or(|at| at > now);
-                    assert!(later, "seed {SEED} step {step}: spins");
-                }
-            }
-            assert_eq!(
-                scheduler.lines.len(),
-                scheduler.turns.timers(),
-                "seed {SEED} step {step}"
-            );
-        }
-    }
-}
+#[path = "registration_tests.rs"]
+mod tests;

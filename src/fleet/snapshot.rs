@@ -1,6 +1,6 @@
-//! The lines to start: that of the flags, and those of the database or the
-//! lines file, their credentials opened. Shared by `check`, `lines` and the
-//! start of the bridge.
+//! Which lines are wanted: that of the flags, and those of the database or the
+//! lines file, their credentials opened. Shared by `check`, `lines`, the
+//! start of the bridge and each later reading of the database.
 
 use std::cmp::Reverse;
 use std::collections::hash_map::{self, HashMap};
@@ -9,23 +9,51 @@ use std::num::NonZero;
 use std::thread;
 use std::time::SystemTime;
 
-use super::database::Stored;
-use crate::bridge::line_directory::LineHealth;
+use super::line::LineHealth;
 use crate::config::Config;
+use crate::core::address::Transport;
 use crate::core::ids::LineId;
 use crate::core::key::MasterKey;
-use crate::core::private::Private;
-use crate::lines::credential_cache::in_parallel;
+use crate::core::private::{Private, Secret};
+use crate::lines::credential_cache::{Opened, in_parallel};
 use crate::lines::entry::{Entry, read_row};
 use crate::lines::line::FieldIssue;
 use crate::lines::{
     self, CredentialCache, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine,
     Row, SealedLine, SipServers, UnusableLine, UnusableReason,
 };
+use crate::store::{Store, StoreError};
+
+/// What the database holds about lines.
+#[derive(Debug)]
+pub struct Stored {
+    /// What it is called in messages.
+    pub shown: String,
+    /// `phone_lines`.
+    pub lines: Vec<Row>,
+    /// `sip_servers`.
+    pub servers: Vec<Row>,
+    /// Id of the global fallback server.
+    pub fallback: Option<String>,
+}
+
+/// Reads what is there.
+///
+/// # Errors
+/// When the database fails.
+pub async fn read(store: &Store) -> Result<Stored, StoreError> {
+    let snapshot = store.snapshot().await?;
+    Ok(Stored {
+        shown: store.shown().to_owned(),
+        lines: snapshot.lines,
+        servers: snapshot.servers,
+        fallback: snapshot.fallback,
+    })
+}
 
 /// All lines of a configuration, and everything to say about them.
 #[derive(Debug, Default)]
-pub struct StartLines {
+pub struct LineSnapshot {
     /// What is ready, what is unusable, and warnings.
     pub loaded: LoadedLines,
     /// Entries of the file that are left out.
@@ -40,8 +68,10 @@ pub struct StartLines {
     pub numbers: HashMap<LineId, Private>,
     /// Where the lines come from, with a colon, for messages.
     pub source: String,
-    /// What was opened, where lines may change later.
-    pub caches: CredentialCaches,
+    /// Passwords of lines that were decrypted already, as they are stored.
+    pub decrypted: Vec<(LineId, Secret, Opened)>,
+    /// Credentials of servers that were opened.
+    pub servers: CredentialCache,
 }
 
 /// Why a line is not to register.
@@ -81,8 +111,8 @@ impl fmt::Display for StoredIssue {
 /// the file laid over them; without one those of the file. Takes about 20 ms of CPU for each
 /// encrypted password, on all cores; blocks, so call it off the async threads.
 #[must_use]
-pub fn start_lines(config: &Config, file: LinesFile, stored: Option<Stored>) -> StartLines {
-    start_lines_with(config, file, stored, &mut CredentialCaches::default())
+pub fn snapshot(config: &Config, file: LinesFile, stored: Option<Stored>) -> LineSnapshot {
+    snapshot_with(config, file, stored, CredentialCaches::default())
 }
 
 /// The credentials that were opened before.
@@ -97,16 +127,16 @@ pub struct CredentialCaches {
 /// The same with what was opened before; lines whose passwords the cache leaves to
 /// others are sealed.
 #[must_use]
-pub fn start_lines_with(
+pub fn snapshot_with(
     config: &Config,
     file: LinesFile,
     stored: Option<Stored>,
-    caches: &mut CredentialCaches,
-) -> StartLines {
-    let mut start = StartLines {
+    mut caches: CredentialCaches,
+) -> LineSnapshot {
+    let mut start = LineSnapshot {
         file_mistakes: file.mistakes,
         file_warnings: file.warnings,
-        ..StartLines::default()
+        ..LineSnapshot::default()
     };
     let servers = SipServers::from_flags(config.sip.domain.clone(), config.sip.transport);
     let (lines, servers) = match stored {
@@ -141,6 +171,7 @@ pub fn start_lines_with(
         .splice(0..0, std::mem::take(&mut start.loaded.warnings));
     start.loaded = loaded;
     add_flags_line(config, &mut start.loaded);
+    start.servers = caches.servers;
     start
 }
 
@@ -169,7 +200,7 @@ fn left_out(row: &Row) -> Option<(LineId, Skipped)> {
     }
 }
 
-impl StartLines {
+impl LineSnapshot {
     /// Sorts a row of the database.
     fn take(&mut self, row: &Row) -> Option<PhoneLine> {
         match read_row(row) {
@@ -211,7 +242,7 @@ impl StartLines {
     }
 
     /// Adds what is wrong with entries of the lines file: without a database
-    /// they are lines like others. The answer is how many mistakes are not
+    /// they are lines like others. Returns how many mistakes are not
     /// shown with any line.
     pub fn judge_file(&self, judged: &mut HashMap<LineId, LineHealth>) -> usize {
         let is_left = |mistake: &&FileIssue| match &mistake.entry.id {
@@ -219,6 +250,24 @@ impl StartLines {
             None => true,
         };
         self.file_mistakes.iter().filter(is_left).count()
+    }
+
+    /// How many mistakes of the lines file are shown with no line: all of them where the lines
+    /// are those of a database.
+    #[must_use]
+    pub fn unshown_file_mistakes(&self, is_file_alone: bool) -> usize {
+        if is_file_alone {
+            self.judge_file(&mut self.judged())
+        } else {
+            self.file_mistakes.len()
+        }
+    }
+
+    /// The transports of the lines' servers.
+    pub fn transports(&self) -> impl Iterator<Item = Transport> {
+        let sealed = self.loaded.sealed.iter().map(|sealed| &sealed.ready);
+        let all = self.loaded.ready.iter().chain(sealed);
+        all.map(|ready| ready.route.transport)
     }
 
     /// Puts the lines that had a call last first; those without one stay in their order.
@@ -243,8 +292,8 @@ impl StartLines {
             let opened = in_parallel(&begun, |sealed| sealed.open(key));
             for (sealed, opened) in begun.into_iter().zip(opened) {
                 let id = sealed.ready.line.id.clone();
-                let cache = &mut self.caches.lines;
-                cache.put(id.as_str(), sealed.stored.clone(), opened.clone());
+                let decrypted = (id.clone(), sealed.stored.clone(), opened.clone());
+                self.decrypted.push(decrypted);
                 match opened {
                     Ok(credential) => ready.push(sealed.unseal(credential)),
                     Err(error) => unusable.push(UnusableLine {

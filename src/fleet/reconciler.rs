@@ -1,11 +1,10 @@
-//! Holds the lines: the one owner of what is held. Call limiter, line directory, SIP
-//! engine and registrar learn from here of what has changed, and of nothing else.
+//! Makes what is held what is wanted: table, SIP engine and registrations learn from here of what
+//! has changed, and of nothing else. The start is the first time.
 //!
 //! A line is added at once, without its password where that is still encrypted:
 //! an INVITE to it needs none. It registers as soon as its own password is
 //! decrypted; those are decrypted beside everything else, a few at a time, in the
-//! order of [`SealedLines`](crate::lines::sealed::SealedLines). A line whose
-//! password does not decrypt is reported and held no more.
+//! order of the lines' latest calls. A line whose password does not decrypt is reported and held no more.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,16 +14,18 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
+use super::call_limiter::CallLimiter;
+use super::changes::LineChange;
 use super::decrypting::{self, Decrypted, InTurn};
-use super::desired_lines::{self, Changed, DesiredLines, Plan, Unsealed};
-use crate::app::database::Stored;
-use crate::app::start_lines::usable;
-use crate::bridge::context::Context;
-use crate::bridge::line_directory::LineHealth;
-use crate::bridge::registrar::RegistrarHandle;
+use super::desired::{self, DesiredLines, Plan, Unsealed, WantedLine};
+use super::line::LineHealth;
+use super::registrar::RegistrarHandle;
+use super::shared::SharedFleet;
+use super::snapshot::{LineSnapshot, Stored};
+use super::sounds::SoundLoader;
 use crate::config::Config;
 use crate::core::ids::LineId;
-use crate::sip::engine::{Account, Command, SubmitError};
+use crate::sip::engine::{Command, SharedEngine, SubmitError};
 
 /// Commands after which the engine is waited for: the commands of calls find
 /// room and do not wait behind hundreds of lines.
@@ -42,10 +43,12 @@ pub struct Reading {
     pub taken_in: oneshot::Sender<()>,
 }
 
-/// The one owner of what is held: makes engine, limiter, directory and registrar follow the database.
+/// The one owner of what is held.
 pub struct LineReconciler {
     config: Arc<Config>,
-    context: Arc<Context>,
+    fleet: SharedFleet,
+    engine: SharedEngine,
+    call_limiter: Arc<CallLimiter>,
     registrar: RegistrarHandle,
     /// Locked by one blocking task at a time.
     desired: Arc<Mutex<DesiredLines>>,
@@ -53,38 +56,55 @@ pub struct LineReconciler {
     readings: mpsc::Receiver<Reading>,
 }
 
-/// Hands a line to the registrar: it registers in its turn, if at all, and once its
-/// password is there.
-pub fn enlist(registrar: &RegistrarHandle, account: &Account, is_sealed: bool) {
-    if !account.register {
-        registrar.add_off(&account.line);
-    } else if is_sealed {
-        registrar.add_sealed(&account.line);
-    } else {
-        let server = account.server.as_deref().unwrap_or(&account.domain);
-        registrar.add(&account.line, server);
-    }
-}
-
 impl LineReconciler {
-    /// A reconciler of the lines that were started; and where readings of the database go.
+    /// A reconciler that holds nothing yet; and where readings of the database go.
     #[must_use]
     pub fn new(
         config: &Config,
-        context: &Arc<Context>,
+        fleet: &SharedFleet,
+        engine: &SharedEngine,
+        call_limiter: &Arc<CallLimiter>,
         registrar: &RegistrarHandle,
-        desired: DesiredLines,
+        loader: SoundLoader,
     ) -> (Self, mpsc::Sender<Reading>) {
         let (sender, readings) = mpsc::channel(READINGS);
         let reconciler = Self {
             config: Arc::new(config.clone()),
-            context: context.clone(),
+            fleet: fleet.clone(),
+            engine: engine.clone(),
+            call_limiter: call_limiter.clone(),
             registrar: registrar.clone(),
-            desired: Arc::new(Mutex::new(desired)),
+            desired: Arc::new(Mutex::new(DesiredLines::new(loader))),
             decrypting: InTurn::new(decrypting::at_once()),
             readings,
         };
         (reconciler, sender)
+    }
+
+    /// Holds the lines of the start. Returns when the engine knows every line, so that none of
+    /// their calls is refused as unknown.
+    ///
+    /// # Errors
+    /// When the SIP engine is gone.
+    pub async fn start(&self, start: LineSnapshot) -> Result<(), SubmitError> {
+        let (config, fleet) = (self.config.clone(), self.fleet.clone());
+        let desired = self.desired.clone();
+        let plan = move || desired::lock(&desired).plan_start(&config, &fleet, start);
+        match spawn_blocking(plan).await {
+            Ok(plan) => {
+                let mut sent = 0;
+                for line in plan.hold {
+                    self.hold(line).await?;
+                    self.wait_now_and_then(&mut sent).await?;
+                }
+                self.fleet.judge(plan.known);
+                self.flush().await
+            }
+            Err(error) => {
+                error!(%error, "the lines cannot be worked out: none is held");
+                Ok(())
+            }
+        }
     }
 
     /// Runs until nothing can change any more, or the SIP engine is shut down.
@@ -107,14 +127,10 @@ impl LineReconciler {
     }
 
     fn decrypt_more(&mut self) {
-        let Self {
-            decrypting,
-            desired,
-            ..
-        } = self;
-        let (key, call_limiter) = (&self.config.encryption_key, &self.context.call_limiter);
-        decrypting.fill(|| {
-            let password = desired_lines::lock(desired).sealed.begin()?;
+        let (fleet, key) = (&self.fleet, &self.config.encryption_key);
+        let call_limiter = &self.call_limiter;
+        self.decrypting.fill(|| {
+            let password = fleet.lock().begin_decrypting()?;
             let beside_calls = call_limiter.active() > 0;
             Some(decrypting::begin(key.clone(), password, beside_calls))
         });
@@ -125,22 +141,22 @@ impl LineReconciler {
         &mut self,
         decrypted: Result<Decrypted, JoinError>,
     ) -> Result<(), SubmitError> {
-        let (config, desired) = (self.config.clone(), self.desired.clone());
+        let (config, fleet) = (self.config.clone(), self.fleet.clone());
+        let desired = self.desired.clone();
         let unsealed = match decrypted {
             Ok((password, opened)) => {
-                spawn_blocking(move || {
-                    desired_lines::lock(&desired).unseal(&config, &password, opened)
-                })
-                .await
+                let unseal =
+                    move || desired::lock(&desired).unseal(&config, &fleet, &password, opened);
+                spawn_blocking(unseal).await
             }
             Err(error) => Err(error),
         };
         match unsealed {
             Ok(Some(Unsealed::Usable(line))) => {
-                debug!(line = %line.ready.line.id, "its password is decrypted");
-                let known = usable(&line.ready);
-                self.context.lines.judge_line(&line.ready.line.id, known);
-                self.hold(*line, true, true).await?;
+                let id = line.ready.line.id.clone();
+                debug!(line = %id, "its password is decrypted");
+                self.fleet.lock().judge([(id, line.health())]);
+                self.hold(*line).await?;
             }
             Ok(Some(Unsealed::Unusable {
                 line,
@@ -149,15 +165,14 @@ impl LineReconciler {
             })) => {
                 error!("{problem}");
                 let known = LineHealth::Unusable { reason };
-                self.context.lines.judge_line(&line, known);
+                self.fleet.lock().judge([(line.clone(), known)]);
                 self.remove(line).await?;
-                self.count();
             }
             // It is another by now.
             Ok(None) => {}
             Err(error) => error!(%error, "a password was not decrypted"),
         }
-        if desired_lines::lock(&self.desired).sealed.is_empty() {
+        if !self.fleet.lock().is_decrypting() {
             info!("the passwords of all lines are decrypted");
         }
         Ok(())
@@ -165,9 +180,10 @@ impl LineReconciler {
 
     /// Compares what is held with what the database has, and does what is to be done.
     async fn take_in(&mut self, reading: Reading) -> Result<(), SubmitError> {
-        let (config, desired) = (self.config.clone(), self.desired.clone());
-        let stored = reading.stored;
-        match spawn_blocking(move || desired_lines::lock(&desired).plan(&config, stored)).await {
+        let (config, fleet) = (self.config.clone(), self.fleet.clone());
+        let (desired, stored) = (self.desired.clone(), reading.stored);
+        let plan = move || desired::lock(&desired).plan(&config, &fleet, stored);
+        match spawn_blocking(plan).await {
             Ok(plan) => self.apply(plan).await?,
             Err(error) => {
                 error!(%error, "the lines of the database cannot be worked out; they stay as they are");
@@ -181,32 +197,27 @@ impl LineReconciler {
     async fn apply(&self, plan: Plan) -> Result<(), SubmitError> {
         plan.errors.iter().for_each(|problem| error!("{problem}"));
         plan.warnings.iter().for_each(|warning| warn!("{warning}"));
-        let counts = [
-            plan.register.len(),
-            plan.renumber.len() + plan.adjust.len(),
-            plan.remove.len(),
-        ];
+        let removed = plan.remove.len();
+        let (mut registering, mut adjusted) = (0, 0);
         let mut sent = 0;
         for line in plan.remove {
             info!(%line, "line removed, paused or not usable any more: it unregisters");
             self.remove(line).await?;
             self.wait_now_and_then(&mut sent).await?;
         }
-        let registering = plan.register.into_iter().map(|line| (line, true));
-        let renumbered = plan.renumber.into_iter().map(|line| (line, false));
-        for (line, registers) in registering.chain(renumbered) {
+        for line in plan.hold {
+            let registers = line.change == LineChange::Register;
+            *(if registers {
+                &mut registering
+            } else {
+                &mut adjusted
+            }) += 1;
             info!(line = %line.ready.line.id, registers, "line added or changed");
-            self.hold(line, true, registers).await?;
+            self.hold(line).await?;
             self.wait_now_and_then(&mut sent).await?;
         }
-        for line in plan.adjust {
-            info!(line = %line.ready.line.id, registers = false, "line added or changed");
-            self.hold(line, false, false).await?;
-        }
-        self.count();
-        self.context.lines.judge(plan.judged);
-        let [registering, adjusted, removed] = counts;
-        if counts != [0; 3] {
+        self.fleet.judge(plan.known);
+        if registering + adjusted + removed > 0 {
             info!(
                 registering,
                 adjusted, removed, "lines changed in the database"
@@ -217,48 +228,33 @@ impl LineReconciler {
 
     /// The line's calls run to their end.
     async fn remove(&self, line: LineId) -> Result<(), SubmitError> {
-        self.registrar.remove(&line);
+        let was_scheduled = self.fleet.lock().unregister(&line);
+        self.registrar.note_removed(&line, was_scheduled);
         self.submit(|| Command::RemoveLine(line.clone())).await?;
-        self.context.lines.remove(&line);
-        self.context.call_limiter.forget(&line);
-        desired_lines::lock(&self.desired).held.remove(&line);
+        self.fleet.lock().remove(&line);
         Ok(())
     }
 
     /// The calls' side first: a call may come as soon as the engine knows the line.
-    async fn hold(
-        &self,
-        line: Changed,
-        for_engine: bool,
-        registers: bool,
-    ) -> Result<(), SubmitError> {
+    async fn hold(&self, line: WantedLine) -> Result<(), SubmitError> {
         let id = line.ready.line.id.clone();
-        self.context.lines.put(line.profile);
-        self.context.call_limiter.set_limit(&id, line.limit);
-        if for_engine {
+        let is_sealed = line.ready.is_sealed;
+        self.fleet.hold(line.ready.clone(), line.profile.clone());
+        if line.change != LineChange::Adjust {
             let account = &line.account;
             self.submit(|| Command::AddLine(Box::new(account.clone())))
                 .await?;
         }
-        if registers {
-            enlist(&self.registrar, &line.account, line.ready.is_sealed);
+        if line.change == LineChange::Register {
+            self.registrar.enlist(&id, line.registrar(), is_sealed);
         }
-        desired_lines::lock(&self.desired)
-            .held
-            .insert(id, line.ready);
         Ok(())
-    }
-
-    /// Tells the call limiter how many lines share the bridge.
-    fn count(&self) {
-        let context = &self.context;
-        context.call_limiter.set_lines(context.lines.len());
     }
 
     /// Waits while the command queue is full.
     async fn submit(&self, command: impl Fn() -> Command) -> Result<(), SubmitError> {
         loop {
-            match self.context.engine.submit(command()) {
+            match self.engine.submit(command()) {
                 Err(SubmitError::Full) => sleep(FULL_PAUSE).await,
                 other => return other,
             }
@@ -267,12 +263,17 @@ impl LineReconciler {
 
     async fn wait_now_and_then(&self, sent: &mut usize) -> Result<(), SubmitError> {
         *sent += 1;
-        if *sent % AT_ONCE != 0 {
-            return Ok(());
+        if *sent % AT_ONCE == 0 {
+            self.flush().await?;
         }
+        Ok(())
+    }
+
+    /// Returns when the engine has carried out all commands so far.
+    async fn flush(&self) -> Result<(), SubmitError> {
         loop {
             let (done, flushed) = oneshot::channel();
-            match self.context.engine.submit(Command::Flush(done)) {
+            match self.engine.submit(Command::Flush(done)) {
                 Ok(()) => return flushed.await.map_err(|_| SubmitError::Closed),
                 Err(SubmitError::Full) => sleep(FULL_PAUSE).await,
                 Err(closed) => return Err(closed),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::context::LineProfile;
+use super::line::LineProfile;
 use crate::core::ids::LineId;
 use crate::core::numbers::{self, Country};
 
