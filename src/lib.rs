@@ -5,6 +5,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
+//! | [`cli`] | the command line: `check`, `lines`, `encrypt`, or the bridge itself |
 //! | [`app`] | composition root: builds everything, start order, drain order |
 //! | [`config`] | command line and environment; all mistakes reported at once |
 //! | [`lines`] | phone lines, SIP servers, credentials at rest |
@@ -36,12 +37,13 @@
 //!
 //! `core` and `files` import nothing of ours, and everybody may import them; `config` only `core`, `sip` and `lines`. `dns`, `sip`, `media`, `worker`, `queue`, `callbacks`
 //! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
-//! `fleet` imports those that it holds lines with; `bridge` joins them all; `api` and `watchdog` stand above; `app` is on top. `tests/layout.rs` enforces it.
+//! `fleet` imports those that it holds lines with; `bridge` joins them all; `api` and `watchdog` stand above; `app` joins all, `cli` is on top. `tests/layout.rs` enforces it.
 
 pub mod api;
 pub mod app;
 pub mod bridge;
 pub mod callbacks;
+pub mod cli;
 pub mod config;
 pub mod core;
 pub mod dns;

@@ -1,5 +1,5 @@
-//! Arguments -> Config -> `app::run` -> exit code.
+//! Arguments -> Config -> the subcommand, or `app::run` -> exit code.
 
 fn main() -> std::process::ExitCode {
-    sipbridge::app::main()
+    sipbridge::cli::main()
 }

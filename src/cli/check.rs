@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use super::EXIT_FAILURE;
 use super::callers;
-use super::database;
+use crate::app::database;
 use crate::config::{self, Checked, Config, Database, QueueConfig, RawArgs};
 use crate::core::address::Transport;
 use crate::core::private::Secret;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use super::check::look_into;
 use super::line_states::{self, LineStates};
-use super::{EXIT_FAILURE, callers, database};
+use super::{EXIT_FAILURE, callers};
+use crate::app::database;
 use crate::config::{self, Config, RawArgs};
 use crate::core::ids::LineId;
 use crate::fleet::snapshot::{LineSnapshot, snapshot};
