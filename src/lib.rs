@@ -13,7 +13,7 @@
 //! | [`files`] | files that flags and lines name: regular, bounded in size and time |
 //! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call, numbers, dialling |
 //! | [`dns`] | where SIP servers are: SRV, A and AAAA, kept fresh, failed ones last |
-//! | [`sip`] | the SIP engine: trait, commands, events; `sim` for scenarios; `pjsip`, the only unsafe room |
+//! | [`sip`] | the SIP engine: trait, commands, events; `pjsip`, the only unsafe room |
 //! | [`media`] | the pacer threads that send RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
@@ -39,21 +39,29 @@
 //! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
 //! `fleet` imports those that it holds lines with; `bridge` joins them all; `api` and `watchdog` stand above; `app` joins all, `cli` is on top. `tests/layout.rs` enforces it.
 
-pub mod api;
-pub mod app;
-pub mod bridge;
-pub mod callbacks;
+/// Every room is open to the tests and examples of this package, and to nobody else: nothing is published.
+/// With `--cfg closed` they are not, and the compiler sees what the program itself does not use.
+macro_rules! rooms {
+    ($($room:ident)*) => {$(
+        #[cfg(not(closed))]
+        pub mod $room;
+        #[cfg(closed)]
+        pub(crate) mod $room;
+    )*};
+}
+
+rooms! {
+    api app bridge callbacks config core dns files fleet lines media queue sip store watchdog worker
+}
+
 pub mod cli;
-pub mod config;
-pub mod core;
-pub mod dns;
-pub mod files;
-pub mod fleet;
 pub mod guide;
-pub mod lines;
-pub mod media;
-pub mod queue;
-pub mod sip;
-pub mod store;
-pub mod watchdog;
-pub mod worker;
+
+#[cfg(test)]
+extern crate self as sipbridge;
+
+/// The SIP engine in memory.
+#[cfg(test)]
+#[expect(dead_code, reason = "the scenarios use more of it than the unit tests")]
+#[path = "../tests/sim/mod.rs"]
+mod sim;

@@ -72,7 +72,7 @@ pub fn unregister(engine: &SharedEngine, line: LineId) {
 mod tests {
     use super::*;
     use crate::fleet::{Limits, SharedFleet};
-    use crate::sip::sim::{AdmitAll, SimEngine};
+    use crate::sim::{AdmitAll, SimEngine};
     use std::sync::Arc;
     use tokio::time::timeout;
 

@@ -82,7 +82,7 @@ fn take(context: &Arc<Context>, incoming: Box<IncomingCall>) {
 mod tests {
     use super::*;
     use crate::fleet::{Limits, SharedFleet};
-    use crate::sip::sim::{AdmitAll, SimEngine};
+    use crate::sim::{AdmitAll, SimEngine};
     use std::time::Duration;
 
     #[tokio::test]

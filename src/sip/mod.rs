@@ -5,7 +5,6 @@
 //! | [`contact`] | where requests go whose dialog began behind a NAT |
 //! | [`engine`] | the contract: commands in, events out, media links |
 //! | [`pjsip`] | the real one, on pjproject: the only unsafe room |
-//! | [`sim`] | the one in memory, for scenario tests |
 //! | [`rtp_channel`] | how RTP of a leg gets from the engine to its driver |
 //! | [`rtp_intake`] | what one leg takes from the network: its source, valid RTP, no flood |
 //! | [`matching`] | which line an INVITE belongs to |
@@ -23,7 +22,6 @@ pub mod matching;
 pub mod pjsip;
 pub mod rtp_channel;
 pub mod rtp_intake;
-pub mod sim;
 pub mod source;
 pub mod tls_roots;
 pub mod uri;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use crate::sim::LocalEnd;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::private::Private;
-use sipbridge::sip::sim::LocalEnd;
 use tokio::net::TcpListener;
 
 use super::harness::{Job, Worker, dial, sound, until};

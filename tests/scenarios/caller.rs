@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use crate::sim::{LocalEnd, SimCall};
 use sipbridge::core::rtp::{HEADER_BYTES, RtpHeader};
-use sipbridge::sip::sim::{LocalEnd, SimCall};
 use tokio::task::JoinHandle;
 
 use super::harness::{sound, until};

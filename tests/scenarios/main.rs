@@ -11,6 +11,7 @@
 //! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
 //! | `failover` | workers that never dial or are lost, and who comes next |
 //! | `hostile` | garbage, floods, a full leg channel, an engine that takes nothing |
+//! | `lines` | a start and later readings: which lines are held, which register |
 //! | `on_hold` | hold and resume: who hears what, what waits, refused re-INVITEs |
 //! | `placed` | calls that we place, and what is asked of a call from outside |
 //! | `random` | any order of events, seeded |
@@ -32,9 +33,12 @@ mod endings;
 mod failover;
 mod harness;
 mod hostile;
+mod lines;
 mod on_hold;
 mod placed;
 mod random;
 mod second_leg;
+#[path = "../sim/mod.rs"]
+mod sim;
 mod stage;
 mod streaming;

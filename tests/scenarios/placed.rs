@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::sim::SimCallee;
 use serde_json::json;
 use sipbridge::bridge::call_store::{CallRequest, RequestError};
 use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
@@ -13,7 +14,6 @@ use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::private::Private;
 use sipbridge::core::rtp::RtpHeader;
 use sipbridge::sip::engine::{CallRefused, SubmitError};
-use sipbridge::sip::sim::SimCallee;
 use tokio::net::TcpListener;
 
 use super::caller::Caller;

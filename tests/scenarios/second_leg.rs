@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use crate::sim::SimCallee;
 use sipbridge::core::link::{Codec, Direction};
 use sipbridge::sip::engine::CallRefused;
-use sipbridge::sip::sim::SimCallee;
 
 use super::caller::Caller;
 use super::harness::{sound, until};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::sim::{SimCallee, SimEngine};
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
 use sipbridge::bridge::context::{Context, Settings};
 use sipbridge::bridge::dialling::Dialling;
@@ -29,7 +30,6 @@ use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
 use sipbridge::queue::{Queue, QueueConfig, RedisState};
 use sipbridge::sip::engine::SipEngine;
-use sipbridge::sip::sim::{SimCallee, SimEngine};
 use sipbridge::worker::{AttachTable as Workers, Dialer, StreamServer};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{LocalEnd, Script, SimEngine};
-use crate::core::ids::LegId;
-use crate::core::link::{Direction, MediaFormat};
-use crate::core::private::Private;
-use crate::sip::engine::{EndedBy, LegEnd, LegEvent};
-use crate::sip::rtp_channel::Undelivered;
+use sipbridge::core::ids::LegId;
+use sipbridge::core::link::{Direction, MediaFormat};
+use sipbridge::core::private::Private;
+use sipbridge::sip::engine::{EndedBy, LegEnd, LegEvent};
+use sipbridge::sip::rtp_channel::Undelivered;
 
 /// The caller's side of one call.
 pub struct SimCall {

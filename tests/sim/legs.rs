@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::{LEGS_MAX, Leg, LocalEnd, Outgoing, Script, State, pcmu};
-use crate::core::ids::{LegId, LineId};
-use crate::core::link::{Direction, MediaFormat, MediaLink, RtpSink};
-use crate::sip::engine::{
+use sipbridge::core::ids::{LegId, LineId};
+use sipbridge::core::link::{Direction, MediaFormat, MediaLink, RtpSink};
+use sipbridge::sip::engine::{
     CallRefused, Command, EndedBy, EngineEvent, LEG_QUEUE_EVENTS, LegEnd, LegEvent, OutgoingCall,
     OutgoingLeg, Registration,
 };
-use crate::sip::rtp_channel::{RtpReceiver, rtp_channel};
+use sipbridge::sip::rtp_channel::{RtpReceiver, rtp_channel};
 
 /// What an opened leg leaves for its driver and its script.
 pub(super) struct Opened {

@@ -1,17 +1,6 @@
 //! A scripted SIP engine in memory, for call scenarios: the test is the trunk
 //! and the caller. Commands act at once, in `submit`; there are no threads, no
 //! clock and no sockets. What it leaves out: SIP timers, SDP, who may send RTP.
-//!
-//! ```
-//! # use std::sync::Arc;
-//! # use sipbridge::sip::{engine::*, sim::*};
-//! # use sipbridge::core::ids::LineId;
-//! let (sim, mut events) = SimEngine::new(Arc::new(AdmitAll));
-//! let call = sim.invite(&LineId::new("line-1"), "+33612345678", "+33972360682").unwrap();
-//! let Ok(EngineEvent::Incoming(incoming)) = events.try_recv() else { panic!() };
-//! sim.submit(Command::Answer { leg: incoming.leg, status: 200 }).unwrap();
-//! assert_eq!(call.statuses(), [200]);
-//! ```
 
 mod call;
 mod callee;
@@ -24,15 +13,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::core::ids::{LegId, LineId};
-use crate::core::link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
-use crate::core::private::Private;
-use crate::sip::engine::{
+use sipbridge::core::ids::{LegId, LineId};
+use sipbridge::core::link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
+use sipbridge::core::private::Private;
+use sipbridge::sip::engine::{
     Account, Admission, CallRefused, Command, ENGINE_QUEUE_EVENTS, EngineEvent, EngineStats,
     IncomingCall, LegEvent, Refusal, Registration, SipEngine, SubmitError, Transport,
 };
-use crate::sip::identity::Caller;
-use crate::sip::rtp_channel::RtpSender;
+use sipbridge::sip::identity::Caller;
+use sipbridge::sip::rtp_channel::RtpSender;
 
 pub use call::SimCall;
 pub use callee::SimCallee;
@@ -332,7 +321,7 @@ impl SipEngine for SimEngine {
 
 #[cfg(test)]
 mod tests {
-    use crate::sip::engine::{
+    use sipbridge::sip::engine::{
         EndedBy, LEG_QUEUE_EVENTS, OutgoingCall, OutgoingLeg, RTP_QUEUE_PACKETS,
     };
     use std::time::Instant;

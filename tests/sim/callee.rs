@@ -3,9 +3,9 @@
 use std::ops::Deref;
 
 use super::SimCall;
-use crate::core::ids::LineId;
-use crate::core::private::Private;
-use crate::sip::engine::EndedBy;
+use sipbridge::core::ids::LineId;
+use sipbridge::core::private::Private;
+use sipbridge::sip::engine::EndedBy;
 
 /// The callee's side of a call that the bridge placed. Everything that a
 /// [`SimCall`] can do, and what only a callee does. `statuses` are what the
