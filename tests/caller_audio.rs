@@ -12,10 +12,10 @@ use serde_json::Value;
 use sipbridge::core::g711::{ALAW_TO_MULAW, Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
 use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::uplink::Uplink;
 use sipbridge::core::media_streams::MessageWriter;
 use sipbridge::core::rtp::RtpHeader;
 use sipbridge::core::telephone_event::TelephoneEvent;
-use sipbridge::core::uplink::Uplink;
 
 const FRAME: Duration = Duration::from_millis(20);
 const PCMU: MediaFormat = MediaFormat {

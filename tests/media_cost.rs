@@ -12,13 +12,13 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sipbridge::core::downlink::{Downlink, MAX_PACKET_BYTES};
 use sipbridge::core::g711::Gain;
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
 use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::downlink::{Downlink, MAX_PACKET_BYTES};
+use sipbridge::core::media_session::uplink::Uplink;
 use sipbridge::core::media_streams::{MessageWriter, WorkerMessage, parse_worker_message};
 use sipbridge::core::rtp::RtpHeader;
-use sipbridge::core::uplink::Uplink;
 
 const ROUNDS: u32 = 500_000;
 

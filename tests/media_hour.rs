@@ -11,14 +11,14 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use sipbridge::core::downlink::{Downlink, MAX_PACKET_BYTES};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
 use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::downlink::{Downlink, MAX_PACKET_BYTES};
+use sipbridge::core::media_session::playout::MarkPlaced;
+use sipbridge::core::media_session::uplink::Uplink;
 use sipbridge::core::media_streams::MessageWriter;
-use sipbridge::core::playout::MarkPlaced;
 use sipbridge::core::rtp::RtpHeader;
-use sipbridge::core::uplink::Uplink;
 
 const HOUR_MS: u64 = 3_600_000;
 const FORMAT: MediaFormat = MediaFormat {

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sipbridge::core::downlink::{DigitsRefused, Downlink, IdleAudio, MAX_PACKET_BYTES};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE, MULAW_TO_ALAW};
 use sipbridge::core::link::{Codec, Direction, MediaFormat};
-use sipbridge::core::playout::{FRAME_BYTES, MAX_PENDING_MARKS, MarkPlaced};
+use sipbridge::core::media_session::downlink::{
+    DigitsRefused, Downlink, IdleAudio, MAX_PACKET_BYTES,
+};
+use sipbridge::core::media_session::playout::{FRAME_BYTES, MAX_PENDING_MARKS, MarkPlaced};
 use sipbridge::core::rtp::RtpHeader;
 use sipbridge::core::telephone_event::TelephoneEvent;
 

@@ -1,15 +1,15 @@
 //! What is late stays late only as long as it must: live streams to the caller
 //! get back to real time after a stall, and nothing else is ever shortened
-//! (the rule of `core::latency_recovery`). Simulated ms by ms, from a printed seed.
+//! (the rule of `core::media_session::latency_recovery`). Simulated ms by ms, from a printed seed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use sipbridge::core::downlink::{Downlink, MAX_PACKET_BYTES};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::downlink::{Downlink, MAX_PACKET_BYTES};
 use sipbridge::core::rtp::RtpHeader;
 
 const FORMAT: MediaFormat = MediaFormat {

@@ -148,9 +148,9 @@ impl Drop for WatchGuard {
 mod tests {
     use super::*;
     use crate::bridge::context::provisional_format;
-    use crate::core::downlink::Downlink;
     use crate::core::g711::Gain;
-    use crate::core::uplink::Uplink;
+    use crate::core::media_session::downlink::Downlink;
+    use crate::core::media_session::uplink::Uplink;
 
     #[test]
     fn what_waits_goes_with_its_call_and_what_was_lost_stays() {

@@ -15,8 +15,8 @@ use tokio::sync::Notify;
 use super::outbound_audio::OutboundAudio;
 use crate::core::g711::MULAW_SILENCE;
 use crate::core::link::RtpTap;
-use crate::core::playout::FRAME_BYTES;
-use crate::core::uplink::Uplink;
+use crate::core::media_session::playout::FRAME_BYTES;
+use crate::core::media_session::uplink::Uplink;
 use crate::media::pacer::FRAME;
 use crate::worker::DirectWriter;
 

@@ -7,8 +7,8 @@ use super::context::{Context, provisional_format};
 use super::inbound_audio::InboundAudio;
 use super::outbound_audio::OutboundAudio;
 use crate::core::link::MediaLink;
+use crate::core::media_session::uplink::Uplink;
 use crate::core::opus::OpusError;
-use crate::core::uplink::Uplink;
 use crate::media::pacer::Pacer;
 use crate::sip::rtp_channel::RtpReceiver;
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::core::downlink::{Downlink, MAX_PACKET_BYTES};
 use crate::core::link::{MediaLink, RtpSink};
+use crate::core::media_session::downlink::{Downlink, MAX_PACKET_BYTES};
 use crate::core::opus::OpusError;
 use crate::media::pacer::Paced;
 

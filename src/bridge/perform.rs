@@ -9,9 +9,9 @@ use super::driver::Driver;
 use super::worker_side::WorkerEvent;
 use crate::core::call::{IdleSound, Output, Report, WorkerInput};
 use crate::core::call_object::CallDirection;
+use crate::core::media_session::replay_buffer::HISTORY_MS;
 use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::core::private::Private;
-use crate::core::replay_buffer::HISTORY_MS;
 use crate::sip::engine::Command;
 
 impl Driver {

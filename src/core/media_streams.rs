@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::ids::{AccountSid, CallId, StreamId};
-use super::playout::MarkEcho;
+use super::media_session::playout::MarkEcho;
 
 pub use super::worker_message::{Rejected, WorkerMessage, parse_worker_message};
 

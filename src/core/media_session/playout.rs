@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::g711::MULAW_SILENCE;
+use crate::core::g711::MULAW_SILENCE;
 
 /// Bytes of mu-law in one 20 ms frame.
 pub const FRAME_BYTES: usize = 160;

@@ -10,16 +10,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::g711::{Gain, MULAW_SILENCE, is_quiet};
 use super::latency_recovery::{CatchUp, MayDrop};
-use super::link::MediaFormat;
-use super::opus::OpusError;
 use super::playout::{
     BYTES_PER_MS, Cleared, FRAME_BYTES, MAX_PENDING_MARKS, MarkEcho, MarkPlaced, Playout, Pushed,
 };
-use super::rtp::{HEADER_BYTES, RtpHeader};
-use super::telephone_event::{EVENT_BYTES, EventSender, EventTick, are_digits};
 use super::transcode::Encoder;
+use crate::core::g711::{Gain, MULAW_SILENCE, is_quiet};
+use crate::core::link::MediaFormat;
+use crate::core::opus::OpusError;
+use crate::core::rtp::{HEADER_BYTES, RtpHeader};
+use crate::core::telephone_event::{EVENT_BYTES, EventSender, EventTick, are_digits};
 
 pub use super::transcode::MAX_PACKET_BYTES;
 

@@ -5,8 +5,8 @@
 //! Positions count bytes of mu-law since the stream began, one per sample.
 //! Bounded: the oldest frames go first, and their positions with them.
 
-use super::g711::MULAW_SILENCE;
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
+use crate::core::g711::MULAW_SILENCE;
 
 /// How much is kept while no worker takes it, in ms.
 pub const KEPT_MS: u64 = 35_000;

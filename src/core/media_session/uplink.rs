@@ -28,18 +28,18 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::digits::{DigitMerge, DigitWay};
-use super::g711::{Gain, is_quiet};
-use super::link::{Codec, MediaFormat};
-use super::media_streams::MessageWriter;
-use super::opus::{CLOCK_PER_SAMPLE, OpusError};
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
 use super::reorder::{Placement, Reception, Reorder};
 use super::replay_buffer::ReplayBuffer;
-use super::rtp::RtpHeader;
-use super::telephone_event::{EventReceiver, TelephoneEvent};
 use super::timeline::{Jitter, Timeline};
 use super::transcode::Decoders;
+use crate::core::digits::{DigitMerge, DigitWay};
+use crate::core::g711::{Gain, is_quiet};
+use crate::core::link::{Codec, MediaFormat};
+use crate::core::media_streams::MessageWriter;
+use crate::core::opus::{CLOCK_PER_SAMPLE, OpusError};
+use crate::core::rtp::RtpHeader;
+use crate::core::telephone_event::{EventReceiver, TelephoneEvent};
 
 /// Lost packets that are filled though the wall clock says that there was no
 /// time for them, as long as the stream is not this far ahead of it.
