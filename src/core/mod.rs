@@ -19,6 +19,7 @@
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
+//! | [`ring`], [`handover`] | what passes between a normal thread and a real-time one, neither of which waits |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`log_limiter`], [`printable`] | values that everybody needs |
 
 pub mod access;
@@ -32,6 +33,7 @@ pub mod credential_policy;
 pub mod dialling;
 pub mod digits;
 pub mod g711;
+pub mod handover;
 pub mod ids;
 pub mod info_digits;
 pub mod key;
@@ -48,6 +50,7 @@ pub mod printable;
 pub mod private;
 pub mod refused_lines;
 pub mod registration_wish;
+pub mod ring;
 pub mod rtp;
 pub mod sdp;
 pub mod signature;

@@ -1,25 +1,28 @@
 //! Worker to caller: the playout queue, idle audio and digits become one RTP
 //! packet each 20 ms, from the moment media is up to the BYE.
 //!
-//! Shared by the call's driver, which queues, and its pacer, which takes,
-//! behind one mutex; every method is short. Order of preference in a tick:
-//! digits (RFC 4733), worker audio, idle audio, silence. What happens after
-//! a stall is the rule of `catch_up`. Leaves out: when a tick is due.
+//! This is the half that the pacer owns: `handle_tick`, then `poll_transmit`. It
+//! never waits, allocates or frees. What is to be sent, and what else is asked of
+//! it, comes from [`DownlinkHandle`] on normal threads.
+//!
+//! Order of preference in a tick: digits (RFC 4733), worker audio, idle audio,
+//! silence. What happens after a stall is the rule of `latency_recovery`. Leaves
+//! out: when a tick is due.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use bytes::Bytes;
-
+use super::clock::{FrameTap, MediaClock, MediaTime};
+use super::downlink_handle::{DownlinkHandle, Shared};
 use super::latency_recovery::{CatchUp, MayDrop};
-use super::playout::{
-    BYTES_PER_MS, Cleared, FRAME_BYTES, MAX_PENDING_MARKS, MarkEcho, MarkPlaced, Playout, Pushed,
-};
+use super::playout::{FRAME_BYTES, playout};
+use super::playout_reader::PlayoutReader;
 use super::transcode::Encoder;
 use crate::core::g711::{Gain, MULAW_SILENCE, is_quiet};
 use crate::core::link::MediaFormat;
 use crate::core::opus::OpusError;
 use crate::core::rtp::{HEADER_BYTES, RtpHeader};
-use crate::core::telephone_event::{EVENT_BYTES, EventSender, EventTick, are_digits};
+use crate::core::telephone_event::{EVENT_BYTES, EventSender, EventTick};
 
 pub use super::transcode::MAX_PACKET_BYTES;
 
@@ -35,20 +38,13 @@ pub enum IdleAudio {
     Once(Arc<[u8]>),
 }
 
-/// What one tick produced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tick {
-    /// Length of the RTP packet in `out`; 0 while the direction forbids sending (hold).
-    pub packet_bytes: usize,
-    /// Wake the driver: echoes are ready, or the drain it asked for is reached.
-    pub wake_driver: bool,
-}
-
 /// Counters of one call's downlink, each only rising.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DownlinkStats {
     /// RTP packets built.
     pub packets: u64,
+    /// Bytes of payload in them (RFC 3550 6.4.1).
+    pub payload_bytes: u64,
     /// Frames with worker audio in them.
     pub worker_frames: u64,
     /// Frames in which a live stream's audio was late.
@@ -79,219 +75,204 @@ pub enum DigitsRefused {
     Full,
 }
 
-/// The downlink of one call.
+/// How a leg's sending begins.
+#[derive(Debug)]
+pub struct DownlinkConfig {
+    /// What was negotiated, as far as it was.
+    pub format: MediaFormat,
+    /// Applied to everything sent.
+    pub gain: Gain,
+    /// The first of the stream: random, as RFC 3550 asks.
+    pub sequence: u16,
+    /// The first of the stream: random too.
+    pub timestamp: u32,
+    /// The leg's own.
+    pub clock: MediaClock,
+}
+
+/// Makes the two halves of a leg's downlink: the handle for normal threads, and
+/// what the pacer owns.
+///
+/// # Errors
+/// When the codec is Opus and libopus makes no encoder.
+pub fn downlink(config: DownlinkConfig) -> Result<(DownlinkHandle, Downlink), OpusError> {
+    let encoder = Encoder::new(config.format.codec, &config.gain)?;
+    let (writer, playout) = playout();
+    let shared = Arc::new(Shared::default());
+    let handle = DownlinkHandle::new(writer, shared.clone(), config.gain, config.format);
+    let sending = Sending {
+        playout,
+        catch_up: CatchUp::default(),
+        idle_audio: IdleAudio::Silence,
+        idle_number: 0,
+        idle_at: 0,
+        hold: None,
+        hold_at: 0,
+        events: EventSender::default(),
+        encoder,
+        format: config.format,
+        sequence: config.sequence,
+        timestamp: config.timestamp,
+        talking: false,
+        sounding: false,
+        clock: config.clock,
+        media_time: None,
+        tap: None,
+        shared,
+        stats: DownlinkStats::default(),
+    };
+    let downlink = Downlink {
+        sending,
+        packet: [0; MAX_PACKET_BYTES],
+        packet_bytes: 0,
+    };
+    Ok((handle, downlink))
+}
+
+/// The half of the downlink that the pacer owns.
 #[derive(Debug)]
 pub struct Downlink {
-    playout: Playout,
-    catch_up: CatchUp,
-    idle_audio: IdleAudio,
-    /// Next byte of `idle_audio`.
-    comfort_at: usize,
-    /// While the other side is held: what it hears instead of all else, and
-    /// the next byte of it.
-    hold: Option<(Arc<[u8]>, usize)>,
-    events: EventSender,
-    encoder: Encoder,
-    gain: Gain,
-    format: MediaFormat,
-    sequence: u16,
-    timestamp: u32,
-    /// The packet before had sound in it: no talk spurt begins.
-    talking: bool,
-    echoes: Vec<MarkEcho>,
-    drain_awaited: bool,
-    /// Something other than silence sounds until the next tick.
-    sounding: bool,
-    stats: DownlinkStats,
+    sending: Sending,
+    /// The packet of this tick; only what is sent of it is written anew.
+    packet: [u8; MAX_PACKET_BYTES],
+    packet_bytes: usize,
 }
 
 impl Downlink {
-    /// `tx_gain` is applied to everything sent. `sequence` and `timestamp` are
-    /// the first of the stream: random, as RFC 3550 asks.
-    ///
-    /// # Errors
-    /// When the codec is Opus and libopus makes no encoder.
-    pub fn new(
-        format: &MediaFormat,
-        tx_gain: Gain,
-        sequence: u16,
-        timestamp: u32,
-    ) -> Result<Self, OpusError> {
-        Ok(Self {
-            playout: Playout::default(),
-            catch_up: CatchUp::default(),
-            idle_audio: IdleAudio::Silence,
-            comfort_at: 0,
-            hold: None,
-            events: EventSender::default(),
-            encoder: Encoder::new(format.codec, &tx_gain)?,
-            gain: tx_gain,
-            format: *format,
-            sequence,
-            timestamp,
-            talking: false,
-            echoes: Vec::new(),
-            drain_awaited: false,
-            sounding: false,
-            stats: DownlinkStats::default(),
-        })
-    }
-
-    /// Media changed (re-INVITE): payload types, codec, SSRC, direction.
-    /// Sequence, timestamp and what is queued go on.
-    ///
-    /// # Errors
-    /// When the codec is Opus and libopus makes no encoder; nothing has changed.
-    pub fn set_format(&mut self, format: &MediaFormat) -> Result<(), OpusError> {
-        if format.codec != self.format.codec {
-            self.encoder = Encoder::new(format.codec, &self.gain)?;
-        }
-        self.format = *format;
-        Ok(())
-    }
-
-    /// Queues worker audio.
-    pub fn push(&mut self, audio: Bytes) -> Pushed {
-        self.playout.push(audio)
-    }
-
-    /// Places a mark behind the audio pushed so far.
-    pub fn mark(&mut self, name: String) -> MarkPlaced {
-        if self.playout.pending_marks() + self.echoes.len() >= MAX_PENDING_MARKS {
-            self.stats.marks_refused += 1;
-            return MarkPlaced::Refused;
-        }
-        match self.playout.mark(name) {
-            Some(echo) => {
-                self.echoes.push(echo);
-                MarkPlaced::Ready
-            }
-            None => MarkPlaced::Waiting,
-        }
-    }
-
-    /// Empties the queue; the echoes of all waiting marks are ready at once.
-    pub fn clear(&mut self) -> Cleared {
-        self.catch_up.handle_clear();
-        self.playout.clear(&mut self.echoes)
-    }
-
-    /// The worker is lost: forgets its audio and its marks. Digits go on.
-    pub fn abandon(&mut self) -> Cleared {
-        self.catch_up.handle_clear();
-        self.echoes.clear();
-        self.playout.abandon()
-    }
-
-    /// Moves the ready echoes, in order, to the end of `echoes`.
-    pub fn drain_echoes(&mut self, echoes: &mut Vec<MarkEcho>) {
-        echoes.append(&mut self.echoes);
-    }
-
-    /// Sends digits by RFC 4733. They take the place of audio while they last;
-    /// worker audio waits for them.
-    ///
-    /// # Errors
-    /// When they cannot be sent; none of them is.
-    pub fn send_digits(&mut self, digits: &str) -> Result<(), DigitsRefused> {
-        if self.format.send_event_type.is_none() {
-            return Err(DigitsRefused::NotNegotiated);
-        }
-        if !are_digits(digits) {
-            return Err(DigitsRefused::Invalid);
-        }
-        let queued = self.events.queue(digits);
-        queued.then_some(()).ok_or(DigitsRefused::Full)
-    }
-
-    /// What is heard while no worker audio is queued, from its beginning.
-    pub fn set_idle_audio(&mut self, idle_audio: IdleAudio) {
-        self.idle_audio = idle_audio;
-        self.comfort_at = 0;
-    }
-
-    /// The other side is held, and hears this again and again; the worker's
-    /// audio and marks wait. `None`: it is back.
-    pub fn set_hold(&mut self, audio: Option<Arc<[u8]>>) {
-        self.catch_up.handle_clear();
-        self.hold = audio.map(|audio| (audio, 0));
-    }
-
-    /// Whether everything queued (audio, marks, digits, an `IdleAudio::Once`) has
-    /// been played to its last sample.
-    #[must_use]
-    pub fn is_drained(&self) -> bool {
-        let announcing = match &self.idle_audio {
-            IdleAudio::Once(audio) => self.comfort_at < audio.len() || self.sounding,
-            IdleAudio::Silence | IdleAudio::Loop(_) => false,
-        };
-        self.playout.is_idle() && self.events.is_idle() && !announcing
-    }
-
-    /// Asks for one `wake_driver` at the next tick that finds it drained.
-    pub fn notify_drained(&mut self) {
-        self.drain_awaited = true;
-    }
-
-    /// Worker audio queued, in ms.
-    #[must_use]
-    pub fn queued_ms(&self) -> u64 {
-        self.playout.queued_bytes() as u64 / BYTES_PER_MS
-    }
-
-    /// The counters.
-    #[must_use]
-    pub fn stats(&self) -> DownlinkStats {
-        DownlinkStats {
-            overflow_bytes: self.playout.overflow_bytes(),
-            ..self.stats
-        }
-    }
-
-    /// Builds the packet of the next 20 ms. The pacer calls it once per tick, on
-    /// absolute deadlines.
-    pub fn poll_tick(&mut self, out: &mut [u8; MAX_PACKET_BYTES]) -> Tick {
-        self.playout.begin_tick(&mut self.echoes);
-        let packet_bytes = match self.events.poll_tick() {
-            Some(tick) => self.build_event(tick, out),
-            None => self.build_audio(out),
-        };
-        self.timestamp = self.timestamp.wrapping_add(self.encoder.frame_clock());
-        let drained = self.drain_awaited && self.is_drained();
-        self.drain_awaited &= !drained;
-        Tick {
-            packet_bytes,
-            wake_driver: drained || !self.echoes.is_empty(),
-        }
+    /// Gives each frame that is sent to a tap as well, from now on.
+    pub fn set_tap(&mut self, tap: Box<dyn FrameTap>) {
+        self.sending.tap = Some(tap);
     }
 
     /// The pacer is late and gives up `frames` deadlines: the timestamp jumps,
     /// the sequence number does not. Call it before the tick that follows.
     pub fn skip(&mut self, frames: u32) {
+        self.sending.skip(frames);
+    }
+
+    /// The next 20 ms are due, on absolute deadlines. Whether the driver is to be
+    /// woken: a mark is due, or the drain that it asked for is reached. Poll the
+    /// packet after it.
+    pub fn handle_tick(&mut self, now: Instant) -> bool {
+        let wake_driver;
+        (self.packet_bytes, wake_driver) = self.sending.handle_tick(now, &mut self.packet);
+        wake_driver
+    }
+
+    /// The RTP packet of this tick, once; `None` while the direction forbids
+    /// sending (hold).
+    pub fn poll_transmit(&mut self) -> Option<&[u8]> {
+        let bytes = std::mem::take(&mut self.packet_bytes);
+        (bytes > 0).then(|| &self.packet[..bytes])
+    }
+}
+
+/// All of it but the packet.
+#[derive(Debug)]
+struct Sending {
+    playout: PlayoutReader,
+    catch_up: CatchUp,
+    idle_audio: IdleAudio,
+    /// How many were set before it.
+    idle_number: u64,
+    /// Next byte of `idle_audio`.
+    idle_at: usize,
+    /// While the other side is held: what it hears instead of all else.
+    hold: Option<Arc<[u8]>>,
+    /// Next byte of `hold`.
+    hold_at: usize,
+    events: EventSender,
+    encoder: Encoder,
+    format: MediaFormat,
+    sequence: u16,
+    timestamp: u32,
+    /// The packet before had sound in it: no talk spurt begins.
+    talking: bool,
+    /// Something other than silence sounds until the next tick.
+    sounding: bool,
+    clock: MediaClock,
+    /// Of the next frame; known from the first tick on.
+    media_time: Option<MediaTime>,
+    tap: Option<Box<dyn FrameTap>>,
+    shared: Arc<Shared>,
+    stats: DownlinkStats,
+}
+
+impl Sending {
+    fn handle_tick(&mut self, now: Instant, out: &mut [u8; MAX_PACKET_BYTES]) -> (usize, bool) {
+        let begun = self.playout.begin_tick();
+        if begun.cleared {
+            self.catch_up.handle_clear();
+        }
+        self.take_changes();
+        let at = *self.media_time.get_or_insert(self.clock.at(now));
+        let packet_bytes = match self.events.poll_tick() {
+            Some(tick) => self.build_event(at, tick, out),
+            None => self.build_audio(at, out),
+        };
+        self.shared.publish_time(self.timestamp, at);
+        self.media_time = Some(at.plus_frames(1));
+        self.timestamp = self.timestamp.wrapping_add(self.encoder.frame_clock());
+        let drained = self.publish();
+        (packet_bytes, drained || begun.mark_due)
+    }
+
+    /// What has been changed by the handle since the last tick. Where a change is
+    /// being made in this moment, it comes with the next tick.
+    fn take_changes(&mut self) {
+        let shared = self.shared.clone();
+        shared.changes.try_take(|changes| {
+            changes.encoder.exchange(&mut self.encoder);
+            changes.format.exchange(&mut self.format);
+            if changes.idle_audio.exchange(&mut self.idle_audio) {
+                self.idle_at = 0;
+                self.idle_number = changes.idle_number;
+            }
+            if changes.hold.exchange(&mut self.hold) {
+                self.hold_at = 0;
+                self.catch_up.handle_clear();
+            }
+            // The handle has seen that there is room.
+            self.events.queue(&changes.digits);
+            changes.digits.clear();
+        });
+    }
+
+    fn skip(&mut self, frames: u32) {
         let jump = self.encoder.frame_clock().wrapping_mul(frames);
         self.timestamp = self.timestamp.wrapping_add(jump);
+        self.media_time = self.media_time.map(|at| at.plus_frames(frames));
         self.stats.skipped_frames += u64::from(frames);
         if self.hold.is_none() {
             self.catch_up.handle_skip(frames);
         }
     }
 
-    fn build_audio(&mut self, out: &mut [u8; MAX_PACKET_BYTES]) -> usize {
+    /// Lets the handle see how far it is; whether the drain is reached that the
+    /// driver waits for.
+    fn publish(&mut self) -> bool {
+        let announcing = match &self.idle_audio {
+            IdleAudio::Once(audio) => self.idle_at < audio.len() || self.sounding,
+            IdleAudio::Silence | IdleAudio::Loop(_) => false,
+        };
+        let idle = (self.idle_number, announcing);
+        self.shared
+            .publish(&self.stats, self.events.finished(), idle);
+        let drained = self.playout.is_idle() && self.events.is_idle() && !announcing;
+        drained && self.shared.take_drained()
+    }
+
+    fn build_audio(&mut self, at: MediaTime, out: &mut [u8; MAX_PACKET_BYTES]) -> usize {
         let Some(frame) = out[HEADER_BYTES..].first_chunk_mut::<FRAME_BYTES>() else {
             return 0;
         };
-        self.sounding = if let Some((audio, at)) = &mut self.hold {
+        self.sounding = if let Some(audio) = &self.hold {
             frame.fill(MULAW_SILENCE);
-            fill(frame, audio, at, true)
+            fill(frame, audio, &mut self.hold_at, true)
         } else {
-            self.trim();
-            let queued = self.playout.queued_bytes();
-            let taken = self.playout.take_frame(frame);
-            let late = self.catch_up.handle_taken(taken, queued, frame);
-            self.stats.underruns += u64::from(late);
-            self.stats.worker_frames += u64::from(taken > 0);
-            taken > 0 || self.fill_comfort(out)
+            self.take_audio(frame)
         };
+        self.pass(at, frame);
         let starts = self.sounding && !self.talking;
         self.talking = self.sounding;
         match self.encoder.encode(out) {
@@ -306,6 +287,23 @@ impl Downlink {
         }
     }
 
+    /// Worker audio, or idle audio, or silence; whether there is sound in it.
+    fn take_audio(&mut self, frame: &mut [u8; FRAME_BYTES]) -> bool {
+        self.trim();
+        let queued = self.playout.queued_bytes();
+        let taken = self.playout.take_frame(frame);
+        let late = self.catch_up.handle_taken(taken, queued, frame);
+        self.stats.underruns += u64::from(late);
+        self.stats.worker_frames += u64::from(taken > 0);
+        taken > 0 || self.fill_idle(frame)
+    }
+
+    /// The one point that each frame to the caller passes, with its media time.
+    fn pass(&mut self, at: MediaTime, frame: &[u8; FRAME_BYTES]) {
+        if let Some(tap) = &mut self.tap {
+            tap.handle_frame(at, frame);
+        }
+    }
     /// Drops what the stall rule allows from the head of the queue.
     fn trim(&mut self) {
         let (frames, only_quiet) = match self.catch_up.poll_drop(self.playout.queued_bytes()) {
@@ -327,17 +325,21 @@ impl Downlink {
     }
 
     /// Puts the next idle audio into the frame; false when it is silence.
-    fn fill_comfort(&mut self, out: &mut [u8; MAX_PACKET_BYTES]) -> bool {
+    fn fill_idle(&mut self, frame: &mut [u8; FRAME_BYTES]) -> bool {
         let (audio, again) = match &self.idle_audio {
             IdleAudio::Silence => return false,
             IdleAudio::Loop(audio) => (audio, true),
             IdleAudio::Once(audio) => (audio, false),
         };
-        let frame = &mut out[HEADER_BYTES..HEADER_BYTES + FRAME_BYTES];
-        fill(frame, audio, &mut self.comfort_at, again)
+        fill(frame, audio, &mut self.idle_at, again)
     }
 
-    fn build_event(&mut self, tick: EventTick, out: &mut [u8; MAX_PACKET_BYTES]) -> usize {
+    fn build_event(
+        &mut self,
+        at: MediaTime,
+        tick: EventTick,
+        out: &mut [u8; MAX_PACKET_BYTES],
+    ) -> usize {
         if self.hold.is_none() {
             self.catch_up.handle_skip(1);
         }
@@ -351,8 +353,9 @@ impl Downlink {
                 Some(_),
             ) => (event, begun_ticks_ago, first),
             // A re-INVITE took the events away, or two digits are kept apart.
-            _ => return self.build_silence(out),
+            _ => return self.build_silence(at, out),
         };
+        self.pass(at, &[MULAW_SILENCE; FRAME_BYTES]);
         let clock = self.encoder.frame_clock();
         event.duration = event
             .duration
@@ -366,7 +369,8 @@ impl Downlink {
         self.finish_packet(out, payload_type, first, begun, EVENT_BYTES)
     }
 
-    fn build_silence(&mut self, out: &mut [u8; MAX_PACKET_BYTES]) -> usize {
+    fn build_silence(&mut self, at: MediaTime, out: &mut [u8; MAX_PACKET_BYTES]) -> usize {
+        self.pass(at, &[MULAW_SILENCE; FRAME_BYTES]);
         out[HEADER_BYTES..HEADER_BYTES + FRAME_BYTES].fill(MULAW_SILENCE);
         let payload_bytes = self.encoder.encode(out).unwrap_or_default();
         let payload_type = self.format.send_payload_type;
@@ -395,6 +399,7 @@ impl Downlink {
         out[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
         self.sequence = self.sequence.wrapping_add(1);
         self.stats.packets += 1;
+        self.stats.payload_bytes += payload_bytes as u64;
         HEADER_BYTES + payload_bytes
     }
 }

@@ -100,6 +100,19 @@ impl ReplayBuffer {
         Some((position, frame))
     }
 
+    /// The frame at a position, whether it was delivered or not.
+    #[must_use]
+    pub fn frame_at(&self, position: u64) -> Option<&[u8; FRAME_BYTES]> {
+        let from = usize::try_from(position.checked_sub(self.origin)?).ok()?;
+        self.bytes.get(from..)?.first_chunk()
+    }
+
+    /// All whole frames that wait count as delivered.
+    pub fn skip_waiting(&mut self) {
+        let waiting = self.bytes.len() - self.head;
+        self.head += waiting / FRAME_BYTES * FRAME_BYTES;
+    }
+
     /// Goes back to deliver the last `ms` once more, as far as they are kept.
     pub fn rewind(&mut self, ms: u64) {
         let wanted = usize::try_from(ms.min(HISTORY_MS) * BYTES_PER_MS).unwrap_or(0);
