@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::core::handover::{Change, Handover};
@@ -72,11 +71,10 @@ impl OutboundAudio {
     }
 
     /// Queues audio; megabytes at once as well, without holding the lock for long.
-    pub fn push(&self, mut audio: Bytes) -> Pushed {
+    pub fn push(&self, audio: &[u8]) -> Pushed {
         let mut all = Pushed::default();
-        while !audio.is_empty() {
-            let slice = audio.split_to(audio.len().min(SLICE_BYTES));
-            let pushed = self.downlink().push(&slice);
+        for slice in audio.chunks(SLICE_BYTES) {
+            let pushed = self.downlink().push(slice);
             all.dropped_bytes += pushed.dropped_bytes;
             all.first_drop |= pushed.first_drop;
         }
@@ -202,7 +200,7 @@ mod tests {
     #[test]
     fn the_pacer_ticks_on_while_the_driver_holds_its_lock() {
         let (stream, mut paced, wire) = leg();
-        stream.push(vec![0x11; 300 * 160].into());
+        stream.push(&vec![0x11; 300 * 160]);
         paced.tick(Instant::now(), 0);
         let mut handle = stream.downlink();
         let (report, reported) = mpsc::channel();

@@ -249,8 +249,8 @@ impl Driver {
             .handle_worker(now.into_std(), WorkerInput::Transfer(destination));
     }
 
-    fn queue_audio(&mut self, audio: bytes::Bytes) {
-        let pushed = self.media.stream.push(audio);
+    fn queue_audio(&mut self, audio: Vec<u8>) {
+        let pushed = self.media.stream.push(&audio);
         if pushed.first_drop {
             warn!("the playout queue is full (10 minutes); audio of the worker is dropped");
         }

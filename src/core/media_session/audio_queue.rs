@@ -1,8 +1,8 @@
 //! The bytes of the playout queue, between a thread that writes and a real-time
 //! thread that reads, neither of which ever waits for the other one.
 //!
-//! A byte is addressed by its position since the stream began. Chunks of two
-//! seconds hold the bytes; a directory says where the chunk of a position is.
+//! A byte is addressed by its position since the stream began. Chunks of one
+//! second hold the bytes; a directory says where the chunk of a position is.
 //! Two counters say what belongs to whom:
 //! - `pushed`: bytes before it are written. Only the writer moves it.
 //! - `position`: bytes before it are taken. The reader moves it on by what it has
@@ -18,12 +18,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Bytes of a word, the unit in which a chunk is shared.
 const WORD_BYTES: usize = 8;
-const CHUNK_WORDS: usize = 2_048;
+const CHUNK_WORDS: usize = 1_024;
 const CHUNK_BYTES: usize = CHUNK_WORDS * WORD_BYTES;
 
-/// Two seconds of audio. Words are atomic because a reader that a clear has
+/// A second of audio. Words are atomic because a reader that a clear has
 /// overtaken may still look at a chunk; what it copied counts for nothing then.
-pub type Chunk = Arc<[AtomicU64]>;
+#[derive(Debug)]
+pub struct Chunk {
+    /// Its place among all chunks of the stream.
+    number: u64,
+    words: [AtomicU64; CHUNK_WORDS],
+}
 
 /// Makes a queue that holds at most `capacity` bytes.
 pub fn audio_queue(capacity: usize) -> (AudioWriter, AudioReader) {
@@ -52,19 +57,13 @@ pub fn audio_queue(capacity: usize) -> (AudioWriter, AudioReader) {
 #[derive(Debug)]
 struct Shared {
     /// The chunk with number `n` lies at `n` modulo the length.
-    directory: Box<[Mutex<Option<Numbered>>]>,
+    directory: Box<[Mutex<Option<Arc<Chunk>>>]>,
     pushed: AtomicU64,
     position: AtomicU64,
 }
 
-#[derive(Clone, Debug)]
-struct Numbered {
-    number: u64,
-    chunk: Chunk,
-}
-
 impl Shared {
-    fn slot(&self, number: u64) -> &Mutex<Option<Numbered>> {
+    fn slot(&self, number: u64) -> &Mutex<Option<Arc<Chunk>>> {
         &self.directory[(number % self.directory.len() as u64) as usize]
     }
 }
@@ -75,13 +74,13 @@ pub struct AudioWriter {
     shared: Arc<Shared>,
     pushed: u64,
     /// The chunk that is not full yet.
-    open: Option<Chunk>,
+    open: Option<Arc<Chunk>>,
     /// The number of the oldest chunk that may be in the directory.
     oldest: u64,
     /// Played out, and perhaps still held by the reader: one or two.
-    retired: Vec<Chunk>,
+    retired: Vec<Arc<Chunk>>,
     /// One that was played out, for the next one that is needed.
-    spare: Option<Chunk>,
+    spare: Option<Arc<Chunk>>,
 }
 
 impl AudioWriter {
@@ -136,7 +135,7 @@ impl AudioWriter {
 
     /// Takes out at most `limit` chunks that were played out or cleared, to be freed
     /// without a lock held; one is kept for reuse.
-    pub fn reclaim(&mut self, limit: usize) -> Vec<Chunk> {
+    pub fn reclaim(&mut self, limit: usize) -> Vec<Arc<Chunk>> {
         let end = self.position() / CHUNK_BYTES as u64;
         let mut freed = Vec::new();
         while self.oldest < end && freed.len() < limit {
@@ -145,7 +144,7 @@ impl AudioWriter {
             let old = slot.take_if(|held| held.number == self.oldest);
             drop(slot);
             self.oldest += 1;
-            self.retired.extend(old.map(|held| held.chunk));
+            self.retired.extend(old);
             self.release(&mut freed);
         }
         self.release(&mut freed);
@@ -154,8 +153,8 @@ impl AudioWriter {
 
     /// Moves retired chunks on, but for the one that the reader may hold yet: it
     /// must not be the one that frees it.
-    fn release(&mut self, freed: &mut Vec<Chunk>) {
-        let is_free = |chunk: &mut Chunk| Arc::get_mut(chunk).is_some();
+    fn release(&mut self, freed: &mut Vec<Arc<Chunk>>) {
+        let is_free = |chunk: &mut Arc<Chunk>| Arc::get_mut(chunk).is_some();
         let mut index = 0;
         while index < self.retired.len() {
             if !is_free(&mut self.retired[index]) {
@@ -175,24 +174,32 @@ impl AudioWriter {
         // A chunk is begun where the one before was full, so at its first byte.
         debug_assert!(self.open.is_some() || offset == 0);
         let (shared, spare, pushed) = (&self.shared, &mut self.spare, self.pushed);
-        self.open.get_or_insert_with(|| {
-            let number = pushed / CHUNK_BYTES as u64;
-            let new = || (0..CHUNK_WORDS).map(|_| AtomicU64::new(0)).collect();
-            let chunk: Chunk = spare.take().unwrap_or_else(new);
-            *lock(shared.slot(number)) = Some(Numbered {
-                number,
-                chunk: chunk.clone(),
-            });
+        let open = self.open.get_or_insert_with(|| {
+            let chunk = begin_chunk(spare.take(), pushed / CHUNK_BYTES as u64);
+            *lock(shared.slot(chunk.number)) = Some(chunk.clone());
             chunk
-        })
+        });
+        &open.words
     }
+}
+
+/// A chunk with this number; what is in it does not matter.
+fn begin_chunk(spare: Option<Arc<Chunk>>, number: u64) -> Arc<Chunk> {
+    if let Some(mut chunk) = spare
+        && let Some(inner) = Arc::get_mut(&mut chunk)
+    {
+        inner.number = number;
+        return chunk;
+    }
+    let words = [const { AtomicU64::new(0) }; CHUNK_WORDS];
+    Arc::new(Chunk { number, words })
 }
 
 /// The side that reads; on the real-time thread.
 #[derive(Debug)]
 pub struct AudioReader {
     shared: Arc<Shared>,
-    current: Option<Numbered>,
+    current: Option<Arc<Chunk>>,
 }
 
 impl AudioReader {
@@ -234,17 +241,17 @@ impl AudioReader {
     }
 
     fn chunk(&mut self, number: u64) -> Option<&[AtomicU64]> {
-        if self.current.as_ref().map(|held| held.number) != Some(number) {
+        if self.current.as_ref().map(|chunk| chunk.number) != Some(number) {
             // Contended only by the writer that reclaims it, after a clear.
             let slot = match self.shared.slot(number).try_lock() {
                 Ok(slot) => slot,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => return None,
             };
-            let found = slot.as_ref().filter(|held| held.number == number);
+            let found = slot.as_ref().filter(|chunk| chunk.number == number);
             self.current = Some(found?.clone());
         }
-        self.current.as_ref().map(|held| &*held.chunk)
+        self.current.as_ref().map(|chunk| &chunk.words[..])
     }
 }
 
@@ -316,7 +323,7 @@ mod tests {
     fn chunks_go_round_and_are_freed_by_the_writer_alone() {
         let (mut writer, mut reader) = audio_queue(CAPACITY);
         for _ in 0..300 {
-            push(&mut writer, 10_000);
+            push(&mut writer, 5_000);
             push(&mut writer, 7);
             while take(&mut reader, 160) > 0 {}
             assert!(writer.reclaim(usize::MAX).is_empty(), "one is reused");
@@ -325,7 +332,7 @@ mod tests {
         writer.clear();
         let freed = writer.reclaim(3);
         assert_eq!(freed.len(), 3, "at most as many as asked for");
-        assert!(writer.reclaim(usize::MAX).len() >= 15);
+        assert!(writer.reclaim(usize::MAX).len() >= 15, "all others");
         assert_eq!(writer.retired.len(), 1, "the reader holds it yet");
         push(&mut writer, 160);
         take(&mut reader, 160);

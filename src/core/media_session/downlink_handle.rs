@@ -230,7 +230,7 @@ impl DownlinkHandle {
 
     /// Memory of audio that was played out, to be freed without a lock held.
     #[must_use]
-    pub fn take_spent(&mut self) -> Vec<Chunk> {
+    pub fn take_spent(&mut self) -> Vec<Arc<Chunk>> {
         self.playout.take_spent()
     }
 

@@ -73,7 +73,7 @@ pub struct Cleared {
     /// Marks whose echo is ready now.
     pub marks: usize,
     /// The memory of the audio, for the caller to free.
-    pub memory: Vec<Chunk>,
+    pub memory: Vec<Arc<Chunk>>,
 }
 
 /// How far the reader is, and what it must know of the writer.
@@ -236,7 +236,7 @@ impl PlayoutWriter {
 
     /// Memory of audio that was played out, to be freed without a lock held.
     #[must_use]
-    pub fn take_spent(&mut self) -> Vec<Chunk> {
+    pub fn take_spent(&mut self) -> Vec<Arc<Chunk>> {
         self.audio.reclaim(usize::MAX)
     }
 
