@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use sipbridge::core::g711::{ALAW_TO_MULAW, Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
 use sipbridge::core::media_session::clock::MediaClock;
 use sipbridge::core::media_session::uplink::{PreparedFormat, Uplink};
 use sipbridge::core::media_streams::MessageWriter;

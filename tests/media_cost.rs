@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sipbridge::core::g711::Gain;
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
 use sipbridge::core::media_session::{MediaSession, SessionConfig};
 use sipbridge::core::media_streams::{MessageWriter, WorkerMessage, parse_worker_message};
 use sipbridge::core::rtp::RtpHeader;

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
 use sipbridge::core::media_session::downlink::Downlink;
 use sipbridge::core::media_session::playout::MarkPlaced;
 use sipbridge::core::media_session::{MediaSession, SessionConfig};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sipbridge::core::g711::{Gain, MULAW_SILENCE, MULAW_TO_ALAW};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
 use sipbridge::core::media_session::downlink::{DigitsRefused, IdleAudio};
 use sipbridge::core::media_session::playout::{FRAME_BYTES, MAX_PENDING_MARKS, MarkPlaced};
 use sipbridge::core::media_session::{MediaSession, SessionConfig};

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
 use sipbridge::core::media_session::{MediaSession, SessionConfig};
 use sipbridge::core::rtp::RtpHeader;
 

@@ -17,7 +17,7 @@ use crate::core::call::{AnswerMode, CallPolicy, IdleSound, Route, SearchPolicy};
 use crate::core::dialling::DialLine;
 use crate::core::g711::Gain;
 use crate::core::ids::{AccountSid, LineId};
-use crate::core::link::{Codec, Direction, MediaFormat};
+use crate::core::media_link::{Codec, Direction, MediaFormat};
 use crate::core::media_session::{MediaSession, SessionConfig, downlink};
 use crate::core::opus::OpusError;
 use crate::core::outward::Outward;

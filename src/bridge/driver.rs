@@ -31,7 +31,7 @@ use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::Call;
 use crate::core::call_object::{CallDirection, CallObject};
 use crate::core::ids::LegId;
-use crate::core::link::{MediaLink, RtpPacket, RtpTap};
+use crate::core::media_link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::media_session::playout::MarkEcho;
 use crate::core::opus::OpusError;
 use crate::core::outcome::Outcome;

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::outbound_audio::OutboundAudio;
 use crate::core::g711::MULAW_SILENCE;
-use crate::core::link::RtpTap;
+use crate::core::media_link::RtpTap;
 use crate::core::media_session::playout::FRAME_BYTES;
 use crate::core::media_session::uplink::Uplink;
 use crate::media::pacer::FRAME;

@@ -9,7 +9,7 @@ use super::context::{Context, provisional_format};
 use super::inbound_audio::InboundAudio;
 use super::outbound_audio::{OutboundAudio, PacedAudio};
 use crate::core::g711::Gain;
-use crate::core::link::MediaLink;
+use crate::core::media_link::MediaLink;
 use crate::core::media_session::MediaSession;
 use crate::core::media_session::stats::LegStats;
 use crate::core::media_session::uplink::PreparedFormat;

@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use crate::core::handover::{Change, Handover};
-use crate::core::link::{MediaLink, RtpSink};
+use crate::core::media_link::{MediaLink, RtpSink};
 use crate::core::media_session::downlink::Downlink;
 use crate::core::media_session::downlink_handle::DownlinkHandle;
 use crate::core::media_session::playout::Pushed;
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::bridge::context::provisional_format;
     use crate::core::g711::Gain;
-    use crate::core::link::SinkError;
+    use crate::core::media_link::SinkError;
     use crate::core::media_session::downlink::IdleAudio;
     use crate::core::media_session::{MediaSession, SessionConfig};
     use std::sync::mpsc;

@@ -11,7 +11,7 @@
 //! | [`sdp`] | session descriptions: read, judged, written anew |
 //! | [`mos`], [`audio_counters`] | how a call sounded, and what went wrong with its audio |
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
-//! | [`link`] | what passes between SIP engine and media plane |
+//! | [`media_link`] | what passes between SIP engine and media plane |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
@@ -37,8 +37,8 @@ pub mod handover;
 pub mod ids;
 pub mod info_digits;
 pub mod key;
-pub mod link;
 pub mod log_limiter;
+pub mod media_link;
 pub mod media_session;
 pub mod media_streams;
 pub mod mos;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sipbridge::core::link::{Codec, Direction};
+use sipbridge::core::media_link::{Codec, Direction};
 use sipbridge::sip::engine::CallRefused;
 use sipbridge::sip::sim::SimCallee;
 

@@ -19,7 +19,7 @@ use super::playout::{FRAME_BYTES, playout};
 use super::playout_reader::PlayoutReader;
 use super::transcode::Encoder;
 use crate::core::g711::{Gain, MULAW_SILENCE, is_quiet};
-use crate::core::link::MediaFormat;
+use crate::core::media_link::MediaFormat;
 use crate::core::opus::OpusError;
 use crate::core::rtp::{HEADER_BYTES, RtpHeader};
 use crate::core::telephone_event::{EVENT_BYTES, EventSender, EventTick};

@@ -13,7 +13,7 @@ use super::stats::{Counters, SentAt};
 use super::transcode::Encoder;
 use crate::core::g711::Gain;
 use crate::core::handover::{Change, Handover};
-use crate::core::link::MediaFormat;
+use crate::core::media_link::MediaFormat;
 use crate::core::opus::OpusError;
 use crate::core::telephone_event::{MAX_QUEUED_DIGITS, are_digits};
 

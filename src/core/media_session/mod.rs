@@ -94,7 +94,7 @@ use self::playout::Pushed;
 use self::stats::LegStats;
 use self::uplink::{PreparedFormat, Uplink};
 use super::g711::Gain;
-use super::link::MediaFormat;
+use super::media_link::MediaFormat;
 use super::opus::OpusError;
 
 /// How a session begins.

@@ -13,7 +13,7 @@ use super::downlink::IdleAudio;
 use super::playout::{FRAME_BYTES, MarkEcho, MarkPlaced};
 use super::{MediaSession, SessionConfig};
 use crate::core::g711::{Gain, MULAW_SILENCE};
-use crate::core::link::{Codec, Direction, MediaFormat};
+use crate::core::media_link::{Codec, Direction, MediaFormat};
 use crate::core::rtp::{HEADER_BYTES, RtpHeader};
 
 const FRAME: Duration = Duration::from_millis(20);

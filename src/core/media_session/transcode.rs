@@ -4,7 +4,7 @@
 use super::playout::FRAME_BYTES;
 use super::replay_buffer::ReplayBuffer;
 use crate::core::g711::{CodeTable, Gain, MULAW_TO_LINEAR, linear_to_mulaw, translate};
-use crate::core::link::Codec;
+use crate::core::media_link::Codec;
 use crate::core::opus::{
     CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, MAX_PAYLOAD_BYTES, OpusDecoder, OpusEncoder, OpusError,
 };

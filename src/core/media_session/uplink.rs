@@ -37,7 +37,7 @@ use super::timeline::{Jitter, Timeline};
 use super::transcode::Decoders;
 use crate::core::digits::{DigitMerge, DigitWay};
 use crate::core::g711::{Gain, is_quiet};
-use crate::core::link::{Codec, MediaFormat};
+use crate::core::media_link::{Codec, MediaFormat};
 use crate::core::media_streams::MessageWriter;
 use crate::core::opus::{CLOCK_PER_SAMPLE, OpusError};
 use crate::core::rtp::RtpHeader;

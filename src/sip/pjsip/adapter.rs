@@ -27,7 +27,7 @@ use super::call_table::{from_key, to_key};
 use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
 use super::shared::{guarded, guarded_leg};
 use super::{in_flight, outgoing, text, threads};
-use crate::core::link::{RtpSink, SinkError};
+use crate::core::media_link::{RtpSink, SinkError};
 
 /// pjlib's "not supported".
 const PJ_ENOTSUP: pj_status_t = 70_012;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{LocalEnd, Script, SimEngine};
 use crate::core::ids::LegId;
-use crate::core::link::{Direction, MediaFormat};
+use crate::core::media_link::{Direction, MediaFormat};
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, LegEnd, LegEvent};
 use crate::sip::rtp_channel::Undelivered;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{LEGS_MAX, Leg, LocalEnd, Outgoing, Script, State, pcmu};
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::{Direction, MediaFormat, MediaLink, RtpSink};
+use crate::core::media_link::{Direction, MediaFormat, MediaLink, RtpSink};
 use crate::sip::engine::{
     CallRefused, Command, EndedBy, EngineEvent, LEG_QUEUE_EVENTS, LegEnd, LegEvent, OutgoingCall,
     OutgoingLeg, Registration,

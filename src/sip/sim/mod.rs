@@ -25,7 +25,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
+use crate::core::media_link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
 use crate::core::private::Private;
 use crate::sip::engine::{
     Account, Admission, CallRefused, Command, ENGINE_QUEUE_EVENTS, EngineEvent, EngineStats,
