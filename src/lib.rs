@@ -11,10 +11,10 @@
 //! | [`lines`] | phone lines, SIP servers, credentials at rest |
 //! | [`fleet`] | the lines that are held: one table, one reconciler; registering, room for calls |
 //! | [`files`] | files that flags and lines name: regular, bounded in size and time |
-//! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, playout, call, numbers, dialling |
+//! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, media_session, call, numbers, dialling |
 //! | [`dns`] | where SIP servers are: SRV, A and AAAA, kept fresh, failed ones last |
 //! | [`sip`] | the SIP engine: trait, commands, events; `pjsip`, the only unsafe room |
-//! | [`media`] | the pacer threads that send RTP every 20 ms; tones and WAV files |
+//! | [`media`] | the pacer thread that sends RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
@@ -29,8 +29,8 @@
 //! pjsip's media thread brings a caller's packet and, while the worker's direct writer
 //! is open, writes the message to the worker itself ([`worker::direct_writer`]): it
 //! never blocks, and what the kernel does not take is the driver's business.
-//! The pacer thread sends RTP every 20 ms. One control thread issues every
-//! pjsip command. tokio runs one driver task per call, WebSockets, Redis,
+//! The pacer thread sends RTP every 20 ms and waits for nobody; a second one wakes
+//! drivers and frees audio for it. One control thread issues every pjsip command. tokio runs one driver task per call, WebSockets, Redis,
 //! the database and HTTP, and never calls pjlib. A thread of its own looks names up. The watchdog shares no lock with any of them.
 //!
 //! # Imports

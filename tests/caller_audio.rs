@@ -11,11 +11,12 @@ use proptest::prelude::*;
 use serde_json::Value;
 use sipbridge::core::g711::{ALAW_TO_MULAW, Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::clock::MediaClock;
+use sipbridge::core::media_session::uplink::{PreparedFormat, Uplink};
 use sipbridge::core::media_streams::MessageWriter;
 use sipbridge::core::rtp::RtpHeader;
 use sipbridge::core::telephone_event::TelephoneEvent;
-use sipbridge::core::uplink::Uplink;
 
 const FRAME: Duration = Duration::from_millis(20);
 const PCMU: MediaFormat = MediaFormat {
@@ -47,9 +48,10 @@ struct Call {
 
 impl Call {
     fn with_format(format: &MediaFormat, gain: Gain) -> Self {
+        let (prepared, now) = (PreparedFormat::new(format, &gain), Instant::now());
         Self {
-            uplink: Uplink::new(format, gain).unwrap(),
-            now: Instant::now(),
+            uplink: Uplink::new(prepared.unwrap(), MediaClock::starting_at(now)),
+            now,
             sequence: 65_500,
             timestamp: u32::MAX - 2_000,
             next_number: 1,
@@ -536,7 +538,8 @@ fn a_new_source_and_a_new_codec_go_on_where_the_old_one_stopped() {
         receive_payload_type: 96,
         ..PCMU
     };
-    call.uplink.set_format(&opus).unwrap();
+    let opus = PreparedFormat::new(&opus, &Gain::default()).unwrap();
+    drop(call.uplink.set_format(opus));
     let mut encoder = sipbridge::core::opus::OpusEncoder::new().unwrap();
     let mut payload = [0; 1_275];
     for index in 0..3_u16 {

@@ -11,14 +11,12 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use sipbridge::core::downlink::{Downlink, MAX_PACKET_BYTES};
 use sipbridge::core::g711::Gain;
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::{MediaSession, SessionConfig};
 use sipbridge::core::media_streams::{MessageWriter, WorkerMessage, parse_worker_message};
 use sipbridge::core::rtp::RtpHeader;
-use sipbridge::core::uplink::Uplink;
 
 const ROUNDS: u32 = 500_000;
 
@@ -35,6 +33,18 @@ fn format(codec: Codec) -> MediaFormat {
     }
 }
 
+fn session(codec: Codec, gain: f32) -> MediaSession {
+    MediaSession::new(SessionConfig {
+        format: format(codec),
+        rx_gain: Gain::from_factor(gain),
+        tx_gain: Gain::from_factor(gain),
+        sequence: 0,
+        timestamp: 0,
+        now: Instant::now(),
+    })
+    .unwrap()
+}
+
 fn report(what: &str, begun: Instant) {
     let each = begun.elapsed() / ROUNDS;
     println!("{what:<40} {:>6} ns per packet", each.as_nanos());
@@ -45,7 +55,7 @@ fn report(what: &str, begun: Instant) {
 
 fn uplink(codec: Codec, gain: f32) {
     let format = format(codec);
-    let mut uplink = Uplink::new(&format, Gain::from_factor(gain)).unwrap();
+    let mut uplink = session(codec, gain).uplink;
     let (stream, call, account) = (StreamId::random(), CallId::random(), AccountSid::random());
     uplink.attach(MessageWriter::new(&stream, &call, &account));
     let start = Instant::now();
@@ -72,20 +82,22 @@ fn uplink(codec: Codec, gain: f32) {
 }
 
 fn downlink(codec: Codec, gain: f32) {
-    let mut downlink = Downlink::new(&format(codec), Gain::from_factor(gain), 0, 0).unwrap();
+    let mut session = session(codec, gain);
     let (stream, call, account) = (StreamId::random(), CallId::random(), AccountSid::random());
     let mut writer = MessageWriter::new(&stream, &call, &account);
-    let (mut text, mut out) = (Vec::new(), [0; MAX_PACKET_BYTES]);
+    let mut text = Vec::new();
     writer.write_media(0, &[0x5A; 160], &mut text);
     let text = std::str::from_utf8(&text).unwrap();
+    let now = Instant::now();
     let begun = Instant::now();
     for _ in 0..ROUNDS {
         let message = parse_worker_message(black_box(text), &stream);
         let Ok(WorkerMessage::Media(audio)) = message else {
             panic!("{message:?}");
         };
-        downlink.push(audio);
-        black_box(downlink.poll_tick(&mut out));
+        session.handle_worker_audio(&audio);
+        session.downlink.handle_tick(now);
+        black_box(session.poll_transmit());
     }
     report(
         &format!("downlink {codec:?}, gain {gain}: JSON to RTP"),
@@ -100,11 +112,13 @@ fn nanoseconds_per_packet() {
         uplink(codec, gain);
         downlink(codec, gain);
     }
-    let mut downlink = Downlink::new(&format(Codec::Pcmu), Gain::default(), 0, 0).unwrap();
+    let mut session = session(Codec::Pcmu, 1.0);
+    let now = Instant::now();
     let begun = Instant::now();
     for _ in 0..ROUNDS {
-        downlink.push(Bytes::from_static(&[0x5A; 160]));
-        black_box(downlink.poll_tick(&mut [0; MAX_PACKET_BYTES]));
+        session.handle_worker_audio(&[0x5A; 160]);
+        session.downlink.handle_tick(now);
+        black_box(session.poll_transmit());
     }
     report("queue and tick alone", begun);
 }

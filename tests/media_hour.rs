@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use sipbridge::core::downlink::{Downlink, MAX_PACKET_BYTES};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, StreamId};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::downlink::Downlink;
+use sipbridge::core::media_session::playout::MarkPlaced;
+use sipbridge::core::media_session::{MediaSession, SessionConfig};
 use sipbridge::core::media_streams::MessageWriter;
-use sipbridge::core::playout::MarkPlaced;
 use sipbridge::core::rtp::RtpHeader;
-use sipbridge::core::uplink::Uplink;
 
 const HOUR_MS: u64 = 3_600_000;
 const FORMAT: MediaFormat = MediaFormat {
@@ -104,6 +103,18 @@ fn value<'a>(text: &'a str, name: &str) -> &'a str {
     text[start..].split('"').next().unwrap()
 }
 
+fn session() -> MediaSession {
+    MediaSession::new(SessionConfig {
+        format: FORMAT,
+        rx_gain: Gain::default(),
+        tx_gain: Gain::default(),
+        sequence: 0,
+        timestamp: 0,
+        now: Instant::now(),
+    })
+    .unwrap()
+}
+
 /// The pacer: deadlines of 20 ms, re-anchored after a stall.
 struct Pacer {
     next_ms: u64,
@@ -131,9 +142,9 @@ impl Pacer {
             self.skipped += late;
         }
         while self.next_ms <= now_ms {
-            let mut out = [0; MAX_PACKET_BYTES];
-            let tick = downlink.poll_tick(&mut out);
-            let (header, payload) = RtpHeader::parse(&out[..tick.packet_bytes]).unwrap();
+            downlink.handle_tick(Instant::now());
+            let packet = downlink.poll_transmit().unwrap();
+            let (header, payload) = RtpHeader::parse(packet).unwrap();
             if let Some(last) = self.last.replace(header) {
                 assert_eq!(header.sequence, last.sequence.wrapping_add(1));
             }
@@ -155,8 +166,11 @@ fn an_hour_of_echo_stays_whole_and_in_time() {
     let arrivals = arrivals(&mut random, skew_ppm);
     let stalls = spans(&mut random, 70_000, 700);
     let start = Instant::now();
-    let mut uplink = Uplink::new(&FORMAT, Gain::default()).unwrap();
-    let mut downlink = Downlink::new(&FORMAT, Gain::default(), 0, 0).unwrap();
+    let MediaSession {
+        mut uplink,
+        mut handle,
+        mut downlink,
+    } = session();
     uplink.attach(MessageWriter::new(
         &StreamId::random(),
         &CallId::random(),
@@ -209,7 +223,7 @@ fn an_hour_of_echo_stays_whole_and_in_time() {
                 last = Some(number);
                 received += 1;
             }
-            downlink.push(Bytes::copy_from_slice(&payload));
+            handle.push(&payload);
             chunks += 1;
             text.clear();
         }
@@ -217,7 +231,7 @@ fn an_hour_of_echo_stays_whole_and_in_time() {
     }
 
     let stats = uplink.stats();
-    println!("{stats:?}\n{:?}", downlink.stats());
+    println!("{stats:?}\n{:?}", handle.stats());
     // Every packet that came was used once, or is accounted for.
     let left_out = stats.duplicates + stats.late + stats.taken_back_bytes / 160;
     assert_eq!(received + left_out, next_arrival as u64);
@@ -249,7 +263,11 @@ fn an_hour_of_echo_stays_whole_and_in_time() {
 fn an_hour_of_bursts_is_heard_to_the_last_byte() {
     let mut random = StdRng::seed_from_u64(seed());
     let stalls = spans(&mut random, 20_000, 700);
-    let mut downlink = Downlink::new(&FORMAT, Gain::default(), 0, 0).unwrap();
+    let MediaSession {
+        mut handle,
+        mut downlink,
+        ..
+    } = session();
     let (mut pacer, mut ms, mut next_ms) = (Pacer::new(), 0, 0);
     let (mut sent, mut heard) = (std::collections::VecDeque::new(), Vec::<u8>::new());
     let (mut marks, mut echoes, mut code) = (0_u64, Vec::new(), 0_u8);
@@ -261,7 +279,7 @@ fn an_hour_of_bursts_is_heard_to_the_last_byte() {
         }
         if ms >= next_ms {
             if random.random_bool(0.05) {
-                downlink.clear();
+                handle.clear();
                 sent.clear();
             }
             for _ in 0..random.random_range(1..6) {
@@ -274,20 +292,20 @@ fn an_hour_of_bursts_is_heard_to_the_last_byte() {
                     })
                     .collect();
                 sent.extend(&audio);
-                downlink.push(audio.into());
-                let placed = downlink.mark(marks.to_string());
+                handle.push(&audio);
+                let placed = handle.mark(marks.to_string());
                 assert_eq!(placed, MarkPlaced::Waiting);
                 marks += 1;
             }
             next_ms = ms + random.random_range(500..20_000);
         }
-        downlink.drain_echoes(&mut echoes);
+        handle.drain_echoes(&mut echoes);
         ms = released_at(&stalls, ms + 1);
     }
-    while downlink.queued_ms() > 0 || !downlink.is_drained() {
+    while handle.queued_ms() > 0 || !handle.is_drained() {
         ms += 20;
         pacer.run(ms, &mut downlink, |frame| heard.extend_from_slice(frame));
-        downlink.drain_echoes(&mut echoes);
+        handle.drain_echoes(&mut echoes);
     }
     for byte in heard.drain(..).filter(|byte| *byte != MULAW_SILENCE) {
         assert_eq!(Some(byte), sent.pop_front());
@@ -298,5 +316,5 @@ fn an_hour_of_bursts_is_heard_to_the_last_byte() {
         .map(|echo| echo.name.parse().unwrap())
         .collect();
     assert!(names == (0..marks).collect::<Vec<_>>());
-    assert_eq!(downlink.stats().trimmed_frames, 0);
+    assert_eq!(handle.stats().trimmed_frames, 0);
 }

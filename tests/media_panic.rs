@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use sipbridge::core::link::RtpTap;
+use sipbridge::core::media_link::RtpTap;
 use sipbridge::sip::engine::{EndedBy, SipEngine};
 
 #[expect(dead_code, reason = "shared with the scenarios of pjsip")]

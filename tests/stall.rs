@@ -1,15 +1,16 @@
 //! What is late stays late only as long as it must: live streams to the caller
 //! get back to real time after a stall, and nothing else is ever shortened
-//! (the rule of `core::latency_recovery`). Simulated ms by ms, from a printed seed.
+//! (the rule of `core::media_session::latency_recovery`). Simulated ms by ms, from a printed seed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use bytes::Bytes;
+use std::time::Instant;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use sipbridge::core::downlink::{Downlink, MAX_PACKET_BYTES};
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
-use sipbridge::core::link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
+use sipbridge::core::media_session::{MediaSession, SessionConfig};
 use sipbridge::core::rtp::RtpHeader;
 
 const FORMAT: MediaFormat = MediaFormat {
@@ -52,7 +53,7 @@ fn frame(number: u64, sound: Sound) -> Vec<u8> {
 
 /// One pacer on a clock of ms, its frames numbered by the worker from 1.
 struct Line {
-    downlink: Downlink,
+    session: MediaSession,
     now_ms: u64,
     next_tick_ms: u64,
     /// (when, number) of each frame heard; number 0 is silence of ours.
@@ -64,7 +65,15 @@ struct Line {
 impl Line {
     fn new() -> Self {
         Self {
-            downlink: Downlink::new(&FORMAT, Gain::default(), 0, 0).unwrap(),
+            session: MediaSession::new(SessionConfig {
+                format: FORMAT,
+                rx_gain: Gain::default(),
+                tx_gain: Gain::default(),
+                sequence: 0,
+                timestamp: 0,
+                now: Instant::now(),
+            })
+            .unwrap(),
             now_ms: 0,
             next_tick_ms: 7,
             heard: Vec::new(),
@@ -74,7 +83,7 @@ impl Line {
     }
 
     fn push(&mut self, number: u64, sound: Sound) {
-        self.downlink.push(Bytes::from(frame(number, sound)));
+        self.session.handle_worker_audio(&frame(number, sound));
     }
 
     /// Time goes on to `ms`; the pacer ticks on its deadlines.
@@ -87,9 +96,9 @@ impl Line {
     }
 
     fn tick(&mut self) {
-        let mut out = [0; MAX_PACKET_BYTES];
-        let tick = self.downlink.poll_tick(&mut out);
-        let (header, payload) = RtpHeader::parse(&out[..tick.packet_bytes]).unwrap();
+        self.session.handle_tick(Instant::now());
+        let packet = self.session.poll_transmit().unwrap();
+        let (header, payload) = RtpHeader::parse(packet).unwrap();
         if let Some(last) = self.last.replace(header) {
             assert_eq!(header.sequence, last.sequence.wrapping_add(1));
         }
@@ -108,7 +117,7 @@ impl Line {
         self.next_tick_ms += missed * 20;
         self.now_ms = wake_ms;
         if missed > 0 {
-            self.downlink.skip(u32::try_from(missed).unwrap());
+            self.session.downlink.skip(u32::try_from(missed).unwrap());
         }
     }
 
@@ -275,7 +284,7 @@ fn a_sentence_in_real_time_is_late_rather_than_clipped() {
     line.run_until(60_000);
     let all: Vec<u64> = (1..=number).collect();
     assert!(line.numbers() == all);
-    assert_eq!(line.downlink.stats().trimmed_frames, 0);
+    assert_eq!(line.session.handle.stats().trimmed_frames, 0);
 }
 
 #[test]
@@ -285,7 +294,8 @@ fn pieces_of_any_size_in_real_time_are_played_without_holes() {
         for piece in 0..4_000_u64 {
             let at = piece * bytes / 8;
             line.run_until(at);
-            line.downlink.push(vec![0x90; bytes as usize].into());
+            line.session
+                .handle_worker_audio(&vec![0x90; bytes as usize]);
         }
         // What is heard from the second second on is all sound.
         let holes = line
@@ -293,7 +303,7 @@ fn pieces_of_any_size_in_real_time_are_played_without_holes() {
             .iter()
             .filter(|(at, number)| *at > 1_000 && *number == 0);
         assert_eq!(holes.count(), 0, "pieces of {bytes} bytes");
-        assert!(line.downlink.stats().underruns == 0);
+        assert!(line.session.handle.stats().underruns == 0);
     }
 }
 
@@ -302,7 +312,7 @@ fn after_a_clear_nothing_is_owed() {
     let mut line = Line::new();
     live(&mut line, 4_000, NEVER, NEVER, LOUD);
     line.stall(500);
-    line.downlink.clear();
+    line.session.handle.clear();
     for number in 1_000..1_020 {
         line.push(number, Sound::Loud);
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::call_counters::CallCounters;
 use super::inbound_audio::InboundAudio;
+use super::leg_media::leg_stats;
 use super::outbound_audio::OutboundAudio;
 use crate::core::audio_counters::AudioCounters;
 
@@ -82,7 +83,7 @@ impl AudioMetrics {
         }
     }
 
-    /// Reads all of them: two short locks for each call.
+    /// Reads all of them: short locks for each call.
     #[must_use]
     pub fn read(&self) -> AudioGauges {
         let live = self.live();
@@ -98,14 +99,18 @@ impl AudioMetrics {
 
 impl Watched {
     fn add_to(&self, sum: &mut AudioGauges) {
-        let (waiting, dropped, up) = {
+        let (waiting, dropped) = {
             let state = self.port.lock();
-            (state.waits_for(), state.dropped, state.uplink.stats())
+            (state.waits_for(), state.dropped)
         };
-        let (queued, stats) = {
-            let downlink = self.stream.downlink();
-            (downlink.queued_ms(), downlink.stats())
+        let (queued, spent) = {
+            let mut downlink = self.stream.downlink();
+            (downlink.queued_ms(), downlink.take_spent())
         };
+        // Freed after the lock is released.
+        drop(spent);
+        let leg = leg_stats(&self.port, &self.stream);
+        let (up, stats) = (leg.received, leg.sent);
         let queued = Duration::from_millis(queued);
         sum.to_workers_max = sum.to_workers_max.max(waiting);
         sum.to_callers_max = sum.to_callers_max.max(queued);
@@ -148,9 +153,8 @@ impl Drop for WatchGuard {
 mod tests {
     use super::*;
     use crate::bridge::context::provisional_format;
-    use crate::core::downlink::Downlink;
     use crate::core::g711::Gain;
-    use crate::core::uplink::Uplink;
+    use crate::core::media_session::{MediaSession, SessionConfig};
 
     #[test]
     fn what_waits_goes_with_its_call_and_what_was_lost_stays() {
@@ -158,15 +162,23 @@ mod tests {
         let gain = Gain::from_factor(1.0);
         let format = provisional_format();
         let call = || {
-            let downlink = Downlink::new(&format, gain.clone(), 1, 1).unwrap();
-            let port = InboundAudio::new(Uplink::new(&format, gain.clone()).unwrap());
-            (Arc::new(OutboundAudio::new(downlink)), port)
+            let session = MediaSession::new(SessionConfig {
+                format,
+                rx_gain: gain.clone(),
+                tx_gain: gain.clone(),
+                sequence: 1,
+                timestamp: 1,
+                now: std::time::Instant::now(),
+            });
+            let session = session.unwrap();
+            let (stream, _) = OutboundAudio::new(session.handle, session.downlink);
+            (Arc::new(stream), InboundAudio::new(session.uplink))
         };
         let ((stream, port), (other, other_port)) = (call(), call());
         let guard = gauges.watch(&stream, &port);
         let _other = gauges.watch(&other, &other_port);
-        stream.downlink().push(vec![0xff; 800].into());
-        other.downlink().push(vec![0xff; 1_600].into());
+        stream.downlink().push(&[0xff; 800]);
+        other.downlink().push(&[0xff; 1_600]);
         port.lock().post(b"{}".to_vec());
         port.lock().dropped = 3;
         let read = gauges.read();

@@ -12,7 +12,7 @@ use super::driver::Driver;
 use super::leg_media::LegMedia;
 use super::place::{Calling, hang_up};
 use crate::core::call::CalleeInput;
-use crate::core::link::{MediaLink, RtpTap};
+use crate::core::media_link::{MediaLink, RtpTap};
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
 use crate::media::pacer::Pacer;

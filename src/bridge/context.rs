@@ -12,10 +12,10 @@ use super::dialling::Dialling;
 pub use super::incoming::IncomingAsk;
 use super::shutdown::Shutdown;
 use crate::core::call::{AnswerMode, CallPolicy, IdleSound, Route, SearchPolicy};
-use crate::core::downlink::{self, Downlink};
 use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
-use crate::core::link::{Codec, Direction, MediaFormat};
+use crate::core::media_link::{Codec, Direction, MediaFormat};
+use crate::core::media_session::{MediaSession, SessionConfig, downlink};
 use crate::core::opus::OpusError;
 use crate::core::outward::Outward;
 use crate::core::signature::Signer;
@@ -132,10 +132,16 @@ impl Context {
         }
     }
 
-    /// An empty downlink; RTP starts at random places (RFC 3550, 5.1).
-    pub(super) fn new_downlink(&self, format: &MediaFormat) -> Result<Downlink, OpusError> {
-        let gain = self.settings.tx_gain.clone();
-        Downlink::new(format, gain, rand::random(), rand::random())
+    /// The sound of a new leg; RTP starts at random places (RFC 3550, 5.1).
+    pub(super) fn new_session(&self, format: &MediaFormat) -> Result<MediaSession, OpusError> {
+        MediaSession::new(SessionConfig {
+            format: *format,
+            rx_gain: self.settings.rx_gain.clone(),
+            tx_gain: self.settings.tx_gain.clone(),
+            sequence: rand::random(),
+            timestamp: rand::random(),
+            now: std::time::Instant::now(),
+        })
     }
 
     /// What the caller hears now.

@@ -9,14 +9,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::outbound_audio::OutboundAudio;
 use crate::core::g711::MULAW_SILENCE;
-use crate::core::link::RtpTap;
-use crate::core::playout::FRAME_BYTES;
-use crate::core::uplink::Uplink;
+use crate::core::media_link::RtpTap;
+use crate::core::media_session::playout::FRAME_BYTES;
+use crate::core::media_session::uplink::Uplink;
 use crate::media::pacer::FRAME;
 use crate::worker::DirectWriter;
 
@@ -85,9 +84,9 @@ impl RtpTap for InboundAudio {
     fn handle_rtp(&self, arrived: Instant, packet: &[u8]) {
         let mut state = self.lock();
         state.uplink.handle_rtp(arrived, packet);
-        state.send();
+        let has_more = state.send();
         // Held packets need the driver's ticks, closer than while RTP flows.
-        let needs_driver = !state.waiting.is_empty() || state.uplink.is_holding();
+        let needs_driver = has_more || !state.waiting.is_empty() || state.uplink.is_holding();
         drop(state);
         if needs_driver {
             self.wake.notify_one();
@@ -97,24 +96,36 @@ impl RtpTap for InboundAudio {
 
 impl InboundState {
     /// Sends what the uplink has ready: by the direct writer, or to the driver behind
-    /// what waits for it already.
-    pub(super) fn send(&mut self) {
+    /// what waits for it already. More than a slice is left to the driver, which is
+    /// to be woken then.
+    pub(super) fn send(&mut self) -> bool {
         if let Some(relay) = &self.relay {
-            return send_to(relay, &mut self.uplink);
+            send_to(relay, &mut self.uplink);
+            return false;
         }
         if self.is_catching_up {
-            return;
+            return false;
         }
-        while self.uplink.poll_message(&mut self.scratch) {
+        for _ in 0..SLICE_MESSAGES {
+            if !self.uplink.poll_message(&mut self.scratch) {
+                return false;
+            }
             self.dispatch();
         }
+        self.is_catching_up = true;
+        true
+    }
+
+    /// Whether the driver must pass on what was kept before the stream can end.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.is_catching_up
     }
 
     /// From now on this leg's audio and digits go to another leg, beginning
     /// with what comes now.
     pub(super) fn join(&mut self, other: &Arc<OutboundAudio>) {
         self.uplink.go_live();
-        let _ = other.downlink().push(Bytes::from_static(&JITTER_BUFFER));
+        let _ = other.downlink().push(&JITTER_BUFFER);
         self.relay = Some(other.clone());
     }
 
@@ -154,10 +165,12 @@ impl InboundState {
         polled.then(|| std::mem::take(&mut self.scratch))
     }
 
-    /// The worker is gone: what waits for it is of no use.
-    pub(super) fn forget_waiting(&mut self) {
-        self.waiting.clear();
+    /// The worker is gone: gives what waits for it, to be dropped after the lock is
+    /// released.
+    #[must_use = "to be dropped after the lock is released"]
+    pub(super) fn forget_waiting(&mut self) -> VecDeque<Vec<u8>> {
         self.is_catching_up = false;
+        std::mem::take(&mut self.waiting)
     }
 
     /// How long audio has been waiting for its worker: in the socket, or here
@@ -191,7 +204,7 @@ fn send_to(relay: &OutboundAudio, uplink: &mut Uplink) {
         let _ = relay.downlink().send_digits(digit.encode_utf8(&mut [0; 4]));
     }
     while let Some(frame) = uplink.poll_frame() {
-        let _ = relay.downlink().push(Bytes::copy_from_slice(frame));
+        let _ = relay.downlink().push(frame);
     }
 }
 
@@ -201,6 +214,8 @@ mod tests {
     use crate::bridge::context::provisional_format;
     use crate::core::g711::Gain;
     use crate::core::ids::{AccountSid, CallId, StreamId};
+    use crate::core::media_session::clock::MediaClock;
+    use crate::core::media_session::uplink::PreparedFormat;
     use crate::core::media_streams::MessageWriter;
     use crate::core::rtp::RtpHeader;
     use futures_util::FutureExt;
@@ -218,8 +233,9 @@ mod tests {
     }
 
     fn port() -> Arc<InboundAudio> {
-        let uplink = Uplink::new(&provisional_format(), Gain::from_factor(1.0));
-        InboundAudio::new(uplink.unwrap())
+        let prepared = PreparedFormat::new(&provisional_format(), &Gain::from_factor(1.0));
+        let clock = MediaClock::starting_at(Instant::now());
+        InboundAudio::new(Uplink::new(prepared.unwrap(), clock))
     }
 
     fn packet(sequence: u16) -> Vec<u8> {
@@ -283,6 +299,35 @@ mod tests {
         assert_eq!(numbers, wanted, "in order, without a gap");
         port.lock().take_slice(&mut slice);
         assert!(slice.is_empty());
+    }
+
+    #[test]
+    fn what_a_long_gap_leaves_is_not_encoded_in_one_go_by_the_media_thread() {
+        const LOST: u16 = 200;
+        let port = port();
+        let writer = MessageWriter::new(
+            &StreamId::random(),
+            &CallId::random(),
+            &AccountSid::of_node("test"),
+        );
+        port.lock().uplink.attach(writer);
+        let start = Instant::now();
+        port.handle_rtp(start, &packet(0));
+        // The network is back after four seconds, and the gap is filled up to now.
+        for sequence in LOST + 1..LOST + 5 {
+            port.handle_rtp(start + FRAME * u32::from(LOST), &packet(sequence));
+        }
+        assert!(port.woken().now_or_never().is_some());
+        assert!(port.lock().waiting.len() <= SLICE_MESSAGES + 1);
+        let (mut numbers, mut slice) = (Vec::new(), Vec::new());
+        while {
+            port.lock().take_slice(&mut slice);
+            !slice.is_empty()
+        } {
+            numbers.extend(slice.drain(..).map(|message| number(&message)));
+        }
+        let wanted: Vec<u64> = (numbers[0]..).take(usize::from(LOST) + 4).collect();
+        assert_eq!(numbers, wanted, "in order, without a gap");
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! The audio of one leg, whoever called: what goes out, what comes in, and
-//! whether it is joined with the media of the SIP engine yet.
+//! whether it is joined with the media of the SIP engine yet. Here the leg's
+//! [`MediaSession`] is dealt out to the threads that hold its parts.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::context::{Context, provisional_format};
 use super::inbound_audio::InboundAudio;
-use super::outbound_audio::OutboundAudio;
-use crate::core::link::MediaLink;
+use super::outbound_audio::{OutboundAudio, PacedAudio};
+use crate::core::g711::Gain;
+use crate::core::media_link::MediaLink;
+use crate::core::media_session::MediaSession;
+use crate::core::media_session::stats::LegStats;
+use crate::core::media_session::uplink::PreparedFormat;
 use crate::core::opus::OpusError;
-use crate::core::uplink::Uplink;
 use crate::media::pacer::Pacer;
 use crate::sip::rtp_channel::RtpReceiver;
 
@@ -16,41 +21,50 @@ use crate::sip::rtp_channel::RtpReceiver;
 pub(super) struct LegMedia {
     pub(super) stream: Arc<OutboundAudio>,
     pub(super) port: Arc<InboundAudio>,
-    /// Media is up, and the pacer knows the stream.
-    linked: bool,
+    /// The pacer's half, until media is up and the pacer takes it.
+    paced: Option<Box<PacedAudio>>,
+    rx_gain: Gain,
 }
 
 impl LegMedia {
     /// Listens to the leg's RTP from now on; says nothing before
     /// [`LegMedia::connect`].
     pub(super) fn new(context: &Context, rtp: &RtpReceiver) -> Result<Self, OpusError> {
-        let format = provisional_format();
-        let stream = Arc::new(OutboundAudio::new(context.new_downlink(&format)?));
-        let uplink = Uplink::new(&format, context.settings.rx_gain.clone())?;
+        let session = context.new_session(&provisional_format())?;
+        let MediaSession {
+            uplink,
+            handle,
+            downlink,
+        } = session;
+        let (stream, paced) = OutboundAudio::new(handle, downlink);
         let port = InboundAudio::new(uplink);
         rtp.tap(port.clone());
         Ok(Self {
-            stream,
+            stream: Arc::new(stream),
             port,
-            linked: false,
+            paced: Some(Box::new(paced)),
+            rx_gain: context.settings.rx_gain.clone(),
         })
     }
 
     /// Media is up or changed; the streams go on. Whether it is the first time.
     pub(super) fn connect(&mut self, pacer: &Pacer, link: &MediaLink) -> Result<bool, OpusError> {
+        let prepared = PreparedFormat::new(&link.format, &self.rx_gain)?;
         self.stream.connect(link)?;
-        self.port.lock().uplink.set_format(&link.format)?;
-        let first = !self.linked;
-        if first {
-            self.linked = true;
-            pacer.add(self.stream.clone());
+        // What is not used any more is freed after the lock is released.
+        let old = self.port.lock().uplink.set_format(prepared);
+        drop(old);
+        let paced = self.paced.take();
+        let first = paced.is_some();
+        if let Some(paced) = paced {
+            pacer.add(paced);
         }
         Ok(first)
     }
 
     /// Whether media is up.
     pub(super) fn is_linked(&self) -> bool {
-        self.linked
+        self.paced.is_none()
     }
 }
 
@@ -59,4 +73,11 @@ impl Drop for LegMedia {
         // The pacer forgets it.
         self.stream.finish();
     }
+}
+
+/// Both directions of a leg in this moment: the place where a report by RTCP would
+/// be made, too.
+pub(super) fn leg_stats(port: &InboundAudio, stream: &OutboundAudio) -> LegStats {
+    let state = port.lock();
+    LegStats::of(Instant::now(), &state.uplink, &stream.downlink())
 }

@@ -9,9 +9,9 @@ use super::driver::Driver;
 use super::worker_side::WorkerEvent;
 use crate::core::call::{IdleSound, Output, Report, WorkerInput};
 use crate::core::call_object::CallDirection;
+use crate::core::media_session::replay_buffer::HISTORY_MS;
 use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::core::private::Private;
-use crate::core::replay_buffer::HISTORY_MS;
 use crate::sip::engine::Command;
 
 impl Driver {
@@ -139,14 +139,20 @@ impl Driver {
 
     /// Sends `stop` as the last message of the stream.
     fn end_stream(&mut self) {
-        {
+        loop {
+            self.forward();
             let mut state = self.media.port.lock();
             state.send();
+            if state.is_catching_up() {
+                // What came meanwhile is more than is sent under one lock.
+                continue;
+            }
             if let Some(mut writer) = state.uplink.detach() {
                 let mut stop = Vec::new();
                 writer.write_stop(&mut stop);
                 state.post(stop);
             }
+            break;
         }
         self.forward();
         self.media.port.lock().writer = None;
@@ -157,7 +163,9 @@ impl Driver {
         let mut state = self.media.port.lock();
         state.writer = None;
         state.uplink.detach();
-        state.forget_waiting();
+        let forgotten = state.forget_waiting();
+        drop(state);
+        drop(forgotten);
     }
 
     // ---- what the worker says ----
@@ -241,8 +249,8 @@ impl Driver {
             .handle_worker(now.into_std(), WorkerInput::Transfer(destination));
     }
 
-    fn queue_audio(&mut self, audio: bytes::Bytes) {
-        let pushed = self.media.stream.downlink().push(audio);
+    fn queue_audio(&mut self, audio: Vec<u8>) {
+        let pushed = self.media.stream.push(&audio);
         if pushed.first_drop {
             warn!("the playout queue is full (10 minutes); audio of the worker is dropped");
         }

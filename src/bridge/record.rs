@@ -11,6 +11,7 @@ use tracing::{debug, error, info};
 use super::call_terms::CallTerms;
 use super::context::Context;
 use super::inbound_audio::InboundAudio;
+use super::leg_media::leg_stats;
 use super::outbound_audio::OutboundAudio;
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
@@ -267,11 +268,9 @@ impl Record {
         context.gauges.counters.ended(self.direction, outcome);
         let duration = self.answered.map(|(at, _)| at.elapsed());
         let duration = duration.unwrap_or_default();
-        let (up, dropped) = {
-            let state = port.lock();
-            (state.uplink.stats(), state.dropped)
-        };
-        let down = stream.downlink().stats();
+        let dropped = port.lock().dropped;
+        let stats = leg_stats(port, stream);
+        let (up, down) = (stats.received, stats.sent);
         let counters = AudioCounters::of(&up, &down);
         info!(
             %outcome,

@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::call_store::{CallRequest, QueuedRequest, RequestError};
 use super::driver::Driver;
 use crate::core::call::Denied;
-use crate::core::downlink::DigitsRefused;
+use crate::core::media_session::downlink::DigitsRefused;
 
 impl Driver {
     pub(super) fn handle_asked(&mut self, now: Instant, asked: QueuedRequest) {

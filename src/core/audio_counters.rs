@@ -6,8 +6,8 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::downlink::DownlinkStats;
-use super::uplink::UplinkStats;
+use super::media_session::downlink::DownlinkStats;
+use super::media_session::uplink::UplinkStats;
 
 /// How many counters there are.
 const COUNT: usize = 15;

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::ids::{AccountSid, CallId, StreamId};
-use super::playout::MarkEcho;
+use super::media_session::playout::MarkEcho;
 
 pub use super::worker_message::{Rejected, WorkerMessage, parse_worker_message};
 
@@ -239,7 +239,7 @@ mod tests {
             let value: Value = serde_json::from_str(text).unwrap();
             prop_assert_eq!(&value["media"]["timestamp"], &Value::from(at.to_string()));
             let parsed = parse_worker_message(text, writer.stream());
-            prop_assert_eq!(parsed, Ok(WorkerMessage::Media(payload.into())));
+            prop_assert_eq!(parsed, Ok(WorkerMessage::Media(payload)));
         }
     }
 }

@@ -5,14 +5,13 @@
 //! |---|---|
 //! | [`call`] | the life of a call: the state machine that says what is done when |
 //! | [`call_object`], [`outcome`] | a call as clients see it, and how it ended |
-//! | [`uplink`], [`reorder`], `timeline`, [`replay_buffer`] | caller to worker: order, clocks, and what no worker has taken yet |
-//! | [`downlink`], [`playout`], [`latency_recovery`] | worker to caller: a packet every 20 ms, the queue with its marks, the stall rule |
-//! | [`g711`], [`opus`], `transcode` | codecs |
+//! | [`media_session`] | the sound of one leg: caller to worker, and worker to caller |
+//! | [`g711`], [`opus`] | codecs |
 //! | [`rtp`], [`telephone_event`], [`digits`], [`info_digits`] | RTP, and digits in it or in SIP INFO |
 //! | [`sdp`] | session descriptions: read, judged, written anew |
 //! | [`mos`], [`audio_counters`] | how a call sounded, and what went wrong with its audio |
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
-//! | [`link`] | what passes between SIP engine and media plane |
+//! | [`media_link`] | what passes between SIP engine and media plane |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
@@ -20,6 +19,7 @@
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
+//! | [`ring`], [`handover`] | what passes between a normal thread and a real-time one, neither of which waits |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`log_limiter`], [`printable`] | values that everybody needs |
 
 pub mod access;
@@ -32,33 +32,28 @@ pub mod challenges;
 pub mod credential_policy;
 pub mod dialling;
 pub mod digits;
-pub mod downlink;
 pub mod g711;
+pub mod handover;
 pub mod ids;
 pub mod info_digits;
 pub mod key;
-pub mod latency_recovery;
-pub mod link;
 pub mod log_limiter;
+pub mod media_link;
+pub mod media_session;
 pub mod media_streams;
 pub mod mos;
 pub mod numbers;
 pub mod opus;
 pub mod outcome;
 pub mod outward;
-pub mod playout;
 pub mod printable;
 pub mod private;
 pub mod refused_lines;
 pub mod registration_wish;
-pub mod reorder;
-pub mod replay_buffer;
+pub mod ring;
 pub mod rtp;
 pub mod sdp;
 pub mod signature;
 pub mod telephone_event;
-mod timeline;
 pub mod timestamp;
-mod transcode;
-pub mod uplink;
 pub mod worker_message;

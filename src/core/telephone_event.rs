@@ -3,6 +3,8 @@
 //! Leaves out: other events, volume, and sending events that are longer than one
 //! segment (RFC 4733 2.5.1.3).
 
+use std::collections::VecDeque;
+
 /// Digits in the order of their event codes.
 const DIGITS: &[u8; 16] = b"0123456789*#ABCD";
 /// Bytes of one event payload.
@@ -144,11 +146,23 @@ pub enum EventTick {
 }
 
 /// Sends digits one after another, one packet per 20 ms tick.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct EventSender {
-    queue: std::collections::VecDeque<char>,
+    /// With room for all: it is filled on the pacer's thread.
+    queue: VecDeque<char>,
     /// Ticks into the digit at the front.
     tick: u16,
+    finished: u64,
+}
+
+impl Default for EventSender {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::with_capacity(MAX_QUEUED_DIGITS),
+            tick: 0,
+            finished: 0,
+        }
+    }
 }
 
 impl EventSender {
@@ -168,6 +182,12 @@ impl EventSender {
         self.queue.is_empty()
     }
 
+    /// Digits that were sent to their end so far.
+    #[must_use]
+    pub fn finished(&self) -> u64 {
+        self.finished
+    }
+
     /// What to send in this tick; `None` when it belongs to audio.
     pub fn poll_tick(&mut self) -> Option<EventTick> {
         let digit = *self.queue.front()?;
@@ -176,6 +196,7 @@ impl EventSender {
         if self.tick == TONE_FRAMES + GAP_FRAMES {
             self.queue.pop_front();
             self.tick = 0;
+            self.finished += 1;
         }
         if tick >= TONE_FRAMES + END_REPEATS {
             return Some(EventTick::Gap);

@@ -7,7 +7,6 @@ use base64::Engine;
 use base64::alphabet::STANDARD as STANDARD_ALPHABET;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use bytes::Bytes;
 use serde::Deserialize;
 
 use super::ids::StreamId;
@@ -25,10 +24,10 @@ pub const MAX_DESTINATION_BYTES: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerMessage {
     /// Raw mu-law to play, decoded. May be empty.
-    Media(Bytes),
+    Media(Vec<u8>),
     /// The same, whose base64 was not as RFC 4648, section 4 has it: line feeds
     /// or blanks in it, the URL-safe alphabet, padding in odd places.
-    OddMedia(Bytes),
+    OddMedia(Vec<u8>),
     /// Echo this name when all media before it has been played.
     Mark(String),
     /// Empty the queue.
@@ -168,10 +167,10 @@ fn parse_media(envelope: &Envelope) -> Result<WorkerMessage, Rejected> {
     let payload = body.and_then(|media| media.payload.as_ref());
     let payload = payload.ok_or(Rejected::Missing("media.payload"))?;
     if let Ok(audio) = BASE64.decode(payload.0.as_bytes()) {
-        return Ok(WorkerMessage::Media(audio.into()));
+        return Ok(WorkerMessage::Media(audio));
     }
     let audio = decode_odd(payload.0.as_bytes()).ok_or(Rejected::Base64)?;
-    Ok(WorkerMessage::OddMedia(audio.into()))
+    Ok(WorkerMessage::OddMedia(audio))
 }
 
 /// Decodes base64 as other encoders write it: MIME's line feeds and blanks, the
@@ -254,7 +253,7 @@ mod tests {
 
     #[test]
     fn worker_messages_are_understood() {
-        let audio = |bytes: &'static [u8]| Ok(WorkerMessage::Media(Bytes::from_static(bytes)));
+        let audio = |bytes: &'static [u8]| Ok(WorkerMessage::Media(bytes.to_vec()));
         let extra = r#"{"event":"media","sequenceNumber":7,"streamSid":"$","media":{"track":"outbound","chunk":1,"timestamp":null,"payload":"/wB/gA=="},"x":[]}"#;
         assert_eq!(parse(extra), audio(&[0xFF, 0x00, 0x7F, 0x80]));
         let unpadded = r#"{"media":{"payload":"\/wB\u002fgA"},"streamSid":"$","event":"media"}"#;
@@ -297,14 +296,11 @@ mod tests {
         ] {
             let text =
                 format!(r#"{{"event":"media","streamSid":"$","media":{{"payload":"{payload}"}}}}"#);
-            let expected = Ok(WorkerMessage::OddMedia(Bytes::from_static(heard)));
+            let expected = Ok(WorkerMessage::OddMedia(heard.to_vec()));
             assert_eq!(parse(&text), expected, "{payload}");
         }
         let standard = r#"{"event":"media","streamSid":"$","media":{"payload":"/wB/gPvv"}}"#;
-        assert_eq!(
-            parse(standard),
-            Ok(WorkerMessage::Media(Bytes::from_static(heard)))
-        );
+        assert_eq!(parse(standard), Ok(WorkerMessage::Media(heard.to_vec())));
     }
 
     #[test]

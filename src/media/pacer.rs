@@ -9,11 +9,13 @@
 //! listener's jitter buffer.
 //!
 //! The thread comes before everything else where the system permits that:
-//! what it does is short, and what waits for it is heard.
+//! what it does is short, and what waits for it is heard. It alone owns the
+//! streams and never waits for another thread: what would take that, it leaves
+//! to one of normal priority (`deferred`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,10 @@ use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
     set_thread_priority_and_policy, thread_native_id,
 };
+use tokio::sync::Notify;
 use tracing::{error, info};
+
+use super::deferred::{Deferred, DeferredQueue, DeferredThread};
 
 /// Audio in one packet.
 pub const FRAME: Duration = Duration::from_millis(20);
@@ -32,17 +37,22 @@ const CATCH_UP: Duration = Duration::from_millis(60);
 /// Longest sleep without streams: the watchdog wants a beat.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// Something that sends a packet every 20 ms.
-pub trait Paced: Send + Sync {
+/// Something that sends a packet every 20 ms. The pacer owns it.
+pub trait Paced: Send {
     /// Sends the next packet. `skipped`: whole frames that were due since the
-    /// last tick and will not be sent. Must not block.
-    fn tick(&self, skipped: u32);
+    /// last tick and will not be sent. Whether its driver is to be woken. Must not
+    /// block, nor wait for a lock that a normal thread may hold.
+    fn tick(&mut self, now: Instant, skipped: u32) -> bool;
 
     /// Whether the stream is over and the pacer may forget it.
     fn is_over(&self) -> bool;
 
-    /// Its tick has panicked: it gets no other one, and its call must end.
-    fn fail(&self);
+    /// Its tick has panicked: it gets no other one, and its call must end. The
+    /// driver is woken after this.
+    fn fail(&mut self);
+
+    /// What wakes its driver.
+    fn driver(&self) -> &Arc<Notify>;
 }
 
 /// What the outside sees of the pacer thread.
@@ -57,8 +67,10 @@ struct PacerStats {
 /// The running pacer. Dropping it stops and joins the thread.
 pub struct Pacer {
     gauges: Arc<PacerStats>,
-    inbox: Arc<Mutex<Vec<Arc<dyn Paced>>>>,
+    inbox: Arc<Mutex<Vec<Box<dyn Paced>>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Ends after the pacer's own thread.
+    _deferred: DeferredThread,
 }
 
 impl Pacer {
@@ -69,10 +81,11 @@ impl Pacer {
     pub fn start(on_start: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
         let gauges = Arc::new(PacerStats::default());
         let inbox = Arc::new(Mutex::new(Vec::new()));
+        let (deferred_thread, deferred) = DeferredThread::start()?;
         let worker = PacerThread {
             gauges: gauges.clone(),
             inbox: inbox.clone(),
-            wheel: Wheel::default(),
+            wheel: Wheel::new(deferred),
         };
         let thread = thread::Builder::new().name("pacer".into()).spawn(move || {
             let real_time = raise_to_realtime();
@@ -84,11 +97,12 @@ impl Pacer {
             gauges,
             inbox,
             thread: Mutex::new(Some(thread)),
+            _deferred: deferred_thread,
         })
     }
 
     /// Gives a stream its ticks, the first within 20 ms, until it is over.
-    pub fn add(&self, stream: Arc<dyn Paced>) {
+    pub fn add(&self, stream: Box<dyn Paced>) {
         self.inbox
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -148,7 +162,7 @@ fn raise_to_realtime() -> bool {
 
 struct PacerThread {
     gauges: Arc<PacerStats>,
-    inbox: Arc<Mutex<Vec<Arc<dyn Paced>>>>,
+    inbox: Arc<Mutex<Vec<Box<dyn Paced>>>>,
     wheel: Wheel,
 }
 
@@ -168,14 +182,19 @@ impl PacerThread {
                 Poll::Wait(pause) => thread::sleep(pause),
                 Poll::Due { phase, late } => {
                     self.note(late, schedule.rounds_skipped);
-                    self.wheel.tick(phase, schedule.rounds_skipped);
+                    self.wheel.tick(phase, now, schedule.rounds_skipped);
                 }
             }
         }
     }
 
+    /// Where a stream is being added in this moment, it is taken 2.5 ms later.
     fn take_new(&mut self, rounds_skipped: u64) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = match self.inbox.try_lock() {
+            Ok(inbox) => inbox,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         for stream in inbox.drain(..) {
             self.wheel.add(stream, rounds_skipped);
         }
@@ -244,88 +263,160 @@ impl Schedule {
 }
 
 struct Entry {
-    stream: Arc<dyn Paced>,
+    stream: Box<dyn Paced>,
     /// `rounds_skipped` at its last tick.
     rounds_skipped: u64,
+    /// Its driver is to be woken, and could not be yet.
+    owes_wake: bool,
+    /// It is to be freed, and could not be yet.
+    is_over: bool,
 }
 
-#[derive(Default)]
+impl Entry {
+    /// A panic in one stream is the end of that stream, not of the thread that all
+    /// calls are heard by.
+    fn tick(&mut self, now: Instant, rounds_skipped: u64) {
+        let skipped = rounds_skipped - self.rounds_skipped;
+        self.rounds_skipped = rounds_skipped;
+        let skipped = u32::try_from(skipped).unwrap_or(u32::MAX);
+        let ticked = catch_unwind(AssertUnwindSafe(|| self.stream.tick(now, skipped)));
+        if ticked.is_err() {
+            error!("panic in the outgoing audio of a call, the call is ended");
+            self.stream.fail();
+            self.is_over = true;
+        }
+        self.owes_wake |= ticked.unwrap_or(true);
+    }
+}
+
 struct Wheel {
     phases: [Vec<Entry>; PHASES],
+    deferred: DeferredQueue,
 }
 
 impl Wheel {
+    fn new(deferred: DeferredQueue) -> Self {
+        Self {
+            phases: Default::default(),
+            deferred,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.phases.iter().all(Vec::is_empty)
     }
 
     /// Puts the stream where the fewest are.
-    fn add(&mut self, stream: Arc<dyn Paced>, rounds_skipped: u64) {
+    fn add(&mut self, stream: Box<dyn Paced>, rounds_skipped: u64) {
         if let Some(phase) = self.phases.iter_mut().min_by_key(|phase| phase.len()) {
             phase.push(Entry {
                 stream,
                 rounds_skipped,
+                owes_wake: false,
+                is_over: false,
             });
         }
     }
 
-    fn tick(&mut self, phase: usize, rounds_skipped: u64) {
-        self.phases[phase].retain_mut(|entry| {
-            if entry.stream.is_over() {
-                return false;
+    fn tick(&mut self, phase: usize, now: Instant, rounds_skipped: u64) {
+        // From the back: what takes the place of a removed one has had its tick.
+        for index in (0..self.phases[phase].len()).rev() {
+            let entry = &mut self.phases[phase][index];
+            entry.is_over |= entry.stream.is_over();
+            if !entry.is_over {
+                entry.tick(now, rounds_skipped);
             }
-            let skipped = rounds_skipped - entry.rounds_skipped;
-            entry.rounds_skipped = rounds_skipped;
-            let skipped = u32::try_from(skipped).unwrap_or(u32::MAX);
-            tick_or_fail(&*entry.stream, skipped)
-        });
+            if entry.owes_wake {
+                let wake = Deferred::Wake(entry.stream.driver().clone());
+                entry.owes_wake = self.deferred.push(wake).is_err();
+            }
+            if entry.is_over && !entry.owes_wake {
+                self.forget(phase, index);
+            }
+        }
+        self.deferred.flush();
     }
-}
 
-/// A panic in one stream is the end of that stream, not of the thread that all
-/// calls are heard by. Whether it goes on.
-fn tick_or_fail(stream: &dyn Paced, skipped: u32) -> bool {
-    let ticked = catch_unwind(AssertUnwindSafe(|| stream.tick(skipped)));
-    if ticked.is_err() {
-        error!("panic in the outgoing audio of a call, the call is ended");
-        stream.fail();
+    /// Has a stream freed; where too much waits for that, in the next round.
+    fn forget(&mut self, phase: usize, index: usize) {
+        let entry = self.phases[phase].swap_remove(index);
+        let rounds_skipped = entry.rounds_skipped;
+        if let Err(Deferred::Free(stream)) = self.deferred.push(Deferred::Free(entry.stream)) {
+            self.phases[phase].push(Entry {
+                stream,
+                rounds_skipped,
+                owes_wake: false,
+                is_over: true,
+            });
+        }
     }
-    ticked.is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use rand::{RngExt, SeedableRng};
 
+    #[derive(Clone, Default)]
+    struct Probe(Arc<Probed>);
+
+    impl std::ops::Deref for Probe {
+        type Target = Probed;
+
+        fn deref(&self) -> &Probed {
+            &self.0
+        }
+    }
+
     #[derive(Default)]
-    struct Probe {
+    struct Probed {
         ticks: AtomicU64,
         skipped: AtomicU64,
         over: AtomicBool,
         failed: AtomicBool,
         panics: AtomicBool,
+        driver: Arc<Notify>,
     }
 
     impl Paced for Probe {
-        fn tick(&self, skipped: u32) {
+        fn tick(&mut self, _: Instant, skipped: u32) -> bool {
             assert!(!self.panics.load(Ordering::Relaxed), "injected by the test");
             self.ticks.fetch_add(1, Ordering::Relaxed);
             self.skipped.fetch_add(skipped.into(), Ordering::Relaxed);
+            false
         }
 
         fn is_over(&self) -> bool {
             self.over.load(Ordering::Relaxed)
         }
 
-        fn fail(&self) {
+        fn fail(&mut self) {
             self.failed.store(true, Ordering::Relaxed);
+        }
+
+        fn driver(&self) -> &Arc<Notify> {
+            &self.driver
+        }
+    }
+
+    /// A wheel, and the thread that does what it leaves.
+    fn wheel() -> (DeferredThread, Wheel) {
+        let (thread, deferred) = DeferredThread::start().expect("a thread");
+        (thread, Wheel::new(deferred))
+    }
+
+    fn soon(what: &str, is_so: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
     fn run_until(schedule: &mut Schedule, wheel: &mut Wheel, now: Instant) {
         while let Poll::Due { phase, .. } = schedule.poll(now) {
-            wheel.tick(phase, schedule.rounds_skipped);
+            wheel.tick(phase, now, schedule.rounds_skipped);
         }
     }
 
@@ -348,10 +439,11 @@ mod tests {
         println!("seed {seed}");
         let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
         let start = Instant::now();
-        let (mut schedule, mut wheel) = (Schedule::new(start), Wheel::default());
-        let probes: Vec<_> = (0..5).map(|_| Arc::new(Probe::default())).collect();
+        let mut schedule = Schedule::new(start);
+        let (_deferred, mut wheel) = wheel();
+        let probes: Vec<_> = (0..5).map(|_| Probe::default()).collect();
         for probe in &probes {
-            wheel.add(probe.clone(), 0);
+            wheel.add(Box::new(probe.clone()), 0);
         }
         let hour = Duration::from_secs(3_600);
         let mut now = start;
@@ -377,10 +469,11 @@ mod tests {
     #[test]
     fn a_stall_is_skipped_in_whole_frames_and_told_to_each_stream() {
         let start = Instant::now();
-        let (mut schedule, mut wheel) = (Schedule::new(start), Wheel::default());
-        let probes: Vec<_> = (0..8).map(|_| Arc::new(Probe::default())).collect();
+        let mut schedule = Schedule::new(start);
+        let (_deferred, mut wheel) = wheel();
+        let probes: Vec<_> = (0..8).map(|_| Probe::default()).collect();
         for probe in &probes {
-            wheel.add(probe.clone(), 0);
+            wheel.add(Box::new(probe.clone()), 0);
         }
         for millis in 0..1_000 {
             run_until(
@@ -411,25 +504,23 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_over_is_forgotten() {
-        let mut wheel = Wheel::default();
-        let probe = Arc::new(Probe::default());
-        wheel.add(probe.clone(), 0);
-        wheel.tick(0, 0);
+        let (_deferred, mut wheel) = wheel();
+        let probe = Probe::default();
+        wheel.add(Box::new(probe.clone()), 0);
+        wheel.tick(0, Instant::now(), 0);
         probe.over.store(true, Ordering::Relaxed);
-        wheel.tick(0, 0);
+        wheel.tick(0, Instant::now(), 0);
         assert!(wheel.is_empty());
         assert_eq!(probe.ticks.load(Ordering::Relaxed), 1);
-        assert_eq!(Arc::strong_count(&probe), 1);
+        soon("it is freed", || Arc::strong_count(&probe.0) == 1);
     }
 
     #[test]
     fn a_panic_in_one_stream_ends_that_stream_and_not_the_thread() {
         let pacer = Pacer::start(|| {}).expect("a thread");
-        let probes: Vec<_> = (0..2 * PHASES)
-            .map(|_| Arc::new(Probe::default()))
-            .collect();
+        let probes: Vec<_> = (0..2 * PHASES).map(|_| Probe::default()).collect();
         for probe in &probes {
-            pacer.add(probe.clone());
+            pacer.add(Box::new(probe.clone()));
         }
         let ticked = |probe: &Probe, count: u64| {
             let deadline = Instant::now() + Duration::from_secs(5);
@@ -446,7 +537,10 @@ mod tests {
             assert!(!probe.failed.load(Ordering::Relaxed));
         }
         assert!(failing.failed.load(Ordering::Relaxed));
-        assert_eq!(Arc::strong_count(failing), 1, "it is forgotten");
+        soon("its driver is woken", || {
+            failing.driver.notified().now_or_never().is_some()
+        });
+        soon("it is forgotten", || Arc::strong_count(&failing.0) == 1);
         pacer.stop();
     }
 

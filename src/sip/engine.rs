@@ -19,7 +19,7 @@ use crate::core::access::contact_key::ContactKey;
 use crate::core::access::{Accept, Cidr, REASONS};
 pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::MediaLink;
+use crate::core::media_link::MediaLink;
 use crate::core::private::{Private, Secret};
 use crate::dns::Servers;
 

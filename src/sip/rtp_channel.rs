@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::engine::RTP_QUEUE_PACKETS;
-use crate::core::link::{RtpPacket, RtpTap};
+use crate::core::media_link::{RtpPacket, RtpTap};
 
 type TapCell = Arc<OnceLock<Arc<dyn RtpTap>>>;
 

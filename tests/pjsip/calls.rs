@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
-use sipbridge::core::link::{Codec, Direction, SinkError};
+use sipbridge::core::media_link::{Codec, Direction, SinkError};
 use sipbridge::core::private::Private;
 use sipbridge::sip::engine::{Command, EndedBy, LegEvent, SipEngine};
 use tokio::sync::mpsc;

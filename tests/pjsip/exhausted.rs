@@ -6,7 +6,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sipbridge::core::link::MediaLink;
+use sipbridge::core::media_link::MediaLink;
 use sipbridge::sip::engine::{CallRefused, Command, EndedBy, IncomingCall, SipEngine};
 
 use crate::outgoing::{call, reply, trunk};

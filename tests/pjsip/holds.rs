@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use sipbridge::core::ids::LegId;
-use sipbridge::core::link::{Direction, MediaLink};
+use sipbridge::core::media_link::{Direction, MediaLink};
 use sipbridge::sip::engine::{Command, LegEvent, SipEngine};
 use sipbridge::sip::rtp_channel::RtpReceiver;
 use tokio::sync::mpsc;

@@ -1,6 +1,6 @@
 //! What is accepted of an SDP offer, and what is answered where nothing is.
 
-use sipbridge::core::link::Codec;
+use sipbridge::core::media_link::Codec;
 use sipbridge::sip::engine::SipEngine;
 
 use crate::peer::{PATIENCE, Peer};

@@ -1,7 +1,7 @@
 //! Calls that we place: a callee at the other end, every way to end.
 
 use sipbridge::core::ids::LineId;
-use sipbridge::core::link::{Codec, Direction, SinkError};
+use sipbridge::core::media_link::{Codec, Direction, SinkError};
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::sip::engine::{
     CallRefused, Command, EndedBy, LegEnd, LegEvent, OutgoingCall, OutgoingLeg, SipEngine,
@@ -73,7 +73,7 @@ pub fn pick_up<'a>(peer: &'a Peer, invite: &Message) -> Dialog<'a> {
     peer.callee(invite)
 }
 
-pub fn media(leg: &mut OutgoingLeg) -> sipbridge::core::link::MediaLink {
+pub fn media(leg: &mut OutgoingLeg) -> sipbridge::core::media_link::MediaLink {
     match next(&mut leg.events, "media") {
         LegEvent::Media(link) => link,
         other => panic!("expected media, got {other:?}"),

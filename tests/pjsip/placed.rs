@@ -21,7 +21,7 @@ use sipbridge::core::call_object::CallStatus;
 use sipbridge::core::dialling::DialLine;
 use sipbridge::core::g711::{Gain, MULAW_SILENCE};
 use sipbridge::core::ids::{AccountSid, CallId, LineId};
-use sipbridge::core::link::{RtpSink, SinkError};
+use sipbridge::core::media_link::{RtpSink, SinkError};
 use sipbridge::core::numbers::Country;
 use sipbridge::core::outward::Outward;
 use sipbridge::core::private::Private;

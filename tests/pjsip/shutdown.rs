@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
 use sipbridge::core::ids::LineId;
-use sipbridge::core::link::SinkError;
+use sipbridge::core::media_link::SinkError;
 use sipbridge::sip::engine::{
     Command, EndedBy, EngineEvent, Registration, SipEngine, SubmitError, Transport,
 };

@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use sipbridge::core::link::{Codec, MediaLink};
+use sipbridge::core::media_link::{Codec, MediaLink};
 use sipbridge::sip::engine::{IncomingCall, LegEvent, SipEngine};
 
 use crate::outgoing::{ack, placed, trunk};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sipbridge::core::access::Accept;
 use sipbridge::core::access::contact_key::ContactKey;
 use sipbridge::core::ids::LineId;
-use sipbridge::core::link::{MediaLink, RtpPacket};
+use sipbridge::core::media_link::{MediaLink, RtpPacket};
 use sipbridge::dns::{Files, Servers};
 use sipbridge::sip::engine::{
     Access, Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineConfig, EngineEvent,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use sipbridge::core::link::Direction;
+use sipbridge::core::media_link::Direction;
 use sipbridge::sip::engine::{Command, EndedBy, LegEvent, SipEngine, Transport};
 
 use crate::descriptions::{SDP, a_call_works, killers, port, settle};

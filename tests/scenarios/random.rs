@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sipbridge::bridge::call_store::CallRequest;
 use sipbridge::bridge::place::NewCall;
 use sipbridge::core::call::AnswerMode;
-use sipbridge::core::link::{Codec, Direction};
+use sipbridge::core::media_link::{Codec, Direction};
 use sipbridge::core::private::Private;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::sim::SimCallee;
-use sipbridge::core::link::{Codec, Direction};
+use sipbridge::core::media_link::{Codec, Direction};
 use sipbridge::sip::engine::CallRefused;
 
 use super::caller::Caller;

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use serde_json::json;
-use sipbridge::core::link::Direction;
+use sipbridge::core::media_link::Direction;
 use sipbridge::core::rtp::RtpHeader;
 
 use super::caller::Caller;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{LocalEnd, Script, SimEngine};
 use sipbridge::core::ids::LegId;
-use sipbridge::core::link::{Direction, MediaFormat};
+use sipbridge::core::media_link::{Direction, MediaFormat};
 use sipbridge::core::private::Private;
 use sipbridge::sip::engine::{EndedBy, LegEnd, LegEvent};
 use sipbridge::sip::rtp_channel::Undelivered;

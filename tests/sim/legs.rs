@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{LEGS_MAX, Leg, LocalEnd, Outgoing, Script, State, pcmu};
 use sipbridge::core::ids::{LegId, LineId};
-use sipbridge::core::link::{Direction, MediaFormat, MediaLink, RtpSink};
+use sipbridge::core::media_link::{Direction, MediaFormat, MediaLink, RtpSink};
 use sipbridge::sip::engine::{
     CallRefused, Command, EndedBy, EngineEvent, LEG_QUEUE_EVENTS, LegEnd, LegEvent, OutgoingCall,
     OutgoingLeg, Registration,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use sipbridge::core::ids::{LegId, LineId};
-use sipbridge::core::link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
+use sipbridge::core::media_link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
 use sipbridge::core::private::Private;
 use sipbridge::sip::engine::{
     Account, Admission, CallRefused, Command, ENGINE_QUEUE_EVENTS, EngineEvent, EngineStats,

@@ -1,7 +1,7 @@
 //! The call's state machine, in virtual time.
 
 use super::*;
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 use crate::core::private::Private;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use super::super::tests::{SECOND, outputs, policy, started, streaming};
 use super::*;
 use crate::core::call::{IdleSound, WorkerInput};
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 
 fn held(on: bool) -> Output {
     Output::Held(on)

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{Call, Phase, Timer};
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 use crate::core::outcome::Outcome;
 
 /// What is known of the other side's RTP.

@@ -3,7 +3,7 @@
 use super::super::tests::{SECOND, outputs, policy};
 use super::*;
 use crate::core::call::{CallPolicy, WorkerInput};
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 use crate::core::private::Private;
 
 fn placed() -> (Call, Instant) {

@@ -10,7 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::description::{
     Address, Candidate, CandidateKind, Crypto, Encoding, Key, OpusParameters, Rtcp, Suite, Token,
 };
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 
 /// Base64 of SRTP keys: some phones leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 use crate::core::private::Secret;
 
 /// A session description: identity and media lines, in their order.

@@ -6,7 +6,7 @@ use super::description::{
 };
 use super::parse::Session;
 use super::{CANDIDATES_MAX, CRYPTOS_MAX};
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 
 /// Payload types of RTP.
 const PAYLOAD_TYPES: usize = 128;

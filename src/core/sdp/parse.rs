@@ -35,7 +35,7 @@ pub enum Problem {
 pub struct Session<'a> {
     description: Description,
     pub address: Option<Address>,
-    pub direction: Option<crate::core::link::Direction>,
+    pub direction: Option<crate::core::media_link::Direction>,
     pub ice_ufrag: Option<&'a str>,
     pub ice_password: Option<&'a str>,
 }

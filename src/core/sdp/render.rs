@@ -8,7 +8,7 @@ use super::description::{
     Address, Audio, Candidate, Declined, Description, Encoding, Format, Ice, Media, OpusParameters,
     Rtcp,
 };
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 
 /// Writes a description.
 #[must_use]

@@ -7,7 +7,7 @@ use super::description::*;
 use super::judge::{LABELS, Place, Refusal, Served, judge};
 use super::parse::{Problem, parse};
 use super::render::render;
-use crate::core::link::Direction;
+use crate::core::media_link::Direction;
 
 const SERVED: Served = Served {
     ipv4: true,

@@ -20,14 +20,14 @@
 use std::ffi::{c_uint, c_void};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 use super::call_table::{from_key, to_key};
 use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
 use super::shared::{guarded, guarded_leg};
 use super::{in_flight, outgoing, text, threads};
-use crate::core::link::{RtpSink, SinkError};
+use crate::core::media_link::{RtpSink, SinkError};
 
 /// pjlib's "not supported".
 const PJ_ENOTSUP: pj_status_t = 70_012;
@@ -87,7 +87,13 @@ impl RtpGate {
 
 impl RtpSink for RtpGate {
     fn send(&self, packet: &[u8]) -> Result<(), SinkError> {
-        let state = self.state();
+        // The pacer waits for nobody: while the gate is being opened or closed, and
+        // only then, is the lock taken, and a packet may as well come too early or late.
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(SinkError::Closed),
+        };
         let Some(Member(member)) = state.member else {
             return Err(SinkError::Closed);
         };

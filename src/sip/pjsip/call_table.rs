@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::access::{Caller, Unacknowledged};
 use super::adapter::RtpGate;
 use crate::core::ids::{LegId, LineId};
-use crate::core::link::MediaFormat;
+use crate::core::media_link::MediaFormat;
 use crate::sip::engine::{LEG_QUEUE_EVENTS, LegEnd, LegEvent};
 use crate::sip::rtp_channel::{RtpReceiver, RtpSender, Undelivered, rtp_channel};
 use crate::sip::rtp_intake::{Judged, PayloadTypes, RtpIntake};

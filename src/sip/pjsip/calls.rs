@@ -11,7 +11,7 @@ use super::hangups;
 use super::shared::Shared;
 use super::text::{self, PjStrings};
 use crate::core::ids::LegId;
-use crate::core::link::{Codec, Direction, MediaFormat, MediaLink, RtpSink};
+use crate::core::media_link::{Codec, Direction, MediaFormat, MediaLink, RtpSink};
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, LegEnd, LegEvent};
 use crate::sip::uri::escape_user;

@@ -35,8 +35,8 @@
 //! fell, in two seconds, below 60 ms and below what it kept queued in its
 //! first two seconds, which is the lead that the worker wants, up to 200 ms.
 
-use super::g711::is_quiet;
 use super::playout::FRAME_BYTES;
+use crate::core::g711::is_quiet;
 
 const FRAME: u32 = FRAME_BYTES as u32;
 /// A live queue swings by no more.

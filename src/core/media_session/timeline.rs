@@ -85,6 +85,11 @@ impl Timeline {
         taken_back
     }
 
+    /// When position 0 was; `None` before anything has come.
+    pub fn zero(&self) -> Option<Instant> {
+        self.zero
+    }
+
     /// The position where the stream should be.
     pub fn wall(&self, now: Instant) -> u64 {
         self.zero.map_or(0, |zero| {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::rtp::RtpHeader;
+use crate::core::rtp::RtpHeader;
 
 /// Most packets that wait for a missing one.
 pub const MAX_HELD_PACKETS: usize = 3;

@@ -5,8 +5,8 @@
 //! Positions count bytes of mu-law since the stream began, one per sample.
 //! Bounded: the oldest frames go first, and their positions with them.
 
-use super::g711::MULAW_SILENCE;
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
+use crate::core::g711::MULAW_SILENCE;
 
 /// How much is kept while no worker takes it, in ms.
 pub const KEPT_MS: u64 = 35_000;
@@ -98,6 +98,19 @@ impl ReplayBuffer {
         let frame = self.bytes[self.head..].first_chunk::<FRAME_BYTES>()?;
         self.head += FRAME_BYTES;
         Some((position, frame))
+    }
+
+    /// The frame at a position, whether it was delivered or not.
+    #[must_use]
+    pub fn frame_at(&self, position: u64) -> Option<&[u8; FRAME_BYTES]> {
+        let from = usize::try_from(position.checked_sub(self.origin)?).ok()?;
+        self.bytes.get(from..)?.first_chunk()
+    }
+
+    /// All whole frames that wait count as delivered.
+    pub fn skip_waiting(&mut self) {
+        let waiting = self.bytes.len() - self.head;
+        self.head += waiting / FRAME_BYTES * FRAME_BYTES;
     }
 
     /// Goes back to deliver the last `ms` once more, as far as they are kept.

@@ -1,8 +1,9 @@
 //! Caller to worker: RTP packets become Media Streams messages, each the moment
 //! its packet is in ([`crate::guide::media_streams`]).
 //!
-//! Input, by its source: RTP packets and ticks from the driver, digits by SIP
-//! INFO from the engine. Output: `poll_message`.
+//! Input, by its source: RTP packets from pjsip's media thread, ticks and digits
+//! by SIP INFO from the driver. Output: `poll_message`. Both threads share it
+//! behind one short lock ([`super`]).
 //!
 //! # Time
 //! A position counts samples at 8 kHz since the stream began. Three clocks meet:
@@ -28,18 +29,19 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::digits::{DigitMerge, DigitWay};
-use super::g711::{Gain, is_quiet};
-use super::link::{Codec, MediaFormat};
-use super::media_streams::MessageWriter;
-use super::opus::{CLOCK_PER_SAMPLE, OpusError};
+use super::clock::{FrameTap, MediaClock};
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
 use super::reorder::{Placement, Reception, Reorder};
 use super::replay_buffer::ReplayBuffer;
-use super::rtp::RtpHeader;
-use super::telephone_event::{EventReceiver, TelephoneEvent};
 use super::timeline::{Jitter, Timeline};
 use super::transcode::Decoders;
+use crate::core::digits::{DigitMerge, DigitWay};
+use crate::core::g711::{Gain, is_quiet};
+use crate::core::media_link::{Codec, MediaFormat};
+use crate::core::media_streams::MessageWriter;
+use crate::core::opus::{CLOCK_PER_SAMPLE, OpusError};
+use crate::core::rtp::RtpHeader;
+use crate::core::telephone_event::{EventReceiver, TelephoneEvent};
 
 /// Lost packets that are filled though the wall clock says that there was no
 /// time for them, as long as the stream is not this far ahead of it.
@@ -82,11 +84,10 @@ pub struct UplinkStats {
     pub jitter: Duration,
 }
 
-/// The uplink of one call; owned by its driver.
+/// The uplink of one leg.
 #[derive(Debug)]
 pub struct Uplink {
     format: MediaFormat,
-    gain: Gain,
     decoders: Decoders,
     reorder: Reorder,
     timeline: Timeline,
@@ -101,6 +102,35 @@ pub struct Uplink {
     jitter: Jitter,
     last_rtp: Option<Instant>,
     stats: UplinkStats,
+    clock: MediaClock,
+    tap: Option<Tap>,
+}
+
+/// What sees the frames, and the position of the next one.
+#[derive(Debug)]
+struct Tap {
+    tap: Box<dyn FrameTap>,
+    next: u64,
+}
+
+/// A format with what it takes to decode it, made before it is needed.
+#[derive(Debug)]
+pub struct PreparedFormat {
+    format: MediaFormat,
+    decoders: Decoders,
+}
+
+impl PreparedFormat {
+    /// Makes the decoders, which takes some time.
+    ///
+    /// # Errors
+    /// When the codec is Opus and libopus makes no decoder.
+    pub fn new(format: &MediaFormat, gain: &Gain) -> Result<Self, OpusError> {
+        Ok(Self {
+            format: *format,
+            decoders: Decoders::new(format.codec, gain)?,
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -112,14 +142,11 @@ struct Worker {
 
 impl Uplink {
     /// An uplink that has no worker yet: it keeps what the caller says.
-    ///
-    /// # Errors
-    /// When the codec is Opus and libopus makes no decoder.
-    pub fn new(format: &MediaFormat, rx_gain: Gain) -> Result<Self, OpusError> {
-        Ok(Self {
-            format: *format,
-            decoders: Decoders::new(format.codec, &rx_gain)?,
-            gain: rx_gain,
+    #[must_use]
+    pub fn new(prepared: PreparedFormat, clock: MediaClock) -> Self {
+        Self {
+            format: prepared.format,
+            decoders: prepared.decoders,
             reorder: Reorder::default(),
             timeline: Timeline::default(),
             backlog: ReplayBuffer::default(),
@@ -131,21 +158,35 @@ impl Uplink {
             jitter: Jitter::default(),
             last_rtp: None,
             stats: UplinkStats::default(),
-        })
+            clock,
+            tap: None,
+        }
     }
 
-    /// Media changed (re-INVITE). The stream goes on.
-    ///
-    /// # Errors
-    /// When the codec is Opus and libopus makes no decoder; nothing has changed.
-    pub fn set_format(&mut self, format: &MediaFormat) -> Result<(), OpusError> {
-        if format.codec != self.format.codec {
-            self.decoders = Decoders::new(format.codec, &self.gain)?;
+    /// Gives each frame that comes in to a tap as well, from now on, whether or
+    /// not there is a worker.
+    pub fn set_tap(&mut self, tap: Box<dyn FrameTap>) {
+        let next = self.backlog.end();
+        self.tap = Some(Tap { tap, next });
+    }
+
+    /// The clock of the leg, which is that of its downlink too.
+    #[must_use]
+    pub fn clock(&self) -> MediaClock {
+        self.clock
+    }
+
+    /// Media changed (re-INVITE). The stream goes on. Gives back what is of no use
+    /// any more, to be freed without a lock held.
+    #[must_use = "to be dropped after the lock is released"]
+    pub fn set_format(&mut self, mut prepared: PreparedFormat) -> PreparedFormat {
+        if prepared.format.codec != self.format.codec {
+            std::mem::swap(&mut self.decoders, &mut prepared.decoders);
             self.timeline.forget_source();
             self.jitter = Jitter::default();
         }
-        self.format = *format;
-        Ok(())
+        self.format = prepared.format;
+        prepared
     }
 
     /// One RTP packet, with the time it was read from the socket. Poll messages
@@ -162,6 +203,7 @@ impl Uplink {
             self.use_packet(arrived, &header, payload, lost, new_source);
         }
         self.use_held(arrived);
+        self.pass_frames();
     }
 
     /// Time passes: call it every 20 to 100 ms, at least while no RTP comes in.
@@ -174,6 +216,7 @@ impl Uplink {
         let end = self.backlog.end();
         let pause_end = self.timeline.handle_tick(now, end);
         self.fill_until(pause_end);
+        self.pass_frames();
     }
 
     /// A digit by SIP INFO.
@@ -233,7 +276,7 @@ impl Uplink {
     pub fn go_live(&mut self) {
         self.worker = None;
         self.digits.clear();
-        while self.backlog.next_frame().is_some() {}
+        self.backlog.skip_waiting();
     }
 
     /// The next 20 ms of audio, for another leg.
@@ -285,6 +328,23 @@ impl Uplink {
             overflow_bytes: self.backlog.overflow_bytes(),
             jitter: self.jitter.duration(self.format.codec.clock_rate_hz()),
             ..self.stats
+        }
+    }
+
+    /// The one point that each frame from the caller passes, with its media time:
+    /// once, in order, as it was put into the stream, whoever takes it when.
+    fn pass_frames(&mut self) {
+        let Some(tap) = &mut self.tap else { return };
+        let Some(zero) = self.timeline.zero() else {
+            return;
+        };
+        while tap.next + FRAME_BYTES as u64 <= self.backlog.end() {
+            let at = self.clock.at(zero).plus_samples(tap.next);
+            // What is more than is kept is gone already.
+            if let Some(frame) = self.backlog.frame_at(tap.next) {
+                tap.tap.handle_frame(at, frame);
+            }
+            tap.next += FRAME_BYTES as u64;
         }
     }
 

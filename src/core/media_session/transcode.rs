@@ -1,14 +1,14 @@
 //! Between mu-law, in which everything is queued, and the codec of the call: one
 //! table look-up per sample for G.711 and gain, libopus for Opus.
 
-use super::g711::{CodeTable, Gain, MULAW_TO_LINEAR, linear_to_mulaw, translate};
-use super::link::Codec;
-use super::opus::{
-    CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, MAX_PAYLOAD_BYTES, OpusDecoder, OpusEncoder, OpusError,
-};
 use super::playout::FRAME_BYTES;
 use super::replay_buffer::ReplayBuffer;
-use super::rtp::HEADER_BYTES;
+use crate::core::g711::{CodeTable, Gain, MULAW_TO_LINEAR, linear_to_mulaw, translate};
+use crate::core::media_link::Codec;
+use crate::core::opus::{
+    CLOCK_PER_SAMPLE, MAX_DECODED_SAMPLES, MAX_PAYLOAD_BYTES, OpusDecoder, OpusEncoder, OpusError,
+};
+use crate::core::rtp::HEADER_BYTES;
 
 /// The longest packet we send: RTP header and an Opus payload.
 pub const MAX_PACKET_BYTES: usize = HEADER_BYTES + MAX_PAYLOAD_BYTES;
