@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::audit::Changed;
 use super::body::JsonObject;
-use super::call_body::{CallBody, CallList, CallPageBody, object_of};
+use super::call_body::{CallBody, CallList, CallPageBody};
 use super::control::Control;
 use super::new_call::{CallInput, CallOrder, destination_mistake};
 use super::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
@@ -116,11 +116,10 @@ async fn records(control: &Control, mut query: Query) -> Result<Response, Proble
     query.finish()?;
     let page = control.store()?.calls(&wanted).await?;
     let now = SystemTime::now();
-    let pairs: Vec<_> = page.calls.iter().map(|it| (it, object_of(it))).collect();
+    let records = page.calls.iter();
     let body = CallPageBody {
-        items: pairs
-            .iter()
-            .map(|(record, call)| CallBody::of_record(record, call, now))
+        items: records
+            .map(|record| CallBody::of_record(record, now))
             .collect(),
         next: page.next.map(|next| write_cursor(&next)),
     };
@@ -169,11 +168,11 @@ pub async fn place(
         .await
         .map_err(not_placed)?;
     let mut response = shown(StatusCode::CREATED, &call);
-    let location = format!("/api/calls/{}", call.sid);
+    let location = format!("/api/calls/{}", call.facts.id);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(LOCATION, location);
     }
-    Ok(Changed::made(call.sid.as_str(), fields).to(response))
+    Ok(Changed::made(call.facts.id.as_str(), fields).to(response))
 }
 
 /// Shows one call: in progress, ended a moment ago, or of the database.
@@ -202,8 +201,7 @@ pub async fn get(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Res
         None => None,
     };
     let record = record.ok_or_else(missing)?;
-    let call = object_of(&record);
-    let body = CallBody::of_record(&record, &call, SystemTime::now());
+    let body = CallBody::of_record(&record, SystemTime::now());
     Ok(answer(StatusCode::OK, &body))
 }
 
@@ -329,7 +327,7 @@ async fn ask(control: &Control, sid: &str, request: CallRequest) -> Result<Respo
 /// this one that is not in the store is over, whatever its record lacks.
 fn is_elsewhere(control: &Control, record: &CallRecord) -> bool {
     let node = control.context.call_log.as_ref().map(CallLog::node);
-    record.ended.is_none() && node != Some(record.node.as_str())
+    record.call.state.ended.is_none() && node != Some(record.node.as_str())
 }
 
 fn elsewhere(node: &str) -> Problem {

@@ -94,7 +94,7 @@ pub(super) async fn next_event(callee: &mut Option<Callee>) -> Option<LegEvent> 
 
 impl Driver {
     pub(super) fn call_out(&mut self, destination: Private) {
-        let line = self.record.line.id.clone();
+        let line = self.line.id.clone();
         match Calling::submit(&self.context.engine, line, destination) {
             Ok(calling) => self.pending.calling = Some(calling),
             Err(error) => {

@@ -15,18 +15,18 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{Instrument, debug, error, info, warn};
 
 use super::call_limiter::CallPermit;
 use super::call_store::QueuedRequest;
 use super::call_terms::CallTerms;
-use super::call_view::CallView;
 use super::callee::{self, Callee};
-use super::context::Context;
+use super::context::{Context, LineProfile};
 use super::inbound_audio::InboundAudio;
 use super::leg_media::LegMedia;
+use super::opening::incoming_call;
+use super::publisher::{Publisher, span};
 use super::reach::{Done, Pending};
-use super::record::Record;
 use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::Call;
 use crate::core::call_object::{CallDirection, CallObject};
@@ -51,9 +51,9 @@ pub(super) struct Driver {
     pub(super) context: Arc<Context>,
     pub(super) leg: LegId,
     pub(super) call: Call,
-    pub(super) record: Record,
+    pub(super) line: Arc<LineProfile>,
+    pub(super) publisher: Publisher,
     pub(super) media: LegMedia,
-    pub(super) shown: CallView,
     /// Dials the worker where it is not the queue's.
     pub(super) dialer: Option<Dialer>,
     /// Who placed the call named its worker, whose transfers are judged like his.
@@ -111,16 +111,11 @@ pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, plac
         return refuse(&context, incoming.leg);
     };
     let terms = CallTerms::default();
-    let record = Record::new(&context, line, &incoming, &terms);
-    let span = info_span!(
-        "call",
-        call_id = %record.call_id,
-        line = %record.line.id,
-        sip_call_id = %incoming.sip_call_id,
-    );
+    let call = incoming_call(&context.settings, &line, &incoming, &terms);
+    let span = span(&call.facts);
     async {
         let leg = incoming.leg;
-        match Driver::new(context.clone(), Leg::from(*incoming), record, terms) {
+        match Driver::new(context.clone(), Leg::from(*incoming), (line, call), terms) {
             Ok(driver) => driver.live(Start::Incoming).await,
             Err(error) => {
                 warn!(%error, "the call cannot be set up and is refused");
@@ -186,17 +181,17 @@ impl Driver {
     pub(super) fn new(
         context: Arc<Context>,
         leg: Leg,
-        record: Record,
+        (line, call): (Arc<LineProfile>, CallObject),
         terms: CallTerms,
     ) -> Result<Self, OpusError> {
         let media = LegMedia::new(&context, &leg.rtp)?;
-        let policy = context.policy(&record.line, &terms);
-        let is_asked = context.ask.is_some() && record.direction == CallDirection::Inbound;
-        let (object, url) = (record.object(), terms.callback_url);
+        let policy = context.policy(&line, &terms);
+        let is_asked = context.ask.is_some() && call.facts.direction == CallDirection::Inbound;
+        let url = terms.callback_url;
         let (handle, asked) = if is_asked {
-            context.calls.open_untold(object, url)
+            context.calls.open_untold(call.clone(), url)
         } else {
-            context.calls.open(object, url)
+            context.calls.open(call.clone(), url)
         };
         let own_dialer = terms.dialer;
         let now = Instant::now();
@@ -204,7 +199,8 @@ impl Driver {
             leg: leg.id,
             call: Call::new(policy),
             media,
-            shown: CallView::new(handle),
+            publisher: Publisher::new(&context, call, handle),
+            line,
             is_worker_foreign: own_dialer.is_some(),
             dialer: own_dialer.or_else(|| context.dialer.clone()),
             worker: WorkerSide::new(),
@@ -223,22 +219,14 @@ impl Driver {
             }),
             ending: false,
             context,
-            record,
         })
-    }
-
-    /// The call as others see it, before anything has happened to it.
-    pub(super) fn object(&self) -> CallObject {
-        self.record.object()
     }
 
     /// The whole life of the call.
     pub(super) async fn live(mut self, start: Start) {
         let context = self.context.clone();
         let _watched = context.gauges.watch(&self.media.stream, &self.media.port);
-        let (from, direction) = (&self.record.from, self.record.direction.as_str());
-        info!(%from, direction, "a call begins");
-        self.record.begun(&context);
+        self.publisher.begun();
         let now = Instant::now().into_std();
         match start {
             Start::Incoming if context.ask.is_some() => self.call.handle_question(),
@@ -318,8 +306,7 @@ impl Driver {
     fn handle_leg(&mut self, now: Instant, event: LegEvent) {
         match event {
             LegEvent::Established => {
-                let at = self.record.answered(now);
-                self.shown.answered(at);
+                self.publisher.answered(now);
                 self.call.handle_established(now.into_std());
             }
             LegEvent::Progress(status) => self.call.handle_progress(status),
@@ -342,7 +329,7 @@ impl Driver {
             }
             LegEvent::Ended(end) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg ended");
-                self.record.sip_status = end.status;
+                self.publisher.leg_ended(end.status);
                 // The caller's last words came before it.
                 self.take_early();
                 self.call.handle_leg_ended(end.by == EndedBy::Remote);
@@ -459,9 +446,7 @@ impl Driver {
 
     fn finish(mut self, outcome: Outcome) {
         self.media.stream.finish();
-        self.record
-            .ended(&self.context, outcome, &self.media.port, &self.media.stream);
-        self.shown.ended(outcome, self.record.sip_status);
+        self.publisher.ended(outcome, &self.media);
         self.worker.close(self.close_reason());
     }
 
@@ -469,7 +454,7 @@ impl Driver {
     fn abandon(&mut self) {
         self.finished = Some(Outcome::Failed);
         self.media.stream.finish();
-        self.record.abandoned(&self.context);
+        self.publisher.abandoned();
         self.worker.close(CloseReason::Failed);
         self.stop_search();
         let (leg, status) = (self.leg, 500);

@@ -1,6 +1,7 @@
 //! The question before a call is taken, and what its answer changes in the
 //! call: its parameters, its worker, its own callback address.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -24,29 +25,32 @@ impl Driver {
         let Some(ask) = &self.context.ask else {
             return self.handle_decision(Instant::now(), CallDecision::Accept(Box::default()));
         };
-        self.pending.decision = Some(ask.ask(self.object()));
+        self.pending.decision = Some(ask.ask(self.publisher.call().clone()));
     }
 
     /// The answer is here.
     pub(super) fn handle_decision(&mut self, now: Instant, decision: CallDecision) {
-        let (decision, callback_url) = match decision {
+        let (decision, parameters, callback_url) = match decision {
             CallDecision::Accept(accepted) => self.take_terms(*accepted),
             CallDecision::Reject(status) => {
                 info!(status, "the incoming callback rejects the call");
-                (decision, None)
+                (decision, BTreeMap::new(), None)
             }
             CallDecision::Ignore => {
                 info!("the incoming callback leaves the call to others");
-                (decision, None)
+                (decision, BTreeMap::new(), None)
             }
         };
-        self.shown.settled(&self.record, callback_url);
+        self.publisher.settled(&parameters, callback_url);
         self.call.handle_decision(now.into_std(), &decision);
     }
 
-    /// What of the terms can be used; and the call's own callback address.
-    fn take_terms(&mut self, mut accepted: Accepted) -> (CallDecision, Option<String>) {
-        self.record.add_parameters(&accepted.custom_params);
+    /// What of the terms can be used; the call's own parameters and callback address.
+    fn take_terms(
+        &mut self,
+        mut accepted: Accepted,
+    ) -> (CallDecision, BTreeMap<String, String>, Option<String>) {
+        let parameters = std::mem::take(&mut accepted.custom_params);
         match accepted
             .ws_target
             .as_ref()
@@ -61,6 +65,7 @@ impl Driver {
         }
         let callback_url = accepted.callback_url.take();
         let callback_url = callback_url.map(|url| url.expose().to_owned());
-        (CallDecision::Accept(Box::new(accepted)), callback_url)
+        let decision = CallDecision::Accept(Box::new(accepted));
+        (decision, parameters, callback_url)
     }
 }

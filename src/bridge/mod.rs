@@ -14,8 +14,8 @@
 //! | `worker_side` | the attached worker: its socket, its messages |
 //! | `outbound_audio` | outgoing audio, shared with the pacer thread |
 //! | `inbound_audio` | incoming audio, shared with the engine's media thread |
-//! | `record` | what is known and told about one call: job, events, log |
-//! | `call_view` | the call's entry in the call store |
+//! | `opening` | the facts of a call that begins |
+//! | `publisher` | how others are told of one call: job, events, record, API, log |
 //! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
 //! | [`call_store`] | the calls as the API sees them, and what it asks of them |
 //! | [`line_directory`] | the lines that the bridge holds now |
@@ -36,7 +36,6 @@ pub mod call_counters;
 pub mod call_limiter;
 pub mod call_store;
 mod call_terms;
-mod call_view;
 mod callee;
 pub mod context;
 pub mod dialling;
@@ -47,12 +46,13 @@ pub mod intake;
 mod leg_media;
 pub mod line_directory;
 mod number_index;
+mod opening;
 mod outbound_audio;
 pub mod overload;
 mod perform;
 pub mod place;
+mod publisher;
 mod reach;
-mod record;
 pub mod registrar;
 mod requests;
 pub mod shutdown;

@@ -7,8 +7,7 @@ use tracing::{debug, info, warn};
 use super::call_store::RequestError;
 use super::driver::Driver;
 use super::worker_side::WorkerEvent;
-use crate::core::call::{IdleSound, Output, Report, WorkerInput};
-use crate::core::call_object::CallDirection;
+use crate::core::call::{IdleSound, Output, WorkerInput};
 use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::core::private::Private;
 use crate::core::replay_buffer::HISTORY_MS;
@@ -20,7 +19,7 @@ impl Driver {
         match output {
             Output::Answer(status) => {
                 if status < 200 {
-                    self.shown.ringing();
+                    self.publisher.ringing();
                 }
                 let leg = self.leg;
                 self.command(Command::Answer { leg, status });
@@ -53,7 +52,7 @@ impl Driver {
                 self.command(Command::Hold { leg, on });
             }
             Output::PlayOut => self.play_out(),
-            Output::Report(report) => self.report(report),
+            Output::Report(report) => self.publisher.report(report),
             Output::Finished(outcome) => self.finished = Some(outcome),
         }
     }
@@ -68,17 +67,17 @@ impl Driver {
     // ---- the stream ----
 
     fn start_stream(&mut self) {
-        let record = &self.record;
+        let publisher = &self.publisher;
         let account = &self.context.settings.account_sid;
-        let mut writer = MessageWriter::new(&record.stream_id, &record.call_id, account);
+        let mut writer = MessageWriter::new(publisher.stream(), &publisher.facts().id, account);
         let (mut connected, mut start) = (Vec::new(), Vec::new());
         writer.write_connected(&mut connected);
-        writer.write_start(&record.custom_parameters, &mut start);
+        writer.write_start(&publisher.parameters(), &mut start);
         {
             let mut state = self.media.port.lock();
             state.post(connected);
             state.post(start);
-            if record.attempt.resumed {
+            if publisher.is_resumed() {
                 state.uplink.resume(writer, HISTORY_MS);
             } else {
                 state.uplink.attach(writer);
@@ -103,7 +102,7 @@ impl Driver {
     }
 
     fn set_idle_audio(&mut self, idle_audio: IdleSound) {
-        let idle_audio = self.context.idle_audio(idle_audio, &self.record.line);
+        let idle_audio = self.context.idle_audio(idle_audio, &self.line);
         self.media.stream.downlink().set_idle_audio(idle_audio);
     }
 
@@ -112,7 +111,7 @@ impl Driver {
         let audio = held.then(|| self.context.sounds.hold.clone());
         self.media.stream.downlink().set_hold(audio);
         self.media.port.lock().uplink.set_muted(held);
-        self.shown.held(held);
+        self.publisher.held(held);
     }
 
     fn play_out(&mut self) {
@@ -229,7 +228,7 @@ impl Driver {
                 .call
                 .check_worker_transfer()
                 .map_err(RequestError::from);
-            let line = &self.record.line;
+            let line = &self.line;
             let judged =
                 checked.and_then(|()| Ok(self.context.dialling.allow(line, &destination)?));
             match judged {
@@ -246,17 +245,5 @@ impl Driver {
         if pushed.first_drop {
             warn!("the playout queue is full (10 minutes); audio of the worker is dropped");
         }
-    }
-
-    fn report(&mut self, report: Report) {
-        match report {
-            // Of a call that came in, the 180 says it.
-            Report::Ringing if self.record.direction == CallDirection::Outbound => {
-                self.shown.ringing();
-            }
-            Report::WorkerAttached => self.shown.has_worker(),
-            _ => {}
-        }
-        self.record.report(&self.context, report);
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, warn};
 
 use super::call_terms::CallTerms;
 use super::context::Context;
 use super::driver::{Driver, Leg, Start};
-use super::record::Record;
+use super::opening::placed_call;
+use super::publisher::span;
 use crate::callbacks::Target;
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
@@ -105,20 +106,19 @@ pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObj
     let placed = calling.placed().await;
     let placed = placed.map_err(|error| not_dialled(PlaceError::from(error)))?;
     let sip_call_id = placed.sip_call_id.clone();
-    let record = Record::placed(context, line, to, sip_call_id, &terms);
-    let span = info_span!(
-        "call",
-        call_id = %record.call_id,
-        line = %record.line.id,
-        sip_call_id = %record.sip_call_id,
-    );
+    let object = placed_call(&context.settings, &line, &to, &sip_call_id, &terms);
+    let span = span(&object.facts);
     let leg = placed.leg;
-    let driver = Driver::new(context.clone(), Leg::from(placed), record, terms);
+    let driver = Driver::new(
+        context.clone(),
+        Leg::from(placed),
+        (line, object.clone()),
+        terms,
+    );
     let driver = driver.map_err(|error| {
         hang_up(&context.engine, leg);
         PlaceError::Sip(CallRefused::Failed(error.to_string()))
     })?;
-    let object = driver.object();
     let start = Start::Placed {
         ring_timeout: call.ring_timeout,
     };

@@ -121,11 +121,11 @@ impl Driver {
                 return self.call.handle_claim_held(now);
             }
         } else {
-            let call = self.record.call_id.clone();
+            let call = self.publisher.facts().id.clone();
             self.pending.ticket = Some(self.context.workers.expect(call, token.clone()));
         }
-        self.record.begin(&self.context, attempt);
-        let job = self.record.job(&self.context, &token);
+        self.publisher.begin(attempt);
+        let job = self.publisher.job(&token);
         let before = self.pending.job.replace(job.clone());
         // A first job that comes twice was interrupted on its way, and whatever
         // of it arrived is removed: the next one keeps its turn behind the others.
@@ -164,7 +164,7 @@ impl Driver {
     }
 
     pub(super) fn dial(&mut self, attempt: Attempt) {
-        self.record.begin(&self.context, attempt);
+        self.publisher.begin(attempt);
         let dialer = self.dialer.clone();
         self.pending.dial = Some(Box::pin(async move {
             match &dialer {
@@ -222,14 +222,14 @@ impl Driver {
             tokio::spawn(socket.close(CloseReason::CallOver));
             return;
         }
-        self.record.attached(worker);
+        self.publisher.attached(worker);
         self.pending.taken = None;
         self.pending.dial = None;
         if let (Some(queue), Some(job)) = (&self.context.queue, &self.pending.job) {
             // It is gone already, unless Redis has come back with old data.
             queue.remove(job);
         }
-        self.worker.attach(socket, self.record.stream_id.clone());
+        self.worker.attach(socket, self.publisher.stream().clone());
     }
 }
 

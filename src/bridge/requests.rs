@@ -32,7 +32,7 @@ impl Driver {
             CallRequest::Hangup => self.call.handle_hangup_request(now)?,
             CallRequest::Transfer(destination) => {
                 self.call.check_transfer()?;
-                let line = &self.record.line;
+                let line = &self.line;
                 let destination = self.context.dialling.allow(line, &destination)?;
                 self.call.handle_transfer_request(now, destination)?;
             }

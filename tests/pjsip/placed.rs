@@ -216,7 +216,7 @@ fn listen(peer: &Peer, part: &[u8]) -> Vec<u8> {
 
 fn shows(context: &Context, sid: &CallId, status: CallStatus) {
     eventually(status.as_str(), || {
-        context.calls.get(sid).map(|call| call.status) == Some(status)
+        context.calls.get(sid).map(|call| call.state.status) == Some(status)
     });
 }
 
@@ -241,7 +241,7 @@ async fn place(context: &Arc<Context>, line: &str, to: &str) -> (CallId, TcpList
         ring_timeout: PATIENCE,
     };
     let placed = place_call(context, call).await;
-    (placed.expect("it is placed").sid, listener)
+    (placed.expect("it is placed").facts.id.clone(), listener)
 }
 
 #[test]
@@ -283,7 +283,7 @@ fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
 
     assert_eq!(dialog.ask("BYE", "", "").status(), 200);
     shows(&context, &sid, CallStatus::Completed);
-    let ended = context.calls.get(&sid).and_then(|call| call.outcome);
+    let ended = context.calls.get(&sid).and_then(|call| call.state.outcome);
     assert_eq!(
         ended.map(|outcome| outcome.as_str()),
         Some("callee-hung-up")

@@ -59,7 +59,7 @@ async fn what_was_judged_is_dialled_and_told_in_e164() {
         ("sip:33612345678@sim.test", "+33612345678"),
     ] {
         let object = stage.place(call_to(to)).await.unwrap();
-        assert_eq!(object.to.expose(), "+33612345678");
+        assert_eq!(object.facts.to.expose(), "+33612345678");
         let callee = stage.sim.take_outgoing().pop().unwrap();
         assert_eq!(callee.destination().expose(), dialled);
         callee.refuse(486);

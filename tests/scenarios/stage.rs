@@ -279,7 +279,7 @@ impl Stage {
     /// Waits until the call store says so of a call.
     pub async fn shows(&self, sid: &CallId, status: CallStatus) -> CallObject {
         let shown = || self.context.calls.get(sid).unwrap();
-        until(status.as_str(), async || shown().status == status).await;
+        until(status.as_str(), async || shown().state.status == status).await;
         shown()
     }
 
