@@ -23,11 +23,12 @@ use crate::bridge::call_limiter::{CallLimiter, Limits};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::dialling::Dialling;
-use crate::bridge::intake;
+use crate::bridge::drivers::Drivers;
+use crate::bridge::intake::Intake;
 use crate::bridge::line_directory::LineDirectory;
-use crate::bridge::overload::Monitor;
+use crate::bridge::overload::{Monitor, Watched};
+use crate::bridge::place::CallPlacer;
 use crate::bridge::registrar::RegistrarHandle;
-use crate::bridge::shutdown::Shutdown;
 use crate::callbacks::{CallbackError, WebhookDispatcher};
 use crate::config::Config;
 use crate::core::access::contact_key::ContactKey;
@@ -201,7 +202,7 @@ pub async fn compose(
     let context = Arc::new(Context {
         settings: settings(&config, stream_url),
         engine: engine.clone(),
-        pacer,
+        pacer: Arc::new(pacer),
         queue: queue.clone(),
         call_log,
         dialer,
@@ -211,13 +212,16 @@ pub async fn compose(
         workers,
         call_limiter,
         gauges: Arc::default(),
-        lines: LineDirectory::new(profiles),
+        lines: Arc::new(LineDirectory::new(profiles)),
         calls: CallStore::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds,
-        dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
-            .judging_workers(config.dialling.judges_workers),
-        shutdown: Shutdown::default(),
+        dialling: Arc::new(
+            Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
+                .judging_workers(config.dialling.judges_workers),
+        ),
+        shutdown: Arc::default(),
     });
+    let drivers = Drivers::new(&context);
     context.lines.judge(judged);
     let registrar = RegistrarHandle::new([], queue.clone());
     for account in &accounts {
@@ -236,13 +240,17 @@ pub async fn compose(
     );
     let api = listener.serve(api::routes(Arc::new(Control {
         health: health.source(),
-        context: context.clone(),
+        placer: CallPlacer::new(&context, &drivers),
+        calls: context.calls.clone(),
+        lines: context.lines.clone(),
+        node: context.call_log.as_ref().map(|log| log.node().to_owned()),
         store: store.as_ref().map(|(store, _)| store.clone()),
         registrar: registrar.clone(),
         token: config.api_token.clone(),
         key: config.encryption_key.clone(),
     })));
-    let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
+    let intake = Intake::new(&context, &drivers, registrar.clone());
+    let intake = tokio::spawn(intake.run(received));
     let registering_task = tokio::spawn({
         let registrar = registrar.clone();
         let engine = engine.clone();
@@ -265,7 +273,8 @@ pub async fn compose(
     let forgetting = store.as_ref().zip(config.keep_records);
     let forgetting =
         forgetting.map(|((store, _), keep)| tokio::spawn(retention::run(store.clone(), keep)));
-    let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
+    let watched = Watched::new(&context);
+    let monitoring = tokio::spawn(monitor.run(watched, max_late));
     log_start(&config, &engine, &stream_server, &api);
     Ok(Running {
         context,

@@ -3,14 +3,32 @@
 
 use std::sync::Arc;
 
-use super::context::{Context, provisional_format};
+use super::context::provisional_format;
 use super::inbound_audio::InboundAudio;
 use super::outbound_audio::OutboundAudio;
-use crate::core::link::MediaLink;
+use crate::core::downlink::Downlink;
+use crate::core::g711::Gain;
+use crate::core::link::{MediaFormat, MediaLink};
 use crate::core::opus::OpusError;
 use crate::core::uplink::Uplink;
 use crate::media::pacer::Pacer;
 use crate::sip::rtp_channel::RtpReceiver;
+
+/// How loud the audio of a leg is made.
+#[derive(Clone)]
+pub(super) struct LegGains {
+    /// Applied to what comes in.
+    pub(super) rx: Gain,
+    /// Applied to what goes out.
+    pub(super) tx: Gain,
+}
+
+impl LegGains {
+    /// An empty downlink; RTP starts at random places (RFC 3550, 5.1).
+    fn new_downlink(&self, format: &MediaFormat) -> Result<Downlink, OpusError> {
+        Downlink::new(format, self.tx.clone(), rand::random(), rand::random())
+    }
+}
 
 /// The audio of one leg, both ways. Dropping it ends what goes out.
 pub(super) struct LegMedia {
@@ -23,10 +41,10 @@ pub(super) struct LegMedia {
 impl LegMedia {
     /// Listens to the leg's RTP from now on; says nothing before
     /// [`LegMedia::connect`].
-    pub(super) fn new(context: &Context, rtp: &RtpReceiver) -> Result<Self, OpusError> {
+    pub(super) fn new(gains: &LegGains, rtp: &RtpReceiver) -> Result<Self, OpusError> {
         let format = provisional_format();
-        let stream = Arc::new(OutboundAudio::new(context.new_downlink(&format)?));
-        let uplink = Uplink::new(&format, context.settings.rx_gain.clone())?;
+        let stream = Arc::new(OutboundAudio::new(gains.new_downlink(&format)?));
+        let uplink = Uplink::new(&format, gains.rx.clone())?;
         let port = InboundAudio::new(uplink);
         rtp.tap(port.clone());
         Ok(Self {

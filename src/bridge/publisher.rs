@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
-use tracing::{Span, debug, error, info, info_span};
+use tracing::{debug, error, info};
 
 use super::audio_metrics::AudioMetrics;
 use super::call_store::CallHandle;
-use super::context::Context;
 use super::leg_media::LegMedia;
 use super::opening;
 use crate::core::audio_counters::AudioCounters;
@@ -25,17 +24,26 @@ use crate::queue::{CallEvent, CallEventKind, Job, Queue};
 use crate::store::{AudioStats, CallLog, CallRecord};
 use crate::worker::attach_url;
 
+/// Where the calls are told of, but for the call store.
+#[derive(Clone)]
+pub(super) struct Outlets {
+    /// Counts what becomes of calls.
+    pub(super) gauges: Arc<AudioMetrics>,
+    /// Redis, in queue mode.
+    pub(super) queue: Option<Queue>,
+    /// Takes the records of calls, where there is a database.
+    pub(super) call_log: Option<CallLog>,
+    /// Where workers dial in, for jobs.
+    pub(super) stream_url: Arc<str>,
+    /// How long a job without a deadline is good for.
+    pub(super) worker_timeout: Duration,
+}
+
 /// One call, and those who are told of it.
 pub(super) struct Publisher {
     call: CallObject,
     handle: CallHandle,
-    gauges: Arc<AudioMetrics>,
-    queue: Option<Queue>,
-    call_log: Option<CallLog>,
-    /// Where workers dial in, for jobs.
-    stream_url: String,
-    /// How long a job without a deadline is good for.
-    worker_timeout: Duration,
+    outlets: Outlets,
     /// The present attempt, and its stream.
     attempt: Attempt,
     stream: StreamId,
@@ -45,27 +53,13 @@ pub(super) struct Publisher {
     answered: Option<Instant>,
 }
 
-/// What the log puts before everything that it says of this call.
-pub(super) fn span(facts: &CallFacts) -> Span {
-    info_span!(
-        "call",
-        call_id = %facts.id,
-        line = %facts.line,
-        sip_call_id = facts.sip_call_id.as_deref().unwrap_or_default(),
-    )
-}
-
 impl Publisher {
     /// Tells of this call, which `handle` has entered into the call store.
-    pub(super) fn new(context: &Context, call: CallObject, handle: CallHandle) -> Self {
+    pub(super) fn new(outlets: Outlets, call: CallObject, handle: CallHandle) -> Self {
         Self {
             call,
             handle,
-            gauges: context.gauges.clone(),
-            queue: context.queue.clone(),
-            call_log: context.call_log.clone(),
-            stream_url: context.settings.stream_url.clone(),
-            worker_timeout: context.settings.worker_timeout,
+            outlets,
             attempt: Attempt {
                 number: 1,
                 resumed: false,
@@ -163,7 +157,7 @@ impl Publisher {
     /// Another attempt to find a worker begins: its stream is another one.
     pub(super) fn begin(&mut self, attempt: Attempt) {
         let is_first = self.attempt.until.is_none();
-        self.gauges.counters.attempt(is_first);
+        self.outlets.gauges.counters.attempt(is_first);
         if attempt.number != self.attempt.number {
             self.stream = StreamId::random();
         }
@@ -179,9 +173,9 @@ impl Publisher {
         Job {
             facts: self.call.facts.clone(),
             stream: self.stream.clone(),
-            stream_url: attach_url(&self.stream_url, &self.call.facts.id, token),
+            stream_url: attach_url(&self.outlets.stream_url, &self.call.facts.id, token),
             created,
-            expires: created + left.unwrap_or(self.worker_timeout),
+            expires: created + left.unwrap_or(self.outlets.worker_timeout),
             attempt: self.attempt.number,
             resumed: self.attempt.resumed,
             custom_parameters: self.parameters(),
@@ -217,7 +211,7 @@ impl Publisher {
             }
             _ => {}
         }
-        self.gauges.counters.step(report);
+        self.outlets.gauges.counters.step(report);
         let kind = self.event_of(report);
         debug!(event = kind.name(), "event");
         if report == Report::WorkerAttached {
@@ -306,14 +300,19 @@ impl Publisher {
 
     /// Counts the end of the call; how long it had been answered.
     fn end(&mut self, outcome: Outcome) -> Duration {
-        self.gauges.counters.ended(self.facts().direction, outcome);
+        self.outlets
+            .gauges
+            .counters
+            .ended(self.facts().direction, outcome);
         self.call.state.end(outcome, SystemTime::now());
         self.answered.map(|at| at.elapsed()).unwrap_or_default()
     }
 
     /// Leaves the record for the database, where there is one. Never waits.
     fn keep(&self, audio: Option<AudioStats>) {
-        let Some(log) = &self.call_log else { return };
+        let Some(log) = &self.outlets.call_log else {
+            return;
+        };
         log.record(CallRecord {
             call: self.call.clone(),
             node: log.node().to_owned(),
@@ -322,7 +321,9 @@ impl Publisher {
     }
 
     fn publish(&self, kind: CallEventKind) {
-        let Some(queue) = &self.queue else { return };
+        let Some(queue) = &self.outlets.queue else {
+            return;
+        };
         queue.record(CallEvent {
             facts: self.call.facts.clone(),
             attempt: self.attempt.number,

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use sipbridge::bridge::call_limiter::{CallLimiter, Limits};
 use sipbridge::bridge::call_store::{CallRequest, CallStore};
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
-use sipbridge::bridge::dialling::Dialling;
+use sipbridge::bridge::drivers::Drivers;
 use sipbridge::bridge::line_directory::LineDirectory;
-use sipbridge::bridge::place::{NewCall, place_call};
+use sipbridge::bridge::place::{CallPlacer, NewCall};
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallStatus;
 use sipbridge::core::dialling::DialLine;
@@ -82,7 +82,9 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
             trust_privacy: true,
         },
         engine,
-        pacer: Pacer::start(move || registered.register_thread("pacer")).expect("a thread"),
+        pacer: Arc::new(
+            Pacer::start(move || registered.register_thread("pacer")).expect("a thread"),
+        ),
         queue: None,
         call_log: None,
         dialer: None,
@@ -92,14 +94,14 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
             allowed: vec!["127.0.0.0/8".parse().expect("a network")],
             own_hosts: Vec::new(),
         }),
-        dialling: Dialling::default(),
+        dialling: Arc::default(),
         workers: Default::default(),
         call_limiter: CallLimiter::new(Limits {
             calls: 8,
             ..Limits::default()
         }),
         gauges: Arc::default(),
-        lines: LineDirectory::new(lines),
+        lines: Arc::new(LineDirectory::new(lines)),
         calls: CallStore::new(None),
         sounds: Sounds {
             ringback: hold.clone(),
@@ -229,7 +231,7 @@ fn runtime() -> Runtime {
 }
 
 /// Places a call; its id, and where its worker listens.
-async fn place(context: &Arc<Context>, line: &str, to: &str) -> (CallId, TcpListener) {
+async fn place(context: &Context, line: &str, to: &str) -> (CallId, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a bound socket");
     let call = NewCall {
@@ -240,7 +242,8 @@ async fn place(context: &Arc<Context>, line: &str, to: &str) -> (CallId, TcpList
         callback_url: None,
         ring_timeout: PATIENCE,
     };
-    let placed = place_call(context, call).await;
+    let drivers = Drivers::new(context);
+    let placed = CallPlacer::new(context, &drivers).place(call).await;
     (placed.expect("it is placed").facts.id.clone(), listener)
 }
 

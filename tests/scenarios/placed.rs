@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use sipbridge::bridge::call_store::{CallRequest, RequestError};
-use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
+use sipbridge::bridge::place::{NewCall, PlaceError};
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::private::Private;
@@ -248,7 +248,7 @@ async fn a_call_with_a_worker_of_its_own_goes_to_no_queue() {
         ws_target: Some("http://example.com/".into()),
         ..new_call()
     };
-    let refused = place_call(&stage.context, bad).await.unwrap_err();
+    let refused = stage.placer.place(bad).await.unwrap_err();
     assert!(matches!(refused, PlaceError::BadTarget(_)), "{refused}");
     assert_eq!(stage.finish().await, ["callee-hung-up"]);
 }
@@ -256,7 +256,7 @@ async fn a_call_with_a_worker_of_its_own_goes_to_no_queue() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_placed_is_said_and_leaves_nothing() {
     let stage = Setup::queue().start().await;
-    let place = async |call| place_call(&stage.context, call).await.unwrap_err();
+    let place = async |call| stage.placer.place(call).await.unwrap_err();
     let unknown = NewCall {
         line: LineId::new("nobody"),
         ..new_call()

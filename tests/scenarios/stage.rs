@@ -10,11 +10,11 @@ use sipbridge::bridge::call_limiter::{CallLimiter, Limits};
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
 use sipbridge::bridge::context::{Context, LineProfile, Settings};
 use sipbridge::bridge::dialling::Dialling;
-use sipbridge::bridge::intake;
+use sipbridge::bridge::drivers::Drivers;
+use sipbridge::bridge::intake::Intake;
 use sipbridge::bridge::line_directory::LineDirectory;
-use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
+use sipbridge::bridge::place::{CallPlacer, NewCall, PlaceError};
 use sipbridge::bridge::registrar::RegistrarHandle;
-use sipbridge::bridge::shutdown::Shutdown;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::{CallObject, CallStatus};
 use sipbridge::core::dialling::{DialLine, DialPolicy};
@@ -129,7 +129,7 @@ impl Setup {
         let line = LineId::new(LINE);
         let context = Arc::new(Context {
             engine: sim.clone(),
-            pacer: Pacer::start(|| ()).unwrap(),
+            pacer: Arc::new(Pacer::start(|| ()).unwrap()),
             queue,
             call_log: None,
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
@@ -139,20 +139,25 @@ impl Setup {
             workers,
             call_limiter,
             gauges: Arc::default(),
-            lines: LineDirectory::new(HashMap::from([(
+            lines: Arc::new(LineDirectory::new(HashMap::from([(
                 line.clone(),
                 profile(line, self.fallback_number),
-            )])),
+            )]))),
             calls: CallStore::new(self.listener),
             sounds: sounds(),
-            dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour)
-                .judging_workers(self.judges_transfers),
-            shutdown: Shutdown::default(),
+            dialling: Arc::new(
+                Dialling::new(DialPolicy::default(), self.dials_per_hour)
+                    .judging_workers(self.judges_transfers),
+            ),
+            shutdown: Arc::default(),
             settings: self.settings,
         });
         let registrar = RegistrarHandle::new(std::iter::empty(), None);
+        let drivers = Drivers::new(&context);
+        let intake = Intake::new(&context, &drivers, registrar);
         Stage {
-            intake: tokio::spawn(intake::run(context.clone(), events, registrar)),
+            intake: tokio::spawn(intake.run(events)),
+            placer: CallPlacer::new(&context, &drivers),
             server,
             sim,
             context,
@@ -224,6 +229,7 @@ fn sounds() -> Sounds {
 pub struct Stage {
     pub sim: Arc<SimEngine>,
     pub context: Arc<Context>,
+    pub placer: CallPlacer,
     pub redis: Option<Redis>,
     server: StreamServer,
     intake: JoinHandle<()>,
@@ -258,7 +264,7 @@ impl Stage {
 
     /// Places a call.
     pub async fn place(&self, call: NewCall) -> Result<CallObject, PlaceError> {
-        let placed = place_call(&self.context, call).await;
+        let placed = self.placer.place(call).await;
         self.invited
             .fetch_add(u64::from(placed.is_ok()), Ordering::Relaxed);
         placed
@@ -321,7 +327,7 @@ impl Stage {
         self.sim.shutdown();
         within(SOON, "intake ends", self.intake).await.unwrap();
         self.server.stop().await;
-        drop(self.context);
+        drop((self.context, self.placer));
         let tasks = tokio::runtime::Handle::current().metrics();
         until("no task left", async || tasks.num_alive_tasks() == 0).await;
         outcomes
