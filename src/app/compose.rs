@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::callbacks::{self, Listener};
+use super::calls_in_progress::CallsInProgress;
 use super::contact_key::contact_key;
 use super::health::HealthReporter;
 use super::line_reconciler::{self, DatabaseWatcher, LineReconciler};
@@ -104,8 +105,12 @@ pub enum StartError {
 
 /// The bridge, running.
 pub struct Running {
-    /// What all calls share.
-    pub context: Arc<Context>,
+    /// The calls, to be ended.
+    pub calls: CallsInProgress,
+    /// The clock of outgoing audio.
+    pub pacer: Arc<Pacer>,
+    /// Redis, in queue mode.
+    pub queue: Option<Queue>,
     /// Liveness.
     pub watchdog: Watchdog,
     /// The lines' registrations.
@@ -222,6 +227,7 @@ pub async fn compose(
         shutdown: Arc::default(),
     });
     let drivers = Drivers::new(&context);
+    let calls = CallsInProgress::new(&context);
     context.lines.judge(judged);
     let registrar = RegistrarHandle::new([], queue.clone());
     for account in &accounts {
@@ -232,7 +238,7 @@ pub async fn compose(
     let health = HealthReporter::new(
         &config,
         file_mistakes,
-        context.clone(),
+        &context,
         registrar.clone(),
         monitor.clone(),
         shown_pulses,
@@ -261,7 +267,7 @@ pub async fn compose(
         }
     });
     if let Some(queue) = queue {
-        tokio::spawn(publish_active(context.clone(), queue));
+        tokio::spawn(calls.clone().publish(queue));
     }
     let max_late = config.calls.max_late;
     let (reconciler, readings) = LineReconciler::new(&config, &context, &registrar, desired);
@@ -277,7 +283,9 @@ pub async fn compose(
     let monitoring = tokio::spawn(monitor.run(watched, max_late));
     log_start(&config, &engine, &stream_server, &api);
     Ok(Running {
-        context,
+        calls,
+        pacer: context.pacer.clone(),
+        queue: context.queue.clone(),
         watchdog,
         registrar,
         registering: registering_task,
@@ -458,18 +466,6 @@ async fn await_redis(queue: Option<Queue>) {
     let connected = state.wait_for(|state| matches!(state, RedisState::Connected { .. }));
     if timeout(REDIS_PATIENCE, connected).await.is_err() {
         warn!("Redis is away; lines register all the same");
-    }
-}
-
-/// Tells Redis how many calls are in progress.
-async fn publish_active(context: Arc<Context>, queue: Queue) {
-    let mut active = context.call_limiter.watch_active();
-    loop {
-        let calls = *active.borrow_and_update();
-        queue.set_active_calls(usize::try_from(calls).unwrap_or(usize::MAX));
-        if active.changed().await.is_err() {
-            return;
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
 //! | [`compose`] | builds the rooms and joins them |
+//! | `calls_in_progress` | how many calls go on, and how they are ended |
 //! | [`callbacks`] | callbacks joined with the calls and the database |
 //! | `callers` | lines whose calls would not be heard |
 //! | `contact_key` | the key of the tokens in the lines' Contacts |
@@ -26,6 +27,7 @@
 
 pub mod callbacks;
 mod callers;
+mod calls_in_progress;
 pub mod check;
 pub mod compose;
 mod contact_key;
