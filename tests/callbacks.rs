@@ -24,7 +24,7 @@ use sipbridge::callbacks::{
     WebhookDispatcher, start,
 };
 use sipbridge::core::call::CallDecision;
-use sipbridge::core::call_facts::{CallFacts, CallState};
+use sipbridge::core::call_facts::{CallFacts, CallState, CustomParams};
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::callback::{CallbackEvent, Change, Kept, Method, Owed, WebhookEvent};
 use sipbridge::core::ids::{CallId, LineId};
@@ -79,8 +79,8 @@ fn call() -> CallObject {
     }
 }
 
-fn parameters(value: &str) -> Arc<BTreeMap<String, String>> {
-    Arc::new(BTreeMap::from([("a".to_owned(), value.to_owned())]))
+fn parameters(value: &str) -> CustomParams {
+    BTreeMap::from([("a".to_owned(), value.to_owned())]).into()
 }
 
 /// A whole call's statuses.

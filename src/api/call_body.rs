@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn it_is_the_call_object_of_the_callbacks() {
         let mut call = record().call;
-        call.state.custom_params = Arc::new(BTreeMap::from([("a".into(), "b".into())]));
+        call.state.custom_params = BTreeMap::from([("a".into(), "b".into())]).into();
         for ended in [call.state.ended, None] {
             call.state.ended = ended;
             let now = call.facts.started + Duration::from_secs(30);

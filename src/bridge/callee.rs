@@ -23,7 +23,7 @@ use crate::sip::engine::{CallRefused, LegEvent, OutgoingLeg, SharedEngine};
 /// The leg to the fallback number, where the call has got so far. Dropping it
 /// ends the leg.
 pub(super) struct FallbackLeg {
-    means: FallbackEngine,
+    handles: FallbackHandles,
     /// Until the engine has placed the leg.
     calling: Option<Calling>,
     callee: Option<Callee>,
@@ -31,7 +31,7 @@ pub(super) struct FallbackLeg {
 
 /// What a leg to a fallback number is made with.
 #[derive(Clone)]
-pub(super) struct FallbackEngine {
+pub(super) struct FallbackHandles {
     pub(super) engine: SharedEngine,
     pub(super) pacer: Arc<Pacer>,
     pub(super) gains: LegGains,
@@ -54,9 +54,9 @@ enum Event {
 
 impl FallbackLeg {
     /// Nobody is called yet.
-    pub(super) const fn new(means: FallbackEngine) -> Self {
+    pub(super) const fn new(handles: FallbackHandles) -> Self {
         Self {
-            means,
+            handles,
             calling: None,
             callee: None,
         }
@@ -64,7 +64,7 @@ impl FallbackLeg {
 
     /// Calls this number from the line. Whether the engine tries to.
     pub(super) fn call(&mut self, line: &LineId, destination: Private) -> bool {
-        let calling = Calling::submit(&self.means.engine, line.clone(), destination);
+        let calling = Calling::submit(&self.handles.engine, line.clone(), destination);
         if let Err(error) = &calling {
             warn!(%error, "the fallback number cannot be called");
         }
@@ -101,7 +101,7 @@ impl FallbackLeg {
         let callee = result.and_then(|leg| {
             info!(callee_sip_call_id = %leg.sip_call_id, "calling the fallback number");
             let failed = |error: OpusError| CallRefused::Failed(error.to_string());
-            Callee::new(&self.means, leg).map_err(failed)
+            Callee::new(&self.handles, leg).map_err(failed)
         });
         match callee {
             Ok(callee) => {
@@ -119,7 +119,7 @@ impl FallbackLeg {
         let callee = self.callee.as_mut()?;
         match event {
             Some(LegEvent::Media(link)) => {
-                let usable = callee.connect(&self.means.pacer, &link);
+                let usable = callee.connect(&self.handles.pacer, &link);
                 (!usable).then_some(CalleeInput::Ended)
             }
             Some(LegEvent::Established) => Some(CalleeInput::Answered),
@@ -171,12 +171,12 @@ impl FallbackLeg {
 }
 
 impl Callee {
-    fn new(means: &FallbackEngine, leg: OutgoingLeg) -> Result<Self, OpusError> {
+    fn new(handles: &FallbackHandles, leg: OutgoingLeg) -> Result<Self, OpusError> {
         Ok(Self {
-            media: LegMedia::new(&means.gains, &leg.rtp)?,
+            media: LegMedia::new(&handles.gains, &leg.rtp)?,
             leg,
             over: false,
-            engine: means.engine.clone(),
+            engine: handles.engine.clone(),
         })
     }
 

@@ -9,7 +9,7 @@ use super::audio_metrics::AudioMetrics;
 use super::call_limiter::CallPermit;
 use super::call_store::CallStore;
 use super::call_terms::{CallTerms, ForeignWorkers};
-use super::callee::{FallbackEngine, FallbackLeg};
+use super::callee::{FallbackHandles, FallbackLeg};
 use super::context::{Context, LineProfile, Settings};
 use super::destinations::Destinations;
 use super::dialling::Dialling;
@@ -160,7 +160,7 @@ impl Drivers {
             media,
             search,
             session: WorkerSession::new(account, gauges),
-            fallback: FallbackLeg::new(FallbackEngine {
+            fallback: FallbackLeg::new(FallbackHandles {
                 engine: self.engine.clone(),
                 pacer: self.pacer.clone(),
                 gains: self.gains.clone(),

@@ -65,7 +65,7 @@ fn begun(facts: CallFacts, parameters: BTreeMap<String, String>) -> CallObject {
     CallObject {
         facts: Arc::new(facts),
         state: CallState {
-            custom_params: Arc::new(parameters),
+            custom_params: parameters.into(),
             ..CallState::default()
         },
     }
@@ -127,5 +127,5 @@ pub(super) fn add_parameters(call: &mut CallObject, more: &BTreeMap<String, Stri
     };
     let added = more.iter().filter(|(name, _)| !is_promised(name));
     let added = added.map(|(name, value)| (name.clone(), value.clone()));
-    Arc::make_mut(&mut call.state.custom_params).extend(added);
+    call.state.custom_params.extend(added);
 }

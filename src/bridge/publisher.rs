@@ -15,7 +15,7 @@ use super::leg_media::LegMedia;
 use super::opening;
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
-use crate::core::call_facts::CallFacts;
+use crate::core::call_facts::{CallFacts, CustomParams};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::ids::{StreamId, Token};
 use crate::core::mos;
@@ -184,10 +184,10 @@ impl Publisher {
 
     /// `customParameters` of the present attempt. That the call is resumed is
     /// for its workers only.
-    pub(super) fn parameters(&self) -> Arc<BTreeMap<String, String>> {
+    pub(super) fn parameters(&self) -> CustomParams {
         let mut parameters = self.call.state.custom_params.clone();
         if self.attempt.resumed {
-            Arc::make_mut(&mut parameters).insert("resumed".into(), "true".into());
+            parameters.extend([("resumed".into(), "true".into())]);
         }
         parameters
     }

@@ -6,6 +6,8 @@
 //! hold or borrow them, and each renders its own form from them.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -35,6 +37,38 @@ pub struct CallFacts {
     pub started: SystemTime,
 }
 
+/// `customParameters` of a call, shared. `Debug` shows the names alone: the
+/// values tell who calls.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CustomParams(Arc<BTreeMap<String, String>>);
+
+impl CustomParams {
+    /// Puts these beside the others, in place of those of the same name.
+    pub fn extend(&mut self, more: impl IntoIterator<Item = (String, String)>) {
+        Arc::make_mut(&mut self.0).extend(more);
+    }
+}
+
+impl From<BTreeMap<String, String>> for CustomParams {
+    fn from(parameters: BTreeMap<String, String>) -> Self {
+        Self(Arc::new(parameters))
+    }
+}
+
+impl Deref for CustomParams {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CustomParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
 /// What changes in a call. The default is a call that has just begun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallState {
@@ -44,7 +78,7 @@ pub struct CallState {
     pub on_hold: bool,
     /// `customParameters` of the job and of `start`. The incoming callback may
     /// add to them; a record of the database has none.
-    pub custom_params: Arc<BTreeMap<String, String>>,
+    pub custom_params: CustomParams,
     /// When it was answered.
     pub answered: Option<SystemTime>,
     /// When it ended.
@@ -66,7 +100,7 @@ impl Default for CallState {
         Self {
             status: CallStatus::Initiated,
             on_hold: false,
-            custom_params: Arc::default(),
+            custom_params: CustomParams::default(),
             answered: None,
             ended: None,
             outcome: None,
@@ -124,6 +158,20 @@ mod tests {
         assert_eq!(state.kept_status(), CallStatus::Completed);
         state.outcome = Some(Outcome::CalleeHungUp);
         assert_eq!(state.kept_status(), CallStatus::Completed);
+    }
+
+    #[test]
+    fn debug_output_shows_the_names_of_parameters_alone() {
+        let number = ("callerPhone".to_owned(), "+33612345678".to_owned());
+        let state = CallState {
+            custom_params: BTreeMap::from([number]).into(),
+            ..CallState::default()
+        };
+        let shown = format!("{state:?}");
+        assert!(
+            shown.contains("callerPhone") && !shown.contains("336"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl CallStatus {
     }
 }
 
-/// One call: what it is, and how it stands.
+/// One call: what it is, and how it stands. `Debug` shows no number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallObject {
     /// What never changes.
@@ -207,7 +207,7 @@ mod tests {
             }),
             state: CallState {
                 status: CallStatus::Active,
-                custom_params: Arc::new(BTreeMap::from([("a".into(), "b".into())])),
+                custom_params: BTreeMap::from([("a".into(), "b".into())]).into(),
                 answered: Some(at + Duration::from_secs(5)),
                 ..CallState::default()
             },

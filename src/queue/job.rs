@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::core::call_facts::CallFacts;
+use crate::core::call_facts::{CallFacts, CustomParams};
 use crate::core::ids::StreamId;
 use crate::core::private::{Private, Secret};
 use crate::core::timestamp::rfc3339_ms;
@@ -30,7 +30,7 @@ pub struct Job {
     /// Whether an earlier worker was lost in mid-call.
     pub resumed: bool,
     /// What the worker gets in `start` too.
-    pub custom_parameters: Arc<BTreeMap<String, String>>,
+    pub custom_parameters: CustomParams,
 }
 
 /// The JSON, in the order of the contract.
@@ -118,7 +118,7 @@ mod tests {
             expires: created + Duration::from_secs(30),
             attempt: 1,
             resumed: false,
-            custom_parameters: Arc::new(BTreeMap::from([("restaurantId".into(), "r-7".into())])),
+            custom_parameters: BTreeMap::from([("restaurantId".into(), "r-7".into())]).into(),
         }
     }
 

@@ -22,7 +22,7 @@ use sipbridge::api::metrics::Counters;
 use sipbridge::api::{CallTotals, Health, LineCounts, RedisHealth};
 use sipbridge::bridge::overload::Readings;
 use sipbridge::core::call::CallDecision;
-use sipbridge::core::call_facts::{CallFacts, CallState};
+use sipbridge::core::call_facts::{CallFacts, CallState, CustomParams};
 use sipbridge::core::call_object::{CallDirection, CallObject};
 use sipbridge::core::callback::answer::read_answer;
 use sipbridge::core::callback::event_body;
@@ -180,7 +180,7 @@ fn job(document: &Value) -> Value {
         expires: now,
         attempt: 1,
         resumed: false,
-        custom_parameters: Arc::default(),
+        custom_parameters: CustomParams::default(),
     };
     let payload = job.payload(text(document, "/bridgeNodeId"));
     serde_json::from_str(&payload).unwrap()

@@ -214,10 +214,7 @@ pub fn job() -> Job {
         expires: created + Duration::from_secs(30),
         attempt: 1,
         resumed: false,
-        custom_parameters: Arc::new(BTreeMap::from([(
-            "restaurantId".into(),
-            "restaurant-1".into(),
-        )])),
+        custom_parameters: BTreeMap::from([("restaurantId".into(), "restaurant-1".into())]).into(),
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn call() -> CallObject {
             started: start(),
         }),
         state: CallState {
-            custom_params: Arc::new(BTreeMap::from([("a".into(), "b&c".into())])),
+            custom_params: BTreeMap::from([("a".into(), "b&c".into())]).into(),
             ..CallState::default()
         },
     }
