@@ -24,6 +24,7 @@ use sipbridge::callbacks::{
     WebhookDispatcher, start,
 };
 use sipbridge::core::call::CallDecision;
+use sipbridge::core::call_facts::{CallFacts, CallState, CustomParams};
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::callback::{CallbackEvent, Change, Kept, Method, Owed, WebhookEvent};
 use sipbridge::core::ids::{CallId, LineId};
@@ -61,21 +62,25 @@ fn target(url: &str) -> Target {
 
 fn call() -> CallObject {
     CallObject {
-        sid: CallId::random(),
-        direction: CallDirection::Inbound,
-        line: LineId::new("7"),
-        restaurant: None,
-        from: Private::new("+33612345678"),
-        to: Private::new("+33972360682"),
-        status: CallStatus::Initiated,
-        on_hold: false,
-        custom_params: BTreeMap::from([("a".into(), "b&c é".into())]),
-        created: SystemTime::now(),
-        answered: None,
-        ended: None,
-        outcome: None,
-        sip_status: 0,
+        facts: Arc::new(CallFacts {
+            id: CallId::random(),
+            sip_call_id: None,
+            line: LineId::new("7"),
+            restaurant: None,
+            direction: CallDirection::Inbound,
+            from: Private::new("+33612345678"),
+            to: Private::new("+33972360682"),
+            started: SystemTime::now(),
+        }),
+        state: CallState {
+            custom_params: parameters("b&c é"),
+            ..CallState::default()
+        },
     }
+}
+
+fn parameters(value: &str) -> CustomParams {
+    BTreeMap::from([("a".to_owned(), value.to_owned())]).into()
 }
 
 /// A whole call's statuses.
@@ -89,7 +94,7 @@ fn live(status: &StatusCallbacks, call: &CallObject, url: Option<&str>) {
         S::Completed,
     ] {
         let mut call = call.clone();
-        call.status = step;
+        call.state.status = step;
         status.changed(&call, url);
     }
 }
@@ -152,7 +157,7 @@ async fn a_get_has_everything_in_its_query_and_is_signed_as_a_whole() {
         (query["k"].as_str(), query["event"].as_str()),
         ("v", "initiated")
     );
-    assert_eq!(query["sid"], call.sid.as_str());
+    assert_eq!(query["sid"], call.facts.id.as_str());
     assert_eq!(
         (query["from"].as_str(), query["sequence"].as_str()),
         ("+33612345678", "0")
@@ -377,10 +382,8 @@ async fn a_call_that_is_too_long_for_a_get_is_given_up_at_once() {
     let common = target(&receiver.url("/s"));
     let (status, courier) = start(client_with(Method::Get, false), Some(common), None);
     let long = "x".repeat(70_000);
-    let too_long = CallObject {
-        custom_params: BTreeMap::from([("a".into(), long)]),
-        ..call()
-    };
+    let mut too_long = call();
+    too_long.state.custom_params = parameters(&long);
     live(&status, &too_long, None);
     until("all are given up", || {
         let stats = status.stats();
@@ -498,7 +501,7 @@ async fn what_is_not_delivered_is_sent_first_by_the_next_one() {
     let told = |call: &CallObject| -> Vec<String> {
         let own = requests
             .iter()
-            .filter(|request| request.sid() == call.sid.as_str());
+            .filter(|request| request.sid() == call.facts.id.as_str());
         own.map(receiver::Request::event).collect()
     };
     assert_eq!(
@@ -508,7 +511,7 @@ async fn what_is_not_delivered_is_sent_first_by_the_next_one() {
     assert_eq!(told(&died), ["initiated", "completed"]);
     let last = requests
         .iter()
-        .rfind(|request| request.sid() == died.sid.as_str());
+        .rfind(|request| request.sid() == died.facts.id.as_str());
     let last = last.unwrap().json();
     assert_eq!(
         (&last["status"], &last["outcome"]),
@@ -548,7 +551,7 @@ async fn what_the_database_refuses_takes_nothing_else_with_it() {
     let common = Some(target(&receiver.url("/s")));
     let (status, courier) = start(client(), common, Some(memory.clone()));
     let (good, bad, other) = (call(), call(), call());
-    *memory.refused.lock().unwrap() = Some(bad.sid.clone());
+    *memory.refused.lock().unwrap() = Some(bad.facts.id.clone());
     for call in [&good, &bad, &other] {
         status.changed(call, None);
     }
@@ -581,7 +584,7 @@ async fn the_question_is_answered_or_the_call_is_taken() {
     let request = receiver.requests().remove(0);
     assert_eq!(
         (request.event(), request.sid()),
-        ("incoming".into(), call.sid.as_str().into())
+        ("incoming".into(), call.facts.id.as_str().into())
     );
     assert_signed(&request, TOKEN, &receiver.url(""));
     receiver.script(

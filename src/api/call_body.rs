@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::core::audio_counters::AudioCounters;
-use crate::core::call_object::{CallDirection, CallObject, CallStatus};
+use crate::core::call_object::CallObject;
 use crate::core::outcome::Outcome;
 use crate::core::timestamp::rfc3339_ms;
 use crate::store::{AudioStats, CallRecord};
@@ -129,40 +129,42 @@ impl<'a> CallBody<'a> {
     /// The call as it is.
     #[must_use]
     pub fn of(call: &'a CallObject, now: SystemTime) -> Self {
+        let (facts, state) = (&*call.facts, &call.state);
         Self {
-            sid: call.sid.as_str(),
-            direction: call.direction.as_str(),
-            phone_line_id: call.line.as_str(),
-            restaurant_id: call.restaurant.as_deref(),
-            from: call.from.expose(),
-            to: call.to.expose(),
-            status: call.status.as_str(),
-            on_hold: call.on_hold,
-            custom_params: &call.custom_params,
-            created_at: rfc3339_ms(call.created),
-            answered_at: call.answered.map(rfc3339_ms),
-            ended_at: call.ended.map(rfc3339_ms),
+            sid: facts.id.as_str(),
+            direction: facts.direction.as_str(),
+            phone_line_id: facts.line.as_str(),
+            restaurant_id: facts.restaurant.as_deref(),
+            from: facts.from.expose(),
+            to: facts.to.expose(),
+            status: state.status.as_str(),
+            on_hold: state.on_hold,
+            custom_params: &state.custom_params,
+            created_at: rfc3339_ms(facts.started),
+            answered_at: state.answered.map(rfc3339_ms),
+            ended_at: state.ended.map(rfc3339_ms),
             duration_sec: call.duration_s(now),
-            outcome: call.outcome.map(Outcome::as_str),
-            sip_status: Some(call.sip_status).filter(|status| *status > 0),
+            outcome: state.outcome.map(Outcome::as_str),
+            sip_status: Some(state.sip_status).filter(|status| *status > 0),
             record: None,
         }
     }
 
-    /// A call of the database; `call` is what [`object_of`] made of it.
+    /// A call of the database.
     #[must_use]
-    pub fn of_record(record: &'a CallRecord, call: &'a CallObject, now: SystemTime) -> Self {
+    pub fn of_record(record: &'a CallRecord, now: SystemTime) -> Self {
+        let (facts, state) = (&*record.call.facts, &record.call.state);
         let more = RecordBody {
             node_id: &record.node,
-            sip_call_id: record.sip_call_id.as_deref(),
-            attempts: record.attempts,
-            stream_sid: record.stream.as_ref().map(|stream| stream.as_str()),
-            worker: record.worker.as_deref(),
+            sip_call_id: facts.sip_call_id.as_deref(),
+            attempts: state.attempt,
+            stream_sid: state.stream.as_ref().map(|stream| stream.as_str()),
+            worker: state.worker.as_deref(),
             audio: record.audio.map(AudioBody::from),
         };
         Self {
             record: Some(more),
-            ..Self::of(call, now)
+            ..Self::of(&record.call, now)
         }
     }
 }
@@ -184,66 +186,40 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
-/// The call object that a record stands for, as far as it was kept.
-#[must_use]
-pub fn object_of(record: &CallRecord) -> CallObject {
-    let outcome = record.outcome.as_deref().and_then(Outcome::parse);
-    let answered = record.answered.is_some();
-    let sip_status = record.sip_status.unwrap_or_default();
-    let status = match (record.ended, outcome) {
-        (Some(_), Some(outcome)) => CallStatus::at_end(outcome, answered, sip_status),
-        (Some(_), None) if answered => CallStatus::Completed,
-        (Some(_), None) => CallStatus::Failed,
-        (None, _) if answered => CallStatus::Answered,
-        (None, _) => CallStatus::Initiated,
-    };
-    let direction = match record.direction.as_str() {
-        "outbound" => CallDirection::Outbound,
-        _ => CallDirection::Inbound,
-    };
-    CallObject {
-        sid: record.call.clone(),
-        direction,
-        line: record.line.clone(),
-        restaurant: record.restaurant.clone(),
-        from: record.from.clone(),
-        to: record.to.clone(),
-        status,
-        on_hold: false,
-        custom_params: BTreeMap::new(),
-        created: record.started,
-        answered: record.answered,
-        ended: record.ended,
-        outcome,
-        sip_status,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::call_facts::{CallFacts, CallState};
+    use crate::core::call_object::CallDirection;
     use crate::core::ids::{CallId, LineId};
     use crate::core::private::Private;
+    use std::sync::Arc;
 
     fn record() -> CallRecord {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
-        CallRecord {
-            call: CallId::random(),
+        let facts = CallFacts {
+            id: CallId::random(),
             sip_call_id: Some("x@y".into()),
-            node: "n".into(),
             line: LineId::new("7"),
             restaurant: None,
-            direction: "outbound".into(),
+            direction: CallDirection::Outbound,
             from: Private::new("+331"),
             to: Private::new("+332"),
             started: at,
+        };
+        let mut state = CallState {
             answered: Some(at + Duration::from_secs(2)),
-            ended: Some(at + Duration::from_secs(9)),
-            outcome: Some("callee-hung-up".into()),
-            attempts: 1,
-            stream: None,
+            sip_status: 200,
             worker: Some("queue".into()),
-            sip_status: Some(200),
+            ..CallState::default()
+        };
+        state.end(Outcome::CalleeHungUp, at + Duration::from_secs(9));
+        CallRecord {
+            call: CallObject {
+                facts: Arc::new(facts),
+                state,
+            },
+            node: "n".into(),
             audio: Some(AudioStats {
                 counters: AudioCounters::from_json(r#"{"encode_errors": 3}"#),
                 ..AudioStats::default()
@@ -253,11 +229,11 @@ mod tests {
 
     #[test]
     fn it_is_the_call_object_of_the_callbacks() {
-        let mut call = object_of(&record());
-        call.custom_params.insert("a".into(), "b".into());
-        for ended in [call.ended, None] {
-            call.ended = ended;
-            let now = call.created + Duration::from_secs(30);
+        let mut call = record().call;
+        call.state.custom_params = BTreeMap::from([("a".into(), "b".into())]).into();
+        for ended in [call.state.ended, None] {
+            call.state.ended = ended;
+            let now = call.facts.started + Duration::from_secs(30);
             let body = serde_json::to_value(CallBody::of(&call, now)).expect("JSON");
             assert_eq!(body, call.to_json(now));
         }
@@ -266,8 +242,7 @@ mod tests {
     #[test]
     fn a_record_is_a_call_and_more() {
         let record = record();
-        let call = object_of(&record);
-        let body = CallBody::of_record(&record, &call, call.created);
+        let body = CallBody::of_record(&record, record.call.facts.started);
         let body = serde_json::to_value(body).expect("JSON");
         assert_eq!(body["status"], "completed");
         assert_eq!(body["durationSec"], 7);
@@ -275,17 +250,5 @@ mod tests {
         assert_eq!(body["record"]["audio"]["packetsLost"], 0);
         assert_eq!(body["record"]["audio"]["counters"]["encode_errors"], 3);
         assert_eq!(body["record"]["audio"]["counters"]["rtp_late"], 0);
-    }
-
-    #[test]
-    fn a_record_of_a_call_in_progress_has_no_end() {
-        let mut record = record();
-        (record.ended, record.outcome) = (None, None);
-        assert_eq!(object_of(&record).status, CallStatus::Answered);
-        record.answered = None;
-        assert_eq!(object_of(&record).status, CallStatus::Initiated);
-        record.ended = Some(record.started);
-        record.outcome = Some("of a later version".into());
-        assert_eq!(object_of(&record).status, CallStatus::Failed);
     }
 }

@@ -13,21 +13,21 @@ use utoipa::ToSchema;
 
 use super::audit::Changed;
 use super::body::JsonObject;
-use super::call_body::{CallBody, CallList, CallPageBody, object_of};
+use super::call_body::{CallBody, CallList, CallPageBody};
 use super::control::Control;
 use super::new_call::{CallInput, CallOrder, destination_mistake};
 use super::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
 use super::problem::{FieldError, Kind, Problem};
 use super::query::{Id, Query};
 use crate::bridge::call_store::{CallRequest, RequestError};
-use crate::bridge::place::{NewCall, PlaceError, place_call};
+use crate::bridge::place::{NewCall, PlaceError};
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::{CallId, LineId};
 use crate::core::private::Private;
 use crate::core::timestamp::parse_rfc3339;
 use crate::sip::engine::CallRefused;
-use crate::store::{CallLog, CallQuery, CallRecord};
+use crate::store::{CallQuery, CallRecord};
 
 /// Most digits of one request: 32 of them take 10 s to play.
 const DIGITS_MAX: usize = 32;
@@ -94,7 +94,7 @@ pub async fn list(
         }
     }
     query.finish()?;
-    let (calls, now) = (control.context.calls.list(), SystemTime::now());
+    let (calls, now) = (control.calls.list(), SystemTime::now());
     let calls = calls.iter().map(|call| CallBody::of(call, now)).collect();
     Ok(answer(StatusCode::OK, &Calls::Now(CallList(calls))))
 }
@@ -116,11 +116,10 @@ async fn records(control: &Control, mut query: Query) -> Result<Response, Proble
     query.finish()?;
     let page = control.store()?.calls(&wanted).await?;
     let now = SystemTime::now();
-    let pairs: Vec<_> = page.calls.iter().map(|it| (it, object_of(it))).collect();
+    let records = page.calls.iter();
     let body = CallPageBody {
-        items: pairs
-            .iter()
-            .map(|(record, call)| CallBody::of_record(record, call, now))
+        items: records
+            .map(|record| CallBody::of_record(record, now))
             .collect(),
         next: page.next.map(|next| write_cursor(&next)),
     };
@@ -156,7 +155,7 @@ pub async fn place(
 ) -> Result<Response, Problem> {
     let fields = CallOrder::fields(&object);
     let order = CallOrder::read(object)?;
-    let line = order.choose(&control.context.lines)?;
+    let line = order.choose(&control.lines)?;
     let call = NewCall {
         line: line.id.clone(),
         to: order.to,
@@ -165,15 +164,13 @@ pub async fn place(
         callback_url: order.callback_url,
         ring_timeout: order.ring_timeout,
     };
-    let call = place_call(&control.context, call)
-        .await
-        .map_err(not_placed)?;
+    let call = control.placer.place(call).await.map_err(not_placed)?;
     let mut response = shown(StatusCode::CREATED, &call);
-    let location = format!("/api/calls/{}", call.sid);
+    let location = format!("/api/calls/{}", call.facts.id);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(LOCATION, location);
     }
-    Ok(Changed::made(call.sid.as_str(), fields).to(response))
+    Ok(Changed::made(call.facts.id.as_str(), fields).to(response))
 }
 
 /// Shows one call: in progress, ended a moment ago, or of the database.
@@ -194,7 +191,7 @@ pub async fn place(
 )]
 pub async fn get(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Response, Problem> {
     let sid = CallId::parse(&sid).ok_or_else(missing)?;
-    if let Some(call) = control.context.calls.get(&sid) {
+    if let Some(call) = control.calls.get(&sid) {
         return Ok(shown(StatusCode::OK, &call));
     }
     let record = match &control.store {
@@ -202,8 +199,7 @@ pub async fn get(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Res
         None => None,
     };
     let record = record.ok_or_else(missing)?;
-    let call = object_of(&record);
-    let body = CallBody::of_record(&record, &call, SystemTime::now());
+    let body = CallBody::of_record(&record, SystemTime::now());
     Ok(answer(StatusCode::OK, &body))
 }
 
@@ -308,7 +304,7 @@ pub async fn resume(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<
 
 async fn ask(control: &Control, sid: &str, request: CallRequest) -> Result<Response, Problem> {
     let sid = CallId::parse(sid).ok_or_else(missing)?;
-    let calls = &control.context.calls;
+    let calls = &control.calls;
     if let Err(error) = calls.ask(&sid, request).await {
         // Another bridge may have it, or it ended a while ago.
         let record = match (&error, &control.store) {
@@ -328,8 +324,7 @@ async fn ask(control: &Control, sid: &str, request: CallRequest) -> Result<Respo
 /// Whether another bridge has the call, as far as its record tells. A call of
 /// this one that is not in the store is over, whatever its record lacks.
 fn is_elsewhere(control: &Control, record: &CallRecord) -> bool {
-    let node = control.context.call_log.as_ref().map(CallLog::node);
-    record.ended.is_none() && node != Some(record.node.as_str())
+    record.call.state.ended.is_none() && control.node.as_ref() != Some(&record.node)
 }
 
 fn elsewhere(node: &str) -> Problem {

@@ -6,10 +6,11 @@ use axum::extract::FromRef;
 
 use super::health::Health;
 use super::problem::{Kind, Problem};
-use crate::bridge::context::Context;
+use crate::bridge::call_store::CallStore;
+use crate::bridge::place::CallPlacer;
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
-use crate::fleet::RegistrarHandle;
+use crate::fleet::{LineDirectory, RegistrarHandle};
 use crate::store::Store;
 
 /// Gives the facts of the moment. Must not block.
@@ -33,8 +34,14 @@ impl HealthSource {
 pub struct Control {
     /// For `GET /health`.
     pub health: HealthSource,
-    /// The calls and lines.
-    pub context: Arc<Context>,
+    /// The calls as they are, and the way to ask something of them.
+    pub calls: Arc<CallStore>,
+    /// Places calls.
+    pub placer: CallPlacer,
+    /// The lines that the bridge holds now.
+    pub lines: LineDirectory,
+    /// This bridge's name in records of calls, where there is a database.
+    pub node: Option<String>,
     /// The database, where there is one.
     pub store: Option<Store>,
     /// The lines' registrations.

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::callbacks::{self, Listener};
+use super::calls_in_progress::CallsInProgress;
 use super::contact_key::contact_key;
 use super::health::HealthReporter;
 use super::logging;
@@ -20,9 +21,10 @@ use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::{Context, Settings};
 use crate::bridge::dialling::Dialling;
-use crate::bridge::intake;
-use crate::bridge::overload::Monitor;
-use crate::bridge::shutdown::Shutdown;
+use crate::bridge::drivers::Drivers;
+use crate::bridge::intake::Intake;
+use crate::bridge::overload::{Monitor, Watched};
+use crate::bridge::place::CallPlacer;
 use crate::callbacks::{CallbackError, WebhookDispatcher};
 use crate::config::Config;
 use crate::core::access::contact_key::ContactKey;
@@ -103,8 +105,12 @@ pub enum StartError {
 
 /// The bridge, running.
 pub struct Running {
-    /// What all calls share.
-    pub context: Arc<Context>,
+    /// The calls, to be ended.
+    pub calls: CallsInProgress,
+    /// The clock of outgoing audio.
+    pub pacer: Arc<Pacer>,
+    /// Redis, in queue mode.
+    pub queue: Option<Queue>,
     /// Liveness.
     pub watchdog: Watchdog,
     /// The lines' registrations.
@@ -189,7 +195,7 @@ pub async fn compose(
     let context = Arc::new(Context {
         settings: settings(&config, stream_url),
         engine: engine.clone(),
-        pacer,
+        pacer: Arc::new(pacer),
         queue: queue.clone(),
         call_log,
         dialer,
@@ -202,10 +208,14 @@ pub async fn compose(
         lines: LineDirectory::new(&fleet),
         calls: CallStore::new(Some(Arc::new(Listener(callbacks.status)))),
         sounds: Sounds::built_in(),
-        dialling: Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
-            .judging_workers(config.dialling.judges_workers),
-        shutdown: Shutdown::default(),
+        dialling: Arc::new(
+            Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
+                .judging_workers(config.dialling.judges_workers),
+        ),
+        shutdown: Arc::default(),
     });
+    let drivers = Drivers::new(&context);
+    let calls = CallsInProgress::new(&context);
     let registrar = RegistrarHandle::new(&fleet, queue.clone());
     let loader = SoundLoader::new(context.sounds.clone());
     let (reconciler, readings) = LineReconciler::new(
@@ -222,7 +232,7 @@ pub async fn compose(
     let health = HealthReporter::new(
         &config,
         file_mistakes,
-        context.clone(),
+        &context,
         registrar.clone(),
         monitor.clone(),
         shown_pulses,
@@ -230,13 +240,17 @@ pub async fn compose(
     );
     let api = listener.serve(api::routes(Arc::new(Control {
         health: health.source(),
-        context: context.clone(),
+        placer: CallPlacer::new(&context, &drivers),
+        calls: context.calls.clone(),
+        lines: context.lines.clone(),
+        node: context.call_log.as_ref().map(|log| log.node().to_owned()),
         store: store.as_ref().map(|(store, _)| store.clone()),
         registrar: registrar.clone(),
         token: config.api_token.clone(),
         key: config.encryption_key.clone(),
     })));
-    let intake = tokio::spawn(intake::run(context.clone(), received, registrar.clone()));
+    let intake = Intake::new(&context, &drivers, registrar.clone());
+    let intake = tokio::spawn(intake.run(received));
     let registering_task = tokio::spawn({
         let registrar = registrar.clone();
         let engine = engine.clone();
@@ -247,7 +261,7 @@ pub async fn compose(
         }
     });
     if let Some(queue) = queue {
-        tokio::spawn(publish_active(context.clone(), queue));
+        tokio::spawn(calls.clone().publish(queue));
     }
     let max_late = config.calls.max_late;
     let holding = tokio::spawn(reconciler.run());
@@ -258,10 +272,13 @@ pub async fn compose(
     let forgetting = store.as_ref().zip(config.keep_records);
     let forgetting =
         forgetting.map(|((store, _), keep)| tokio::spawn(retention::run(store.clone(), keep)));
-    let monitoring = tokio::spawn(monitor.run(context.clone(), max_late));
+    let watched = Watched::new(&context);
+    let monitoring = tokio::spawn(monitor.run(watched, max_late));
     log_start(&config, &engine, &stream_server, &api);
     Ok(Running {
-        context,
+        calls,
+        pacer: context.pacer.clone(),
+        queue: context.queue.clone(),
         watchdog,
         registrar,
         registering: registering_task,
@@ -430,18 +447,6 @@ async fn await_redis(queue: Option<Queue>) {
     let connected = state.wait_for(|state| matches!(state, RedisState::Connected { .. }));
     if timeout(REDIS_PATIENCE, connected).await.is_err() {
         warn!("Redis is away; lines register all the same");
-    }
-}
-
-/// Tells Redis how many calls are in progress.
-async fn publish_active(context: Arc<Context>, queue: Queue) {
-    let mut active = context.call_limiter.watch_active();
-    loop {
-        let calls = *active.borrow_and_update();
-        queue.set_active_calls(usize::try_from(calls).unwrap_or(usize::MAX));
-        if active.changed().await.is_err() {
-            return;
-        }
     }
 }
 

@@ -6,14 +6,17 @@ use std::time::{Instant, SystemTime};
 use super::logging;
 use crate::api::metrics::{CallbackTotals, Counters};
 use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
+use crate::bridge::audio_metrics::AudioMetrics;
+use crate::bridge::call_store::CallStore;
 use crate::bridge::context::Context;
+use crate::bridge::dialling::Dialling;
 use crate::bridge::overload::Monitor;
 use crate::callbacks::{CallbackStats, StatusCallbacks};
 use crate::config::Config;
 use crate::core::call_object::CallDirection;
-use crate::fleet::RegistrarHandle;
-use crate::queue::{QueueStats, RedisState};
-use crate::sip::engine::EngineStats;
+use crate::fleet::{CallLimiter, LineDirectory, RegistrarHandle};
+use crate::queue::{Queue, QueueStats, RedisState};
+use crate::sip::engine::{EngineStats, SharedEngine};
 use crate::store::CallLog;
 use crate::watchdog::Pulse;
 
@@ -25,7 +28,14 @@ pub struct HealthReporter {
     registers: bool,
     has_ws_target: bool,
     started: Instant,
-    context: Arc<Context>,
+    engine: SharedEngine,
+    call_limiter: Arc<CallLimiter>,
+    calls: Arc<CallStore>,
+    lines: LineDirectory,
+    dialling: Arc<Dialling>,
+    gauges: Arc<AudioMetrics>,
+    queue: Option<Queue>,
+    call_log: Option<CallLog>,
     registrar: RegistrarHandle,
     monitor: Arc<Monitor>,
     pulses: Vec<Pulse>,
@@ -38,7 +48,7 @@ impl HealthReporter {
     pub fn new(
         config: &Config,
         file_mistakes: usize,
-        context: Arc<Context>,
+        context: &Context,
         registrar: RegistrarHandle,
         monitor: Arc<Monitor>,
         pulses: Vec<Pulse>,
@@ -51,7 +61,14 @@ impl HealthReporter {
             registers: config.sip.register,
             has_ws_target: config.worker.ws_target.is_some(),
             started: Instant::now(),
-            context,
+            engine: context.engine.clone(),
+            call_limiter: context.call_limiter.clone(),
+            calls: context.calls.clone(),
+            lines: context.lines.clone(),
+            dialling: context.dialling.clone(),
+            gauges: context.gauges.clone(),
+            queue: context.queue.clone(),
+            call_log: context.call_log.clone(),
             registrar,
             monitor,
             pulses,
@@ -66,20 +83,19 @@ impl HealthReporter {
     }
 
     fn health(&self) -> Health {
-        let engine = self.context.engine.stats();
+        let engine = self.engine.stats();
         Health {
             node_id: self.node_id.clone(),
             uptime: self.started.elapsed(),
-            draining: self.context.call_limiter.is_draining(),
+            draining: self.call_limiter.is_draining(),
             lines: self.lines(),
-            calls_active: usize::try_from(self.context.call_limiter.active()).unwrap_or(usize::MAX),
+            calls_active: usize::try_from(self.call_limiter.active()).unwrap_or(usize::MAX),
             calls_max: self.calls_max,
             totals: self.totals(&engine),
-            overloaded: self.context.call_limiter.is_overloaded(),
+            overloaded: self.call_limiter.is_overloaded(),
             readings: self.monitor.readings(),
             engine,
             redis: self
-                .context
                 .queue
                 .as_ref()
                 .map(|queue| redis(&queue.status(), queue.stats())),
@@ -90,18 +106,18 @@ impl HealthReporter {
 
     fn counters(&self) -> Counters {
         let calls = |direction| {
-            let calls = self.context.calls.in_progress(direction);
+            let calls = self.calls.in_progress(direction);
             u64::try_from(calls).unwrap_or(u64::MAX)
         };
         let pulses = self.pulses.iter();
         Counters {
             inbound: calls(CallDirection::Inbound),
             outbound: calls(CallDirection::Outbound),
-            counters: self.context.gauges.counters.read(),
-            dials: self.context.dialling.dialled(),
-            dials_refused: self.context.dialling.refused().collect(),
+            counters: self.gauges.counters.read(),
+            dials: self.dialling.dialled(),
+            dials_refused: self.dialling.refused().collect(),
             registration_failures: self.registrar.failures(),
-            records: self.context.call_log.as_ref().map(CallLog::stats),
+            records: self.call_log.as_ref().map(CallLog::stats),
             callbacks: Some(callbacks(self.callbacks.stats())),
             log_lines_dropped: logging::dropped_lines(),
             beats: pulses.map(|pulse| (pulse.name, (pulse.beat)())).collect(),
@@ -111,7 +127,7 @@ impl HealthReporter {
     /// What the engine refused without asking us, because all its places or
     /// queues were full, is a full bridge as well.
     fn totals(&self, engine: &EngineStats) -> CallTotals {
-        let call_limiter = &self.context.call_limiter;
+        let call_limiter = &self.call_limiter;
         let by_engine = engine
             .refused
             .saturating_sub(call_limiter.refused_by_admit());
@@ -126,9 +142,9 @@ impl HealthReporter {
     fn lines(&self) -> LineCounts {
         let counts = self.registrar.counts();
         let refused = counts.refused;
-        let unusable = self.file_mistakes + self.context.lines.unusable() + refused;
+        let unusable = self.file_mistakes + self.lines.unusable() + refused;
         if !self.registers {
-            let unregistered = self.context.lines.len().saturating_sub(refused);
+            let unregistered = self.lines.len().saturating_sub(refused);
             return LineCounts {
                 unregistered,
                 unusable,

@@ -5,6 +5,7 @@
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
 //! | [`compose`] | builds the rooms and joins them |
 //! | [`announce`] | what the start says of the lines |
+//! | `calls_in_progress` | how many calls go on, and how they are ended |
 //! | [`callbacks`] | callbacks joined with the calls and the database |
 //! | `contact_key` | the key of the tokens in the lines' Contacts |
 //! | [`drain`] | what going down does while calls go on |
@@ -18,6 +19,7 @@
 
 pub mod announce;
 pub mod callbacks;
+mod calls_in_progress;
 pub mod compose;
 mod contact_key;
 pub mod database;

@@ -30,17 +30,15 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::calls_in_progress::CallsInProgress;
 use super::compose::{Running, StartError, compose};
 use super::{EXIT_FAILURE, announce, callbacks, database, descriptors, drain, logging};
 use crate::api::ApiListener;
-use crate::bridge::context::Context;
 use crate::config::Config;
 use crate::watchdog::{Stage, Watchdog};
 
 /// What follows the calls' end may take this long before it counts as hung.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(8);
-/// Kept back from the calls' time, for their BYEs to be answered.
-const BYE_TIME: Duration = Duration::from_secs(1);
 /// How long the last records of calls may take.
 const RECORDS_LIMIT: Duration = Duration::from_secs(2);
 /// Exit code after a signal before the bridge is up: there was nothing to end.
@@ -146,7 +144,9 @@ struct Limits {
 
 async fn go_down(running: Running, limits: Limits) {
     let Running {
-        context,
+        calls,
+        pacer,
+        queue,
         watchdog,
         registrar,
         registering,
@@ -162,13 +162,13 @@ async fn go_down(running: Running, limits: Limits) {
         forgetting,
     } = running;
     info!(
-        calls = context.call_limiter.active(),
+        calls = calls.count(),
         drain_timeout_s = limits.drain.as_secs(),
         shutdown_timeout_s = limits.shutdown.as_secs(),
         "shutting down: no new calls, lines unregister"
     );
-    context.call_limiter.drain();
-    if let Some(queue) = &context.queue {
+    calls.drain();
+    if let Some(queue) = &queue {
         queue.set_draining();
     }
     let tasks = [Some(holding), keeping, forgetting];
@@ -180,11 +180,11 @@ async fn go_down(running: Running, limits: Limits) {
     registering.abort();
     let mut lines = registrar.lines().into_iter();
     {
-        let mut calls = pin!(calls_end(&context, &watchdog, limits));
+        let mut ended = pin!(calls_end(&calls, &watchdog, limits));
         tokio::select! {
             biased;
-            () = &mut calls => {}
-            () = drain::unregister_in_turn(&engine, &mut lines) => calls.await,
+            () = &mut ended => {}
+            () = drain::unregister_in_turn(&engine, &mut lines) => ended.await,
         }
     }
     drain::unregister_rest(&engine, lines, limits.shutdown).await;
@@ -193,7 +193,7 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(stream_server) = stream_server {
         stream_server.stop().await;
     }
-    if let Some(queue) = context.queue.clone() {
+    if let Some(queue) = queue {
         queue.stop().await;
     }
     dispatcher.stop(callbacks::STOP_LIMIT).await;
@@ -209,7 +209,7 @@ async fn go_down(running: Running, limits: Limits) {
     intake.abort();
     let _ = intake.await;
     let stopped = tokio::task::spawn_blocking(move || {
-        context.pacer.stop();
+        pacer.stop();
         watchdog.stage(Stage::Sip);
         engine.shutdown();
         watchdog.stage(Stage::Done);
@@ -222,33 +222,9 @@ async fn go_down(running: Running, limits: Limits) {
 }
 
 /// Returns when the calls are over, by themselves or hung up.
-async fn calls_end(context: &Context, watchdog: &Watchdog, limits: Limits) {
-    drain::wait_for_calls(&context.call_limiter, limits.drain).await;
+async fn calls_end(calls: &CallsInProgress, watchdog: &Watchdog, limits: Limits) {
+    calls.wait(limits.drain).await;
     watchdog.shutdown_within(limits.shutdown + TEARDOWN_LIMIT);
     watchdog.stage(Stage::Calls);
-    end_calls(context, limits.shutdown).await;
-}
-
-/// Waits for the calls to end by themselves, then ends them.
-async fn end_calls(context: &Context, limit: Duration) {
-    if timeout(limit.saturating_sub(BYE_TIME), context.call_limiter.empty())
-        .await
-        .is_ok()
-    {
-        return;
-    }
-    warn!(
-        calls = context.call_limiter.active(),
-        "the time is over: hanging up"
-    );
-    context.shutdown.end_calls();
-    if timeout(BYE_TIME, context.call_limiter.empty())
-        .await
-        .is_err()
-    {
-        warn!(
-            calls = context.call_limiter.active(),
-            "calls that did not end are given up"
-        );
-    }
+    calls.end(limits.shutdown).await;
 }

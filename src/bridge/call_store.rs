@@ -2,8 +2,8 @@
 //! those that have ended; and the way in which the API asks something of a
 //! call's driver.
 //!
-//! The driver of a call holds its [`CallHandle`]: it writes the call object there
-//! whenever something changes, and takes requests from it. Dropping the handle
+//! The driver of a call holds its [`CallHandle`]: it shows there how the call
+//! stands whenever something changes, and takes requests from it. Dropping the handle
 //! ends the entry, however the driver ended.
 
 use std::collections::HashMap;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::core::call_facts::CallState;
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::CallId;
@@ -123,7 +124,7 @@ impl CallStore {
         callback_url: Option<String>,
     ) -> (CallHandle, mpsc::Receiver<QueuedRequest>) {
         let (requests, asked) = mpsc::channel(REQUESTS);
-        let sid = object.sid.clone();
+        let sid = object.facts.id.clone();
         let entry = Entry {
             object,
             requests,
@@ -151,8 +152,9 @@ impl CallStore {
         let mut calls: Vec<_> = entries.values().map(|entry| entry.object.clone()).collect();
         drop(entries);
         calls.sort_unstable_by(|a, b| {
-            let by_id = || a.sid.as_str().cmp(b.sid.as_str());
-            b.created.cmp(&a.created).then_with(by_id)
+            let (a, b) = (&a.facts, &b.facts);
+            let by_id = || a.id.as_str().cmp(b.id.as_str());
+            b.started.cmp(&a.started).then_with(by_id)
         });
         calls
     }
@@ -162,7 +164,7 @@ impl CallStore {
     pub fn in_progress(&self, direction: CallDirection) -> usize {
         let entries = self.entries();
         let is_counted =
-            |entry: &&Entry| entry.ended.is_none() && entry.object.direction == direction;
+            |entry: &&Entry| entry.ended.is_none() && entry.object.facts.direction == direction;
         entries.values().filter(is_counted).count()
     }
 
@@ -237,8 +239,13 @@ impl CallHandle {
         }
     }
 
-    /// Changes the call object; a new status is told to the listener.
-    pub fn update(&self, change: impl FnOnce(&mut CallObject)) {
+    /// Shows how the call stands now; a new status is told to the listener. What
+    /// has ended stays as it is.
+    pub fn show(&self, state: &CallState) {
+        self.change(|shown| shown.clone_from(state));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut CallState)) {
         let mut entries = self.store.entries();
         let Some(entry) = entries.get_mut(&self.sid) else {
             return;
@@ -246,14 +253,15 @@ impl CallHandle {
         if entry.ended.is_some() {
             return;
         }
-        let before = entry.object.status;
+        let before = entry.object.state.status;
         let untold = (!self.is_told.load(Ordering::Relaxed)).then(|| entry.object.clone());
-        change(&mut entry.object);
-        if entry.object.status.is_final() {
+        let state = &mut entry.object.state;
+        change(state);
+        if state.status.is_final() {
             entry.ended = Some(Instant::now());
-            entry.object.ended.get_or_insert_with(SystemTime::now);
+            state.ended.get_or_insert_with(SystemTime::now);
         }
-        let object = (entry.object.status != before).then(|| entry.object.clone());
+        let object = (state.status != before).then(|| entry.object.clone());
         drop(entries);
         if let Some(object) = object {
             if let Some(initial) = untold {
@@ -274,9 +282,9 @@ impl CallHandle {
 impl Drop for CallHandle {
     fn drop(&mut self) {
         // Only a driver that panicked leaves it to this.
-        self.update(|call| {
-            call.status = CallStatus::Failed;
-            call.outcome = Some(Outcome::Failed);
+        self.change(|state| {
+            state.status = CallStatus::Failed;
+            state.outcome = Some(Outcome::Failed);
         });
     }
 }
@@ -284,6 +292,7 @@ impl Drop for CallHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::call_facts::CallFacts;
     use crate::core::ids::LineId;
 
     #[derive(Default)]
@@ -292,26 +301,37 @@ mod tests {
     impl StatusListener for Heard {
         fn changed(&self, call: &CallObject, url: Option<&str>) {
             let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.push((call.status, url.map(str::to_owned)));
+            heard.push((call.state.status, url.map(str::to_owned)));
         }
     }
 
     fn call() -> CallObject {
         CallObject {
-            sid: CallId::random(),
-            direction: CallDirection::Inbound,
-            line: LineId::new("7"),
-            restaurant: None,
-            from: Private::new("1"),
-            to: Private::new("2"),
-            status: CallStatus::Initiated,
-            on_hold: false,
-            custom_params: Default::default(),
-            created: SystemTime::UNIX_EPOCH,
-            answered: None,
-            ended: None,
-            outcome: None,
-            sip_status: 0,
+            facts: Arc::new(CallFacts {
+                id: CallId::random(),
+                sip_call_id: None,
+                line: LineId::new("7"),
+                restaurant: None,
+                direction: CallDirection::Inbound,
+                from: Private::new("1"),
+                to: Private::new("2"),
+                started: SystemTime::UNIX_EPOCH,
+            }),
+            state: CallState::default(),
+        }
+    }
+
+    fn status(status: CallStatus) -> CallState {
+        CallState {
+            status,
+            ..CallState::default()
+        }
+    }
+
+    fn held() -> CallState {
+        CallState {
+            on_hold: true,
+            ..CallState::default()
         }
     }
 
@@ -319,7 +339,7 @@ mod tests {
     async fn requests_reach_the_driver_and_its_answer_comes_back() {
         let store = CallStore::new(None);
         let (handle, mut asked) = store.open(call(), None);
-        let sid = store.list()[0].sid.clone();
+        let sid = store.list()[0].facts.id.clone();
         let driver = tokio::spawn(async move {
             while let Some(asked) = asked.recv().await {
                 let ok = asked.request == CallRequest::Hold;
@@ -338,8 +358,8 @@ mod tests {
         assert_eq!(gone, Err(RequestError::Over));
         drop(handle);
         let ended = store.get(&sid).expect("still shown");
-        assert_eq!(ended.status, CallStatus::Failed);
-        assert!(ended.ended.is_some());
+        assert_eq!(ended.state.status, CallStatus::Failed);
+        assert!(ended.state.ended.is_some());
     }
 
     #[test]
@@ -347,10 +367,13 @@ mod tests {
         let heard = Arc::new(Heard::default());
         let store = CallStore::new(Some(heard.clone()));
         let (handle, _asked) = store.open(call(), Some("http://x".into()));
-        handle.update(|call| call.status = CallStatus::Ringing);
-        handle.update(|call| call.on_hold = true);
-        handle.update(|call| call.status = CallStatus::Cancelled);
-        handle.update(|call| call.status = CallStatus::Failed);
+        handle.show(&status(CallStatus::Ringing));
+        handle.show(&CallState {
+            on_hold: true,
+            ..status(CallStatus::Ringing)
+        });
+        handle.show(&status(CallStatus::Cancelled));
+        handle.show(&status(CallStatus::Failed));
         drop(handle);
         let heard = heard.0.lock().expect("not poisoned");
         let statuses: Vec<_> = heard.iter().map(|(status, _)| *status).collect();
@@ -369,11 +392,11 @@ mod tests {
         let heard = Arc::new(Heard::default());
         let store = CallStore::new(Some(heard.clone()));
         let (mut handle, _asked) = store.open_untold(call(), None);
-        handle.update(|call| call.on_hold = true);
+        handle.show(&held());
         assert!(told(&heard).is_empty() && store.list().len() == 1);
         handle.announce(Some("http://own".into()));
         handle.announce(None);
-        handle.update(|call| call.status = S::Ringing);
+        handle.show(&status(S::Ringing));
         let own = Some("http://own".to_owned());
         assert_eq!(
             told(&heard),
@@ -383,7 +406,7 @@ mod tests {
         let heard = Arc::new(Heard::default());
         let store = CallStore::new(Some(heard.clone()));
         let (handle, _asked) = store.open_untold(call(), None);
-        handle.update(|call| call.status = S::Cancelled);
+        handle.show(&status(S::Cancelled));
         drop(handle);
         assert_eq!(told(&heard), [(S::Initiated, None), (S::Cancelled, None)]);
     }

@@ -2,9 +2,34 @@
 //! its line say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::context::Context;
+use crate::core::outward::Outward;
+use crate::core::signature::Signer;
 use crate::worker::{Dialer, WorkerError};
+
+/// Dials workers whose addresses clients of ours wrote.
+#[derive(Clone)]
+pub(super) struct ForeignWorkers {
+    /// Where such addresses may lead.
+    outward: Arc<Outward>,
+    /// Signs the upgrades.
+    signer: Option<Signer>,
+}
+
+impl ForeignWorkers {
+    pub(super) const fn new(outward: Arc<Outward>, signer: Option<Signer>) -> Self {
+        Self { outward, signer }
+    }
+
+    /// Dials this address.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub(super) fn dialer(&self, url: &str) -> Result<Dialer, WorkerError> {
+        Dialer::new(url, None)?.guarded(self.outward.clone(), self.signer.as_ref())
+    }
+}
 
 /// The terms of one call; nothing special by default.
 #[derive(Clone, Debug, Default)]
@@ -27,11 +52,9 @@ impl CallTerms {
         custom_params: BTreeMap<String, String>,
         ws_target: Option<&str>,
         callback_url: Option<String>,
-        context: &Context,
+        workers: &ForeignWorkers,
     ) -> Result<Self, WorkerError> {
-        let dialer = ws_target
-            .map(|url| context.foreign_dialer(url))
-            .transpose()?;
+        let dialer = ws_target.map(|url| workers.dialer(url)).transpose()?;
         Ok(Self {
             custom_params,
             dialer,

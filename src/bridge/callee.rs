@@ -5,21 +5,40 @@
 //! one's incoming frames are the other's outgoing ones. So each side keeps its
 //! codec, its clock, its hold and its losses to itself.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::driver::Driver;
-use super::leg_media::LegMedia;
+use super::leg_media::{LegGains, LegMedia};
 use super::place::{Calling, hang_up};
 use crate::core::call::CalleeInput;
+use crate::core::ids::LineId;
 use crate::core::media_link::{MediaLink, RtpTap};
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
 use crate::media::pacer::Pacer;
 use crate::sip::engine::{CallRefused, LegEvent, OutgoingLeg, SharedEngine};
 
-/// The leg to the fallback number. Dropping it ends the leg.
-pub(super) struct Callee {
+/// The leg to the fallback number, where the call has got so far. Dropping it
+/// ends the leg.
+pub(super) struct FallbackLeg {
+    handles: FallbackHandles,
+    /// Until the engine has placed the leg.
+    calling: Option<Calling>,
+    callee: Option<Callee>,
+}
+
+/// What a leg to a fallback number is made with.
+#[derive(Clone)]
+pub(super) struct FallbackHandles {
+    pub(super) engine: SharedEngine,
+    pub(super) pacer: Arc<Pacer>,
+    pub(super) gains: LegGains,
+}
+
+/// The leg once the engine has placed it. Dropping it ends the leg.
+struct Callee {
     leg: OutgoingLeg,
     media: LegMedia,
     /// The engine has ended the leg.
@@ -27,13 +46,137 @@ pub(super) struct Callee {
     engine: SharedEngine,
 }
 
+/// What a leg waits for.
+enum Event {
+    Placed(Result<OutgoingLeg, CallRefused>),
+    Leg(Option<LegEvent>),
+}
+
+impl FallbackLeg {
+    /// Nobody is called yet.
+    pub(super) const fn new(handles: FallbackHandles) -> Self {
+        Self {
+            handles,
+            calling: None,
+            callee: None,
+        }
+    }
+
+    /// Calls this number from the line. Whether the engine tries to.
+    pub(super) fn call(&mut self, line: &LineId, destination: Private) -> bool {
+        let calling = Calling::submit(&self.handles.engine, line.clone(), destination);
+        if let Err(error) = &calling {
+            warn!(%error, "the fallback number cannot be called");
+        }
+        self.calling = calling.ok();
+        self.calling.is_some()
+    }
+
+    /// Whether there is a leg.
+    pub(super) const fn is_up(&self) -> bool {
+        self.callee.is_some()
+    }
+
+    /// Waits until something happens to the leg that matters to the call; never
+    /// returns, while there is no leg. Cancel-safe.
+    pub(super) async fn next(&mut self) -> CalleeInput {
+        loop {
+            let event = tokio::select! {
+                biased;
+                result = placed(&mut self.calling) => Event::Placed(result),
+                event = next_event(&mut self.callee) => Event::Leg(event),
+            };
+            let input = match event {
+                Event::Placed(result) => self.handle_placed(result),
+                Event::Leg(event) => self.handle_event(event),
+            };
+            if let Some(input) = input {
+                return input;
+            }
+        }
+    }
+
+    fn handle_placed(&mut self, result: Result<OutgoingLeg, CallRefused>) -> Option<CalleeInput> {
+        self.calling = None;
+        let callee = result.and_then(|leg| {
+            info!(callee_sip_call_id = %leg.sip_call_id, "calling the fallback number");
+            let failed = |error: OpusError| CallRefused::Failed(error.to_string());
+            Callee::new(&self.handles, leg).map_err(failed)
+        });
+        match callee {
+            Ok(callee) => {
+                self.callee = Some(callee);
+                None
+            }
+            Err(error) => {
+                warn!(%error, "the fallback number cannot be called");
+                Some(CalleeInput::Ended)
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: Option<LegEvent>) -> Option<CalleeInput> {
+        let callee = self.callee.as_mut()?;
+        match event {
+            Some(LegEvent::Media(link)) => {
+                let usable = callee.connect(&self.handles.pacer, &link);
+                (!usable).then_some(CalleeInput::Ended)
+            }
+            Some(LegEvent::Established) => Some(CalleeInput::Answered),
+            Some(LegEvent::Digit(digit)) => {
+                let mut state = callee.media.port.lock();
+                state.uplink.handle_digit(std::time::Instant::now(), digit);
+                state.send();
+                None
+            }
+            Some(LegEvent::Progress(_) | LegEvent::Transfer { .. } | LegEvent::Held { .. }) => None,
+            Some(LegEvent::Ended(end)) => {
+                info!(status = end.status, reason = %end.reason, by = ?end.by, "leg to the fallback number ended");
+                self.lose()
+            }
+            None => self.lose(),
+        }
+    }
+
+    /// The engine has ended the leg.
+    fn lose(&mut self) -> Option<CalleeInput> {
+        if let Some(mut callee) = self.callee.take() {
+            callee.over = true;
+        }
+        Some(CalleeInput::Ended)
+    }
+
+    /// Lets held packets go when time has passed.
+    pub(super) fn tick(&self, now: Instant) {
+        let Some(callee) = &self.callee else { return };
+        let mut state = callee.media.port.lock();
+        state.uplink.handle_tick(now.into_std());
+        state.send();
+    }
+
+    /// From now on the caller and the leg hear each other.
+    pub(super) fn join(&self, caller: &LegMedia) {
+        let Some(callee) = &self.callee else { return };
+        debug!("joined with the fallback number");
+        caller.port.lock().join(&callee.media.stream);
+        callee.media.port.lock().join(&caller.stream);
+    }
+
+    /// Ends the leg, however far it has come.
+    pub(super) fn end(&mut self, caller: &LegMedia) {
+        self.calling = None;
+        self.callee = None;
+        caller.port.lock().relay = None;
+    }
+}
+
 impl Callee {
-    fn new(driver: &Driver, leg: OutgoingLeg) -> Result<Self, OpusError> {
+    fn new(handles: &FallbackHandles, leg: OutgoingLeg) -> Result<Self, OpusError> {
         Ok(Self {
-            media: LegMedia::new(&driver.context, &leg.rtp)?,
+            media: LegMedia::new(&handles.gains, &leg.rtp)?,
             leg,
             over: false,
-            engine: driver.context.engine.clone(),
+            engine: handles.engine.clone(),
         })
     }
 
@@ -65,13 +208,6 @@ impl Callee {
         }
         connected.is_ok()
     }
-
-    /// Lets held packets go when time has passed.
-    pub(super) fn tick(&self, now: Instant) {
-        let mut state = self.media.port.lock();
-        state.uplink.handle_tick(now.into_std());
-        state.send();
-    }
 }
 
 impl Drop for Callee {
@@ -84,92 +220,16 @@ impl Drop for Callee {
     }
 }
 
-/// The next event of the callee's leg; never, while there is none.
-pub(super) async fn next_event(callee: &mut Option<Callee>) -> Option<LegEvent> {
-    match callee {
-        Some(callee) => callee.next().await,
+async fn placed(calling: &mut Option<Calling>) -> Result<OutgoingLeg, CallRefused> {
+    match calling {
+        Some(calling) => calling.placed().await,
         None => std::future::pending().await,
     }
 }
 
-impl Driver {
-    pub(super) fn call_out(&mut self, destination: Private) {
-        let line = self.record.line.id.clone();
-        match Calling::submit(&self.context.engine, line, destination) {
-            Ok(calling) => self.pending.calling = Some(calling),
-            Err(error) => {
-                warn!(%error, "the fallback number cannot be called");
-                let now = std::time::Instant::now();
-                self.call.handle_callee(now, CalleeInput::Ended);
-            }
-        }
-    }
-
-    pub(super) fn handle_called(
-        &mut self,
-        now: Instant,
-        result: Result<Box<OutgoingLeg>, CallRefused>,
-    ) {
-        let callee = result.and_then(|leg| {
-            info!(callee_sip_call_id = %leg.sip_call_id, "calling the fallback number");
-            let failed = |error: OpusError| CallRefused::Failed(error.to_string());
-            Callee::new(self, *leg).map_err(failed)
-        });
-        match callee {
-            Ok(callee) => self.callee = Some(callee),
-            Err(error) => {
-                warn!(%error, "the fallback number cannot be called");
-                self.call.handle_callee(now.into_std(), CalleeInput::Ended);
-            }
-        }
-    }
-
-    pub(super) fn handle_callee(&mut self, now: Instant, event: Option<LegEvent>) {
-        let Some(callee) = &mut self.callee else {
-            return;
-        };
-        let input = match event {
-            Some(LegEvent::Media(link)) => {
-                let usable = callee.connect(&self.context.pacer, &link);
-                (!usable).then_some(CalleeInput::Ended)
-            }
-            Some(LegEvent::Established) => Some(CalleeInput::Answered),
-            Some(LegEvent::Digit(digit)) => {
-                let mut state = callee.media.port.lock();
-                state.uplink.handle_digit(now.into_std(), digit);
-                state.send();
-                None
-            }
-            Some(LegEvent::Progress(_) | LegEvent::Transfer { .. } | LegEvent::Held { .. }) => None,
-            Some(LegEvent::Ended(end)) => {
-                info!(status = end.status, reason = %end.reason, by = ?end.by, "leg to the fallback number ended");
-                callee.over = true;
-                Some(CalleeInput::Ended)
-            }
-            None => {
-                callee.over = true;
-                Some(CalleeInput::Ended)
-            }
-        };
-        if callee.over {
-            self.callee = None;
-        }
-        if let Some(input) = input {
-            self.call.handle_callee(now.into_std(), input);
-        }
-    }
-
-    /// From now on each hears the other.
-    pub(super) fn join(&mut self) {
-        let Some(callee) = &self.callee else { return };
-        debug!("joined with the fallback number");
-        self.media.port.lock().join(&callee.media.stream);
-        callee.media.port.lock().join(&self.media.stream);
-    }
-
-    pub(super) fn drop_callee(&mut self) {
-        self.pending.calling = None;
-        self.callee = None;
-        self.media.port.lock().relay = None;
+async fn next_event(callee: &mut Option<Callee>) -> Option<LegEvent> {
+    match callee {
+        Some(callee) => callee.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -1,5 +1,5 @@
-//! What all calls share: the engine, the pacer, the queue, the workers'
-//! door, the lines' profiles and the settings.
+//! What a bridge is composed of: the engine, the pacer, the queue, the
+//! workers' door, the lines' profiles and the settings.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,26 +7,23 @@ use std::time::Duration;
 
 use super::audio_metrics::AudioMetrics;
 use super::call_store::CallStore;
-use super::call_terms::CallTerms;
 use super::dialling::Dialling;
 pub use super::incoming::IncomingAsk;
 use super::shutdown::Shutdown;
-use crate::core::call::{AnswerMode, CallPolicy, IdleSound, Route, SearchPolicy};
+use crate::core::call::AnswerMode;
 use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
 use crate::core::media_link::{Codec, Direction, MediaFormat};
-use crate::core::media_session::{MediaSession, SessionConfig, downlink};
-use crate::core::opus::OpusError;
 use crate::core::outward::Outward;
 use crate::core::signature::Signer;
-use crate::fleet::{CallLimiter, LineDirectory, LineProfile};
+use crate::fleet::{CallLimiter, LineDirectory};
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
 use crate::queue::Queue;
 use crate::sip::engine::SharedEngine;
 use crate::sip::header_names::HeaderNames;
 use crate::store::CallLog;
-use crate::worker::{AttachTable as Workers, Dialer, WorkerError};
+use crate::worker::{AttachTable as Workers, Dialer};
 
 /// What every call goes by.
 #[derive(Clone, Debug)]
@@ -61,14 +58,15 @@ pub struct Settings {
     pub trust_privacy: bool,
 }
 
-/// What all calls share.
+/// The handles of a running bridge, for whoever composes it: each part and the
+/// API are made with the few that they need.
 pub struct Context {
     /// See [`Settings`].
     pub settings: Settings,
     /// The SIP engine.
     pub engine: SharedEngine,
     /// The clock of outgoing audio.
-    pub pacer: Pacer,
+    pub pacer: Arc<Pacer>,
     /// Redis, in queue mode.
     pub queue: Option<Queue>,
     /// Takes the records of calls, where there is a database.
@@ -94,78 +92,9 @@ pub struct Context {
     /// Ringback and announcement.
     pub sounds: Sounds,
     /// Whom the lines may call.
-    pub dialling: Dialling,
+    pub dialling: Arc<Dialling>,
     /// The signal that calls must end.
-    pub shutdown: Shutdown,
-}
-
-impl Context {
-    /// Dials a worker's address that a client of ours wrote.
-    pub(super) fn foreign_dialer(&self, url: &str) -> Result<Dialer, WorkerError> {
-        Dialer::new(url, None)?.guarded(self.outward.clone(), self.signer.as_ref())
-    }
-
-    /// What a call of this line may do.
-    pub(super) fn policy(&self, line: &LineProfile, terms: &CallTerms) -> CallPolicy {
-        CallPolicy {
-            answer: self.settings.answer,
-            search: SearchPolicy {
-                route: match terms.dialer {
-                    Some(_) => Route::Dial,
-                    None => self.route(),
-                },
-                worker_timeout: self.settings.worker_timeout,
-                claim_timeout: self.settings.claim_timeout,
-                max_attempts: self.settings.max_attempts,
-            },
-            max_duration: self.settings.max_duration,
-            media_timeout: self.settings.media_timeout,
-            fallback_number: line.fallback_number.clone(),
-        }
-    }
-
-    fn route(&self) -> Route {
-        match (&self.queue, &self.dialer) {
-            (Some(_), Some(_)) => Route::QueueThenDial,
-            (None, Some(_)) => Route::Dial,
-            (_, None) => Route::Queue,
-        }
-    }
-
-    /// The sound of a new leg; RTP starts at random places (RFC 3550, 5.1).
-    pub(super) fn new_session(&self, format: &MediaFormat) -> Result<MediaSession, OpusError> {
-        MediaSession::new(SessionConfig {
-            format: *format,
-            rx_gain: self.settings.rx_gain.clone(),
-            tx_gain: self.settings.tx_gain.clone(),
-            sequence: rand::random(),
-            timestamp: rand::random(),
-            now: std::time::Instant::now(),
-        })
-    }
-
-    /// What the caller hears now.
-    pub(super) fn idle_audio(
-        &self,
-        idle_audio: IdleSound,
-        line: &LineProfile,
-    ) -> downlink::IdleAudio {
-        if let (IdleSound::Waiting, Some(greeting)) = (idle_audio, &line.greeting) {
-            return downlink::IdleAudio::Once(greeting.clone());
-        }
-        match idle_audio {
-            IdleSound::Silence => downlink::IdleAudio::Silence,
-            IdleSound::Hold => downlink::IdleAudio::Loop(self.sounds.hold.clone()),
-            IdleSound::Announcement => {
-                let own = line.announcement.as_ref();
-                downlink::IdleAudio::Once(own.unwrap_or(&self.sounds.unavailable).clone())
-            }
-            IdleSound::Waiting | IdleSound::Ringback if self.settings.ringback => {
-                downlink::IdleAudio::Loop(self.sounds.ringback.clone())
-            }
-            IdleSound::Waiting | IdleSound::Ringback => downlink::IdleAudio::Silence,
-        }
-    }
+    pub shutdown: Arc<Shutdown>,
 }
 
 /// What a call goes by before its media is negotiated: the worker may be

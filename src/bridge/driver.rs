@@ -1,12 +1,15 @@
-//! The driver of one call: one tokio task that owns everything of the call
-//! but the outgoing audio, which it shares with the pacer.
+//! The driver of one call: one tokio task that owns the call's parts.
 //!
-//! It waits for whatever happens next, hands it to the state machine
-//! ([`Call`]) or the uplink, and does what the state machine asks for.
+//! It only routes: it waits for whatever happens next to a part, hands it to
+//! the state machine ([`Call`]), and gives what the state machine asks for to
+//! the part that can do it ([`perform`]).
 //!
 //! Teardown: the task ends with `Finished`; before that the stream is marked
 //! over (the pacer forgets it), the job is withdrawn, the worker's socket is
 //! closed in a task of its own, and the call's place is given back last.
+
+mod perform;
+mod requests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -15,29 +18,29 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::{Instrument, debug, error, info, info_span, warn};
+use tracing::{debug, error, info, warn};
 
+use super::audio_metrics::AudioMetrics;
 use super::call_store::QueuedRequest;
-use super::call_terms::CallTerms;
-use super::call_view::CallView;
-use super::callee::{self, Callee};
-use super::context::Context;
+use super::callee::FallbackLeg;
+use super::destinations::Destinations;
+use super::idle_sounds::IdleSounds;
 use super::inbound_audio::InboundAudio;
+use super::incoming::{Question, Settled};
+use super::leg::Leg;
 use super::leg_media::LegMedia;
-use super::reach::{Done, Pending};
-use super::record::Record;
-use super::worker_side::{WorkerEvent, WorkerSide};
-use crate::core::call::Call;
-use crate::core::call_object::{CallDirection, CallObject};
-use crate::core::ids::LegId;
+use super::publisher::Publisher;
+use super::worker_search::{SearchEvent, WorkerSearch};
+use super::worker_session::WorkerSession;
+use super::worker_side::WorkerEvent;
+use crate::core::call::{Call, CalleeInput};
 use crate::core::media_link::{MediaLink, RtpPacket, RtpTap};
-use crate::core::media_session::playout::MarkEcho;
-use crate::core::opus::OpusError;
 use crate::core::outcome::Outcome;
-use crate::fleet::CallPermit;
-use crate::sip::engine::{Command, EndedBy, IncomingCall, LegEvent, OutgoingLeg};
+use crate::fleet::LineProfile;
+use crate::media::pacer::Pacer;
+use crate::sip::engine::{EndedBy, LegEvent};
 use crate::sip::rtp_channel::RtpReceiver;
-use crate::worker::{CloseReason, Dialer};
+use crate::worker::CloseReason;
 
 /// How often the uplink looks at the clock while RTP flows in order, and while
 /// it does not.
@@ -48,36 +51,46 @@ const SILENT_AFTER: Duration = Duration::from_millis(60);
 
 /// One call in progress.
 pub(super) struct Driver {
-    pub(super) context: Arc<Context>,
-    pub(super) leg: LegId,
-    pub(super) call: Call,
-    pub(super) record: Record,
-    pub(super) media: LegMedia,
-    pub(super) shown: CallView,
-    /// Dials the worker where it is not the queue's.
-    pub(super) dialer: Option<Dialer>,
-    /// Who placed the call named its worker, whose transfers are judged like his.
-    pub(super) is_worker_foreign: bool,
-    pub(super) worker: WorkerSide,
-    pub(super) pending: Pending,
-    /// The leg to the fallback number, where the call has got so far.
-    pub(super) callee: Option<Callee>,
-    pub(super) finished: Option<Outcome>,
-    events: mpsc::Receiver<LegEvent>,
-    rtp: RtpReceiver,
-    asked: mpsc::Receiver<QueuedRequest>,
+    call: Call,
+    parts: Parts,
+    /// A worker or an announcement is heard to its end before the call goes on.
+    waits_for_play_out: bool,
+    finished: Option<Outcome>,
     tick_at: Instant,
     alarm: Pin<Box<Sleep>>,
-    pub(super) echoes: Vec<MarkEcho>,
-    must_end: Pin<Box<dyn Future<Output = ()> + Send>>,
     ending: bool,
 }
 
-/// The leg that a driver takes over, whoever called.
-pub(super) struct Leg {
-    id: LegId,
-    events: mpsc::Receiver<LegEvent>,
-    rtp: RtpReceiver,
+/// What a driver is made of. Each part does one thing; the driver alone knows
+/// them all.
+pub(super) struct Parts {
+    /// What others are told.
+    pub(super) publisher: Publisher,
+    /// The SIP leg.
+    pub(super) leg: Leg,
+    /// RTP from before the tap.
+    pub(super) early: RtpReceiver,
+    /// The leg's audio.
+    pub(super) media: LegMedia,
+    /// Looks for a worker.
+    pub(super) search: WorkerSearch,
+    /// The stream with the worker.
+    pub(super) session: WorkerSession,
+    /// The leg to the fallback number.
+    pub(super) fallback: FallbackLeg,
+    /// Whether the call is taken at all.
+    pub(super) question: Question,
+    /// What the API asks of the call.
+    pub(super) requests: mpsc::Receiver<QueuedRequest>,
+    /// Whom the call may be transferred to.
+    pub(super) destinations: Destinations,
+    /// The line that was called, or that we call from.
+    pub(super) line: Arc<LineProfile>,
+    pub(super) sounds: IdleSounds,
+    pub(super) pacer: Arc<Pacer>,
+    pub(super) gauges: Arc<AudioMetrics>,
+    /// Returns when all calls must end.
+    pub(super) must_end: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// How a call begins.
@@ -85,6 +98,8 @@ pub(super) struct Leg {
 pub(super) enum Start {
     /// It came in.
     Incoming,
+    /// It came in, and somebody is asked whether it is taken.
+    Asked,
     /// We placed it, and its INVITE is out.
     Placed { ring_timeout: Duration },
 }
@@ -94,73 +109,14 @@ enum DriverEvent {
     Leg(Option<LegEvent>),
     Rtp(RtpPacket),
     Worker(WorkerEvent),
-    Pending(Done),
-    Callee(Option<LegEvent>),
+    Search(SearchEvent),
+    Answer(Settled),
+    Callee(CalleeInput),
     QueuedRequest(QueuedRequest),
     Woken,
     Messages,
     Alarm,
     Shutdown,
-}
-
-/// Runs one call to its end.
-pub(super) async fn run(context: Arc<Context>, incoming: Box<IncomingCall>, place: CallPermit) {
-    let Some(line) = context.lines.get(&incoming.line) else {
-        // The line was removed in this very moment.
-        warn!(line = %incoming.line, "a call of a line that is gone is refused");
-        return refuse(&context, incoming.leg);
-    };
-    let terms = CallTerms::default();
-    let record = Record::new(&context, line, &incoming, &terms);
-    let span = info_span!(
-        "call",
-        call_id = %record.call_id,
-        line = %record.line.id,
-        sip_call_id = %incoming.sip_call_id,
-    );
-    async {
-        let leg = incoming.leg;
-        match Driver::new(context.clone(), Leg::from(*incoming), record, terms) {
-            Ok(driver) => driver.live(Start::Incoming).await,
-            Err(error) => {
-                warn!(%error, "the call cannot be set up and is refused");
-                refuse(&context, leg);
-            }
-        }
-        drop(place);
-    }
-    .instrument(span)
-    .await;
-}
-
-fn refuse(context: &Context, leg: LegId) {
-    if let Err(error) = context.engine.submit(Command::Reject {
-        leg,
-        status: 500,
-        retry_after: None,
-    }) {
-        warn!(%error, "the refusal was not sent");
-    }
-}
-
-impl From<IncomingCall> for Leg {
-    fn from(call: IncomingCall) -> Self {
-        Self {
-            id: call.leg,
-            events: call.events,
-            rtp: call.rtp,
-        }
-    }
-}
-
-impl From<OutgoingLeg> for Leg {
-    fn from(leg: OutgoingLeg) -> Self {
-        Self {
-            id: leg.leg,
-            events: leg.events,
-            rtp: leg.rtp,
-        }
-    }
 }
 
 /// A driver that is dropped before its end has panicked: its record is closed,
@@ -175,7 +131,7 @@ impl Drop for Driver {
 
 /// Both in turn, by chance: neither may starve the other, and polling the
 /// worker is also what sends to it.
-async fn caller_or_worker(port: &InboundAudio, worker: &mut WorkerSide) -> DriverEvent {
+async fn caller_or_worker(port: &InboundAudio, worker: &mut WorkerSession) -> DriverEvent {
     tokio::select! {
         () = port.woken() => DriverEvent::Messages,
         event = worker.next() => DriverEvent::Worker(event),
@@ -183,65 +139,28 @@ async fn caller_or_worker(port: &InboundAudio, worker: &mut WorkerSide) -> Drive
 }
 
 impl Driver {
-    pub(super) fn new(
-        context: Arc<Context>,
-        leg: Leg,
-        record: Record,
-        terms: CallTerms,
-    ) -> Result<Self, OpusError> {
-        let media = LegMedia::new(&context, &leg.rtp)?;
-        let policy = context.policy(&record.line, &terms);
-        let is_asked = context.ask.is_some() && record.direction == CallDirection::Inbound;
-        let (object, url) = (record.object(), terms.callback_url);
-        let (handle, asked) = if is_asked {
-            context.calls.open_untold(object, url)
-        } else {
-            context.calls.open(object, url)
-        };
-        let own_dialer = terms.dialer;
+    /// The driver of a call that has these parts and goes by these rules.
+    pub(super) fn new(call: Call, parts: Parts) -> Self {
         let now = Instant::now();
-        Ok(Self {
-            leg: leg.id,
-            call: Call::new(policy),
-            media,
-            shown: CallView::new(handle),
-            is_worker_foreign: own_dialer.is_some(),
-            dialer: own_dialer.or_else(|| context.dialer.clone()),
-            worker: WorkerSide::new(),
-            pending: Pending::default(),
-            callee: None,
+        Self {
+            call,
+            parts,
+            waits_for_play_out: false,
             finished: None,
-            events: leg.events,
-            rtp: leg.rtp,
-            asked,
             tick_at: now + TICK_SILENT,
             alarm: Box::pin(sleep_until(now)),
-            echoes: Vec::new(),
-            must_end: Box::pin({
-                let context = context.clone();
-                async move { context.shutdown.calls_must_end().await }
-            }),
             ending: false,
-            context,
-            record,
-        })
-    }
-
-    /// The call as others see it, before anything has happened to it.
-    pub(super) fn object(&self) -> CallObject {
-        self.record.object()
+        }
     }
 
     /// The whole life of the call.
     pub(super) async fn live(mut self, start: Start) {
-        let context = self.context.clone();
-        let _watched = context.gauges.watch(&self.media.stream, &self.media.port);
-        let (from, direction) = (&self.record.from, self.record.direction.as_str());
-        info!(%from, direction, "a call begins");
-        self.record.begun(&context);
+        let media = &self.parts.media;
+        let _watched = self.parts.gauges.watch(&media.stream, &media.port);
+        self.parts.publisher.begun();
         let now = Instant::now().into_std();
         match start {
-            Start::Incoming if context.ask.is_some() => self.call.handle_question(),
+            Start::Asked => self.call.handle_question(),
             Start::Incoming => self.call.handle_start(now),
             Start::Placed { ring_timeout } => self.call.handle_placed(now, ring_timeout),
         }
@@ -254,7 +173,7 @@ impl Driver {
             if let Some(unexpected) = self.call.take_unexpected() {
                 let (input, phase) = (unexpected.input, unexpected.phase);
                 debug!(input, phase, "the call has no use for this any more");
-                self.context.gauges.counters.unexpected_input();
+                self.parts.gauges.counters.unexpected_input();
             }
             if let Some(outcome) = self.finished {
                 return self.finish(outcome);
@@ -265,28 +184,23 @@ impl Driver {
         }
     }
 
-    /// Does all that the state machine asks for.
-    pub(super) fn perform_outputs(&mut self) {
-        while let Some(output) = self.call.poll_output() {
-            self.perform(output);
-        }
-    }
-
     /// Waits for the next thing to happen. Nothing is lost when another
     /// branch wins: every branch is cancel-safe. The two that somebody outside
     /// can flood come last, so that they starve nothing.
     async fn next(&mut self) -> DriverEvent {
+        let parts = &mut self.parts;
         tokio::select! {
             biased;
-            event = self.events.recv() => DriverEvent::Leg(event),
-            () = &mut self.must_end, if !self.ending => DriverEvent::Shutdown,
+            event = parts.leg.next() => DriverEvent::Leg(event),
+            () = &mut parts.must_end, if !self.ending => DriverEvent::Shutdown,
             () = &mut self.alarm => DriverEvent::Alarm,
-            () = self.media.stream.woken() => DriverEvent::Woken,
-            done = self.pending.next() => DriverEvent::Pending(done),
-            Some(asked) = self.asked.recv() => DriverEvent::QueuedRequest(asked),
-            event = callee::next_event(&mut self.callee) => DriverEvent::Callee(event),
-            Some(packet) = self.rtp.recv() => DriverEvent::Rtp(packet),
-            event = caller_or_worker(&self.media.port, &mut self.worker) => event,
+            () = parts.media.stream.woken() => DriverEvent::Woken,
+            event = parts.search.next() => DriverEvent::Search(event),
+            settled = parts.question.next() => DriverEvent::Answer(settled),
+            Some(asked) = parts.requests.recv() => DriverEvent::QueuedRequest(asked),
+            input = parts.fallback.next() => DriverEvent::Callee(input),
+            Some(packet) = parts.early.recv() => DriverEvent::Rtp(packet),
+            event = caller_or_worker(&parts.media.port, &mut parts.session) => event,
         }
     }
 
@@ -295,15 +209,19 @@ impl Driver {
         match event {
             DriverEvent::Leg(Some(event)) => self.handle_leg(now, event),
             DriverEvent::Leg(None) => self.call.handle_leg_ended(false),
-            DriverEvent::Rtp(packet) => self.media.port.handle_rtp(packet.arrived, &packet.bytes),
+            DriverEvent::Rtp(packet) => {
+                let port = &self.parts.media.port;
+                port.handle_rtp(packet.arrived, &packet.bytes);
+            }
             DriverEvent::Worker(event) => self.handle_worker(now, event),
-            DriverEvent::Pending(done) => self.handle_done(now, done),
-            DriverEvent::Callee(event) => self.handle_callee(now, event),
+            DriverEvent::Search(event) => self.handle_search(now, event),
+            DriverEvent::Answer(settled) => self.handle_answer(now, settled),
+            DriverEvent::Callee(input) => self.call.handle_callee(now.into_std(), input),
             DriverEvent::QueuedRequest(asked) => self.handle_asked(now, asked),
             DriverEvent::Woken => self.handle_woken(now),
             DriverEvent::Messages => {
                 self.forward();
-                if self.media.port.lock().uplink.is_holding() {
+                if self.parts.media.port.lock().uplink.is_holding() {
                     self.tick_at = self.tick_at.min(now + TICK_SILENT);
                 }
             }
@@ -318,18 +236,15 @@ impl Driver {
     fn handle_leg(&mut self, now: Instant, event: LegEvent) {
         match event {
             LegEvent::Established => {
-                let at = self.record.answered(now);
-                self.shown.answered(at);
+                self.parts.publisher.answered(now);
                 self.call.handle_established(now.into_std());
             }
             LegEvent::Progress(status) => self.call.handle_progress(status),
             LegEvent::Media(link) => self.handle_media(now, &link),
             LegEvent::Digit(digit) => {
-                self.media
-                    .port
-                    .lock()
-                    .uplink
-                    .handle_digit(now.into_std(), digit);
+                let mut state = self.parts.media.port.lock();
+                state.uplink.handle_digit(now.into_std(), digit);
+                drop(state);
                 self.forward();
             }
             LegEvent::Transfer { status, last } => {
@@ -342,7 +257,7 @@ impl Driver {
             }
             LegEvent::Ended(end) => {
                 info!(status = end.status, reason = %end.reason, by = ?end.by, "leg ended");
-                self.record.sip_status = end.status;
+                self.parts.publisher.leg_ended(end.status);
                 // The caller's last words came before it.
                 self.take_early();
                 self.call.handle_leg_ended(end.by == EndedBy::Remote);
@@ -353,7 +268,7 @@ impl Driver {
     /// Media is up or changed; the stream goes on.
     fn handle_media(&mut self, now: Instant, link: &MediaLink) {
         debug!(format = ?link.format, "media");
-        match self.media.connect(&self.context.pacer, link) {
+        match self.parts.media.connect(&self.parts.pacer, link) {
             Ok(true) => self.tick_at = now + TICK_FLOWING,
             Ok(false) => {}
             Err(error) => {
@@ -367,38 +282,28 @@ impl Driver {
 
     /// Packets from before the tap.
     fn take_early(&mut self) {
-        while let Ok(packet) = self.rtp.try_recv() {
-            self.media.port.handle_rtp(packet.arrived, &packet.bytes);
+        while let Ok(packet) = self.parts.early.try_recv() {
+            let port = &self.parts.media.port;
+            port.handle_rtp(packet.arrived, &packet.bytes);
         }
         self.forward();
     }
 
-    /// Gives the worker what waits for it in the port, a slice at a time: the
-    /// media thread of many calls must not wait while half a minute of audio is
-    /// encoded. The direct writer stays shut until the last slice is in the socket, so
-    /// that nothing overtakes.
-    pub(super) fn forward(&mut self) {
-        let mut slice = Vec::new();
-        loop {
-            self.media.port.lock().take_slice(&mut slice);
-            if slice.is_empty() {
-                return;
-            }
-            for message in slice.drain(..) {
-                self.worker.queue(message);
-            }
-        }
+    /// Gives the worker what waits for it.
+    fn forward(&mut self) {
+        self.parts.session.forward(&self.parts.media);
     }
 
     fn handle_woken(&mut self, now: Instant) {
-        if self.media.stream.has_failed() {
+        let media = &self.parts.media;
+        if media.stream.has_failed() {
             return self.call.handle_leg_failed(now.into_std());
         }
-        self.send_echoes();
-        if !self.pending.waits_for_play_out {
+        self.parts.session.send_echoes(media);
+        if !self.waits_for_play_out {
             return;
         }
-        let mut downlink = self.media.stream.downlink();
+        let mut downlink = media.stream.downlink();
         let drained = downlink.is_drained();
         if !drained {
             // Digits came between the wake-up and this look.
@@ -406,36 +311,34 @@ impl Driver {
         }
         drop(downlink);
         if drained {
-            self.pending.waits_for_play_out = false;
+            self.waits_for_play_out = false;
             self.call.handle_played_out(now.into_std());
         }
     }
 
     fn handle_alarm(&mut self, now: Instant) {
         // After a stall, packets may be older than the time that is up.
-        if let Some(last) = self.media.port.lock().uplink.last_rtp() {
+        if let Some(last) = self.parts.media.port.lock().uplink.last_rtp() {
             self.call.handle_rtp(last);
         }
         if self.tick_at <= now {
             self.tick_at = now + self.tick(now);
             self.forward();
         }
-        self.worker.handle_time(now);
+        self.parts.session.handle_time(now);
         self.call.handle_timeout(now.into_std());
     }
 
     /// Lets the uplink see that time passes; the answer is when to do so again.
     fn tick(&mut self, now: Instant) -> Duration {
-        if let Some(callee) = &self.callee {
-            callee.tick(now);
-        }
-        let mut state = self.media.port.lock();
+        self.parts.fallback.tick(now);
+        let mut state = self.parts.media.port.lock();
         state.uplink.handle_tick(now.into_std());
         let Some(last) = state.uplink.last_rtp() else {
             return TICK_SILENT;
         };
         let flowing = now.into_std() < last + SILENT_AFTER && !state.uplink.is_holding();
-        if flowing && self.callee.is_none() {
+        if flowing && !self.parts.fallback.is_up() {
             TICK_FLOWING
         } else {
             TICK_SILENT
@@ -448,8 +351,8 @@ impl Driver {
             .call
             .poll_timeout()
             .map(|(at, _)| Instant::from_std(at));
-        let tick = self.media.is_linked().then_some(self.tick_at);
-        let ping = self.worker.poll_timeout();
+        let tick = self.parts.media.is_linked().then_some(self.tick_at);
+        let ping = self.parts.session.poll_timeout();
         let next = [call, tick, ping].into_iter().flatten().min();
         let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
         if self.alarm.deadline() != next {
@@ -458,28 +361,26 @@ impl Driver {
     }
 
     fn finish(mut self, outcome: Outcome) {
-        self.media.stream.finish();
-        self.record
-            .ended(&self.context, outcome, &self.media.port, &self.media.stream);
-        self.shown.ended(outcome, self.record.sip_status);
-        self.worker.close(self.close_reason());
+        let reason = self.close_reason();
+        self.parts.media.stream.finish();
+        self.parts.publisher.ended(outcome, &self.parts.media);
+        self.parts.session.close(reason);
     }
 
     /// Closes what a driver has left behind that did not come to an end.
     fn abandon(&mut self) {
         self.finished = Some(Outcome::Failed);
-        self.media.stream.finish();
-        self.record.abandoned(&self.context);
-        self.worker.close(CloseReason::Failed);
-        self.stop_search();
-        let (leg, status) = (self.leg, 500);
-        if let Err(error) = self.context.engine.submit(Command::Hangup { leg, status }) {
+        self.parts.media.stream.finish();
+        self.parts.publisher.abandoned();
+        self.parts.session.close(CloseReason::Failed);
+        self.parts.search.stop();
+        if let Err(error) = self.parts.leg.hang_up(500) {
             warn!(%error, "the failed call was not hung up");
         }
     }
 
     /// Why the worker's socket is closed with its call.
-    pub(super) fn close_reason(&self) -> CloseReason {
+    fn close_reason(&self) -> CloseReason {
         if self.ending {
             CloseReason::Shutdown
         } else {

@@ -1,15 +1,17 @@
 //! The question before a call is taken, and what its answer changes in the
 //! call: its parameters, its worker, its own callback address.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
-use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::driver::Driver;
+use super::call_terms::ForeignWorkers;
 use crate::core::call::{Accepted, CallDecision};
 use crate::core::call_object::CallObject;
+use crate::worker::Dialer;
 
 /// Asked before a call is taken. Whatever goes wrong with the question, its
 /// answer is to take the call.
@@ -18,49 +20,87 @@ pub trait IncomingAsk: Send + Sync {
     fn ask(&self, call: CallObject) -> Pin<Box<dyn Future<Output = CallDecision> + Send>>;
 }
 
-impl Driver {
-    /// Puts the question; its answer comes as a pending thing.
-    pub(super) fn ask_incoming(&mut self) {
-        let Some(ask) = &self.context.ask else {
-            return self.handle_decision(Instant::now(), CallDecision::Accept(Box::default()));
-        };
-        self.pending.decision = Some(ask.ask(self.object()));
+/// The question of one call.
+pub(super) struct Question {
+    ask: Option<Arc<dyn IncomingAsk>>,
+    workers: ForeignWorkers,
+    answer: Option<Pin<Box<dyn Future<Output = CallDecision> + Send>>>,
+}
+
+/// What an answer comes to.
+pub(super) struct Settled {
+    /// For the state machine.
+    pub(super) decision: CallDecision,
+    /// For `customParameters`.
+    pub(super) parameters: BTreeMap<String, String>,
+    /// The worker to dial for this call.
+    pub(super) dialer: Option<Dialer>,
+    /// The call's own callback address.
+    pub(super) callback_url: Option<String>,
+}
+
+impl Question {
+    /// A question that is not put yet.
+    pub(super) const fn new(ask: Option<Arc<dyn IncomingAsk>>, workers: ForeignWorkers) -> Self {
+        Self {
+            ask,
+            workers,
+            answer: None,
+        }
     }
 
-    /// The answer is here.
-    pub(super) fn handle_decision(&mut self, now: Instant, decision: CallDecision) {
-        let (decision, callback_url) = match decision {
-            CallDecision::Accept(accepted) => self.take_terms(*accepted),
+    /// Puts the question. Where there is nobody to ask, the call is taken.
+    pub(super) fn put(&mut self, call: &CallObject) {
+        self.answer = Some(match &self.ask {
+            Some(ask) => ask.ask(call.clone()),
+            None => Box::pin(std::future::ready(CallDecision::Accept(Box::default()))),
+        });
+    }
+
+    /// The answer, once; never, while there is no question. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Settled {
+        let decision = match &mut self.answer {
+            Some(answer) => answer.as_mut().await,
+            None => std::future::pending().await,
+        };
+        self.answer = None;
+        self.settle(decision)
+    }
+
+    fn settle(&self, decision: CallDecision) -> Settled {
+        match &decision {
+            CallDecision::Accept(_) => {}
             CallDecision::Reject(status) => {
                 info!(status, "the incoming callback rejects the call");
-                (decision, None)
             }
-            CallDecision::Ignore => {
-                info!("the incoming callback leaves the call to others");
-                (decision, None)
-            }
-        };
-        self.shown.settled(&self.record, callback_url);
-        self.call.handle_decision(now.into_std(), &decision);
+            CallDecision::Ignore => info!("the incoming callback leaves the call to others"),
+        }
+        match decision {
+            CallDecision::Accept(accepted) => self.take_terms(*accepted),
+            decision => Settled {
+                decision,
+                parameters: BTreeMap::new(),
+                dialer: None,
+                callback_url: None,
+            },
+        }
     }
 
-    /// What of the terms can be used; and the call's own callback address.
-    fn take_terms(&mut self, mut accepted: Accepted) -> (CallDecision, Option<String>) {
-        self.record.add_parameters(&accepted.custom_params);
-        match accepted
-            .ws_target
-            .as_ref()
-            .map(|url| self.context.foreign_dialer(url.expose()))
-        {
-            None => {}
-            Some(Ok(dialer)) => self.dialer = Some(dialer),
-            Some(Err(error)) => {
-                warn!(%error, "wsTarget in the incoming callback's answer is left out");
-                accepted.ws_target = None;
-            }
-        }
+    /// What of the terms can be used.
+    fn take_terms(&self, mut accepted: Accepted) -> Settled {
+        let target = accepted.ws_target.as_ref();
+        let dialer = target.map(|url| self.workers.dialer(url.expose()));
+        let dialer = dialer.transpose().unwrap_or_else(|error| {
+            warn!(%error, "wsTarget in the incoming callback's answer is left out");
+            accepted.ws_target = None;
+            None
+        });
         let callback_url = accepted.callback_url.take();
-        let callback_url = callback_url.map(|url| url.expose().to_owned());
-        (CallDecision::Accept(Box::new(accepted)), callback_url)
+        Settled {
+            parameters: std::mem::take(&mut accepted.custom_params),
+            dialer,
+            callback_url: callback_url.map(|url| url.expose().to_owned()),
+            decision: CallDecision::Accept(Box::new(accepted)),
+        }
     }
 }

@@ -7,39 +7,78 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use super::context::Context;
-use super::driver;
+use super::drivers::Drivers;
 use crate::core::ids::LineId;
-use crate::fleet::RegistrarHandle;
+use crate::fleet::{CallLimiter, RegistrarHandle};
 use crate::sip::engine::{Command, EngineEvent, IncomingCall, Registration, SharedEngine};
 
-/// Runs until the engine is gone.
-pub async fn run(
-    context: Arc<Context>,
-    mut events: mpsc::Receiver<EngineEvent>,
+/// Takes what the engine reports.
+pub struct Intake {
+    drivers: Arc<Drivers>,
+    call_limiter: Arc<CallLimiter>,
+    engine: SharedEngine,
     registrar: RegistrarHandle,
-) {
-    while let Some(event) = events.recv().await {
-        match event {
-            EngineEvent::Incoming(incoming) => take(&context, incoming),
-            EngineEvent::Registration { line, state } => {
-                handle_registration(&context.engine, &registrar, line, state);
+}
+
+impl Intake {
+    /// Takes the handles of a running bridge.
+    #[must_use]
+    pub fn new(context: &Context, drivers: &Arc<Drivers>, registrar: RegistrarHandle) -> Self {
+        Self {
+            drivers: drivers.clone(),
+            call_limiter: context.call_limiter.clone(),
+            engine: context.engine.clone(),
+            registrar,
+        }
+    }
+
+    /// Runs until the engine is gone.
+    pub async fn run(self, mut events: mpsc::Receiver<EngineEvent>) {
+        let registrar = &self.registrar;
+        while let Some(event) = events.recv().await {
+            match event {
+                EngineEvent::Incoming(incoming) => self.take(incoming),
+                EngineEvent::Registration { line, state } => {
+                    handle_registration(&self.engine, registrar, line, state);
+                }
+                EngineEvent::LineRefused {
+                    line,
+                    reason,
+                    retry_in,
+                } => {
+                    let retry_in_s = retry_in.as_secs();
+                    error!(%line, reason, retry_in_s, "the line cannot be added and takes no calls, it is tried again");
+                    registrar.handle_refused(&line, reason, retry_in);
+                }
+                EngineEvent::LineAdded { line } => {
+                    info!(%line, "the line that could not be added is added now");
+                    registrar.handle_added(&line);
+                }
             }
-            EngineEvent::LineRefused {
-                line,
-                reason,
-                retry_in,
-            } => {
-                let retry_in_s = retry_in.as_secs();
-                error!(%line, reason, retry_in_s, "the line cannot be added and takes no calls, it is tried again");
-                registrar.handle_refused(&line, reason, retry_in);
+        }
+        debug!("the SIP engine is gone");
+    }
+
+    fn take(&self, incoming: Box<IncomingCall>) {
+        match self.call_limiter.enter(&incoming.line) {
+            Ok(place) => {
+                let drivers = self.drivers.clone();
+                tokio::spawn(async move { drivers.run(incoming, place).await });
             }
-            EngineEvent::LineAdded { line } => {
-                info!(%line, "the line that could not be added is added now");
-                registrar.handle_added(&line);
+            Err(refusal) => {
+                info!(line = %incoming.line, status = refusal.status, "call refused: no capacity");
+                let (leg, status) = (incoming.leg, refusal.status);
+                let command = Command::Reject {
+                    leg,
+                    status,
+                    retry_after: refusal.retry_after,
+                };
+                if let Err(error) = self.engine.submit(command) {
+                    warn!(%error, "the refusal was not sent");
+                }
             }
         }
     }
-    debug!("the SIP engine is gone");
 }
 
 /// A line that was registering when the bridge began to go down could not
@@ -56,26 +95,6 @@ fn handle_registration(
         }
     }
     registrar.handle_result(line, state);
-}
-
-fn take(context: &Arc<Context>, incoming: Box<IncomingCall>) {
-    match context.call_limiter.enter(&incoming.line) {
-        Ok(place) => {
-            tokio::spawn(driver::run(context.clone(), incoming, place));
-        }
-        Err(refusal) => {
-            info!(line = %incoming.line, status = refusal.status, "call refused: no capacity");
-            let (leg, status) = (incoming.leg, refusal.status);
-            let command = Command::Reject {
-                leg,
-                status,
-                retry_after: refusal.retry_after,
-            };
-            if let Err(error) = context.engine.submit(command) {
-                warn!(%error, "the refusal was not sent");
-            }
-        }
-    }
 }
 
 #[cfg(test)]

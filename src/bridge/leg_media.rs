@@ -5,17 +5,40 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::context::{Context, provisional_format};
+use super::context::provisional_format;
 use super::inbound_audio::InboundAudio;
 use super::outbound_audio::{OutboundAudio, PacedAudio};
 use crate::core::g711::Gain;
 use crate::core::media_link::MediaLink;
-use crate::core::media_session::MediaSession;
+use crate::core::media_session::{MediaSession, SessionConfig};
 use crate::core::media_session::stats::LegStats;
 use crate::core::media_session::uplink::PreparedFormat;
 use crate::core::opus::OpusError;
 use crate::media::pacer::Pacer;
 use crate::sip::rtp_channel::RtpReceiver;
+
+/// How loud the audio of a leg is made.
+#[derive(Clone)]
+pub(super) struct LegGains {
+    /// Applied to what comes in.
+    pub(super) rx: Gain,
+    /// Applied to what goes out.
+    pub(super) tx: Gain,
+}
+
+impl LegGains {
+    /// The sound of a new leg; RTP starts at random places (RFC 3550, 5.1).
+    fn new_session(&self) -> Result<MediaSession, OpusError> {
+        MediaSession::new(SessionConfig {
+            format: provisional_format(),
+            rx_gain: self.rx.clone(),
+            tx_gain: self.tx.clone(),
+            sequence: rand::random(),
+            timestamp: rand::random(),
+            now: Instant::now(),
+        })
+    }
+}
 
 /// The audio of one leg, both ways. Dropping it ends what goes out.
 pub(super) struct LegMedia {
@@ -29,13 +52,12 @@ pub(super) struct LegMedia {
 impl LegMedia {
     /// Listens to the leg's RTP from now on; says nothing before
     /// [`LegMedia::connect`].
-    pub(super) fn new(context: &Context, rtp: &RtpReceiver) -> Result<Self, OpusError> {
-        let session = context.new_session(&provisional_format())?;
+    pub(super) fn new(gains: &LegGains, rtp: &RtpReceiver) -> Result<Self, OpusError> {
         let MediaSession {
             uplink,
             handle,
             downlink,
-        } = session;
+        } = gains.new_session()?;
         let (stream, paced) = OutboundAudio::new(handle, downlink);
         let port = InboundAudio::new(uplink);
         rtp.tap(port.clone());
@@ -43,7 +65,7 @@ impl LegMedia {
             stream: Arc::new(stream),
             port,
             paced: Some(Box::new(paced)),
-            rx_gain: context.settings.rx_gain.clone(),
+            rx_gain: gains.rx.clone(),
         })
     }
 

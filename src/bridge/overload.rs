@@ -22,8 +22,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::audio_metrics::AudioGauges;
+use super::audio_metrics::{AudioGauges, AudioMetrics};
+use crate::fleet::CallLimiter;
 use super::context::Context;
+use crate::media::pacer::Pacer;
 
 /// Seconds that are looked back on.
 const WINDOW: usize = 5;
@@ -117,6 +119,25 @@ pub struct Readings {
     pub audio: AudioGauges,
 }
 
+/// What the monitor looks at, and the door that it shuts.
+pub struct Watched {
+    pacer: Arc<Pacer>,
+    gauges: Arc<AudioMetrics>,
+    call_limiter: Arc<CallLimiter>,
+}
+
+impl Watched {
+    /// Takes the handles of a running bridge.
+    #[must_use]
+    pub fn new(context: &Context) -> Self {
+        Self {
+            pacer: context.pacer.clone(),
+            gauges: context.gauges.clone(),
+            call_limiter: context.call_limiter.clone(),
+        }
+    }
+}
+
 /// The monitor's last readings, for whoever asks.
 #[derive(Debug, Default)]
 pub struct Monitor {
@@ -131,23 +152,23 @@ impl Monitor {
     }
 
     /// Watches, and opens and shuts the door, for ever.
-    pub async fn run(self: Arc<Self>, context: Arc<Context>, limit: Option<Duration>) {
+    pub async fn run(self: Arc<Self>, watched: Watched, limit: Option<Duration>) {
         let mut judge = OverloadDetector::new(limit);
         // What was late before, such as the start, counts for nothing.
-        let _ = context.pacer.take_late_max_us();
+        let _ = watched.pacer.take_late_max_us();
         loop {
             let runtime = latest_probe().await;
-            let pacer = Duration::from_micros(context.pacer.take_late_max_us());
+            let pacer = Duration::from_micros(watched.pacer.take_late_max_us());
             let change = judge.handle_second(Lateness { pacer, runtime });
             let readings = Readings {
                 lateness: judge.lateness(),
-                rounds_skipped: context.pacer.skipped_rounds(),
-                audio: context.gauges.read(),
+                rounds_skipped: watched.pacer.skipped_rounds(),
+                audio: watched.gauges.read(),
             };
             *self.readings.lock().unwrap_or_else(PoisonError::into_inner) = readings;
             if let Some(change) = change {
-                context.call_limiter.set_overloaded(change == Change::Began);
-                log_change(change, &readings, context.call_limiter.active());
+                watched.call_limiter.set_overloaded(change == Change::Began);
+                log_change(change, &readings, watched.call_limiter.active());
             }
         }
     }

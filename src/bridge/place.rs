@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracing::{Instrument, info_span, warn};
+use tracing::{Instrument, warn};
 
-use super::call_terms::CallTerms;
+use crate::fleet::{CallLimiter, CallPermit};
+use super::call_terms::{CallTerms, ForeignWorkers};
 use super::context::Context;
-use super::driver::{Driver, Leg, Start};
-use super::record::Record;
+use crate::fleet::LineProfile;
+use super::dialling::Dialling;
+use super::driver::Start;
+use super::drivers::Drivers;
+use crate::fleet::LineDirectory;
 use crate::callbacks::Target;
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
+use crate::core::outward::Outward;
 use crate::core::private::Private;
 use crate::sip::engine::{
     CallRefused, Command, OutgoingCall, OutgoingLeg, Refusal, SharedEngine, SubmitError,
@@ -68,66 +73,89 @@ pub enum PlaceError {
     Closed,
 }
 
-/// Places a call. The answer is there once the INVITE has been handed to the
-/// SIP stack; what becomes of it is told by the call's status. Dropped before
-/// that, nothing is called.
-///
-/// # Errors
-/// When no call was placed.
-pub async fn place_call(context: &Arc<Context>, call: NewCall) -> Result<CallObject, PlaceError> {
-    let line = context.lines.get(&call.line);
-    let line = line.ok_or(PlaceError::UnknownLine)?;
-    if let Some(url) = &call.callback_url {
-        let judged = Target::parse_foreign(url).and_then(|url| url.judge(&context.outward));
-        judged.map_err(|error| PlaceError::BadCallback(error.to_string()))?;
+/// Places calls.
+pub struct CallPlacer {
+    drivers: Arc<Drivers>,
+    engine: SharedEngine,
+    lines: LineDirectory,
+    dialling: Arc<Dialling>,
+    call_limiter: Arc<CallLimiter>,
+    outward: Arc<Outward>,
+    foreign: ForeignWorkers,
+}
+
+impl CallPlacer {
+    /// Takes the handles of a running bridge.
+    #[must_use]
+    pub fn new(context: &Context, drivers: &Arc<Drivers>) -> Self {
+        Self {
+            drivers: drivers.clone(),
+            engine: context.engine.clone(),
+            lines: context.lines.clone(),
+            dialling: context.dialling.clone(),
+            call_limiter: context.call_limiter.clone(),
+            outward: context.outward.clone(),
+            foreign: ForeignWorkers::new(context.outward.clone(), context.signer.clone()),
+        }
     }
-    let terms = CallTerms::new(
-        call.custom_params,
-        call.ws_target.as_deref(),
-        call.callback_url,
-        context,
-    );
-    let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
-    // Before a place is taken: what is refused must not keep callers out.
-    let to = context.dialling.allow(&line, &call.to)?;
-    let place = context.call_limiter.enter(&call.line).map_err(|refusal| {
-        // A dial that finds no place is none.
-        context.dialling.give_back(&line);
-        PlaceError::Refused(refusal)
-    })?;
-    // Nor is one that the engine refuses.
-    let not_dialled = |error| {
-        context.dialling.give_back(&line);
-        error
-    };
-    let calling = Calling::submit(&context.engine, call.line, to.clone());
-    let mut calling = calling.map_err(not_dialled)?;
-    let placed = calling.placed().await;
-    let placed = placed.map_err(|error| not_dialled(PlaceError::from(error)))?;
-    let sip_call_id = placed.sip_call_id.clone();
-    let record = Record::placed(context, line, to, sip_call_id, &terms);
-    let span = info_span!(
-        "call",
-        call_id = %record.call_id,
-        line = %record.line.id,
-        sip_call_id = %record.sip_call_id,
-    );
-    let leg = placed.leg;
-    let driver = Driver::new(context.clone(), Leg::from(placed), record, terms);
-    let driver = driver.map_err(|error| {
-        hang_up(&context.engine, leg);
-        PlaceError::Sip(CallRefused::Failed(error.to_string()))
-    })?;
-    let object = driver.object();
-    let start = Start::Placed {
-        ring_timeout: call.ring_timeout,
-    };
-    let life = async move {
-        driver.live(start).await;
-        drop(place);
-    };
-    tokio::spawn(life.instrument(span));
-    Ok(object)
+
+    /// Places a call. The answer is there once the INVITE has been handed to the
+    /// SIP stack; what becomes of it is told by the call's status. Dropped before
+    /// that, nothing is called.
+    ///
+    /// # Errors
+    /// When no call was placed.
+    pub async fn place(&self, call: NewCall) -> Result<CallObject, PlaceError> {
+        let line = self.lines.get(&call.line);
+        let line = line.ok_or(PlaceError::UnknownLine)?;
+        let start = Start::Placed {
+            ring_timeout: call.ring_timeout,
+        };
+        let number = call.to.clone();
+        let terms = self.terms(call)?;
+        // Before a place is taken: what is refused must not keep callers out.
+        let to = self.dialling.allow(&line, &number)?;
+        let (place, placed) = self.dial(&line, &to).await.inspect_err(|_| {
+            // A dial that finds no place is none, nor is one that the engine refuses.
+            self.dialling.give_back(&line);
+        })?;
+        let leg = placed.leg;
+        let driver = self.drivers.placed(line, &to, placed, terms);
+        let (driver, object, span) = driver.map_err(|error| {
+            hang_up(&self.engine, leg);
+            PlaceError::Sip(CallRefused::Failed(error.to_string()))
+        })?;
+        let life = async move {
+            driver.live(start).await;
+            drop(place);
+        };
+        tokio::spawn(life.instrument(span));
+        Ok(object)
+    }
+
+    /// What the call brings with it, checked.
+    fn terms(&self, call: NewCall) -> Result<CallTerms, PlaceError> {
+        if let Some(url) = &call.callback_url {
+            let judged = Target::parse_foreign(url).and_then(|url| url.judge(&self.outward));
+            judged.map_err(|error| PlaceError::BadCallback(error.to_string()))?;
+        }
+        let target = call.ws_target.as_deref();
+        let (params, url) = (call.custom_params, call.callback_url);
+        let terms = CallTerms::new(params, target, url, &self.foreign);
+        terms.map_err(|error| PlaceError::BadTarget(error.to_string()))
+    }
+
+    /// A place for one more call, and its leg.
+    async fn dial(
+        &self,
+        line: &LineProfile,
+        to: &Private,
+    ) -> Result<(CallPermit, OutgoingLeg), PlaceError> {
+        let place = self.call_limiter.enter(&line.id);
+        let place = place.map_err(PlaceError::Refused)?;
+        let mut calling = Calling::submit(&self.engine, line.id.clone(), to.clone())?;
+        Ok((place, calling.placed().await?))
+    }
 }
 
 impl From<CallRefused> for PlaceError {

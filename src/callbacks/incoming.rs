@@ -48,7 +48,7 @@ impl Incoming {
         count(&self.counters.asked);
         match self.answer(&call).await {
             Ok(decision) => {
-                debug!(call_id = %call.sid, "the incoming callback was answered");
+                debug!(call_id = %call.facts.id, "the incoming callback was answered");
                 checked(decision)
             }
             Err(error) => {

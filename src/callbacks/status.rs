@@ -49,10 +49,10 @@ impl StatusCallbacks {
         }
         let step = {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            let step = calls.entry(call.sid.clone()).or_default();
-            let step = step.advance(call.status);
-            if call.status.is_final() {
-                calls.remove(&call.sid);
+            let step = calls.entry(call.facts.id.clone()).or_default();
+            let step = step.advance(call.state.status);
+            if call.state.status.is_final() {
+                calls.remove(&call.facts.id);
             }
             step
         };

@@ -1,14 +1,13 @@
 //! The call object: one call as clients of the call API and receivers of
 //! callbacks see it.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use super::ids::{CallId, LineId};
+use super::call_facts::{CallFacts, CallState};
 use super::outcome::Outcome;
-use super::private::Private;
 use super::timestamp::rfc3339_ms;
 
 /// Who called whom.
@@ -27,6 +26,16 @@ impl CallDirection {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
+        }
+    }
+
+    /// The direction of that name; a name that is not known counts as inbound.
+    #[must_use]
+    pub fn parse(name: &str) -> Self {
+        if name == Self::Outbound.as_str() {
+            Self::Outbound
+        } else {
+            Self::Inbound
         }
     }
 }
@@ -105,70 +114,47 @@ impl CallStatus {
     }
 }
 
-/// One call. `Debug` shows no number.
-#[derive(Clone, Debug)]
+/// One call: what it is, and how it stands. `Debug` shows no number.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallObject {
-    /// `callSid` of the stream and `callId` of the job.
-    pub sid: CallId,
-    /// Who called whom.
-    pub direction: CallDirection,
-    /// The line it goes over.
-    pub line: LineId,
-    /// `restaurantId` of the line.
-    pub restaurant: Option<String>,
-    /// Who called.
-    pub from: Private,
-    /// Who was called.
-    pub to: Private,
-    /// How far it has come.
-    pub status: CallStatus,
-    /// Whether we hold it.
-    pub on_hold: bool,
-    /// As in `start`.
-    pub custom_params: BTreeMap<String, String>,
-    /// When it began.
-    pub created: SystemTime,
-    /// When it was answered.
-    pub answered: Option<SystemTime>,
-    /// When it ended.
-    pub ended: Option<SystemTime>,
-    /// How it ended.
-    pub outcome: Option<Outcome>,
-    /// The SIP status that ended it; 0 while it goes on.
-    pub sip_status: u16,
+    /// What never changes.
+    pub facts: Arc<CallFacts>,
+    /// How it stands.
+    pub state: CallState,
 }
 
 impl CallObject {
     /// Whole seconds from the answer to the end, or to `now`.
     #[must_use]
     pub fn duration_s(&self, now: SystemTime) -> u64 {
-        let Some(answered) = self.answered else {
+        let Some(answered) = self.state.answered else {
             return 0;
         };
-        let until = self.ended.unwrap_or(now);
+        let until = self.state.ended.unwrap_or(now);
         until.duration_since(answered).unwrap_or_default().as_secs()
     }
 
     /// As the API and callbacks write it; what is not known yet is null.
     #[must_use]
     pub fn to_json(&self, now: SystemTime) -> Value {
+        let (facts, state) = (&*self.facts, &self.state);
         let time = |at: Option<SystemTime>| at.map(rfc3339_ms);
         json!({
-            "sid": self.sid.as_str(),
-            "direction": self.direction.as_str(),
-            "phoneLineId": self.line.as_str(),
-            "restaurantId": self.restaurant,
-            "from": self.from.expose(),
-            "to": self.to.expose(),
-            "status": self.status.as_str(),
-            "onHold": self.on_hold,
-            "customParams": self.custom_params,
-            "createdAt": rfc3339_ms(self.created),
-            "answeredAt": time(self.answered),
-            "endedAt": time(self.ended),
+            "sid": facts.id.as_str(),
+            "direction": facts.direction.as_str(),
+            "phoneLineId": facts.line.as_str(),
+            "restaurantId": facts.restaurant,
+            "from": facts.from.expose(),
+            "to": facts.to.expose(),
+            "status": state.status.as_str(),
+            "onHold": state.on_hold,
+            "customParams": *state.custom_params,
+            "createdAt": rfc3339_ms(facts.started),
+            "answeredAt": time(state.answered),
+            "endedAt": time(state.ended),
             "durationSec": self.duration_s(now),
-            "outcome": self.outcome.map(Outcome::as_str),
-            "sipStatus": Some(self.sip_status).filter(|status| *status > 0),
+            "outcome": state.outcome.map(Outcome::as_str),
+            "sipStatus": Some(state.sip_status).filter(|status| *status > 0),
         })
     }
 }
@@ -176,6 +162,9 @@ impl CallObject {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::ids::{CallId, LineId};
+    use crate::core::private::Private;
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
     #[test]
@@ -206,20 +195,22 @@ mod tests {
     fn the_object_has_every_field() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
         let call = CallObject {
-            sid: CallId::random(),
-            direction: CallDirection::Outbound,
-            line: LineId::new("7"),
-            restaurant: None,
-            from: Private::new("+33972360682"),
-            to: Private::new("+33612345678"),
-            status: CallStatus::Active,
-            on_hold: false,
-            custom_params: BTreeMap::from([("a".into(), "b".into())]),
-            created: at,
-            answered: Some(at + Duration::from_secs(5)),
-            ended: None,
-            outcome: None,
-            sip_status: 0,
+            facts: Arc::new(CallFacts {
+                id: CallId::random(),
+                sip_call_id: None,
+                line: LineId::new("7"),
+                restaurant: None,
+                direction: CallDirection::Outbound,
+                from: Private::new("+33972360682"),
+                to: Private::new("+33612345678"),
+                started: at,
+            }),
+            state: CallState {
+                status: CallStatus::Active,
+                custom_params: BTreeMap::from([("a".into(), "b".into())]).into(),
+                answered: Some(at + Duration::from_secs(5)),
+                ..CallState::default()
+            },
         };
         let json = call.to_json(at + Duration::from_millis(8_900));
         assert_eq!(json["createdAt"], "2026-01-15T14:30:00.123Z");

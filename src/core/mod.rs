@@ -26,6 +26,7 @@ pub mod access;
 pub mod address;
 pub mod audio_counters;
 pub mod call;
+pub mod call_facts;
 pub mod call_object;
 pub mod callback;
 pub mod challenges;

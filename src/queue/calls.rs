@@ -80,16 +80,16 @@ impl OpenCalls {
     /// An event was written.
     pub(super) fn written(&mut self, node: &str, number: u64, event: &CallEvent) {
         if event.is_last() {
-            self.0.remove(&event.call);
+            self.0.remove(&event.facts.id);
             return;
         }
-        if self.0.len() >= MAX && !self.0.contains_key(&event.call) {
+        if self.0.len() >= MAX && !self.0.contains_key(&event.facts.id) {
             let silent = self.0.iter().min_by_key(|(_, told)| told.number);
             if let Some(call) = silent.map(|(call, _)| call.clone()) {
                 self.0.remove(&call);
             }
         }
-        let told = self.0.entry(event.call.clone()).or_default();
+        let told = self.0.entry(event.facts.id.clone()).or_default();
         told.number = number;
         told.fields.extend(event.hash_fields(node));
     }

@@ -1,11 +1,13 @@
 //! What happens to calls, for others to read: `stream:call_events`, capped at
 //! about 10,000, and one hash `call:{callId}` per call.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::state::{Keys, OPEN_CALLS_KEPT};
+use crate::core::call_facts::CallFacts;
 use crate::core::call_object::CallDirection;
-use crate::core::ids::{CallId, LineId, StreamId};
+use crate::core::ids::StreamId;
 use crate::core::outcome::Outcome;
 use crate::core::timestamp::rfc3339_ms;
 
@@ -22,13 +24,7 @@ pub(super) const STREAM: &str = "stream:call_events";
 #[derive(Clone, Debug)]
 pub struct CallEvent {
     /// The call.
-    pub call: CallId,
-    /// Its line.
-    pub line: LineId,
-    /// The line's restaurant, where known.
-    pub restaurant: Option<String>,
-    /// Who called whom.
-    pub direction: CallDirection,
+    pub facts: Arc<CallFacts>,
     /// The attempt that the event belongs to; 1 for the first.
     pub attempt: u32,
     /// When it happened.
@@ -141,13 +137,13 @@ impl CallEvent {
         command
             .arg(SCRIPT)
             .arg(3)
-            .arg(hash_key(self.call.as_str()))
+            .arg(hash_key(self.facts.id.as_str()))
             .arg(STREAM)
             .arg(keys.open_calls())
             .arg(number)
             .arg(kept.as_secs())
             .arg(STREAM_MAX)
-            .arg(self.call.as_str())
+            .arg(self.facts.id.as_str())
             .arg(u8::from(self.is_last()))
             .arg(OPEN_CALLS_KEPT.as_secs())
             .arg(hash.len() * 2);
@@ -161,7 +157,7 @@ impl CallEvent {
     pub(super) fn is_first(&self) -> bool {
         match self.kind {
             CallEventKind::Initiated => true,
-            CallEventKind::Ringing => self.direction == CallDirection::Inbound,
+            CallEventKind::Ringing => self.facts.direction == CallDirection::Inbound,
             _ => false,
         }
     }
@@ -186,7 +182,7 @@ impl CallEvent {
     fn stream_fields(&self, node: &str) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("event", self.kind.name().to_owned()),
-            ("callId", self.call.to_string()),
+            ("callId", self.facts.id.to_string()),
         ];
         fields.extend(self.common_fields(node));
         fields.push(("at", rfc3339_ms(self.at)));
@@ -198,12 +194,12 @@ impl CallEvent {
 
     fn common_fields(&self, node: &str) -> Vec<(&'static str, String)> {
         let mut fields = vec![
-            ("line", self.line.to_string()),
+            ("line", self.facts.line.to_string()),
             ("node", node.to_owned()),
             ("attempt", self.attempt.to_string()),
-            ("direction", self.direction.as_str().to_owned()),
+            ("direction", self.facts.direction.as_str().to_owned()),
         ];
-        fields.extend(self.restaurant.clone().map(|id| ("restaurantId", id)));
+        fields.extend(self.facts.restaurant.clone().map(|id| ("restaurantId", id)));
         match &self.kind {
             CallEventKind::WorkerAttached { stream } => {
                 fields.push(("streamSid", stream.to_string()));

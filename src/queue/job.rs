@@ -1,12 +1,13 @@
 //! One attempt to find a worker for a call, as [`crate::guide::call_queue`] writes it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::core::call_object::CallDirection;
-use crate::core::ids::{CallId, LineId, StreamId};
+use crate::core::call_facts::{CallFacts, CustomParams};
+use crate::core::ids::StreamId;
 use crate::core::private::{Private, Secret};
 use crate::core::timestamp::rfc3339_ms;
 
@@ -15,19 +16,9 @@ use crate::core::timestamp::rfc3339_ms;
 #[derive(Clone, Debug)]
 pub struct Job {
     /// The call.
-    pub call: CallId,
+    pub facts: Arc<CallFacts>,
     /// The stream that this attempt would open.
     pub stream: StreamId,
-    /// The line that was called.
-    pub line: LineId,
-    /// The line's restaurant, where known.
-    pub restaurant: Option<String>,
-    /// The caller's number, where known.
-    pub from: Option<Private>,
-    /// The called number, where known.
-    pub to: Option<Private>,
-    /// Who called whom.
-    pub direction: CallDirection,
     /// Where the worker dials; holds the token.
     pub stream_url: Secret,
     /// When the job was made.
@@ -39,7 +30,7 @@ pub struct Job {
     /// Whether an earlier worker was lost in mid-call.
     pub resumed: bool,
     /// What the worker gets in `start` too.
-    pub custom_parameters: BTreeMap<String, String>,
+    pub custom_parameters: CustomParams,
 }
 
 /// The JSON, in the order of the contract.
@@ -72,22 +63,20 @@ impl Job {
     /// The JSON as it goes into the queue of `node`.
     #[must_use]
     pub fn payload(&self, node: &str) -> String {
-        let known = |value: &'_ Option<Private>| -> Option<String> {
-            let value = value.as_ref()?;
-            (!value.is_empty()).then(|| value.expose().to_owned())
-        };
-        let (from, to) = (known(&self.from), known(&self.to));
+        let facts = &*self.facts;
+        let known = |number: &'_ Private| (!number.is_empty()).then(|| number.expose().to_owned());
+        let (from, to) = (known(&facts.from), known(&facts.to));
         let url = self.stream_url.expose();
         let wire = JobJson {
             version: 1,
-            call_id: self.call.as_str(),
+            call_id: facts.id.as_str(),
             stream_sid: self.stream.as_str(),
-            phone_line_id: self.line.as_str(),
-            restaurant_id: self.restaurant.as_deref(),
+            phone_line_id: facts.line.as_str(),
+            restaurant_id: facts.restaurant.as_deref(),
             bridge_node_id: node,
             from: from.as_deref(),
             to: to.as_deref(),
-            direction: self.direction.as_str(),
+            direction: facts.direction.as_str(),
             audio_stream_url: url,
             audio_stream_ws_url: url,
             audio_ws_url: url,
@@ -105,25 +94,31 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::call_object::CallDirection;
+    use crate::core::ids::{CallId, LineId};
     use serde_json::{Value, json};
     use std::time::Duration;
 
     fn job() -> Job {
         let created = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
         Job {
-            call: CallId::parse("CA0123456789abcdef0123456789abcdef").unwrap(),
+            facts: Arc::new(CallFacts {
+                id: CallId::parse("CA0123456789abcdef0123456789abcdef").unwrap(),
+                sip_call_id: Some("x@y".into()),
+                line: LineId::new("line-1"),
+                restaurant: Some("r-7".into()),
+                direction: CallDirection::Inbound,
+                from: Private::new("+33612345678"),
+                to: Private::new("+33972360682"),
+                started: created,
+            }),
             stream: StreamId::parse("MZ0123456789abcdef0123456789abcdef").unwrap(),
-            line: LineId::new("line-1"),
-            restaurant: Some("r-7".into()),
-            from: Some(Private::new("+33612345678")),
-            to: Some(Private::new("+33972360682")),
-            direction: CallDirection::Inbound,
             stream_url: Secret::new("ws://10.0.0.5:8081/media-stream/CA?token=t0k".into()),
             created,
             expires: created + Duration::from_secs(30),
             attempt: 1,
             resumed: false,
-            custom_parameters: BTreeMap::from([("restaurantId".into(), "r-7".into())]),
+            custom_parameters: BTreeMap::from([("restaurantId".into(), "r-7".into())]).into(),
         }
     }
 
@@ -151,7 +146,9 @@ mod tests {
     #[test]
     fn what_is_unknown_is_absent_not_null() {
         let mut job = job();
-        (job.restaurant, job.from, job.to) = (None, None, Some(Private::default()));
+        let facts = Arc::make_mut(&mut job.facts);
+        facts.restaurant = None;
+        (facts.from, facts.to) = (Private::default(), Private::default());
         let text = job.payload("n");
         let value: Value = serde_json::from_str(&text).unwrap();
         for name in ["restaurantId", "from", "to"] {

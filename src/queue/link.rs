@@ -147,7 +147,7 @@ impl Link {
         // The batch may have been written without our hearing of it.
         let waits = |id: &str| {
             let mut batch = self.batch.iter();
-            batch.any(|(_, event)| event.call.as_str() == id)
+            batch.any(|(_, event)| event.facts.id.as_str() == id)
         };
         let is_gone = |id: &str| !self.open_calls.contains(id) && !waits(id);
         let closed = closing.run(is_gone, connection).await?;

@@ -1,6 +1,7 @@
 //! The record of a call, and pages of records.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::any::AnyRow;
@@ -9,6 +10,8 @@ use sqlx::{AnyConnection, Row as _};
 use super::connection::Store;
 use super::error::StoreError;
 use crate::core::audio_counters::AudioCounters;
+use crate::core::call_facts::{CallFacts, CallState};
+use crate::core::call_object::{CallDirection, CallObject};
 use crate::core::ids::{CallId, LineId, StreamId};
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
@@ -21,38 +24,10 @@ const RECENT_CALLS: u32 = 20_000;
 /// What is kept of one call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CallRecord {
-    /// `callSid`.
-    pub call: CallId,
-    /// `Call-ID` of the caller's INVITE.
-    pub sip_call_id: Option<String>,
+    /// The call, but for its custom parameters, which are not kept.
+    pub call: CallObject,
     /// The bridge that had it.
     pub node: String,
-    /// The line.
-    pub line: LineId,
-    /// Its restaurant.
-    pub restaurant: Option<String>,
-    /// `inbound` or `outbound`.
-    pub direction: String,
-    /// Who called.
-    pub from: Private,
-    /// Who was called.
-    pub to: Private,
-    /// When it came.
-    pub started: SystemTime,
-    /// When it was answered.
-    pub answered: Option<SystemTime>,
-    /// When it was over; `None` while it is in progress.
-    pub ended: Option<SystemTime>,
-    /// How it ended, by [`Outcome::as_str`].
-    pub outcome: Option<String>,
-    /// How many times a worker was sought.
-    pub attempts: u32,
-    /// Stream of the last worker that was attached.
-    pub stream: Option<StreamId>,
-    /// How that worker came: `queue`, or the host that was dialled.
-    pub worker: Option<String>,
-    /// The SIP status that ended the leg.
-    pub sip_status: Option<u16>,
     /// The audio, once the call is over.
     pub audio: Option<AudioStats>,
 }
@@ -152,25 +127,27 @@ pub(super) async fn write(
     connection: &mut AnyConnection,
     record: &CallRecord,
 ) -> Result<(), sqlx::Error> {
-    let audio = record.audio;
+    let (facts, state, audio) = (&*record.call.facts, &record.call.state, record.audio);
     let count = |count: Option<u64>| count.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    // 0 until the leg has ended.
+    let sip_status = Some(state.sip_status).filter(|&status| status > 0);
     sqlx::query(&upsert())
-        .bind(record.call.as_str().to_owned())
-        .bind(record.sip_call_id.as_deref().map(storable))
+        .bind(facts.id.as_str().to_owned())
+        .bind(facts.sip_call_id.as_deref().map(storable))
         .bind(record.node.clone())
-        .bind(record.line.as_str().to_owned())
-        .bind(record.restaurant.clone())
-        .bind(record.direction.clone())
-        .bind(storable(record.from.expose()))
-        .bind(storable(record.to.expose()))
-        .bind(millis(record.started))
-        .bind(record.answered.map(millis))
-        .bind(record.ended.map(millis))
-        .bind(record.outcome.clone())
-        .bind(i64::from(record.attempts))
-        .bind(record.stream.as_ref().map(|id| id.as_str().to_owned()))
-        .bind(record.worker.clone())
-        .bind(record.sip_status.map(i64::from))
+        .bind(facts.line.as_str().to_owned())
+        .bind(facts.restaurant.clone())
+        .bind(facts.direction.as_str())
+        .bind(storable(facts.from.expose()))
+        .bind(storable(facts.to.expose()))
+        .bind(millis(facts.started))
+        .bind(state.answered.map(millis))
+        .bind(state.ended.map(millis))
+        .bind(state.outcome.map(Outcome::as_str))
+        .bind(i64::from(state.attempt))
+        .bind(state.stream.as_ref().map(|id| id.as_str().to_owned()))
+        .bind(state.worker.clone())
+        .bind(sip_status.map(i64::from))
         .bind(count(audio.map(|audio| audio.packets_received)))
         .bind(count(audio.map(|audio| audio.packets_lost)))
         .bind(count(audio.map(|audio| audio.packets_sent)))
@@ -233,7 +210,7 @@ impl Store {
         let has_more = calls.len() > wanted;
         calls.truncate(wanted);
         let last = calls.last().filter(|_| has_more);
-        let next = last.map(|last| (last.started, last.call.clone()));
+        let next = last.map(|last| (last.call.facts.started, last.call.facts.id.clone()));
         Ok(CallPage { calls, next })
     }
 
@@ -325,28 +302,41 @@ fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
         None => None,
     };
     let call: String = row.try_get("call_id")?;
-    let started: i64 = row.try_get("started_at")?;
-    Ok(CallRecord {
-        call: CallId::parse(&call).ok_or_else(|| bad("call_id"))?,
+    let facts = CallFacts {
+        id: CallId::parse(&call).ok_or_else(|| bad("call_id"))?,
         sip_call_id: text("sip_call_id")?,
-        node: row.try_get("node_id")?,
         line: LineId::new(row.try_get::<String, _>("line_id")?),
         restaurant: text("restaurant_id")?,
-        direction: row.try_get("direction")?,
+        direction: CallDirection::parse(&row.try_get::<String, _>("direction")?),
         from: private("from_number")?,
         to: private("to_number")?,
-        started: at(started),
+        started: at(row.try_get("started_at")?),
+    };
+    let mut state = CallState {
         answered: time("answered_at")?,
         ended: time("ended_at")?,
-        outcome: text("outcome")?,
-        attempts: count("attempts")?
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or_default(),
+        // A later version may know others.
+        outcome: text("outcome")?.as_deref().and_then(Outcome::parse),
+        sip_status: small(count("sip_status")?),
+        attempt: small(count("attempts")?),
         stream: text("stream_id")?.and_then(|id| StreamId::parse(&id)),
         worker: text("worker")?,
-        sip_status: count("sip_status")?.and_then(|n| u16::try_from(n).ok()),
+        ..CallState::default()
+    };
+    state.status = state.kept_status();
+    Ok(CallRecord {
+        call: CallObject {
+            facts: Arc::new(facts),
+            state,
+        },
+        node: row.try_get("node_id")?,
         audio,
     })
+}
+
+/// A count that a column of 64 bits holds; 0 for one that is not there.
+fn small<T: TryFrom<u64> + Default>(count: Option<u64>) -> T {
+    count.and_then(|n| T::try_from(n).ok()).unwrap_or_default()
 }
 
 /// Milliseconds since 1970; the clock of no bridge is before that.

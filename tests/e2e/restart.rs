@@ -3,10 +3,14 @@
 //! calls last first.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
+use sipbridge::core::call_facts::{CallFacts, CallState};
+use sipbridge::core::call_object::{CallDirection, CallObject};
 use sipbridge::core::ids::{CallId, LineId};
+use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::Private;
 use sipbridge::lines::Row;
 use sipbridge::lines::row::LINE_COLUMNS;
@@ -38,23 +42,24 @@ async fn had_calls(store: &Store, lines: &[&str]) {
     let now = SystemTime::now();
     for (age_h, line) in lines.iter().rev().enumerate() {
         let started = now - Duration::from_secs(3_600 * (age_h as u64 + 1));
-        log.record(CallRecord {
-            call: CallId::random(),
+        let facts = CallFacts {
+            id: CallId::random(),
             sip_call_id: None,
-            node: "node-e2e".into(),
             line: LineId::new(*line),
             restaurant: None,
-            direction: "inbound".into(),
+            direction: CallDirection::Inbound,
             from: Private::new("+33612345678"),
             to: Private::new(NUMBER),
             started,
-            answered: None,
-            ended: Some(started + Duration::from_secs(5)),
-            outcome: Some("caller-hung-up".into()),
-            attempts: 1,
-            stream: None,
-            worker: None,
-            sip_status: None,
+        };
+        let mut state = CallState::default();
+        state.end(Outcome::CallerHungUp, started + Duration::from_secs(5));
+        log.record(CallRecord {
+            call: CallObject {
+                facts: Arc::new(facts),
+                state,
+            },
+            node: "node-e2e".into(),
             audio: None,
         });
     }

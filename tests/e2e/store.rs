@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
+use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::Secret;
 use sipbridge::store::{CallQuery, CallRecord, Location, Store};
 use tempfile::TempDir;
@@ -76,9 +77,10 @@ async fn lines_are_imported_and_calls_leave_records() {
     })
     .await;
     let running = records(&location).await.remove(0);
-    assert_eq!(running.call.as_str(), waiting.text("callId"));
+    let state = &running.call.state;
+    assert_eq!(running.call.facts.id.as_str(), waiting.text("callId"));
     assert_eq!(
-        (running.ended, running.outcome, running.audio),
+        (state.ended, state.outcome, running.audio),
         (None, None, None)
     );
     let mut caller = caller;
@@ -87,29 +89,27 @@ async fn lines_are_imported_and_calls_leave_records() {
     let (job, stream) = call(&redis, bridge.sip()).await;
     bridge.shut_down().await;
     let found = records(&location).await;
-    assert_eq!(found[0].outcome.as_deref(), Some("abandoned"));
+    assert_eq!(found[0].call.state.outcome, Some(Outcome::Abandoned));
     let record = &found[1];
-    assert_eq!(record.call.as_str(), job.text("callId"));
-    assert_eq!(record.outcome.as_deref(), Some("caller-hung-up"));
-    assert_eq!(record.line.as_str(), LINE);
-    assert_eq!(record.restaurant.as_deref(), Some(RESTAURANT));
+    let (facts, state) = (&record.call.facts, &record.call.state);
+    assert_eq!(facts.id.as_str(), job.text("callId"));
+    assert_eq!(state.outcome, Some(Outcome::CallerHungUp));
+    assert_eq!(facts.line.as_str(), LINE);
+    assert_eq!(facts.restaurant.as_deref(), Some(RESTAURANT));
     assert_eq!(
-        (record.node.as_str(), record.direction.as_str()),
+        (record.node.as_str(), facts.direction.as_str()),
         ("node-e2e", "inbound")
     );
-    assert_eq!(record.from.expose(), CALLER_NUMBER);
-    assert_eq!(record.to.expose(), NUMBER);
+    assert_eq!(facts.from.expose(), CALLER_NUMBER);
+    assert_eq!(facts.to.expose(), NUMBER);
     assert_eq!(
-        record.stream.as_ref().map(|id| id.as_str()),
+        state.stream.as_ref().map(|id| id.as_str()),
         Some(stream.as_str())
     );
-    assert_eq!(
-        (record.worker.as_deref(), record.attempts),
-        (Some("queue"), 1)
-    );
-    assert_eq!(record.sip_status, Some(200));
-    let (answered, ended) = (record.answered.unwrap(), record.ended.unwrap());
-    assert!(before <= record.started && record.started <= answered && answered < ended);
+    assert_eq!((state.worker.as_deref(), state.attempt), (Some("queue"), 1));
+    assert_eq!(state.sip_status, 200);
+    let (answered, ended) = (state.answered.unwrap(), state.ended.unwrap());
+    assert!(before <= facts.started && facts.started <= answered && answered < ended);
     let audio = record.audio.unwrap();
     assert_eq!((audio.packets_received, audio.packets_lost), (50, 0));
     let counters = audio.counters.expect("counters");
@@ -190,7 +190,7 @@ async fn a_line_of_production_registers_at_the_fallback_server() {
     bridge.shut_down().await;
     let found = records(&location).await;
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].line.as_str(), UUID);
+    assert_eq!(found[0].call.facts.line.as_str(), UUID);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,8 +214,8 @@ async fn calls_of_a_killed_bridge_are_marked_at_its_next_start() {
     // A container that is made anew has another name, and the same folder.
     let bridge = setup().args(&["--node-id", "node-anew"]).start().await;
     let found = records(&location).await;
-    assert_eq!(found[0].outcome.as_deref(), Some("bridge-lost"));
-    assert!(found[0].ended.is_some());
+    assert_eq!(found[0].call.state.outcome, Some(Outcome::BridgeLost));
+    assert!(found[0].call.state.ended.is_some());
     bridge.shut_down().await;
 }
 
@@ -243,7 +243,11 @@ async fn a_second_start_by_mistake_touches_nothing_of_the_first() {
     let output = second.output();
     assert!(output.contains("cannot listen for HTTP"), "{output}");
     let found = records(&location).await.remove(0);
-    assert_eq!((found.ended, found.outcome), (None, None), "it goes on");
+    assert_eq!(
+        (found.call.state.ended, found.call.state.outcome),
+        (None, None),
+        "it goes on"
+    );
     let store = Store::look(&location).await.unwrap().unwrap();
     assert!(store.line("line-2").await.unwrap().is_none());
     store.close().await;
@@ -302,7 +306,7 @@ async fn a_database_that_hangs_holds_up_no_call() {
     };
     until(SOON, "three whole records", async || {
         let found = records(&location).await;
-        found.len() == 3 && found.iter().all(|record| record.ended.is_some())
+        found.len() == 3 && found.iter().all(|record| record.call.state.ended.is_some())
     })
     .await;
     bridge.shut_down().await;

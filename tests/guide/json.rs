@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -21,7 +22,8 @@ use sipbridge::api::metrics::Counters;
 use sipbridge::api::{CallTotals, Health, LineCounts, RedisHealth};
 use sipbridge::bridge::overload::Readings;
 use sipbridge::core::call::CallDecision;
-use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
+use sipbridge::core::call_facts::{CallFacts, CallState, CustomParams};
+use sipbridge::core::call_object::{CallDirection, CallObject};
 use sipbridge::core::callback::answer::read_answer;
 use sipbridge::core::callback::event_body;
 use sipbridge::core::ids::{AccountSid, CallId, LineId, StreamId};
@@ -162,19 +164,23 @@ fn bridge_message(place: &str, document: &Value) -> Value {
 fn job(document: &Value) -> Value {
     let now = SystemTime::now();
     let job = Job {
-        call: CallId::parse(text(document, "/callId")).expect("a call's id"),
+        facts: Arc::new(CallFacts {
+            id: CallId::parse(text(document, "/callId")).expect("a call's id"),
+            sip_call_id: None,
+            line: LineId::new(text(document, "/phoneLineId")),
+            restaurant: Some(text(document, "/restaurantId").to_owned()),
+            direction: CallDirection::Inbound,
+            from: Private::new(text(document, "/from")),
+            to: Private::new(text(document, "/to")),
+            started: now,
+        }),
         stream: StreamId::parse(text(document, "/streamSid")).expect("a stream's id"),
-        line: LineId::new(text(document, "/phoneLineId")),
-        restaurant: Some(text(document, "/restaurantId").to_owned()),
-        from: Some(Private::new(text(document, "/from"))),
-        to: Some(Private::new(text(document, "/to"))),
-        direction: CallDirection::Inbound,
         stream_url: Secret::new(text(document, "/audioStreamUrl").to_owned()),
         created: now,
         expires: now,
         attempt: 1,
         resumed: false,
-        custom_parameters: BTreeMap::new(),
+        custom_parameters: CustomParams::default(),
     };
     let payload = job.payload(text(document, "/bridgeNodeId"));
     serde_json::from_str(&payload).unwrap()
@@ -183,21 +189,25 @@ fn job(document: &Value) -> Value {
 /// What a receiver of callbacks gets.
 fn call_event(document: &Value, sequence: Option<u32>) -> Value {
     let now = SystemTime::now();
-    let call = CallObject {
-        sid: CallId::parse(text(document, "/sid")).expect("a call's id"),
-        direction: CallDirection::Inbound,
+    let facts = CallFacts {
+        id: CallId::parse(text(document, "/sid")).expect("a call's id"),
+        sip_call_id: None,
         line: LineId::new(text(document, "/phoneLineId")),
         restaurant: Some("r".to_owned()),
+        direction: CallDirection::Inbound,
         from: Private::new(text(document, "/from")),
         to: Private::new(text(document, "/to")),
-        status: CallStatus::Completed,
-        on_hold: false,
-        custom_params: BTreeMap::new(),
-        created: now,
+        started: now,
+    };
+    let mut state = CallState {
         answered: Some(now),
-        ended: Some(now),
-        outcome: Some(Outcome::CallerHungUp),
         sip_status: 200,
+        ..CallState::default()
+    };
+    state.end(Outcome::CallerHungUp, now);
+    let call = CallObject {
+        facts: Arc::new(facts),
+        state,
     };
     event_body(&call, text(document, "/event"), sequence, now)
 }

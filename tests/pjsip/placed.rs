@@ -13,8 +13,8 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sipbridge::bridge::call_store::{CallRequest, CallStore};
 use sipbridge::bridge::context::{Context, Settings};
-use sipbridge::bridge::dialling::Dialling;
-use sipbridge::bridge::place::{NewCall, place_call};
+use sipbridge::bridge::drivers::Drivers;
+use sipbridge::bridge::place::{CallPlacer, NewCall};
 use sipbridge::core::address::HostPort;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallStatus;
@@ -86,7 +86,9 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
             trust_privacy: true,
         },
         engine,
-        pacer: Pacer::start(move || registered.register_thread("pacer")).expect("a thread"),
+        pacer: Arc::new(
+            Pacer::start(move || registered.register_thread("pacer")).expect("a thread"),
+        ),
         queue: None,
         call_log: None,
         dialer: None,
@@ -96,7 +98,7 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
             allowed: vec!["127.0.0.0/8".parse().expect("a network")],
             own_hosts: Vec::new(),
         }),
-        dialling: Dialling::default(),
+        dialling: Arc::default(),
         workers: Default::default(),
         call_limiter: CallLimiter::new(&fleet),
         gauges: Arc::default(),
@@ -217,7 +219,7 @@ fn listen(peer: &Peer, part: &[u8]) -> Vec<u8> {
 
 fn shows(context: &Context, sid: &CallId, status: CallStatus) {
     eventually(status.as_str(), || {
-        context.calls.get(sid).map(|call| call.status) == Some(status)
+        context.calls.get(sid).map(|call| call.state.status) == Some(status)
     });
 }
 
@@ -230,7 +232,7 @@ fn runtime() -> Runtime {
 }
 
 /// Places a call; its id, and where its worker listens.
-async fn place(context: &Arc<Context>, line: &str, to: &str) -> (CallId, TcpListener) {
+async fn place(context: &Context, line: &str, to: &str) -> (CallId, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a bound socket");
     let call = NewCall {
@@ -241,8 +243,9 @@ async fn place(context: &Arc<Context>, line: &str, to: &str) -> (CallId, TcpList
         callback_url: None,
         ring_timeout: PATIENCE,
     };
-    let placed = place_call(context, call).await;
-    (placed.expect("it is placed").sid, listener)
+    let drivers = Drivers::new(context);
+    let placed = CallPlacer::new(context, &drivers).place(call).await;
+    (placed.expect("it is placed").facts.id.clone(), listener)
 }
 
 #[test]
@@ -284,7 +287,7 @@ fn a_placed_call_is_streamed_held_resumed_and_ended_by_its_callee() {
 
     assert_eq!(dialog.ask("BYE", "", "").status(), 200);
     shows(&context, &sid, CallStatus::Completed);
-    let ended = context.calls.get(&sid).and_then(|call| call.outcome);
+    let ended = context.calls.get(&sid).and_then(|call| call.state.outcome);
     assert_eq!(
         ended.map(|outcome| outcome.as_str()),
         Some("callee-hung-up")

@@ -2,6 +2,7 @@
 //! every number right again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use redis::AsyncCommands;
@@ -125,7 +126,7 @@ async fn jobs_of_an_earlier_life_are_removed_and_others_are_not() {
 
     let restarted = server.queue("node-a").await;
     let left: Vec<String> = redis.lrange(QUEUE, 0, -1).await.unwrap();
-    assert!(left.len() == 2 && left[1].contains(alive.call.as_str()));
+    assert!(left.len() == 2 && left[1].contains(alive.facts.id.as_str()));
     assert_eq!(restarted.stats().forgotten_removals, 0);
 }
 
@@ -190,14 +191,14 @@ async fn a_node_that_never_comes_back_is_buried_by_the_others_once() {
     let first = start_queue(&hasty(&server, "b")).await;
     let second = start_queue(&hasty(&server, "c")).await;
     let mut expired_too = old.clone();
-    expired_too.call = CallId::random();
+    Arc::make_mut(&mut expired_too.facts).id = CallId::random();
     first.push(&expired_too).await.unwrap();
     eventually("its calls are closed", async || {
         server.query::<usize>("SCARD bridge:dead:calls").await == 0
     })
     .await;
     eventually("its dead job is gone", async || {
-        server.waiting().await == [fresh.call.as_str(), expired_too.call.as_str()]
+        server.waiting().await == [fresh.facts.id.as_str(), expired_too.facts.id.as_str()]
     })
     .await;
     let ends_seen = ends(&server).await;
@@ -337,7 +338,7 @@ async fn a_redis_brought_back_from_an_old_snapshot_holds_no_ghosts() {
     let later = CallId::random();
     queue.record(event(&later, CallEventKind::Ringing));
     eventually("all of it is written", async || {
-        server.waiting().await == [waits.call.as_str()]
+        server.waiting().await == [waits.facts.id.as_str()]
             && server.call(&later, "state").await.is_some()
             && server.call(&calls[0], "outcome").await.is_some()
             && number(&server, "stats:calls_today").await == Some(3)
@@ -348,7 +349,7 @@ async fn a_redis_brought_back_from_an_old_snapshot_holds_no_ghosts() {
     server.start(&[]).await;
     connected(&queue).await;
 
-    assert_eq!(server.waiting().await, [waits.call.as_str()]);
+    assert_eq!(server.waiting().await, [waits.facts.id.as_str()]);
     assert_eq!(number(&server, "stats:queued_calls").await, Some(1));
     assert_eq!(number(&server, "stats:calls_today").await, Some(3));
     assert_eq!(server.call(&later, "state").await.unwrap(), "ringing");

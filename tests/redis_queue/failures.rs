@@ -240,7 +240,7 @@ async fn a_full_redis_takes_no_calls_and_still_loses_the_dead_ones() {
     queue.remove(&dead);
     queue.record(event(&call, ended()));
     eventually("the dead call's job is gone all the same", async || {
-        server.waiting().await == [waits.call.as_str()]
+        server.waiting().await == [waits.facts.id.as_str()]
     })
     .await;
 
@@ -341,11 +341,11 @@ async fn after_a_failover_to_a_replica_that_lagged_no_call_has_two_jobs() {
     // What never reached the replica is pushed again by who watches it.
     (&mut again_taken).await;
     (&mut unseen_taken).await;
-    assert_eq!(replica.waiting().await, [known.call.as_str()]);
+    assert_eq!(replica.waiting().await, [known.facts.id.as_str()]);
     queue.replace(&again, &next_attempt(&again)).await.unwrap();
     assert_eq!(
         replica.waiting().await,
-        [claimed.call.as_str(), known.call.as_str()]
+        [claimed.facts.id.as_str(), known.facts.id.as_str()]
     );
     assert!(replica.query::<bool>("EXISTS bridge:n:heartbeat").await);
 }
@@ -416,7 +416,7 @@ async fn a_push_whose_answer_was_lost_is_done_again_and_only_once() {
         }
     })
     .await;
-    assert_eq!(server.waiting().await, [again.call.to_string()]);
+    assert_eq!(server.waiting().await, [again.facts.id.to_string()]);
 
     // A Redis that stays away is no interruption.
     proxy.set(Mode::Cut);

@@ -20,7 +20,7 @@ async fn jobs_are_taken_first_in_first_out_and_a_resumed_one_first() {
     let mut redis = server.connect().await;
     for expected in [&resumed, &first, &second] {
         let taken = take(&mut redis).await;
-        assert_eq!(taken["callId"], expected.call.as_str());
+        assert_eq!(taken["callId"], expected.facts.id.as_str());
         assert_eq!(taken["bridgeNodeId"], "node-a");
         assert_eq!(taken["audioStreamUrl"], expected.stream_url.expose());
         assert!(taken.get("to").is_none());
@@ -36,11 +36,11 @@ async fn a_removed_job_reaches_no_worker() {
     queue.push(&alive).await.unwrap();
     queue.remove(&dead);
     eventually("the job is removed", async || {
-        server.waiting().await == [alive.call.as_str()]
+        server.waiting().await == [alive.facts.id.as_str()]
     })
     .await;
     let mut redis = server.connect().await;
-    assert_eq!(take(&mut redis).await["callId"], alive.call.as_str());
+    assert_eq!(take(&mut redis).await["callId"], alive.facts.id.as_str());
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_replaced_job_is_gone_and_the_new_one_is_next() {
     queue.replace(&lost, &again).await.unwrap();
     assert_eq!(
         server.waiting().await,
-        [lost.call.as_str(), other.call.as_str()]
+        [lost.facts.id.as_str(), other.facts.id.as_str()]
     );
     let mut redis = server.connect().await;
     let taken = take(&mut redis).await;
@@ -70,7 +70,7 @@ async fn a_replaced_job_is_gone_and_the_new_one_is_next() {
     queue.replace(&again, &third).await.unwrap();
     assert_eq!(
         server.waiting().await,
-        [lost.call.as_str(), other.call.as_str()]
+        [lost.facts.id.as_str(), other.facts.id.as_str()]
     );
     assert_eq!(take(&mut redis).await["attempt"], 3);
 }
@@ -88,7 +88,7 @@ async fn a_job_whose_replacement_failed_is_removed_as_well() {
     let (started, again) = (Instant::now(), next_attempt(&old));
     queue.replace(&old, &again).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_millis(1_300));
-    assert_eq!(server.waiting().await, [old.call.as_str()]);
+    assert_eq!(server.waiting().await, [old.facts.id.as_str()]);
     assert_eq!(disconnected(&queue).await, RedisFailure::TimedOut);
     let started = Instant::now();
     let error = queue.replace(&old, &next_attempt(&old)).await.unwrap_err();

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands, Client, FromRedisValue};
 use serde_json::Value;
+use sipbridge::core::call_facts::CallFacts;
 use sipbridge::core::call_object::CallDirection;
 use sipbridge::core::ids::{CallId, LineId, StreamId, Token};
 use sipbridge::core::outcome::Outcome;
@@ -199,31 +201,39 @@ pub async fn disconnected(queue: &Queue) -> RedisFailure {
 }
 
 pub fn job() -> Job {
-    let call = CallId::random();
     let created = SystemTime::now();
-    Job {
-        stream_url: attach_url(BASE, &call, &Token::random()),
-        call,
-        stream: StreamId::random(),
-        line: LineId::new("line-1"),
+    let facts = CallFacts {
         restaurant: Some("restaurant-1".into()),
-        from: Some(Private::new("+33612345678")),
-        to: None,
-        direction: CallDirection::Inbound,
+        ..facts(&CallId::random())
+    };
+    Job {
+        stream_url: attach_url(BASE, &facts.id, &Token::random()),
+        facts: Arc::new(facts),
+        stream: StreamId::random(),
         created,
         expires: created + Duration::from_secs(30),
         attempt: 1,
         resumed: false,
-        custom_parameters: BTreeMap::from([("restaurantId".into(), "restaurant-1".into())]),
+        custom_parameters: BTreeMap::from([("restaurantId".into(), "restaurant-1".into())]).into(),
+    }
+}
+
+fn facts(call: &CallId) -> CallFacts {
+    CallFacts {
+        id: call.clone(),
+        sip_call_id: None,
+        line: LineId::new("line-1"),
+        restaurant: None,
+        direction: CallDirection::Inbound,
+        from: Private::new("+33612345678"),
+        to: Private::default(),
+        started: SystemTime::now(),
     }
 }
 
 pub fn event(call: &CallId, kind: CallEventKind) -> CallEvent {
     CallEvent {
-        call: call.clone(),
-        line: LineId::new("line-1"),
-        restaurant: None,
-        direction: CallDirection::Inbound,
+        facts: Arc::new(facts(call)),
         attempt: 1,
         at: SystemTime::now(),
         kind,
@@ -239,7 +249,7 @@ pub async fn take(redis: &mut MultiplexedConnection) -> Value {
 /// The job that follows `job` for the same call.
 pub fn next_attempt(job: &Job) -> Job {
     Job {
-        stream_url: attach_url(BASE, &job.call, &Token::random()),
+        stream_url: attach_url(BASE, &job.facts.id, &Token::random()),
         stream: StreamId::random(),
         attempt: job.attempt + 1,
         ..job.clone()

@@ -61,7 +61,7 @@ async fn a_job_that_a_worker_takes_is_seen_within_a_second() {
     stays(&mut first_taken).await;
 
     let mut redis = server.connect().await;
-    assert_eq!(take(&mut redis).await["callId"], first.call.as_str());
+    assert_eq!(take(&mut redis).await["callId"], first.facts.id.as_str());
     let started = Instant::now();
     resolves(&mut first_taken).await;
     assert!(started.elapsed() < Duration::from_secs(1));
@@ -86,7 +86,7 @@ async fn what_the_bridge_takes_out_itself_was_not_taken() {
     let again = next_attempt(&replaced);
     queue.replace(&replaced, &again).await.unwrap();
     eventually("only the new job waits", async || {
-        server.waiting().await == [again.call.as_str()]
+        server.waiting().await == [again.facts.id.as_str()]
     })
     .await;
     stays(&mut removed_taken).await;
@@ -172,7 +172,7 @@ async fn three_hundred_waiting_jobs_cost_redis_little() {
     // The last one in the queue is noticed too.
     let (last, mut taken) = watched.pop().unwrap();
     let jobs: Vec<String> = server.query("LRANGE queue:incoming_calls 0 0").await;
-    assert!(jobs[0].contains(last.call.as_str()));
+    assert!(jobs[0].contains(last.facts.id.as_str()));
     let _: String = server.query("LPOP queue:incoming_calls").await;
     let started = Instant::now();
     resolves(&mut taken).await;

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use sipbridge::bridge::call_store::{CallRequest, RequestError};
-use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
+use sipbridge::bridge::place::{NewCall, PlaceError};
 use sipbridge::core::dialling::NotAllowed;
 use sipbridge::core::private::Private;
 
@@ -34,7 +34,7 @@ async fn what_is_not_permitted_is_not_dialled_and_takes_no_place() {
         "sip:0612345678@elsewhere.test",
         "0612345678\r\nX: y",
     ] {
-        let refused = place_call(&stage.context, call_to(to)).await.unwrap_err();
+        let refused = stage.placer.place(call_to(to)).await.unwrap_err();
         assert!(matches!(refused, PlaceError::NotAllowed(_)), "{refused}");
         assert!(!refused.to_string().contains(to), "{refused}");
     }
@@ -59,7 +59,7 @@ async fn what_was_judged_is_dialled_and_told_in_e164() {
         ("sip:33612345678@sim.test", "+33612345678"),
     ] {
         let object = stage.place(call_to(to)).await.unwrap();
-        assert_eq!(object.to.expose(), "+33612345678");
+        assert_eq!(object.facts.to.expose(), "+33612345678");
         let callee = stage.sim.take_outgoing().pop().unwrap();
         assert_eq!(callee.destination().expose(), dialled);
         callee.refuse(486);
@@ -99,7 +99,7 @@ async fn a_line_dials_so_often_in_an_hour_transfers_included() {
         )
     })
     .await;
-    let capped = place_call(&stage.context, new_call()).await.unwrap_err();
+    let capped = stage.placer.place(new_call()).await.unwrap_err();
     let text = capped.to_string();
     assert!(text.contains("the next is possible in 3"), "{text}");
     assert_eq!(stage.context.dialling.dialled(), 2);

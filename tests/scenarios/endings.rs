@@ -265,7 +265,7 @@ struct Bomb;
 impl StatusListener for Bomb {
     fn changed(&self, call: &CallObject, _: Option<&str>) {
         assert!(
-            call.status.is_final() || call.answered.is_none(),
+            call.state.status.is_final() || call.state.answered.is_none(),
             "injected"
         );
     }

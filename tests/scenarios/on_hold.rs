@@ -20,7 +20,7 @@ async fn ask(stage: &Stage, sid: &CallId, request: CallRequest) {
 }
 
 async fn held(stage: &Stage, sid: &CallId, on: bool) {
-    let shown = || stage.context.calls.get(sid).unwrap().on_hold;
+    let shown = || stage.context.calls.get(sid).unwrap().state.on_hold;
     until("onHold", async || shown() == on).await;
 }
 
@@ -110,7 +110,7 @@ async fn a_held_callee_hears_hold_audio_and_what_waited_afterwards() {
 async fn a_held_caller_hears_hold_audio_and_what_waited_afterwards() {
     let stage = setup().start().await;
     let (caller, mut worker) = streaming::talking(&stage).await;
-    let sid = stage.context.calls.list()[0].sid.clone();
+    let sid = stage.context.calls.list()[0].facts.id.clone();
     hold_and_resume(&stage, &sid, &caller, &mut worker).await;
     caller.hang_up();
     worker.listen_to_end().await;
@@ -190,7 +190,7 @@ async fn the_last_words_and_the_announcement_end_a_hold() {
         .start()
         .await;
     let (caller, worker) = streaming::talking(&stage).await;
-    let sid = stage.context.calls.list()[0].sid.clone();
+    let sid = stage.context.calls.list()[0].facts.id.clone();
     ask(&stage, &sid, CallRequest::Hold).await;
     held(&stage, &sid, true).await;
     drop(worker);

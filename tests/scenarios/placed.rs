@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::sim::SimCallee;
 use serde_json::json;
 use sipbridge::bridge::call_store::{CallRequest, RequestError};
-use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
+use sipbridge::bridge::place::{NewCall, PlaceError};
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::private::Private;
@@ -50,8 +50,12 @@ pub async fn talking(stage: &Stage) -> (CallId, Caller, Worker) {
     callee.ring();
     callee.answer();
     let worker = Worker::serve(stage.redis()).await;
-    stage.shows(&object.sid, CallStatus::Active).await;
-    (object.sid, Caller::new(callee.into_call()), worker)
+    stage.shows(&object.facts.id, CallStatus::Active).await;
+    (
+        object.facts.id.clone(),
+        Caller::new(callee.into_call()),
+        worker,
+    )
 }
 
 async fn names(stage: &Stage) -> Vec<String> {
@@ -64,12 +68,16 @@ async fn an_answered_call_is_streamed_like_one_that_came_in() {
     let stage = Setup::queue().start().await;
     let (object, callee) = placed(&stage, new_call()).await;
     assert_eq!(callee.destination().expose(), CALLEE);
-    assert_eq!(object.status, CallStatus::Initiated);
-    assert_eq!(object.direction, CallDirection::Outbound);
-    assert_eq!(object.from.expose(), "+33972360682", "the line's number");
-    assert_eq!(object.to.expose(), CALLEE);
+    assert_eq!(object.state.status, CallStatus::Initiated);
+    assert_eq!(object.facts.direction, CallDirection::Outbound);
+    assert_eq!(
+        object.facts.from.expose(),
+        "+33972360682",
+        "the line's number"
+    );
+    assert_eq!(object.facts.to.expose(), CALLEE);
     callee.ring();
-    stage.shows(&object.sid, CallStatus::Ringing).await;
+    stage.shows(&object.facts.id, CallStatus::Ringing).await;
     assert_eq!(stage.jobs().await, 0, "no worker before the answer");
     // Early media is for nobody.
     callee.progress(183);
@@ -85,7 +93,7 @@ async fn an_answered_call_is_streamed_like_one_that_came_in() {
         assert!(callee.send_rtp(&packet, Instant::now()));
     }
     callee.answer();
-    stage.shows(&object.sid, CallStatus::Answered).await;
+    stage.shows(&object.facts.id, CallStatus::Answered).await;
     let callee = Caller::new(callee.into_call());
     let words = sound::numbered(0, 50);
     callee.say(&words);
@@ -94,7 +102,7 @@ async fn an_answered_call_is_streamed_like_one_that_came_in() {
     assert_eq!(job.text("direction"), "outbound");
     assert_eq!((job.text("from"), job.text("to")), ("+33972360682", CALLEE));
     let mut worker = Worker::attach(&job).await;
-    assert_eq!(worker.call_sid, object.sid.as_str());
+    assert_eq!(worker.call_sid, object.facts.id.as_str());
     assert_eq!(
         worker.start()["start"]["customParameters"],
         json!({
@@ -102,7 +110,7 @@ async fn an_answered_call_is_streamed_like_one_that_came_in() {
             "phoneLineId": LINE, "restaurantId": "resto-7", "orderId": "42",
         })
     );
-    stage.shows(&object.sid, CallStatus::Active).await;
+    stage.shows(&object.facts.id, CallStatus::Active).await;
     worker.hears(&words.concat(), SOON).await;
     let early = sound::numbered_frame(9_010);
     assert!(!sound::contains(&worker.audio(), &early));
@@ -121,9 +129,9 @@ async fn an_answered_call_is_streamed_like_one_that_came_in() {
     worker.listen_to_end().await;
     worker.assert_numbered();
     drop(worker);
-    let shown = stage.shows(&object.sid, CallStatus::Completed).await;
-    assert_eq!(shown.sip_status, 200);
-    assert!(shown.answered.is_some() && shown.ended.is_some());
+    let shown = stage.shows(&object.facts.id, CallStatus::Completed).await;
+    assert_eq!(shown.state.sip_status, 200);
+    assert!(shown.state.answered.is_some() && shown.state.ended.is_some());
     let events = [
         "call.initiated",
         "call.ringing",
@@ -152,7 +160,7 @@ async fn a_callee_that_does_not_answer_is_cancelled_after_the_ring_timeout() {
     callee.ring();
     let callee = Caller::new(callee.into_call());
     assert_eq!(callee.ended_by_bridge().await.status, 487);
-    stage.shows(&object.sid, CallStatus::NoAnswer).await;
+    stage.shows(&object.facts.id, CallStatus::NoAnswer).await;
     assert_eq!(stage.finish().await, ["no-answer"]);
 }
 
@@ -167,13 +175,13 @@ async fn a_refusal_shows_as_what_it_is() {
     ] {
         let (object, callee) = placed(&stage, new_call()).await;
         callee.refuse(status);
-        let ended = stage.shows(&object.sid, shown).await;
-        assert_eq!(ended.sip_status, status);
-        assert_eq!(ended.outcome.map(|o| o.as_str()), Some("refused"));
+        let ended = stage.shows(&object.facts.id, shown).await;
+        assert_eq!(ended.state.sip_status, status);
+        assert_eq!(ended.state.outcome.map(|o| o.as_str()), Some("refused"));
     }
     let (object, callee) = placed(&stage, new_call()).await;
     callee.time_out();
-    stage.shows(&object.sid, CallStatus::NoAnswer).await;
+    stage.shows(&object.facts.id, CallStatus::NoAnswer).await;
     let mut outcomes = ["refused"; 5];
     outcomes[4] = "failed";
     assert_eq!(stage.finish().await, outcomes);
@@ -189,7 +197,7 @@ async fn without_a_worker_the_callee_is_let_go_and_not_handed_on() {
     assert_eq!(callee.ended_by_bridge().await.status, 200);
     assert!(callee.transfers().is_empty() && stage.sim.take_outgoing().is_empty());
     assert!(sound::is_silence(&callee.audio()), "no announcement");
-    stage.shows(&object.sid, CallStatus::Completed).await;
+    stage.shows(&object.facts.id, CallStatus::Completed).await;
     assert_eq!(stage.finish().await, ["no-worker"]);
 }
 
@@ -200,7 +208,7 @@ async fn a_lost_worker_is_replaced_and_the_call_stays_active() {
     drop(worker);
     callee.hears("hold audio", &hold()[..1_600]).await;
     assert_eq!(
-        stage.context.calls.get(&sid).unwrap().status,
+        stage.context.calls.get(&sid).unwrap().state.status,
         CallStatus::Active
     );
     let job = Job::take(stage.redis()).await;
@@ -231,7 +239,7 @@ async fn a_call_with_a_worker_of_its_own_goes_to_no_queue() {
     let (object, callee) = placed(&stage, call).await;
     callee.answer();
     let mut worker = Worker::accept(&listener).await;
-    assert_eq!(worker.call_sid, object.sid.as_str());
+    assert_eq!(worker.call_sid, object.facts.id.as_str());
     assert_eq!(stage.pushes().await, 0);
     callee.hang_up();
     worker.listen_to_end().await;
@@ -240,7 +248,7 @@ async fn a_call_with_a_worker_of_its_own_goes_to_no_queue() {
         ws_target: Some("http://example.com/".into()),
         ..new_call()
     };
-    let refused = place_call(&stage.context, bad).await.unwrap_err();
+    let refused = stage.placer.place(bad).await.unwrap_err();
     assert!(matches!(refused, PlaceError::BadTarget(_)), "{refused}");
     assert_eq!(stage.finish().await, ["callee-hung-up"]);
 }
@@ -248,7 +256,7 @@ async fn a_call_with_a_worker_of_its_own_goes_to_no_queue() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_placed_is_said_and_leaves_nothing() {
     let stage = Setup::queue().start().await;
-    let place = async |call| place_call(&stage.context, call).await.unwrap_err();
+    let place = async |call| stage.placer.place(call).await.unwrap_err();
     let unknown = NewCall {
         line: LineId::new("nobody"),
         ..new_call()
@@ -278,13 +286,13 @@ async fn a_hangup_from_outside_cancels_or_ends_the_call() {
     let (object, callee) = placed(&stage, new_call()).await;
     callee.ring();
     let ask = async |sid: &CallId, request| stage.context.calls.ask(sid, request).await;
-    let digits = ask(&object.sid, CallRequest::Dtmf("1".into())).await;
+    let digits = ask(&object.facts.id, CallRequest::Dtmf("1".into())).await;
     assert!(matches!(digits, Err(RequestError::NotNow(_))), "{digits:?}");
-    assert_eq!(ask(&object.sid, CallRequest::Hangup).await, Ok(()));
+    assert_eq!(ask(&object.facts.id, CallRequest::Hangup).await, Ok(()));
     let callee = Caller::new(callee.into_call());
     assert_eq!(callee.ended_by_bridge().await.status, 487);
-    stage.shows(&object.sid, CallStatus::Cancelled).await;
-    let again = ask(&object.sid, CallRequest::Hangup).await;
+    stage.shows(&object.facts.id, CallStatus::Cancelled).await;
+    let again = ask(&object.facts.id, CallRequest::Hangup).await;
     assert_eq!(again, Err(RequestError::Over));
 
     let (sid, callee, mut worker) = talking(&stage).await;
@@ -341,20 +349,23 @@ async fn the_book_follows_a_call_that_came_in() {
     let stage = Setup::queue().start().await;
     let caller = stage.call();
     until("its entry", async || !stage.context.calls.list().is_empty()).await;
-    let sid = stage.context.calls.list()[0].sid.clone();
+    let sid = stage.context.calls.list()[0].facts.id.clone();
     let shown = stage.shows(&sid, CallStatus::Answered).await;
-    assert_eq!(shown.direction, CallDirection::Inbound);
-    assert_eq!(shown.custom_params["direction"], "inbound");
+    assert_eq!(shown.facts.direction, CallDirection::Inbound);
+    assert_eq!(shown.state.custom_params["direction"], "inbound");
     let worker = Worker::serve(stage.redis()).await;
     stage.shows(&sid, CallStatus::Active).await;
     caller.hang_up();
     let shown = stage.shows(&sid, CallStatus::Completed).await;
-    assert_eq!(shown.outcome.map(|o| o.as_str()), Some("caller-hung-up"));
+    assert_eq!(
+        shown.state.outcome.map(|o| o.as_str()),
+        Some("caller-hung-up")
+    );
     drop(worker);
 
     let caller = stage.call();
     until("its entry", async || stage.context.calls.list().len() == 2).await;
-    let sid = stage.context.calls.list()[0].sid.clone();
+    let sid = stage.context.calls.list()[0].facts.id.clone();
     let asked = stage.context.calls.ask(&sid, CallRequest::Hangup).await;
     assert_eq!(asked, Ok(()));
     caller.ended_by_bridge().await;

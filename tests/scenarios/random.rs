@@ -144,10 +144,10 @@ async fn request(stage: &Stage, random: &mut SmallRng) {
     let calls = stage.context.calls.list();
     let up: Vec<_> = calls
         .iter()
-        .filter(|call| !call.status.is_final())
+        .filter(|call| !call.state.status.is_final())
         .collect();
     if let Some(call) = up.get(random.random_range(0..up.len().max(1))) {
-        let _ = stage.context.calls.ask(&call.sid, request).await;
+        let _ = stage.context.calls.ask(&call.facts.id, request).await;
     }
 }
 

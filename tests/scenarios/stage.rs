@@ -10,9 +10,9 @@ use crate::sim::{SimCallee, SimEngine};
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
 use sipbridge::bridge::context::{Context, Settings};
 use sipbridge::bridge::dialling::Dialling;
-use sipbridge::bridge::intake;
-use sipbridge::bridge::place::{NewCall, PlaceError, place_call};
-use sipbridge::bridge::shutdown::Shutdown;
+use sipbridge::bridge::drivers::Drivers;
+use sipbridge::bridge::intake::Intake;
+use sipbridge::bridge::place::{CallPlacer, NewCall, PlaceError};
 use sipbridge::core::address::{HostPort, Transport};
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::{CallObject, CallStatus};
@@ -135,7 +135,7 @@ impl Setup {
         let (sim, events) = SimEngine::new(call_limiter.clone());
         let context = Arc::new(Context {
             engine: sim.clone(),
-            pacer: Pacer::start(|| ()).unwrap(),
+            pacer: Arc::new(Pacer::start(|| ()).unwrap()),
             queue,
             call_log: None,
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
@@ -148,14 +148,19 @@ impl Setup {
             lines: LineDirectory::new(&fleet),
             calls: CallStore::new(self.listener),
             sounds: sounds(),
-            dialling: Dialling::new(DialPolicy::default(), self.dials_per_hour)
-                .judging_workers(self.judges_transfers),
-            shutdown: Shutdown::default(),
+            dialling: Arc::new(
+                Dialling::new(DialPolicy::default(), self.dials_per_hour)
+                    .judging_workers(self.judges_transfers),
+            ),
+            shutdown: Arc::default(),
             settings: self.settings,
         });
         let registrar = RegistrarHandle::new(&fleet, None);
+        let drivers = Drivers::new(&context);
+        let intake = Intake::new(&context, &drivers, registrar);
         Stage {
-            intake: tokio::spawn(intake::run(context.clone(), events, registrar)),
+            intake: tokio::spawn(intake.run(events)),
+            placer: CallPlacer::new(&context, &drivers),
             server,
             sim,
             context,
@@ -224,6 +229,7 @@ fn sounds() -> Sounds {
 pub struct Stage {
     pub sim: Arc<SimEngine>,
     pub context: Arc<Context>,
+    pub placer: CallPlacer,
     pub redis: Option<Redis>,
     server: StreamServer,
     intake: JoinHandle<()>,
@@ -258,7 +264,7 @@ impl Stage {
 
     /// Places a call.
     pub async fn place(&self, call: NewCall) -> Result<CallObject, PlaceError> {
-        let placed = place_call(&self.context, call).await;
+        let placed = self.placer.place(call).await;
         self.invited
             .fetch_add(u64::from(placed.is_ok()), Ordering::Relaxed);
         placed
@@ -279,7 +285,7 @@ impl Stage {
     /// Waits until the call store says so of a call.
     pub async fn shows(&self, sid: &CallId, status: CallStatus) -> CallObject {
         let shown = || self.context.calls.get(sid).unwrap();
-        until(status.as_str(), async || shown().status == status).await;
+        until(status.as_str(), async || shown().state.status == status).await;
         shown()
     }
 
@@ -321,7 +327,7 @@ impl Stage {
         self.sim.shutdown();
         within(SOON, "intake ends", self.intake).await.unwrap();
         self.server.stop().await;
-        drop(self.context);
+        drop((self.context, self.placer));
         let tasks = tokio::runtime::Handle::current().metrics();
         until("no task left", async || tasks.num_alive_tasks() == 0).await;
         outcomes

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use sipbridge::core::private::Private;
 use sipbridge::store::call_log::CallLog;
-use sipbridge::store::{CallQuery, CallRecord, Store};
+use sipbridge::store::{CallQuery, Store};
 
-use crate::calls::{begun, ended};
+use crate::calls::{begun, but, ended};
 use crate::stage::{Stage, until};
 
 async fn count(store: &Store) -> usize {
@@ -88,10 +88,7 @@ async fn a_record_that_is_refused_takes_no_other_with_it() {
         };
         for n in 0..20 {
             let from = Private::new(if n == 7 { "bad" } else { "good" });
-            log.record(CallRecord {
-                from,
-                ..begun("l", n)
-            });
+            log.record(but(begun("l", n), |facts| facts.from = from));
         }
         task.stop(Duration::from_secs(20)).await;
         assert_eq!((log.stats().written, log.stats().dropped), (19, 1));
@@ -118,10 +115,8 @@ async fn a_failure_that_passes_costs_no_record_beside_one_that_is_refused() {
          CREATE TRIGGER judge BEFORE INSERT ON calls FOR EACH ROW EXECUTE FUNCTION judge()",
     );
     for (n, from) in ["good", "bad", "shaky", "good"].into_iter().enumerate() {
-        log.record(CallRecord {
-            from: Private::new(from),
-            ..begun("l", n as u64)
-        });
+        let from = Private::new(from);
+        log.record(but(begun("l", n as u64), |facts| facts.from = from));
     }
     task.stop(Duration::from_secs(20)).await;
     assert_eq!((log.stats().written, log.stats().dropped), (3, 1));

@@ -142,7 +142,7 @@ async fn what_is_owed_comes_with_the_end_that_the_record_has() {
         let store = stage.open().await;
         let [over, lost] = [begun("l", 0), begun("l", 1)];
         let over = ended(&over);
-        let changes = [&over, &lost].map(|of| Change::Insert(notice(&of.call, 1, None)));
+        let changes = [&over, &lost].map(|of| Change::Insert(notice(&of.call.facts.id, 1, None)));
         change(&store, "node", &changes).await;
         write(&store, [over.clone(), lost.clone()]).await;
         store.end_lost_calls("node", at(99_000)).await.unwrap();
@@ -154,13 +154,13 @@ async fn what_is_owed_comes_with_the_end_that_the_record_has() {
                 owed.unwrap().end.unwrap()
             };
             let expected = CallEnd {
-                answered: over.answered,
-                ended: over.ended.unwrap(),
+                answered: over.call.state.answered,
+                ended: over.call.state.ended.unwrap(),
                 outcome: Outcome::CallerHungUp,
                 sip_status: 200,
             };
-            assert_eq!(end(&over.call), expected);
-            assert_eq!(end(&lost.call), CallEnd::bridge_lost(at(99_000)));
+            assert_eq!(end(&over.call.facts.id), expected);
+            assert_eq!(end(&lost.call.facts.id), CallEnd::bridge_lost(at(99_000)));
         }
         store.close().await;
     }

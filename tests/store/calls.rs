@@ -1,9 +1,13 @@
 //! Records of calls: written, overwritten, paged through.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sipbridge::core::audio_counters::AudioCounters;
+use sipbridge::core::call_facts::{CallFacts, CallState};
+use sipbridge::core::call_object::{CallDirection, CallObject};
 use sipbridge::core::ids::{CallId, LineId, StreamId};
+use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::Private;
 use sipbridge::store::call_log::CallLog;
 use sipbridge::store::{AudioStats, CallQuery, CallRecord, Store};
@@ -17,37 +21,48 @@ pub fn at(millis: u64) -> SystemTime {
 /// A call that came so many milliseconds after the others began.
 pub fn begun(line: &str, millis: u64) -> CallRecord {
     CallRecord {
-        call: CallId::random(),
-        sip_call_id: Some("abc@peer".into()),
+        call: CallObject {
+            facts: Arc::new(CallFacts {
+                id: CallId::random(),
+                sip_call_id: Some("abc@peer".into()),
+                line: LineId::new(line),
+                restaurant: None,
+                direction: CallDirection::Inbound,
+                from: Private::new("+33612345678"),
+                to: Private::new("+33972360682"),
+                started: at(millis),
+            }),
+            state: CallState::default(),
+        },
         node: "node".into(),
-        line: LineId::new(line),
-        restaurant: None,
-        direction: "inbound".into(),
-        from: Private::new("+33612345678"),
-        to: Private::new("+33972360682"),
-        started: at(millis),
-        answered: None,
-        ended: None,
-        outcome: None,
-        attempts: 1,
-        stream: None,
-        worker: None,
-        sip_status: None,
         audio: None,
     }
 }
 
+/// The same record of a call of which other things are known.
+pub fn but(mut record: CallRecord, change: impl FnOnce(&mut CallFacts)) -> CallRecord {
+    change(Arc::make_mut(&mut record.call.facts));
+    record
+}
+
 /// The same call at its end.
 pub fn ended(record: &CallRecord) -> CallRecord {
-    CallRecord {
-        restaurant: Some("7".into()),
-        answered: Some(record.started + Duration::from_millis(20)),
-        ended: Some(record.started + Duration::from_secs(60)),
-        outcome: Some("caller-hung-up".into()),
-        attempts: 2,
+    let started = record.call.facts.started;
+    let mut state = CallState {
+        answered: Some(started + Duration::from_millis(20)),
+        sip_status: 200,
+        attempt: 2,
         stream: Some(StreamId::random()),
         worker: Some("queue".into()),
-        sip_status: Some(200),
+        ..CallState::default()
+    };
+    state.end(Outcome::CallerHungUp, started + Duration::from_secs(60));
+    let record = but(record.clone(), |facts| facts.restaurant = Some("7".into()));
+    CallRecord {
+        call: CallObject {
+            state,
+            ..record.call
+        },
         audio: Some(AudioStats {
             packets_received: 3_000,
             packets_lost: 30,
@@ -56,7 +71,7 @@ pub fn ended(record: &CallRecord) -> CallRecord {
             mos: Some(3.81),
             counters: AudioCounters::from_json(r#"{"rtp_late": 2, "encode_errors": 7}"#),
         }),
-        ..record.clone()
+        ..record
     }
 }
 
@@ -78,14 +93,17 @@ async fn a_record_is_overwritten_by_its_end_and_by_nothing_after() {
         let record = begun("l", 0);
         write(&store, [record.clone()]).await;
         assert_eq!(
-            store.call(&record.call).await.unwrap(),
+            store.call(&record.call.facts.id).await.unwrap(),
             Some(record.clone())
         );
         let end = ended(&record);
         write(&store, [end.clone()]).await;
-        assert_eq!(store.call(&record.call).await.unwrap(), Some(end.clone()));
+        assert_eq!(
+            store.call(&record.call.facts.id).await.unwrap(),
+            Some(end.clone())
+        );
         write(&store, [record.clone()]).await;
-        assert_eq!(store.call(&record.call).await.unwrap(), Some(end));
+        assert_eq!(store.call(&record.call.facts.id).await.unwrap(), Some(end));
         assert_eq!(store.call(&CallId::random()).await.unwrap(), None);
     }
 }
@@ -106,7 +124,7 @@ async fn records_with_and_without_audio_follow_each_other() {
         });
         let silent: Vec<_> = silent.collect();
         write(&store, silent.clone()).await;
-        let found = store.call(&records[7].call).await.unwrap();
+        let found = store.call(&records[7].call.facts.id).await.unwrap();
         assert_eq!(found.as_ref(), Some(&silent[7]));
     }
 }
@@ -127,9 +145,15 @@ async fn records_of_a_version_without_counters_stay_as_they_were() {
         let store = stage.open().await;
         let mut expected = record.clone();
         expected.audio.as_mut().unwrap().counters = None;
-        assert_eq!(store.call(&record.call).await.unwrap(), Some(expected));
+        assert_eq!(
+            store.call(&record.call.facts.id).await.unwrap(),
+            Some(expected)
+        );
         write(&store, [record.clone()]).await;
-        assert_eq!(store.call(&record.call).await.unwrap(), Some(record));
+        assert_eq!(
+            store.call(&record.call.facts.id).await.unwrap(),
+            Some(record)
+        );
     }
 }
 
@@ -144,7 +168,7 @@ async fn pages_hold_every_call_once_in_order() {
         write(&store, records.iter().rev().cloned()).await;
         let mut expected: Vec<_> = records
             .iter()
-            .map(|r| (r.started, r.call.clone()))
+            .map(|r| (r.call.facts.started, r.call.facts.id.clone()))
             .collect();
         expected.sort();
         for limit in [1, 7, 50, 2_000] {
@@ -156,7 +180,8 @@ async fn pages_hold_every_call_once_in_order() {
             loop {
                 let page = store.calls(&query).await.unwrap();
                 assert!(page.calls.len() <= limit as usize);
-                found.extend(page.calls.into_iter().map(|r| (r.started, r.call)));
+                let facts = page.calls.iter().map(|r| &r.call.facts);
+                found.extend(facts.map(|facts| (facts.started, facts.id.clone())));
                 let Some(next) = page.next else { break };
                 query.after = Some(next);
             }
@@ -177,7 +202,8 @@ async fn pages_hold_every_call_once_in_order() {
         assert_eq!((all.len(), two.calls.len(), two.next), (6, 2, None));
         assert!(
             all.iter()
-                .all(|r| r.line.as_str() == "five" && r.started >= at(2))
+                .map(|r| &r.call.facts)
+                .all(|facts| facts.line.as_str() == "five" && facts.started >= at(2))
         );
     }
 }
@@ -195,15 +221,15 @@ async fn calls_of_a_bridge_that_died_are_marked_and_no_others() {
         let marked = store.end_lost_calls("node", at(99)).await.unwrap();
         let is_sqlite = matches!(stage, Stage::Sqlite(_));
         assert_eq!(marked, 1 + u64::from(is_sqlite));
-        let found = store.call(&lost.call).await.unwrap().unwrap();
+        let found = store.call(&lost.call.facts.id).await.unwrap().unwrap();
         assert_eq!(
-            (found.outcome.as_deref(), found.ended),
-            (Some("bridge-lost"), Some(at(99)))
+            (found.call.state.outcome, found.call.state.ended),
+            (Some(Outcome::BridgeLost), Some(at(99)))
         );
-        assert_eq!(store.call(&done.call).await.unwrap(), Some(done));
-        let found = store.call(&others.call).await.unwrap().unwrap();
+        assert_eq!(store.call(&done.call.facts.id).await.unwrap(), Some(done));
+        let found = store.call(&others.call.facts.id).await.unwrap().unwrap();
         // A file has one bridge, whatever it was called before.
-        assert_eq!(found.ended, is_sqlite.then_some(at(99)));
+        assert_eq!(found.call.state.ended, is_sqlite.then_some(at(99)));
     }
 }
 
@@ -211,14 +237,14 @@ async fn calls_of_a_bridge_that_died_are_marked_and_no_others() {
 async fn what_a_caller_wrote_never_costs_the_record() {
     for stage in Stage::both() {
         let store = stage.open().await;
-        let record = CallRecord {
-            sip_call_id: Some("a\0b@c".into()),
-            from: Private::new("\0"),
-            to: Private::new("+33\0972360682"),
-            ..begun("l", 0)
-        };
+        let record = but(begun("l", 0), |facts| {
+            facts.sip_call_id = Some("a\0b@c".into());
+            facts.from = Private::new("\0");
+            facts.to = Private::new("+33\0972360682");
+        });
         write(&store, [record.clone()]).await;
-        let found = store.call(&record.call).await.unwrap().unwrap();
+        let found = store.call(&record.call.facts.id).await.unwrap().unwrap();
+        let found = found.call.facts;
         assert_eq!(found.sip_call_id.as_deref(), Some("ab@c"));
         assert_eq!(
             (found.from.expose(), found.to.expose()),
@@ -233,10 +259,8 @@ async fn old_records_are_deleted_a_few_at_a_time() {
         let store = stage.open().await;
         let old: Vec<_> = (0..5).map(|n| ended(&begun("l", n))).collect();
         // One that began before the limit and ended after it, one that goes on.
-        let long = CallRecord {
-            ended: Some(at(200_000)),
-            ..ended(&begun("l", 0))
-        };
+        let mut long = ended(&begun("l", 0));
+        long.call.state.ended = Some(at(200_000));
         let young = ended(&begun("l", 100_000));
         let kept = [long, begun("l", 0), young];
         write(&store, old.into_iter().chain(kept.clone())).await;
@@ -245,7 +269,10 @@ async fn old_records_are_deleted_a_few_at_a_time() {
         assert_eq!(store.forget_calls(before, 3).await.unwrap(), 2);
         assert_eq!(store.forget_calls(before, 3).await.unwrap(), 0);
         for record in kept {
-            assert_eq!(store.call(&record.call).await.unwrap(), Some(record));
+            assert_eq!(
+                store.call(&record.call.facts.id).await.unwrap(),
+                Some(record)
+            );
         }
         // No call goes on for a week.
         let week = Duration::from_secs(7 * 86_400);

@@ -87,7 +87,7 @@ pub async fn put(
         return Err(Problem::invalid(errors));
     }
     store.set_fallback(id.as_deref()).await?;
-    control.context.lines.notify_changed();
+    control.lines.notify_changed();
     let answer = Json(Fallback { sip_server_id: id });
     Ok(Changed::fields(vec!["sip_server_id"]).to(answer))
 }

@@ -101,7 +101,7 @@ impl LineBody {
     /// it holds, or that it could not take up.
     #[must_use]
     pub fn held(id: &LineId, control: &Control) -> Option<Self> {
-        let lines = &control.context.lines;
+        let lines = &control.lines;
         let unheld = Self {
             id: id.as_str().to_owned(),
             standing: standing(id, control),
@@ -135,7 +135,7 @@ impl LineBody {
 /// What became of a line.
 #[must_use]
 pub fn standing(line: &LineId, control: &Control) -> Standing {
-    let mut standing = match control.context.lines.health(line) {
+    let mut standing = match control.lines.health(line) {
         None => Standing {
             state: "pending",
             ..Standing::default()

@@ -118,7 +118,7 @@ pub async fn list(
             rows.iter().map(|row| LineBody::of(row, &control)).collect()
         }
         None => {
-            let ids = control.context.lines.ids(after.as_deref(), wanted + 1);
+            let ids = control.lines.ids(after.as_deref(), wanted + 1);
             let held = ids.iter().filter_map(|id| LineBody::held(id, &control));
             held.collect()
         }
@@ -198,7 +198,7 @@ pub async fn create(
             password::insert_counted(&control, begun, password, PASSWORD).await?
         }
     };
-    control.context.lines.notify_changed();
+    control.lines.notify_changed();
     let body = LineBody::of(&stored(store, &id).await?, &control);
     let location = [(LOCATION, format!("{PATH}/{id}"))];
     let answer = (StatusCode::CREATED, location, Json(body));
@@ -243,7 +243,7 @@ pub async fn change(
     given.check()?;
     for _ in 0..MERGES {
         if store.merge_line(&id, &given.row(), &before).await? {
-            control.context.lines.notify_changed();
+            control.lines.notify_changed();
             let body = LineBody::of(&stored(store, &id).await?, &control);
             return Ok(Changed::fields(fields).to(Json(body)));
         }
@@ -270,7 +270,7 @@ pub async fn remove(State(control): State<Arc<Control>>, Id(id): Id) -> Result<R
     if !control.store()?.delete_line(&id).await? {
         return Err(missing());
     }
-    control.context.lines.notify_changed();
+    control.lines.notify_changed();
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -82,7 +82,7 @@ async fn not_registering(control: &Control, line: &LineId) -> Problem {
     if let Some(reason) = control.registrar.status(line).and_then(|it| it.last_error) {
         return conflict(format!("the SIP stack does not take the line: {reason}"));
     }
-    match control.context.lines.health(line) {
+    match control.lines.health(line) {
         Some(LineHealth::Unusable { reason }) => {
             conflict(format!("the line is unusable: {reason}"))
         }
@@ -90,7 +90,7 @@ async fn not_registering(control: &Control, line: &LineId) -> Problem {
             conflict(format!("the line does not register here: {reason}"))
         }
         Some(LineHealth::Usable { .. }) => conflict("the bridge runs with --no-register".into()),
-        None if control.context.lines.get(line).is_some() => {
+        None if control.lines.get(line).is_some() => {
             conflict("the bridge runs with --no-register".into())
         }
         None => match &control.store {

@@ -189,7 +189,7 @@ pub async fn create(
             password::insert_counted(&control, begun, password, PASSWORD).await?
         }
     };
-    control.context.lines.notify_changed();
+    control.lines.notify_changed();
     let body = ServerBody::of(&stored(store, &id).await?);
     let location = [(LOCATION, format!("{PATH}/{id}"))];
     let answer = (StatusCode::CREATED, location, Json(body));
@@ -228,7 +228,7 @@ pub async fn change(
     if !store.update_server(&id, &given.row()).await? {
         return Err(missing());
     }
-    control.context.lines.notify_changed();
+    control.lines.notify_changed();
     let body = ServerBody::of(&stored(store, &id).await?);
     Ok(Changed::fields(fields).to(Json(body)))
 }
@@ -248,7 +248,7 @@ pub async fn change(
 pub async fn remove(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
     match control.store()?.delete_server(&id).await? {
         Removal::Done => {
-            control.context.lines.notify_changed();
+            control.lines.notify_changed();
             Ok(StatusCode::NO_CONTENT.into_response())
         }
         Removal::Missing => Err(missing()),

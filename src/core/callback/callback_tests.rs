@@ -1,9 +1,11 @@
 //! Tests of events and bodies.
 
 use super::*;
+use crate::core::call_facts::{CallFacts, CallState};
 use crate::core::call_object::CallDirection;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn start() -> SystemTime {
@@ -12,20 +14,20 @@ fn start() -> SystemTime {
 
 pub(super) fn call() -> CallObject {
     CallObject {
-        sid: CallId::random(),
-        direction: CallDirection::Inbound,
-        line: LineId::new("7"),
-        restaurant: None,
-        from: Private::new("+33612345678"),
-        to: Private::new("+33972360682"),
-        status: CallStatus::Initiated,
-        on_hold: false,
-        custom_params: std::collections::BTreeMap::from([("a".into(), "b&c".into())]),
-        created: start(),
-        answered: None,
-        ended: None,
-        outcome: None,
-        sip_status: 0,
+        facts: Arc::new(CallFacts {
+            id: CallId::random(),
+            sip_call_id: None,
+            line: LineId::new("7"),
+            restaurant: None,
+            direction: CallDirection::Inbound,
+            from: Private::new("+33612345678"),
+            to: Private::new("+33972360682"),
+            started: start(),
+        }),
+        state: CallState {
+            custom_params: BTreeMap::from([("a".into(), "b&c".into())]).into(),
+            ..CallState::default()
+        },
     }
 }
 
@@ -88,8 +90,8 @@ fn a_notice_is_the_call_object_with_event_and_sequence() {
 #[test]
 fn a_lost_call_gets_its_last_callback() {
     let mut call = call();
-    call.answered = Some(start());
-    call.status = CallStatus::Active;
+    call.state.answered = Some(start());
+    call.state.status = CallStatus::Active;
     let url = Some("http://own/");
     let before = WebhookEvent::new(&call, (CallbackEvent::Answered, 2), url, start());
     let lost = CallEnd::bridge_lost(start() + Duration::from_secs(90));

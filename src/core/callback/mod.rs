@@ -118,7 +118,7 @@ impl WebhookEvent {
         now: SystemTime,
     ) -> Self {
         Self {
-            call: call.sid.clone(),
+            call: call.facts.id.clone(),
             sequence,
             event,
             url: url.map(|url| Secret::new(url.to_owned())),

@@ -5,8 +5,8 @@
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::call_store::{CallRequest, QueuedRequest, RequestError};
-use super::driver::Driver;
+use super::super::call_store::{CallRequest, QueuedRequest, RequestError};
+use super::Driver;
 use crate::core::call::Denied;
 use crate::core::media_session::downlink::DigitsRefused;
 
@@ -32,8 +32,7 @@ impl Driver {
             CallRequest::Hangup => self.call.handle_hangup_request(now)?,
             CallRequest::Transfer(destination) => {
                 self.call.check_transfer()?;
-                let line = &self.record.line;
-                let destination = self.context.dialling.allow(line, &destination)?;
+                let destination = self.parts.destinations.allow(&destination)?;
                 self.call.handle_transfer_request(now, destination)?;
             }
             CallRequest::Dtmf(digits) => self.send_digits(&digits)?,
@@ -48,7 +47,7 @@ impl Driver {
         if digits.is_empty() {
             return Err(RequestError::Invalid("there are no digits".into()));
         }
-        let sent = self.media.stream.downlink().send_digits(digits);
+        let sent = self.parts.media.stream.downlink().send_digits(digits);
         sent.map_err(|refused| match refused {
             DigitsRefused::Invalid => RequestError::Invalid(refused.to_string()),
             DigitsRefused::NotNegotiated => {

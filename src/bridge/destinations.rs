@@ -1,0 +1,44 @@
+//! Whom one call may be transferred to.
+
+use std::sync::Arc;
+
+use crate::fleet::LineProfile;
+use super::dialling::Dialling;
+use crate::core::dialling::NotAllowed;
+use crate::core::private::Private;
+
+/// The dial rules as they apply to one call.
+pub(super) struct Destinations {
+    dialling: Arc<Dialling>,
+    line: Arc<LineProfile>,
+    /// The client who placed the call named its worker, whose transfers are
+    /// judged like the client's.
+    is_worker_foreign: bool,
+}
+
+impl Destinations {
+    pub(super) const fn new(
+        dialling: Arc<Dialling>,
+        line: Arc<LineProfile>,
+        is_worker_foreign: bool,
+    ) -> Self {
+        Self {
+            dialling,
+            line,
+            is_worker_foreign,
+        }
+    }
+
+    /// Whether what the worker asks for must be allowed first.
+    pub(super) fn judges_workers(&self) -> bool {
+        self.dialling.judges(self.is_worker_foreign)
+    }
+
+    /// What to dial for this destination; counted as one dial.
+    ///
+    /// # Errors
+    /// Why it may not be dialled.
+    pub(super) fn allow(&self, to: &Private) -> Result<Private, NotAllowed> {
+        self.dialling.allow(&self.line, to)
+    }
+}

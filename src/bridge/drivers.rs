@@ -1,0 +1,223 @@
+//! Makes the driver of each call: its parts, each with the handles that it
+//! needs and no others.
+
+use std::sync::Arc;
+
+use tracing::{Instrument, Span, info_span, warn};
+
+use super::audio_metrics::AudioMetrics;
+use crate::fleet::CallPermit;
+use super::call_store::CallStore;
+use super::call_terms::{CallTerms, ForeignWorkers};
+use super::callee::{FallbackHandles, FallbackLeg};
+use super::context::{Context, Settings};
+use crate::fleet::LineProfile;
+use super::destinations::Destinations;
+use super::dialling::Dialling;
+use super::driver::{Driver, Parts, Start};
+use super::idle_sounds::IdleSounds;
+use super::incoming::{IncomingAsk, Question};
+use super::leg::Leg;
+use super::leg_media::{LegGains, LegMedia};
+use crate::fleet::LineDirectory;
+use super::opening::{incoming_call, placed_call};
+use super::publisher::{Outlets, Publisher};
+use super::shutdown::Shutdown;
+use super::worker_search::{WorkerSearch, WorkerSources};
+use super::worker_session::WorkerSession;
+use crate::core::call::{Call, CallPolicy, Route, SearchPolicy};
+use crate::core::call_facts::CallFacts;
+use crate::core::call_object::CallObject;
+use crate::core::ids::LegId;
+use crate::core::opus::OpusError;
+use crate::core::private::Private;
+use crate::media::pacer::Pacer;
+use crate::sip::engine::{Command, IncomingCall, OutgoingLeg, SharedEngine};
+use crate::sip::rtp_channel::RtpReceiver;
+
+/// Makes drivers. What each part of a driver needs is kept ready here.
+pub struct Drivers {
+    settings: Settings,
+    engine: SharedEngine,
+    lines: LineDirectory,
+    calls: Arc<CallStore>,
+    ask: Option<Arc<dyn IncomingAsk>>,
+    dialling: Arc<Dialling>,
+    shutdown: Arc<Shutdown>,
+    pacer: Arc<Pacer>,
+    gauges: Arc<AudioMetrics>,
+    outlets: Outlets,
+    sources: WorkerSources,
+    foreign: ForeignWorkers,
+    gains: LegGains,
+    sounds: IdleSounds,
+}
+
+impl Drivers {
+    /// Takes the handles of a running bridge.
+    #[must_use]
+    pub fn new(context: &Context) -> Arc<Self> {
+        let settings = context.settings.clone();
+        Arc::new(Self {
+            engine: context.engine.clone(),
+            lines: context.lines.clone(),
+            calls: context.calls.clone(),
+            ask: context.ask.clone(),
+            dialling: context.dialling.clone(),
+            shutdown: context.shutdown.clone(),
+            pacer: context.pacer.clone(),
+            gauges: context.gauges.clone(),
+            outlets: Outlets {
+                gauges: context.gauges.clone(),
+                queue: context.queue.clone(),
+                call_log: context.call_log.clone(),
+                stream_url: settings.stream_url.as_str().into(),
+                worker_timeout: settings.worker_timeout,
+            },
+            sources: WorkerSources {
+                queue: context.queue.clone(),
+                waiting: context.workers.clone(),
+                dialer: context.dialer.clone(),
+            },
+            foreign: ForeignWorkers::new(context.outward.clone(), context.signer.clone()),
+            gains: LegGains {
+                rx: settings.rx_gain.clone(),
+                tx: settings.tx_gain.clone(),
+            },
+            sounds: IdleSounds::new(context.sounds.clone(), settings.ringback),
+            settings,
+        })
+    }
+
+    /// Runs one call that came in to its end; `place` is given back after that.
+    pub(super) async fn run(&self, incoming: Box<IncomingCall>, place: CallPermit) {
+        let Some(line) = self.lines.get(&incoming.line) else {
+            // The line was removed in this very moment.
+            warn!(line = %incoming.line, "a call of a line that is gone is refused");
+            return self.refuse(incoming.leg);
+        };
+        let terms = CallTerms::default();
+        let call = incoming_call(&self.settings, &line, &incoming, &terms);
+        let span = span(&call.facts);
+        async {
+            let id = incoming.leg;
+            let leg = Leg::incoming(&self.engine, *incoming);
+            match self.driver(leg, line, call, terms, self.ask.clone()) {
+                Ok(driver) if self.ask.is_some() => driver.live(Start::Asked).await,
+                Ok(driver) => driver.live(Start::Incoming).await,
+                Err(error) => {
+                    warn!(%error, "the call cannot be set up and is refused");
+                    self.refuse(id);
+                }
+            }
+            drop(place);
+        }
+        .instrument(span)
+        .await;
+    }
+
+    /// The driver of a call that we placed, the call as it begins, and what the
+    /// log puts before everything that it says of it.
+    pub(super) fn placed(
+        &self,
+        line: Arc<LineProfile>,
+        to: &Private,
+        placed: OutgoingLeg,
+        terms: CallTerms,
+    ) -> Result<(Driver, CallObject, Span), OpusError> {
+        let call = placed_call(&self.settings, &line, to, &placed.sip_call_id, &terms);
+        let span = span(&call.facts);
+        let leg = Leg::outgoing(&self.engine, placed);
+        let driver = self.driver(leg, line, call.clone(), terms, None)?;
+        Ok((driver, call, span))
+    }
+
+    fn driver(
+        &self,
+        (leg, early): (Leg, RtpReceiver),
+        line: Arc<LineProfile>,
+        call: CallObject,
+        terms: CallTerms,
+        ask: Option<Arc<dyn IncomingAsk>>,
+    ) -> Result<Driver, OpusError> {
+        let media = LegMedia::new(&self.gains, &early)?;
+        let is_worker_foreign = terms.dialer.is_some();
+        let policy = self.policy(&line, is_worker_foreign);
+        let (handle, requests) = if ask.is_some() {
+            self.calls.open_untold(call.clone(), terms.callback_url)
+        } else {
+            self.calls.open(call.clone(), terms.callback_url)
+        };
+        let mut search = WorkerSearch::new(self.sources.clone(), call.facts.id.clone());
+        if let Some(dialer) = terms.dialer {
+            search.dial_instead(dialer);
+        }
+        let (account, gauges) = (self.settings.account_sid.clone(), self.gauges.clone());
+        let shutdown = self.shutdown.clone();
+        let parts = Parts {
+            publisher: Publisher::new(self.outlets.clone(), call, handle),
+            leg,
+            early,
+            media,
+            search,
+            session: WorkerSession::new(account, gauges),
+            fallback: FallbackLeg::new(FallbackHandles {
+                engine: self.engine.clone(),
+                pacer: self.pacer.clone(),
+                gains: self.gains.clone(),
+            }),
+            question: Question::new(ask, self.foreign.clone()),
+            requests,
+            destinations: Destinations::new(self.dialling.clone(), line.clone(), is_worker_foreign),
+            line,
+            sounds: self.sounds.clone(),
+            pacer: self.pacer.clone(),
+            gauges: self.gauges.clone(),
+            must_end: Box::pin(async move { shutdown.calls_must_end().await }),
+        };
+        Ok(Driver::new(Call::new(policy), parts))
+    }
+
+    /// What a call of this line may do.
+    fn policy(&self, line: &LineProfile, has_own_worker: bool) -> CallPolicy {
+        let settings = &self.settings;
+        let route = match (&self.sources.queue, &self.sources.dialer) {
+            _ if has_own_worker => Route::Dial,
+            (Some(_), Some(_)) => Route::QueueThenDial,
+            (None, Some(_)) => Route::Dial,
+            (_, None) => Route::Queue,
+        };
+        CallPolicy {
+            answer: settings.answer,
+            search: SearchPolicy {
+                route,
+                worker_timeout: settings.worker_timeout,
+                claim_timeout: settings.claim_timeout,
+                max_attempts: settings.max_attempts,
+            },
+            max_duration: settings.max_duration,
+            media_timeout: settings.media_timeout,
+            fallback_number: line.fallback_number.clone(),
+        }
+    }
+
+    fn refuse(&self, leg: LegId) {
+        if let Err(error) = self.engine.submit(Command::Reject {
+            leg,
+            status: 500,
+            retry_after: None,
+        }) {
+            warn!(%error, "the refusal was not sent");
+        }
+    }
+}
+
+/// What the log puts before everything that it says of this call.
+fn span(facts: &CallFacts) -> Span {
+    info_span!(
+        "call",
+        call_id = %facts.id,
+        line = %facts.line,
+        sip_call_id = facts.sip_call_id.as_deref().unwrap_or_default(),
+    )
+}

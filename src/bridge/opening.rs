@@ -1,0 +1,132 @@
+//! The beginning of a call: its facts, from the INVITE that came or the call
+//! that we place, and the parameters that its worker gets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::call_terms::CallTerms;
+use super::context::Settings;
+use crate::fleet::LineProfile;
+use crate::core::call_facts::{CallFacts, CallState};
+use crate::core::call_object::{CallDirection, CallObject};
+use crate::core::ids::CallId;
+use crate::core::numbers;
+use crate::core::private::Private;
+use crate::sip::engine::IncomingCall;
+
+/// The call that this INVITE begins.
+pub(super) fn incoming_call(
+    settings: &Settings,
+    line: &LineProfile,
+    incoming: &IncomingCall,
+    terms: &CallTerms,
+) -> CallObject {
+    // The number the line is known by; what the trunk wrote into To may be anything.
+    let to = line.phone_number.as_ref().unwrap_or(&incoming.to);
+    let from = incoming.caller.number(settings.trust_privacy);
+    let facts = CallFacts {
+        id: CallId::random(),
+        sip_call_id: Some(incoming.sip_call_id.clone()),
+        line: line.id.clone(),
+        restaurant: line.restaurant_id.clone(),
+        direction: CallDirection::Inbound,
+        from: in_e164(from, line),
+        to: in_e164(to, line),
+        started: SystemTime::now(),
+    };
+    let mut parameters = custom_parameters(settings, line, &facts, terms);
+    hand_on_headers(settings, incoming, &mut parameters);
+    begun(facts, parameters)
+}
+
+/// A call that we placed from this line.
+pub(super) fn placed_call(
+    settings: &Settings,
+    line: &LineProfile,
+    to: &Private,
+    sip_call_id: &str,
+    terms: &CallTerms,
+) -> CallObject {
+    let facts = CallFacts {
+        id: CallId::random(),
+        sip_call_id: Some(sip_call_id.to_owned()),
+        line: line.id.clone(),
+        restaurant: line.restaurant_id.clone(),
+        direction: CallDirection::Outbound,
+        from: in_e164(&line.phone_number.clone().unwrap_or_default(), line),
+        to: in_e164(to, line),
+        started: SystemTime::now(),
+    };
+    let parameters = custom_parameters(settings, line, &facts, terms);
+    begun(facts, parameters)
+}
+
+fn begun(facts: CallFacts, parameters: BTreeMap<String, String>) -> CallObject {
+    CallObject {
+        facts: Arc::new(facts),
+        state: CallState {
+            custom_params: parameters.into(),
+            ..CallState::default()
+        },
+    }
+}
+
+/// A number as everybody is told it: in E.164 where that is certain.
+fn in_e164(number: &Private, line: &LineProfile) -> Private {
+    let e164 = numbers::to_e164(number.expose(), line.dial.country);
+    e164.map_or_else(|| number.clone(), Private::new)
+}
+
+/// `--param`, the line's own parameters and the call's, then what the contract
+/// promises: a later one replaces an earlier one. `callerPhone` is who calls,
+/// so the line's own number where we do, and `to` who is called.
+fn custom_parameters(
+    settings: &Settings,
+    line: &LineProfile,
+    facts: &CallFacts,
+    terms: &CallTerms,
+) -> BTreeMap<String, String> {
+    let mut parameters = settings.params.clone();
+    parameters.extend(line.custom_parameters.clone());
+    parameters.extend(terms.custom_params.clone());
+    let mut put = |name: &str, value: &str| parameters.insert(name.to_owned(), value.to_owned());
+    put("callerPhone", facts.from.expose());
+    put("to", facts.to.expose());
+    put("direction", facts.direction.as_str());
+    put("phoneLineId", facts.line.as_str());
+    if let Some(restaurant) = &facts.restaurant {
+        put("restaurantId", restaurant);
+    }
+    parameters
+}
+
+/// The headers that the operator names, behind everything else that has
+/// their name; none that gives away who calls and does not want it told.
+fn hand_on_headers(
+    settings: &Settings,
+    incoming: &IncomingCall,
+    parameters: &mut BTreeMap<String, String>,
+) {
+    let withheld = incoming.caller.withheld.as_ref();
+    let withheld = withheld.filter(|_| settings.trust_privacy);
+    for (name, value) in settings.sip_headers.pick(&incoming.headers) {
+        if !withheld.is_some_and(|withheld| withheld.is_told_by(value)) {
+            let place = parameters.entry(name);
+            place.or_insert_with(|| value.to_owned());
+        }
+    }
+}
+
+/// Adds parameters, but for those that the contract promises.
+pub(super) fn add_parameters(call: &mut CallObject, more: &BTreeMap<String, String>) {
+    let facts = &call.facts;
+    let is_promised = |name: &str| match name {
+        "callerPhone" | "to" | "direction" | "phoneLineId" => true,
+        "restaurantId" => facts.restaurant.is_some(),
+        _ => false,
+    };
+    let added = more.iter().filter(|(name, _)| !is_promised(name));
+    let added = added.map(|(name, value)| (name.clone(), value.clone()));
+    call.state.custom_params.extend(added);
+}
