@@ -76,7 +76,8 @@ impl Callee {
 
 impl Drop for Callee {
     fn drop(&mut self) {
-        self.media.port.lock().relay = None;
+        let relay = self.media.port.lock().relay.take();
+        drop(relay);
         if self.over {
             return;
         }
@@ -170,6 +171,8 @@ impl Driver {
     pub(super) fn drop_callee(&mut self) {
         self.pending.calling = None;
         self.callee = None;
-        self.media.port.lock().relay = None;
+        // Freed after the lock is released.
+        let relay = self.media.port.lock().relay.take();
+        drop(relay);
     }
 }
