@@ -212,7 +212,8 @@ impl Callee {
 
 impl Drop for Callee {
     fn drop(&mut self) {
-        self.media.port.lock().relay = None;
+        let relay = self.media.port.lock().relay.take();
+        drop(relay);
         if self.over {
             return;
         }

@@ -365,6 +365,37 @@ mod tests {
         assert_eq!(take(&mut reader, 160), 160);
     }
 
+    /// Who clears and who takes meet at the same bytes again and again: each byte is
+    /// either taken or cleared, and the writer knows which.
+    #[test]
+    fn a_clear_and_a_frame_at_the_same_moment_count_no_byte_twice() {
+        let (mut writer, mut reader) = audio_queue(CAPACITY);
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_done = done.clone();
+        let taking = std::thread::spawn(move || {
+            let (mut taken, mut out) = (0_u64, [0; 160]);
+            while !is_done.load(Ordering::Acquire) {
+                let position = reader.position();
+                let count = 160.min(reader.pushed().saturating_sub(position));
+                let copied = reader.copy(position, &mut out[..count as usize]);
+                if copied && reader.take(position, count as usize) {
+                    taken += count;
+                    let frame = (position..).zip(&out[..count as usize]);
+                    frame.for_each(|(at, byte)| assert_eq!(*byte, code(at)));
+                }
+            }
+            taken
+        });
+        let mut cleared = 0;
+        for _ in 0..100_000 {
+            push(&mut writer, 480);
+            cleared += writer.pushed() - writer.clear();
+            drop(writer.reclaim(usize::MAX));
+        }
+        done.store(true, Ordering::Release);
+        assert_eq!(taking.join().unwrap() + cleared, writer.pushed());
+    }
+
     proptest! {
         #[test]
         fn every_byte_comes_once_and_in_order(

@@ -220,8 +220,7 @@ impl Sending {
     /// What has been changed by the handle since the last tick. Where a change is
     /// being made in this moment, it comes with the next tick.
     fn take_changes(&mut self) {
-        let shared = self.shared.clone();
-        shared.changes.try_take(|changes| {
+        self.shared.changes.try_take(|changes| {
             changes.encoder.exchange(&mut self.encoder);
             changes.format.exchange(&mut self.format);
             if changes.idle_audio.exchange(&mut self.idle_audio) {
