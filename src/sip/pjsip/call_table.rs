@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::access::{Caller, Unacknowledged};
-use super::adapter::RtpGate;
+use super::rtp_gate::RtpGate;
 use crate::core::ids::{LegId, LineId};
 use crate::core::link::MediaFormat;
 use crate::sip::engine::{LEG_QUEUE_EVENTS, LegEnd, LegEvent};
