@@ -190,7 +190,7 @@ documentation() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --lib --document-private-items
 }
 
-# Test targets beside the end-to-end one, chaos and fuzz, as --test flags.
+# Test targets without a step of their own, as --test flags.
 other_targets() {
     local file
     for file in tests/*.rs; do
@@ -198,7 +198,7 @@ other_targets() {
     done
     for file in tests/*/main.rs; do
         file=$(basename "$(dirname "$file")")
-        [[ $file =~ ^(e2e|chaos|fuzz)$ ]] || printf -- '--test\n%s\n' "$file"
+        [[ $file =~ ^(e2e|chaos|fuzz|loom)$ ]] || printf -- '--test\n%s\n' "$file"
     done
 }
 
@@ -206,6 +206,12 @@ unit_tests() {
     local targets
     mapfile -t targets < <(other_targets)
     cargo test --no-fail-fast --lib --bins --examples "${targets[@]}" -- ${filter:+"$filter"}
+}
+
+# What threads share, in every order of them: the same files of the program, with
+# other locks under them, so that nothing else is built anew.
+every_order() {
+    cargo test --test loom -- ${filter:+"$filter"}
 }
 
 # e2e THREADS ARGUMENT…: end-to-end tests. At the usual libtest settings each
@@ -294,6 +300,7 @@ if [ -z "$filter" ]; then
 fi
 step "build of all tests" cargo test --no-run || finish
 step "unit, scenario and layout tests" unit_tests
+step "every order of threads (loom)" every_order
 if [ -z "$quick" ]; then
     if [ -n "$filter" ]; then
         step "end to end: $filter" e2e 2 "$filter"

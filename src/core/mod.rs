@@ -21,6 +21,7 @@
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`log_limiter`], [`printable`] | values that everybody needs |
+//! | [`sync`] | locks and atomics that a test can put others in the place of |
 
 pub mod access;
 pub mod address;
@@ -56,6 +57,7 @@ pub mod replay_buffer;
 pub mod rtp;
 pub mod sdp;
 pub mod signature;
+pub mod sync;
 pub mod telephone_event;
 mod timeline;
 pub mod timestamp;

@@ -9,7 +9,7 @@
 //! | `control` | the control thread: every pjsip command is issued there |
 //! | `stack` | configuration and start of pjsua, teardown in order |
 //! | `shared` | what callbacks reach: slots, lines, counters |
-//! | `call_table` | the table of legs; C knows a leg only by slot and generation |
+//! | `call_table`, `slots` | the table of legs; C knows a leg only by slot and generation |
 //! | `callbacks` | every function that C calls about calls and registrations |
 //! | `bodies` | the module that keeps foreign session descriptions from pjsip |
 //! | `connections` | TCP and TLS connections to servers that are lost |
@@ -95,6 +95,7 @@ mod resolver;
 mod rtp_gate;
 mod sending;
 mod shared;
+mod slots;
 mod stack;
 mod strangers;
 mod text;
