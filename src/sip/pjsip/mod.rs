@@ -50,9 +50,9 @@
 //! - Under a lock of ours only what belongs to another room is asked, which never
 //!   calls back: the admission, the channels of a run, where servers are.
 //! - Callbacks never block: they look up, convert, `try_send`, count.
-//! - What pjsip lends to a callback becomes a handle there ([`Received`](received::Received),
-//!   [`Sending`](sending::Sending), [`Transaction`](transactions::Transaction)), whose
-//!   `new` is unsafe and says what is promised; everything after that is safe.
+//! - What pjsip lends to a callback becomes a handle there (`Received`, `Sending`,
+//!   `Transaction`), whose `new` is unsafe and says what is promised; everything after
+//!   that is safe.
 #![expect(
     unsafe_code,
     reason = "this is the room of the C interface; each block has its SAFETY note"
