@@ -220,6 +220,19 @@ every_order() {
     cargo test --test loom -- ${filter:+"$filter"}
 }
 
+# The core room's unit tests under Miri, each property with one case: a test runs some
+# hundred times slower there. Left out are those that call libopus, and those that
+# build tables of numbers or play minutes of audio.
+under_miri() {
+    local rooms=(address challenges ids info_digits media_streams reorder rtp telephone_event worker_message)
+    if ! cargo +nightly miri --version > /dev/null 2>&1; then
+        echo "not run: Miri is not installed (rustup component add miri rust-src --toolchain nightly)"
+        return
+    fi
+    CARGO_TARGET_DIR=target/miri MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=1 \
+        cargo +nightly miri test --lib -- "${rooms[@]/#/core::}"
+}
+
 # e2e THREADS ARGUMENT…: end-to-end tests. At the usual libtest settings each
 # test would get a core of its own; they are processes that share them.
 e2e() {
@@ -320,6 +333,7 @@ step "build of all tests" cargo test --no-run || finish
 step "unit, scenario and layout tests" unit_tests
 step "every order of threads (loom)" every_order
 if [ -z "$quick" ]; then
+    [ -n "$filter" ] || step "the core under Miri" under_miri
     if [ -n "$filter" ]; then
         step "end to end: $filter" e2e 2 "$filter"
         step "chaos: $filter" chaos "$filter"
