@@ -2,7 +2,7 @@
 # The one test command: everything that proves sipbridge, on a fresh Debian 12
 # with Rust and nothing else.
 #
-#   tests/run.sh             all of it, about 15 minutes on 2 cores from nothing
+#   tests/run.sh             all of it, about 25 minutes on 2 cores from nothing
 #   tests/run.sh --quick     formatting, lints, unit and scenario tests
 #   tests/run.sh NAME        only the tests whose name holds NAME, such as sipp:: or pacing::
 #   tests/run.sh --chaos [N] N rounds of chaos (20, half an hour), each from another seed, up
@@ -190,7 +190,7 @@ documentation() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --lib --document-private-items
 }
 
-# Test targets beside the end-to-end one, chaos and fuzz, as --test flags.
+# Test targets without a step of their own, as --test flags.
 other_targets() {
     local file
     for file in tests/*.rs; do
@@ -198,14 +198,39 @@ other_targets() {
     done
     for file in tests/*/main.rs; do
         file=$(basename "$(dirname "$file")")
-        [[ $file =~ ^(e2e|chaos|fuzz)$ ]] || printf -- '--test\n%s\n' "$file"
+        [[ $file =~ ^(e2e|chaos|fuzz|loom|pjsip)$ ]] || printf -- '--test\n%s\n' "$file"
     done
 }
 
+# Those of the real pjsip mostly wait, one at a time: they run beside the others.
 unit_tests() {
-    local targets
+    local targets pid code=0
     mapfile -t targets < <(other_targets)
-    cargo test --no-fail-fast --lib --bins --examples "${targets[@]}" -- ${filter:+"$filter"}
+    cargo test --no-fail-fast --test pjsip -- ${filter:+"$filter"} > "$logs/pjsip.log" 2>&1 &
+    pid=$!
+    cargo test --no-fail-fast --lib --bins --examples "${targets[@]}" -- ${filter:+"$filter"} || code=$?
+    wait "$pid" || code=$?
+    cat "$logs/pjsip.log"
+    return "$code"
+}
+
+# What threads share, in every order of them: the same files of the program, with
+# other locks under them, so that nothing else is built anew.
+every_order() {
+    cargo test --test loom -- ${filter:+"$filter"}
+}
+
+# The core room's unit tests under Miri, each property with one case: a test runs some
+# hundred times slower there. Left out are those that call libopus, and those that
+# build tables of numbers or play minutes of audio.
+under_miri() {
+    local rooms=(address challenges ids info_digits media_streams reorder rtp telephone_event worker_message)
+    if ! cargo +nightly miri --version > /dev/null 2>&1; then
+        echo "not run: Miri is not installed (rustup component add miri rust-src --toolchain nightly)"
+        return
+    fi
+    CARGO_TARGET_DIR=target/miri MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=1 \
+        cargo +nightly miri test --lib -- "${rooms[@]/#/core::}"
 }
 
 # e2e THREADS ARGUMENT…: end-to-end tests. At the usual libtest settings each
@@ -214,6 +239,18 @@ e2e() {
     local threads=$1
     shift
     cargo test --no-fail-fast --test e2e -- --test-threads "$threads" "$@"
+}
+
+# The demo's programs, built by what nobody else needs of the cores while tests
+# wait; finished before tests that look at milliseconds.
+build_demo() {
+    nice -n 19 cargo build --release --bin sipbridge --example worker --example caller --example heard \
+        > "$logs/demo-build.log" 2>&1
+}
+
+# await_build PID: the build that was begun as this process.
+await_build() {
+    wait "$1" || { tail -n 30 "$logs/demo-build.log"; return 1; }
 }
 
 nothing_is_left() {
@@ -294,15 +331,21 @@ if [ -z "$filter" ]; then
 fi
 step "build of all tests" cargo test --no-run || finish
 step "unit, scenario and layout tests" unit_tests
+step "every order of threads (loom)" every_order
 if [ -z "$quick" ]; then
+    [ -n "$filter" ] || step "the core under Miri" under_miri
     if [ -n "$filter" ]; then
         step "end to end: $filter" e2e 2 "$filter"
         step "chaos: $filter" chaos "$filter"
         step "fuzz: $filter" fuzz "$filter"
     else
+        build_demo &
+        demo=$!
         step "end to end: SIPp" e2e 2 sipp::
         step "end to end: Kamailio" e2e 2 trunk::
-        step "end to end: calls, audio, failures" e2e 2 --skip sipp:: --skip trunk:: --skip pacing:: --skip delayed::
+        step "end to end: calls, audio, failures" e2e 3 --skip sipp:: --skip trunk:: --skip pacing:: --skip delayed:: --skip memcheck::
+        step "the rest of the demo's build" await_build "$demo"
+        step "end to end: calls under valgrind" e2e 1 memcheck::
         # These look at milliseconds: one at a time.
         step "end to end: pacing" e2e 1 pacing:: delayed::
         step "chaos: one round" chaos

@@ -166,7 +166,9 @@ impl FallbackLeg {
     pub(super) fn end(&mut self, caller: &LegMedia) {
         self.calling = None;
         self.callee = None;
-        caller.port.lock().relay = None;
+        // Freed after the lock is released.
+        let relay = caller.port.lock().relay.take();
+        drop(relay);
     }
 }
 

@@ -21,6 +21,7 @@
 //! | [`access`] | who may talk SIP to us, and how much of it |
 //! | [`ring`], [`handover`] | what passes between a normal thread and a real-time one, neither of which waits |
 //! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`log_limiter`], [`printable`] | values that everybody needs |
+//! | [`sync`] | locks and atomics that a test can put others in the place of |
 
 pub mod access;
 pub mod address;
@@ -55,6 +56,7 @@ pub mod ring;
 pub mod rtp;
 pub mod sdp;
 pub mod signature;
+pub mod sync;
 pub mod telephone_event;
 pub mod timestamp;
 pub mod worker_message;

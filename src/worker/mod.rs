@@ -5,6 +5,7 @@
 //! | [`socket`] | [`WorkerSocket`]: one worker's WebSocket, made for a driver that selects over it |
 //! | [`received`] | [`Received`], [`Backpressure`], [`CloseReason`]: what a socket brings and how it ends |
 //! | [`direct_writer`] | [`DirectWriter`]: writes to a worker at once, past the socket's queue |
+//! | `direct_state`, `text_frame` | what it shares with the socket; how it writes a frame |
 //! | [`attach_table`] | [`AttachTable`] and [`Ticket`]: which call waits for a worker, and with which token |
 //! | [`accept`] | [`StreamServer`]: the listener of queue mode |
 //! | `request` | the HTTP request that opens a WebSocket, parsed and judged |
@@ -20,12 +21,14 @@
 pub mod accept;
 pub mod attach_table;
 pub mod dial;
+mod direct_state;
 pub mod direct_writer;
 pub mod error;
 pub mod received;
 mod request;
 pub mod socket;
 mod tcp;
+mod text_frame;
 mod timed_stream;
 mod upgrade;
 

@@ -13,6 +13,7 @@
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
 //! | `line_states` | what became of each line, for `sipbridge lines` and the API |
 //! | `leaks` | calls leave no descriptor and no thread behind |
+//! | `memcheck` | whole calls under valgrind: no memory is misused, none is lost |
 //! | `limits` | busy lines, a full bridge, calls a second, fair shares, a flood of INVITEs |
 //! | `locating` | where requests go by DNS, and when a server is away |
 //! | `metrics` | what Prometheus reads, and that it moves with calls |
@@ -78,6 +79,7 @@ mod line_states;
 mod locating;
 mod log_output;
 mod media;
+mod memcheck;
 mod metrics;
 #[expect(dead_code, reason = "other tests have it fall silent")]
 #[path = "../lib/name_server.rs"]

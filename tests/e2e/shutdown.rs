@@ -12,6 +12,15 @@ use crate::harness::peers::TrunkLine;
 use crate::harness::sdp::Offer;
 use crate::harness::{Bridge, Caller, Exit, Kamailio, Redis, SOON, Worker, soon, sound, until};
 
+/// Waits until a bridge whose calls keep it says that it drains.
+async fn drains(redis: &Redis) {
+    until(SOON, "it drains", async || {
+        let state: Option<String> = redis.query(&["GET", "bridge:node-e2e:state"]).await;
+        state.as_deref() == Some("draining")
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn term_ends_it_with_0_and_leaves_nothing() {
     let redis = Redis::start();
@@ -70,7 +79,7 @@ async fn calls_are_ended_with_bye_and_new_ones_refused() {
     let mut worker = Worker::serve(&redis).await;
     let asked = Instant::now();
     bridge.process.signal("TERM");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    drains(&redis).await;
     let mut late = Caller::invite(bridge.sip(), NUMBER, Offer::usual()).await;
     assert_eq!(late.final_response().await.status(), Some(503));
     // The call lives on while it may: the worker can still say goodbye.
@@ -95,7 +104,7 @@ async fn a_call_that_ends_in_time_ends_the_shutdown_early() {
     let _worker = Worker::serve(&redis).await;
     let asked = Instant::now();
     bridge.process.signal("TERM");
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    drains(&redis).await;
     call.bye().await;
     assert_eq!(bridge.exit(SOON).await, Exit { code: Some(0) });
     assert!(
@@ -111,7 +120,7 @@ async fn a_second_signal_ends_it_at_once() {
     let _call = Caller::connect(bridge.sip(), NUMBER).await;
     let _worker = Worker::serve(&redis).await;
     bridge.process.signal("TERM");
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    drains(&redis).await;
     assert!(bridge.process.is_running(), "the call is given its time");
     let second = Instant::now();
     bridge.process.signal("TERM");

@@ -352,13 +352,15 @@ async fn idle_connections_of_a_stranger_are_few_and_short() {
     let bridge = setup.args(&ws).start().await;
     let began = Instant::now();
     let mut idle: Vec<TcpStream> = (0..40).map(|_| connect(STRANGER, bridge.sip())).collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    idle.retain_mut(|stream| {
-        stream
-            .set_read_timeout(Some(Duration::from_millis(20)))
-            .unwrap();
-        !is_closed(stream)
-    });
+    for stream in &idle {
+        let soon = Some(Duration::from_millis(20));
+        stream.set_read_timeout(soon).unwrap();
+    }
+    until(SOON, "all but four are closed", async || {
+        idle.retain_mut(|stream| !is_closed(stream));
+        idle.len() <= 4
+    })
+    .await;
     assert_eq!(idle.len(), 4);
     assert_eq!(counted(&bridge, "connections").await, 36);
 
@@ -374,10 +376,11 @@ async fn idle_connections_of_a_stranger_are_few_and_short() {
         assert!(idle[0].write_all(b"OPT").is_ok(), "not yet");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    for stream in &mut idle {
-        assert!(is_closed(stream));
-    }
+    until(SOON, "they are closed", async || {
+        idle.retain_mut(|stream| !is_closed(stream));
+        idle.is_empty()
+    })
+    .await;
     assert_eq!(counted(&bridge, "incomplete").await, 4);
     assert!(!is_closed(&mut trunk), "a message came over it");
 }

@@ -1,4 +1,4 @@
-//! Fuzzing of the running program: seeded mutations of everything that it
+//! Fuzzing of the running program, and of its readers without it: seeded mutations of everything that it
 //! reads from the network, sent over real sockets, a good part of it within
 //! real calls. After each batch OPTIONS is answered; a whole call works, heard
 //! both ways; at the end memory, descriptors and ports are back; no sanitizer
@@ -20,6 +20,7 @@
 //! | `attack` | the run of one target |
 //! | `callee` | answers to calls that the bridge places |
 //! | `corpus` | seeds and kept findings |
+//! | `inside`, `readers` | what reads foreign bytes, called in this process |
 //! | `media` | RTP, RTCP, STUN |
 //! | `messages` | SIP messages over UDP, TCP and TLS |
 //! | `mutate`, `words` | what is done to good input |
@@ -47,11 +48,13 @@ mod corpus;
 )]
 #[path = "../e2e/harness/mod.rs"]
 mod harness;
+mod inside;
 mod media;
 mod messages;
 mod mutate;
 mod offers;
 mod peer;
+mod readers;
 mod streams;
 mod template;
 mod torture;
@@ -72,6 +75,8 @@ use std::time::Duration;
 use rand::RngExt;
 
 use attack::Target;
+use inside::Reader;
+use readers::READERS;
 
 /// How long each target is attacked unless minutes are given.
 const SHORT: Duration = Duration::from_secs(15);
@@ -83,6 +88,7 @@ const TARGETS: &[Target] = &[
     offers::INVITE,
     offers::REINVITE,
     offers::UPDATE,
+    offers::PRACK,
     offers::ACK,
     callee::CALLEE,
     media::RTP,
@@ -129,6 +135,9 @@ fn main() -> ExitCode {
         for target in TARGETS {
             println!("{}: test", target.name);
         }
+        for reader in READERS {
+            println!("{}: test", reader.name);
+        }
         println!("torture: test");
         return ExitCode::SUCCESS;
     }
@@ -162,6 +171,11 @@ fn run(wish: &Wish, seed: u64) -> (u32, u32) {
             results.extend(running.into_iter().map(|it| it.join().unwrap_or(false)));
         }
     }
+    // After the others: these leave them no time.
+    let time = wish
+        .minutes
+        .map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+    results.extend(read_all(wish, seed, time.unwrap_or(SHORT)));
     if wish.wants("torture") {
         let played = thread::spawn(|| runtime().block_on(torture::run())).join();
         let word = if played.is_ok() {
@@ -177,6 +191,26 @@ fn run(wish: &Wish, seed: u64) -> (u32, u32) {
         u32::try_from(passed).unwrap(),
         u32::try_from(results.len() - passed).unwrap(),
     )
+}
+
+/// Readers, side by side.
+fn read_all(wish: &Wish, seed: u64, time: Duration) -> Vec<bool> {
+    let wanted = READERS.iter().filter(|it| wish.wants(it.name));
+    let running: Vec<_> = wanted
+        .map(|reader| thread::spawn(move || read(reader, seed, time)))
+        .collect();
+    let join = |it: thread::JoinHandle<bool>| it.join().unwrap_or(false);
+    running.into_iter().map(join).collect()
+}
+
+/// Attacks one reader; whether nothing was found.
+fn read(reader: &Reader, seed: u64, time: Duration) -> bool {
+    let found = inside::attack(reader, seed, time);
+    match &found {
+        Ok(done) => println!("fuzz: {}: {done}", reader.name),
+        Err(finding) => println!("fuzz: {}: FAILED, SEED={seed}: {finding}", reader.name),
+    }
+    found.is_ok()
 }
 
 /// Attacks as many targets at a time as there are cores.
@@ -217,6 +251,24 @@ fn play(target: &'static Target, seed: u64, time: Duration) -> bool {
 
 fn replay(file: &PathBuf) -> (u32, u32) {
     let name = file.file_name().unwrap().to_string_lossy().into_owned();
+    if let Some(reader) = READERS
+        .iter()
+        .find(|it| name.starts_with(&format!("{}-", it.name)))
+    {
+        let inputs = corpus::read(&std::fs::read(file).unwrap());
+        let mut faults = inputs
+            .iter()
+            .filter_map(|it| inside::fault_of(reader, &it.bytes).err());
+        let fault = faults
+            .next()
+            .unwrap_or_else(|| "nothing is wrong".to_owned());
+        println!("fuzz: {name}: {fault}");
+        return if fault == "nothing is wrong" {
+            (1, 0)
+        } else {
+            (0, 1)
+        };
+    }
     let own = |it: &&Target| name.starts_with(&format!("{}-", it.name));
     let target = TARGETS.iter().find(own).expect("TARGET-SEED.case");
     let inputs = corpus::read(&std::fs::read(file).unwrap());

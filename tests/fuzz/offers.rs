@@ -1,4 +1,4 @@
-//! SDP that a caller sends: in the INVITE, in re-INVITE and UPDATE of a call
+//! SDP that a caller sends: in the INVITE, in re-INVITE, UPDATE and PRACK of a call
 //! that stands, and in the ACK that answers our own offer.
 
 use std::time::Duration;
@@ -18,6 +18,9 @@ pub const REINVITE: Target = target("reinvite", |_, seed| {
     Box::new(Offers::new(seed, "reinvite"))
 });
 pub const UPDATE: Target = target("update", |_, seed| Box::new(Offers::new(seed, "update")));
+/// A call that stands has no response left to acknowledge: the body is read, and the
+/// request refused.
+pub const PRACK: Target = target("prack", |_, seed| Box::new(Offers::new(seed, "prack")));
 pub const ACK: Target = target("ack", |_, seed| Box::new(Offers::new(seed, "ack")));
 
 /// A call takes so many new offers.
@@ -70,8 +73,10 @@ impl Offers {
             return;
         };
         // What was not understood had no answer: the call goes on.
-        if let Some(408 | 481) = peer.request(dialog, method, body) {
-            self.dialog = None;
+        match peer.request(dialog, method, body) {
+            Some(481) if method == "PRACK" => {}
+            Some(408 | 481) => self.dialog = None,
+            _ => {}
         }
     }
 }
@@ -87,6 +92,7 @@ impl Driver for Offers {
         match input.kind.as_str() {
             "invite" => offer(self.peers.take(world, true), &input.bytes),
             "ack" => answer_in_ack(self.peers.take(world, true), &input.bytes),
+            "prack" => self.renegotiate(world, "PRACK", &input.bytes),
             "reinvite" => self.renegotiate(world, "INVITE", &input.bytes),
             _ => self.renegotiate(world, "UPDATE", &input.bytes),
         }

@@ -201,7 +201,9 @@ fn wait_for<T>(mut poll: impl FnMut() -> Result<T, mpsc::error::TryRecvError>, w
             Ok(value) => return value,
             Err(mpsc::error::TryRecvError::Disconnected) => panic!("closed before {what}"),
             Err(mpsc::error::TryRecvError::Empty) => {
-                assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
+                if Instant::now() >= deadline {
+                    panic!("no {what} within {PATIENCE:?}; logged: {}", take_log());
+                }
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

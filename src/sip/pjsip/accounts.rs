@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::calls;
 use super::ffi;
+use super::plain::{boxed, zeroed};
 use super::registering;
 use super::shared::{Binding, Line, Lines, Shared, shared};
 use super::text::{self, PjStrings};
@@ -272,14 +273,13 @@ fn is_registered(shared: &Shared, account: i32) -> bool {
     if shared.wishes.is_open(account) {
         return true;
     }
-    // SAFETY: plain C data, valid as zeroes, that pjsua fills; it checks the id.
-    unsafe {
-        let mut info: ffi::pjsua_acc_info = std::mem::zeroed();
-        ffi::pjsua_acc_get_info(account, &raw mut info) == ffi::PJ_SUCCESS
-            && info.has_registration != ffi::FALSE
-            && info.expires > 0
-            && info.expires != c_uint::MAX
-    }
+    let mut info: ffi::pjsua_acc_info = zeroed();
+    // SAFETY: plain C data that pjsua fills; it checks the id.
+    let status = unsafe { ffi::pjsua_acc_get_info(account, &raw mut info) };
+    status == ffi::PJ_SUCCESS
+        && info.has_registration != ffi::FALSE
+        && info.expires > 0
+        && info.expires != c_uint::MAX
 }
 
 fn report(shared: &Shared, event: EngineEvent) {
@@ -328,11 +328,10 @@ fn with_settings<T>(
     then: impl FnOnce(&mut Settings) -> T,
 ) -> T {
     let mut lent = PjStrings::default();
-    // SAFETY: plain C data; pjsua's defaults make its list heads point into
-    // the box, which is not moved afterwards. Strings live until the account
-    // is added or modified, which copies them.
-    let mut settings: Settings = Box::new(unsafe { std::mem::zeroed() });
-    // SAFETY: as above.
+    let mut settings: Settings = boxed();
+    // SAFETY: plain C data; pjsua makes lists in it that point into the box, which is
+    // not moved afterwards. Strings live until the account is added or modified, which
+    // copies them.
     unsafe { ffi::pjsua_acc_config_default(&raw mut *settings) };
     identity(&mut settings, &mut lent, account);
     registration(&mut settings, config, account);

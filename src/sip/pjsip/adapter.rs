@@ -7,119 +7,29 @@
 //! pjsua destroys the adapter like any transport; its memory lives in a pool
 //! that the member's group lock frees when the last reference is gone, so a
 //! callback under way never sees freed memory.
-//!
-//! # Locks
-//! [`RtpGate`] holds its mutex while it sends through the member. It is taken in
-//! `attach2`, `detach` and `destroy`, before or after they call the member, and
-//! by whoever ends the leg ([`RtpGate::close`]): pjsua's callbacks, which may hold
-//! the locks of pjsua, the call and its dialog, and the control thread. None of
-//! them holds the member's locks then. The member's `send_rtp` takes the SRTP and
-//! socket locks below it, none of pjsua's, and calls nothing of ours. So the order
-//! is always pjsua, then gate, then member; no cycle.
 
 use std::ffi::{c_uint, c_void};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
+use super::addresses::{set_socket_address, socket_address, socket_address_at, socket_address_len};
 use super::call_table::{from_key, to_key};
-use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport};
+use super::ffi::{self, pj_pool_t, pj_status_t, pjmedia_transport, pjmedia_transport_op};
+use super::plain::zeroed;
+use super::rtp_gate::{PJ_ENOTSUP, operations};
 use super::shared::{guarded, guarded_leg};
-use super::{in_flight, outgoing, text, threads};
-use crate::core::media_link::{RtpSink, SinkError};
+use super::{in_flight, outgoing};
 
-/// pjlib's "not supported".
-const PJ_ENOTSUP: pj_status_t = 70_012;
-
-/// The RTP sink of one leg: open while a transport is attached.
-#[derive(Default)]
-pub struct RtpGate {
-    state: Mutex<State>,
-}
-
-/// What the gate's lock guards.
-#[derive(Default)]
-struct State {
-    member: Option<Member>,
-    /// The leg is over. An attach under way must not open the gate any more:
-    /// detach and destroy find no leg then, and could not close it.
-    over: bool,
-}
-
-/// A transport that is attached and not destroyed, as long as the gate that
-/// holds it says so.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Member(*mut pjmedia_transport);
-
-// SAFETY: the pointer is only used under the gate's mutex, and pjmedia's
-// send_rtp may be called from any registered thread.
-unsafe impl Send for Member {}
-
-impl RtpGate {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open(&self, member: *mut pjmedia_transport) {
-        let mut state = self.state();
-        if !state.over {
-            state.member = Some(Member(member));
-        }
-    }
-
-    /// Closes the gate for good; on return no send is under way.
-    pub fn close(&self) {
-        *self.state() = State {
-            member: None,
-            over: true,
-        };
-    }
-
-    /// Closes the gate if it leads to this transport.
-    fn close_to(&self, member: *mut pjmedia_transport) {
-        let mut state = self.state();
-        if state.member == Some(Member(member)) {
-            state.member = None;
-        }
-    }
-}
-
-impl RtpSink for RtpGate {
-    fn send(&self, packet: &[u8]) -> Result<(), SinkError> {
-        // The pacer waits for nobody: while the gate is being opened or closed, and
-        // only then, is the lock taken, and a packet may as well come too early or late.
-        let state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Err(SinkError::Closed),
-        };
-        let Some(Member(member)) = state.member else {
-            return Err(SinkError::Closed);
-        };
-        // Only now: an open gate means that pjlib is there to know the thread.
-        threads::register("rtp-sink");
-        // SAFETY: while the gate is open its member is attached and alive, and
-        // detach and destroy wait for this mutex; the thread is registered;
-        // the packet is readable for its length and copied by the transport.
-        let status = unsafe {
-            match (*(*member).op).send_rtp {
-                Some(send) => send(member, packet.as_ptr().cast(), packet.len()),
-                None => PJ_ENOTSUP,
-            }
-        };
-        match status {
-            ffi::PJ_SUCCESS => Ok(()),
-            status => Err(SinkError::Refused(status)),
-        }
-    }
-}
-
-/// What C sees. Written once, before C gets it; read-only afterwards, but for
-/// the atomic.
+/// What C sees: a transport of pjmedia, with what is ours behind it.
 #[repr(C)]
 struct Adapter {
     base: pjmedia_transport,
+    ours: Ours,
+}
+
+/// Written once, before C gets the adapter; read-only afterwards, but for the atomic.
+struct Ours {
     member: *mut pjmedia_transport,
     pool: *mut pj_pool_t,
     /// The leg, see [`to_key`].
@@ -130,7 +40,17 @@ struct Adapter {
     tapped: AtomicBool,
 }
 
-static OPERATIONS: ffi::pjmedia_transport_op = ffi::pjmedia_transport_op {
+/// What is ours of an adapter.
+///
+/// # Safety
+/// `adapter` must be one made by [`wrap`], whose group lock holds it for `'a`: C calls
+/// an operation or callback with its own adapter only, and holds it meanwhile.
+unsafe fn ours<'a>(adapter: *mut c_void) -> &'a Ours {
+    // SAFETY: the caller's promise; C writes to the base alone.
+    unsafe { &(*adapter.cast::<Adapter>()).ours }
+}
+
+static OPERATIONS: pjmedia_transport_op = pjmedia_transport_op {
     get_info: Some(get_info),
     attach: None,
     detach: Some(detach),
@@ -181,58 +101,56 @@ unsafe fn wrap(
     leg: u64,
     hides_keys: bool,
 ) -> Option<*mut pjmedia_transport> {
-    // SAFETY: the pool is pjsua's own, big enough for the struct by its
-    // growth; the struct is written whole before C sees it; the reference
-    // taken on the group lock is given back in `destroy`, and the handler
-    // frees the pool after the last reference.
-    unsafe {
-        let group_lock = (*member).grp_lock;
-        if group_lock.is_null() {
-            return None;
-        }
-        let pool = ffi::pjsua_pool_create(c"adapter".as_ptr(), 512, 512);
-        if pool.is_null() {
-            return None;
-        }
-        let adapter = ffi::pj_pool_alloc(pool, size_of::<Adapter>()).cast::<Adapter>();
-        if adapter.is_null() {
-            ffi::pj_pool_release(pool);
-            return None;
-        }
-        let mut base: pjmedia_transport = std::mem::zeroed();
-        base.name = (*member).name;
-        base.type_ = ffi::PJMEDIA_TRANSPORT_TYPE_USER;
-        base.op = (&raw const OPERATIONS).cast_mut();
-        base.grp_lock = group_lock;
-        adapter.write(Adapter {
-            base,
+    // SAFETY: the caller's promise; both are written once, when the member is made.
+    let name = unsafe { (*member).name };
+    // SAFETY: as above.
+    let group_lock = unsafe { (*member).grp_lock };
+    if group_lock.is_null() {
+        return None;
+    }
+    // SAFETY: pjsua is there while it calls back; null where there is no memory.
+    let pool = unsafe { ffi::pjsua_pool_create(c"adapter".as_ptr(), 512, 512) };
+    if pool.is_null() {
+        return None;
+    }
+    // SAFETY: just made, and nobody else knows of it; it grows to what is asked.
+    let adapter = unsafe { ffi::pj_pool_alloc(pool, size_of::<Adapter>()) }.cast::<Adapter>();
+    if adapter.is_null() {
+        // SAFETY: made above, and nothing lives in it.
+        unsafe { ffi::pj_pool_release(pool) };
+        return None;
+    }
+    let whole = Adapter {
+        base: pjmedia_transport {
+            name,
+            type_: ffi::PJMEDIA_TRANSPORT_TYPE_USER,
+            op: (&raw const OPERATIONS).cast_mut(),
+            grp_lock: group_lock,
+            ..zeroed()
+        },
+        ours: Ours {
             member,
             pool,
             leg,
             hides_keys,
             tapped: AtomicBool::new(false),
-        });
-        ffi::pj_grp_lock_add_ref(group_lock);
-        ffi::pj_grp_lock_add_handler(group_lock, pool, adapter.cast(), Some(free));
-        Some(adapter.cast())
-    }
+        },
+    };
+    // SAFETY: as many bytes were given, aligned for any C type, before C sees them.
+    unsafe { adapter.write(whole) };
+    // SAFETY: the member holds its lock; the reference is given back in `destroy`.
+    unsafe { ffi::pj_grp_lock_add_ref(group_lock) };
+    // SAFETY: as above; the handler frees the pool after the last reference.
+    unsafe { ffi::pj_grp_lock_add_handler(group_lock, pool, adapter.cast(), Some(free)) };
+    Some(adapter.cast())
 }
 
 /// Called by the group lock when nobody can reach the adapter any more.
 unsafe extern "C" fn free(adapter: *mut c_void) {
-    // SAFETY: the group lock passes the member given to add_handler; the pool
-    // is the adapter's own, so nothing of it is touched afterwards.
-    unsafe { ffi::pj_pool_release((*adapter.cast::<Adapter>()).pool) };
-}
-
-/// # Safety
-/// `transport` must be an adapter made by [`wrap`].
-unsafe fn parts(transport: *mut pjmedia_transport) -> (*mut pjmedia_transport, u64) {
-    // SAFETY: the caller's promise; both fields are read-only.
-    unsafe {
-        let adapter = transport.cast::<Adapter>();
-        ((*adapter).member, (*adapter).leg)
-    }
+    // SAFETY: the group lock passes what was given to add_handler.
+    let pool = unsafe { ours(adapter) }.pool;
+    // SAFETY: the adapter's own, so that nothing of it is touched afterwards.
+    unsafe { ffi::pj_pool_release(pool) };
 }
 
 unsafe extern "C" fn attach2(
@@ -240,33 +158,33 @@ unsafe extern "C" fn attach2(
     parameters: *mut ffi::pjmedia_transport_attach_param,
 ) -> pj_status_t {
     // SAFETY: C calls an operation with its own adapter.
-    let (member, leg) = unsafe { parts(transport) };
-    let leg = from_key(leg);
+    let ours = unsafe { ours(transport.cast()) };
+    let (member, leg) = (ours.member, from_key(ours.leg));
     guarded_leg("attach", leg, PJ_ENOTSUP, |shared| {
-        // SAFETY: the member lives as long as the adapter, and the parameter
-        // block is valid for the call; the block given to the member is a copy.
-        unsafe {
-            let Some(attach) = (*(*member).op).attach2 else {
-                return PJ_ENOTSUP;
-            };
-            let tapped = &(*transport.cast::<Adapter>()).tapped;
-            let is_audio = (*parameters).media_type == ffi::PJMEDIA_TYPE_AUDIO;
-            tapped.store(is_audio, Ordering::Release);
-            if !is_audio {
-                return attach(member, parameters);
-            }
-            let mut tap = tap_of(transport, &*parameters);
-            if let Some(destination) = shared.slots.rtp_destination(leg) {
-                send_to(&mut tap, destination);
-            }
-            let status = attach(member, &raw mut tap);
-            if status == ffi::PJ_SUCCESS
-                && let Some(gate) = shared.slots.gate(leg)
-            {
-                gate.open(member);
-            }
-            status
+        // SAFETY: the member lives as long as the adapter.
+        let Some(attach) = (unsafe { operations(member) }).attach2 else {
+            return PJ_ENOTSUP;
+        };
+        // SAFETY: the parameter block is valid for the call.
+        let given = unsafe { *parameters };
+        let is_audio = given.media_type == ffi::PJMEDIA_TYPE_AUDIO;
+        ours.tapped.store(is_audio, Ordering::Release);
+        if !is_audio {
+            // SAFETY: the member lives as long as the adapter; the block is C's own.
+            return unsafe { attach(member, parameters) };
         }
+        let mut tap = tap_of(transport, &given);
+        if let Some(destination) = shared.slots.rtp_destination(leg) {
+            send_to(&mut tap, destination);
+        }
+        // SAFETY: as above; the block given to the member is a copy, which it reads.
+        let status = unsafe { attach(member, &raw mut tap) };
+        if status == ffi::PJ_SUCCESS
+            && let Some(gate) = shared.slots.gate(leg)
+        {
+            gate.open(member);
+        }
+        status
     })
 }
 
@@ -290,57 +208,52 @@ fn tap_of(
 /// there reaches a caller behind a NAT.
 fn send_to(tap: &mut ffi::pjmedia_transport_attach_param, destination: SocketAddr) {
     let mut rtcp = destination;
-    // SAFETY: both addresses lie in the block, in full.
-    unsafe {
-        let announced = text::socket_address(&raw const tap.rem_addr);
-        let is_multiplexed =
-            announced.is_some() && announced == text::socket_address(&raw const tap.rem_rtcp);
-        if !is_multiplexed {
-            rtcp.set_port(destination.port().saturating_add(1));
-        }
-        text::set_socket_address(&raw mut tap.rem_addr, destination);
-        text::set_socket_address(&raw mut tap.rem_rtcp, rtcp);
+    let announced = socket_address(&tap.rem_addr);
+    let is_multiplexed = announced.is_some() && announced == socket_address(&tap.rem_rtcp);
+    if !is_multiplexed {
+        rtcp.set_port(destination.port().saturating_add(1));
     }
-    let family_len = text::socket_address_len(&tap.rem_addr);
-    tap.addr_len = family_len;
+    set_socket_address(&mut tap.rem_addr, destination);
+    set_socket_address(&mut tap.rem_rtcp, rtcp);
+    tap.addr_len = socket_address_len(&tap.rem_addr);
 }
 
 unsafe extern "C" fn detach(transport: *mut pjmedia_transport, user_data: *mut c_void) {
     // SAFETY: C calls an operation with its own adapter.
-    let (member, leg) = unsafe { parts(transport) };
-    close_gate(leg, member);
-    // SAFETY: the member lives as long as the adapter is not destroyed. It is
-    // given what was attached to it: it may compare the two.
-    unsafe {
-        let tapped = (*transport.cast::<Adapter>())
-            .tapped
-            .load(Ordering::Acquire);
-        let attached = if tapped { transport.cast() } else { user_data };
-        if let Some(detach) = (*(*member).op).detach {
-            detach(member, attached);
-        }
+    let ours = unsafe { ours(transport.cast()) };
+    let member = ours.member;
+    close_gate(ours.leg, member);
+    // It is given what was attached to it: it may compare the two.
+    let tapped = ours.tapped.load(Ordering::Acquire);
+    let attached = if tapped { transport.cast() } else { user_data };
+    // SAFETY: the member lives as long as the adapter is not destroyed.
+    if let Some(detach) = unsafe { operations(member) }.detach {
+        // SAFETY: as above.
+        unsafe { detach(member, attached) };
     }
 }
 
 unsafe extern "C" fn destroy(transport: *mut pjmedia_transport) -> pj_status_t {
     // SAFETY: C calls an operation with its own adapter.
-    let (member, leg) = unsafe { parts(transport) };
+    let ours = unsafe { ours(transport.cast()) };
+    let (member, leg) = (ours.member, from_key(ours.leg));
     // Order: stop our own sending, then the member, then our reference; the
     // group lock frees the memory once no callback runs.
-    close_gate(leg, member);
-    let leg = from_key(leg);
+    close_gate(ours.leg, member);
     guarded_leg("destroy", leg, (), |shared| shared.slots.abandon(leg));
-    // SAFETY: pjsua destroys an adapter once; CLOSE_MEMBER makes the member
-    // ours to destroy; the group lock is alive until our reference is gone.
-    unsafe {
-        let group_lock = (*transport).grp_lock;
-        let status = match (*(*member).op).destroy {
-            Some(destroy) => destroy(member),
-            None => PJ_ENOTSUP,
-        };
-        ffi::pj_grp_lock_dec_ref(group_lock);
-        status
-    }
+    // SAFETY: C calls an operation with its own adapter, which is alive.
+    let group_lock = unsafe { (*transport).grp_lock };
+    // SAFETY: the member lives until it is destroyed here.
+    let destroy = unsafe { operations(member) }.destroy;
+    let status = destroy.map_or(PJ_ENOTSUP, |destroy| {
+        // SAFETY: pjsua destroys an adapter once; CLOSE_MEMBER makes the member ours to
+        // destroy.
+        unsafe { destroy(member) }
+    });
+    // SAFETY: the lock is alive until the reference that `wrap` took is gone; nothing of
+    // the adapter is touched afterwards.
+    unsafe { ffi::pj_grp_lock_dec_ref(group_lock) };
+    status
 }
 
 fn close_gate(leg: u64, member: *mut pjmedia_transport) {
@@ -363,23 +276,22 @@ unsafe extern "C" fn on_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
 /// # Safety
 /// As for [`on_rtp`]: `parameters` must be the transport's block.
 unsafe fn take_rtp(parameters: *mut ffi::pjmedia_tp_cb_param) {
-    // SAFETY: the transport passes a block valid for the call, with our adapter
-    // as user data (null once detached), `size` readable bytes or a negative
-    // error, and the source's address or null.
-    let (leg, bytes, source) = unsafe {
-        let parameters = &*parameters;
-        let size = usize::try_from(parameters.size).unwrap_or(0);
-        if parameters.user_data.is_null() || parameters.pkt.is_null() || size == 0 {
-            return;
-        }
-        let source = text::socket_address(parameters.src_addr);
-        if source.is_none() && !parameters.src_addr.is_null() {
-            return;
-        }
-        let leg = from_key((*parameters.user_data.cast::<Adapter>()).leg);
-        let bytes = std::slice::from_raw_parts(parameters.pkt.cast::<u8>(), size);
-        (leg, bytes, source)
-    };
+    // SAFETY: the transport passes a block valid for the call.
+    let block = unsafe { &*parameters };
+    // Its size is an error where it is negative; without user data it was detached.
+    let size = usize::try_from(block.size).unwrap_or(0);
+    if block.user_data.is_null() || block.pkt.is_null() || size == 0 {
+        return;
+    }
+    // SAFETY: null or the address of the packet's source, as long as its family says.
+    let source = unsafe { socket_address_at(block.src_addr) };
+    if source.is_none() && !block.src_addr.is_null() {
+        return;
+    }
+    // SAFETY: what `tap_of` gave as user data; the transport holds it during the call.
+    let leg = from_key(unsafe { ours(block.user_data) }.leg);
+    // SAFETY: as many bytes as the block says, readable during the call.
+    let bytes = unsafe { std::slice::from_raw_parts(block.pkt.cast::<u8>(), size) };
     let follow = guarded_leg("rtp", leg, false, |shared| {
         let delivery = shared.slots.deliver(leg, bytes, source, Instant::now());
         shared.count_rtp(leg, delivery.outcome);
@@ -399,24 +311,28 @@ unsafe extern "C" fn encode_sdp(
     remote: *const ffi::pjmedia_sdp_session,
     media: c_uint,
 ) -> pj_status_t {
-    // SAFETY: C calls an operation with its own adapter, whose member lives as
-    // long; the session is C's own and has a line of that number.
-    unsafe {
-        let (member, _) = parts(transport);
-        let status = match (*(*member).op).encode_sdp {
-            Some(encode) => encode(member, pool, local, remote, media),
-            None => PJ_ENOTSUP,
-        };
-        let hides_keys = (*transport.cast::<Adapter>()).hides_keys && remote.is_null();
-        let lines = &(*local).media;
-        let line = usize::try_from(media).ok().and_then(|at| lines.get(at));
-        if let (ffi::PJ_SUCCESS, true, Some(line)) = (status, hides_keys, line)
-            && media < (*local).media_count
-        {
-            ffi::pjmedia_sdp_media_remove_all_attr(*line, c"crypto".as_ptr());
-        }
-        status
+    // SAFETY: C calls an operation with its own adapter.
+    let ours = unsafe { ours(transport.cast()) };
+    let member = ours.member;
+    // SAFETY: the member lives as long as the adapter.
+    let Some(encode) = (unsafe { operations(member) }).encode_sdp else {
+        return PJ_ENOTSUP;
+    };
+    // SAFETY: as above; the arguments are C's own.
+    let status = unsafe { encode(member, pool, local, remote, media) };
+    if status != ffi::PJ_SUCCESS || !ours.hides_keys || !remote.is_null() {
+        return status;
     }
+    // SAFETY: the session is C's own, and lives during the call.
+    let session = unsafe { &*local };
+    let line = usize::try_from(media)
+        .ok()
+        .and_then(|at| session.media.get(at));
+    if let Some(line) = line.filter(|_| media < session.media_count) {
+        // SAFETY: a line of the session, since it has more than that number.
+        unsafe { ffi::pjmedia_sdp_media_remove_all_attr(*line, c"crypto".as_ptr()) };
+    }
+    status
 }
 
 /// What the stream wants to send is not ours to send.
@@ -432,15 +348,14 @@ unsafe extern "C" fn swallow_rtp(
 macro_rules! pass_on {
     ($($name:ident($($argument:ident: $type:ty),*);)*) => {$(
         unsafe extern "C" fn $name(transport: *mut pjmedia_transport $(, $argument: $type)*) -> pj_status_t {
-            // SAFETY: C calls an operation with its own adapter, whose member
-            // lives as long; the arguments are C's own.
-            unsafe {
-                let (member, _) = parts(transport);
-                match (*(*member).op).$name {
-                    Some(operation) => operation(member $(, $argument)*),
-                    None => PJ_ENOTSUP,
-                }
-            }
+            // SAFETY: C calls an operation with its own adapter.
+            let member = unsafe { ours(transport.cast()) }.member;
+            // SAFETY: the member lives as long as the adapter.
+            let operation = unsafe { operations(member) }.$name;
+            operation.map_or(PJ_ENOTSUP, |operation| {
+                // SAFETY: as above; the arguments are C's own.
+                unsafe { operation(member $(, $argument)*) }
+            })
         }
     )*};
 }
@@ -453,29 +368,4 @@ pass_on! {
     media_start(pool: *mut pj_pool_t, local: *const ffi::pjmedia_sdp_session, remote: *const ffi::pjmedia_sdp_session, media: c_uint);
     media_stop();
     simulate_lost(direction: ffi::pjmedia_dir, percent: c_uint);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gate_of_a_leg_that_is_over_stays_closed() {
-        let transport = std::ptr::dangling_mut::<pjmedia_transport>();
-        let is_open = |gate: &RtpGate| gate.state().member.is_some();
-        let gate = RtpGate::default();
-        gate.open(transport);
-        assert!(is_open(&gate));
-        gate.close_to(transport.wrapping_add(1));
-        assert!(is_open(&gate), "another transport");
-        gate.close_to(transport);
-        assert!(!is_open(&gate));
-        gate.open(transport);
-        assert!(is_open(&gate), "after a re-INVITE");
-        gate.close();
-        // An attach that found the leg before it ended comes now.
-        gate.open(transport);
-        assert!(!is_open(&gate));
-        assert_eq!(gate.send(&[0; 12]), Err(SinkError::Closed));
-    }
 }

@@ -1,21 +1,20 @@
-//! The table of legs. A leg's slot is its pjsua call id; its generation rises
-//! each time the slot is given out, so that whatever comes late for an older
-//! leg finds another generation and does nothing.
+//! The table of legs. A leg's slot is its pjsua call id; see [`Slots`] for how ids of
+//! legs that are over stay dead.
 //!
-//! Two locks per slot: `call` for what changes per event, `media` for what
-//! each RTP packet needs. Nothing of pjsip is called while one is held, and no
-//! other lock is taken, but that a leg's media is made under its `call`.
+//! Nothing of pjsip is called while a lock of a slot is held, and no other lock is
+//! taken.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::access::{Caller, Unacknowledged};
-use super::adapter::RtpGate;
+use super::rtp_gate::RtpGate;
+use super::slots::Slots;
 use crate::core::ids::{LegId, LineId};
 use crate::core::media_link::MediaFormat;
 use crate::sip::engine::{LEG_QUEUE_EVENTS, LegEnd, LegEvent};
@@ -70,22 +69,9 @@ pub struct Delivery {
 
 /// All slots.
 pub struct CallTable {
-    slots: Box<[Slot]>,
-    live: AtomicUsize,
+    slots: Slots<Leg, Media>,
     /// Whether anybody's RTP may be latched ([`Latch::Any`]).
     latches_any: AtomicBool,
-}
-
-#[derive(Default)]
-struct Slot {
-    call: Mutex<Call>,
-    media: Mutex<Media>,
-}
-
-#[derive(Default)]
-struct Call {
-    generation: u32,
-    leg: Option<Leg>,
 }
 
 /// A leg from the creation of its media or its INVITE to its end.
@@ -121,9 +107,9 @@ enum Transfer {
     Ended(Instant),
 }
 
-#[derive(Default)]
+/// What each RTP packet needs.
 struct Media {
-    generation: u32,
+    /// `None` once nothing is let in any more.
     rtp: Option<RtpSender>,
     intake: RtpIntake,
 }
@@ -132,8 +118,7 @@ impl CallTable {
     /// A table of `count` empty slots.
     pub fn new(count: usize) -> Self {
         Self {
-            slots: (0..count).map(|_| Slot::default()).collect(),
-            live: AtomicUsize::new(0),
+            slots: Slots::new(count),
             latches_any: AtomicBool::new(false),
         }
     }
@@ -146,23 +131,18 @@ impl CallTable {
 
     /// How many legs there are.
     pub fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        self.slots.live()
     }
 
     /// The leg of a pjsua call, opened where there is none yet.
     pub fn ensure_open(&self, index: i32) -> Option<LegId> {
-        let (index, slot) = self.slot(index)?;
-        let mut call = lock(&slot.call);
-        if call.leg.is_some() {
-            return Some(LegId {
-                index,
-                generation: call.generation,
-            });
-        }
+        self.slots.ensure_open(index, || self.new_leg())
+    }
+
+    fn new_leg(&self) -> (Leg, Media) {
         let (events, event_receiver) = mpsc::channel(LEG_QUEUE_EVENTS + 1);
         let (rtp, rtp_receiver) = rtp_channel();
-        call.generation = call.generation.wrapping_add(1).max(1);
-        call.leg = Some(Leg {
+        let leg = Leg {
             receivers: Some((event_receiver, rtp_receiver)),
             last_place: events.clone().try_reserve_owned().ok(),
             events,
@@ -174,66 +154,44 @@ impl CallTable {
             reinviting: false,
             caller: None,
             unacknowledged: None,
-        });
-        let generation = call.generation;
+        };
         let latch = if self.latches_any.load(Ordering::Relaxed) {
             Latch::Any
         } else {
             Latch::Peer
         };
-        // Before anybody can know the leg, so that nothing told of its media is lost.
-        *lock(&slot.media) = Media {
-            generation,
+        let media = Media {
             rtp: Some(rtp),
             intake: RtpIntake::new(latch),
         };
-        drop(call);
-        self.live.fetch_add(1, Ordering::Relaxed);
-        Some(LegId { index, generation })
+        (leg, media)
     }
 
     /// The leg of a pjsua call, where there is one.
     pub fn current(&self, index: i32) -> Option<LegId> {
-        let (index, slot) = self.slot(index)?;
-        let call = lock(&slot.call);
-        call.leg.as_ref().map(|_| LegId {
-            index,
-            generation: call.generation,
-        })
+        self.slots.current(index)
     }
 
     /// Every leg that its driver knows of.
     pub fn announced(&self) -> Vec<LegId> {
-        let legs = (0_u32..)
-            .zip(self.slots.iter())
-            .filter_map(|(index, slot)| {
-                let call = lock(&slot.call);
-                let told = call.leg.as_ref().is_some_and(|leg| leg.receivers.is_none());
-                told.then_some(LegId {
-                    index,
-                    generation: call.generation,
-                })
-            });
-        legs.collect()
+        self.slots.which(|leg| leg.receivers.is_none())
     }
 
     /// Legs whose driver has gone away without a word.
     pub fn orphans(&self) -> Vec<LegId> {
-        let mut legs = self.announced();
-        legs.retain(|leg| self.with(*leg, |leg| leg.events.is_closed()) == Some(true));
-        legs
+        let is_left = |leg: &Leg| leg.receivers.is_none() && leg.events.is_closed();
+        self.slots.which(is_left)
     }
 
     /// Every leg there is.
     pub fn all(&self) -> Vec<LegId> {
-        let indices = 0..i32::try_from(self.slots.len()).unwrap_or(i32::MAX);
-        indices.filter_map(|index| self.current(index)).collect()
+        self.slots.which(|_| true)
     }
 
     /// The lines that have legs.
     pub fn busy_lines(&self) -> HashSet<LineId> {
-        let of = |slot: &Slot| lock(&slot.call).leg.as_ref()?.line.clone();
-        self.slots.iter().filter_map(of).collect()
+        let legs = self.all().into_iter();
+        legs.filter_map(|leg| self.line(leg)).collect()
     }
 
     /// Binds a leg to its line and hands out its receivers, once.
@@ -272,12 +230,7 @@ impl CallTable {
 
     /// Runs `act` on a leg, unless it is over.
     fn with<T>(&self, leg: LegId, act: impl FnOnce(&mut Leg) -> T) -> Option<T> {
-        let slot = self.slots.get(usize::try_from(leg.index).ok()?)?;
-        let mut call = lock(&slot.call);
-        if call.generation != leg.generation {
-            return None;
-        }
-        call.leg.as_mut().map(act)
+        self.slots.with(leg, act)
     }
 
     /// Whether a leg is alive.
@@ -369,21 +322,9 @@ impl CallTable {
     /// Ends a leg: its last event goes out, both channels and the gate close.
     /// What [`note_ending`](Self::note_ending) said goes before `end`.
     pub fn end(&self, leg: LegId, end: Option<LegEnd>) {
-        let Some(slot) = usize::try_from(leg.index)
-            .ok()
-            .and_then(|index| self.slots.get(index))
-        else {
+        let Some(ended) = self.slots.take(leg) else {
             return;
         };
-        let mut call = lock(&slot.call);
-        if call.generation != leg.generation {
-            return;
-        }
-        let Some(ended) = call.leg.take() else {
-            return;
-        };
-        drop(call);
-        self.live.fetch_sub(1, Ordering::Relaxed);
         self.deafen(leg);
         ended.gate.close();
         if let (Some(place), Some(end)) = (ended.last_place, ended.ending.or(end)) {
@@ -453,21 +394,8 @@ impl CallTable {
 
     /// Runs `act` on the media of a leg, unless it is over.
     fn with_media<T>(&self, leg: LegId, act: impl FnOnce(&mut Media) -> T) -> Option<T> {
-        let slot = self.slots.get(usize::try_from(leg.index).ok()?)?;
-        let mut media = lock(&slot.media);
-        (media.generation == leg.generation).then(|| act(&mut media))
+        self.slots.with_media(leg, act)
     }
-
-    fn slot(&self, index: i32) -> Option<(u32, &Slot)> {
-        let index = u32::try_from(index).ok()?;
-        let slot = self.slots.get(usize::try_from(index).ok()?)?;
-        Some((index, slot))
-    }
-}
-
-/// A panic elsewhere while a slot was locked leaves plain values behind.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A leg as C's user data.

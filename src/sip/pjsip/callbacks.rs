@@ -5,17 +5,21 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::time::Duration;
 
 use super::adapter;
+use super::addresses::socket_address;
 use super::calls;
 use super::connections;
 use super::credentials;
 use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
+use super::invite_filter::called;
 use super::invite_headers::InviteHeaders;
 use super::outgoing;
+use super::received::Received;
 use super::registering;
 use super::requests;
 use super::shared::{Shared, guarded};
 use super::strangers;
 use super::text;
+use super::transactions::{StateChange, Transaction};
 use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::sip::engine::{EndedBy, EngineEvent, IncomingCall, LegEnd, LegEvent, Registration};
@@ -45,9 +49,10 @@ unsafe extern "C" fn on_incoming_call(
     rdata: *mut ffi::pjsip_rx_data,
 ) {
     guarded("incoming_call", Some(call), (), |shared| {
-        // SAFETY: pjsua passes the INVITE, parsed, for the time of the call.
-        let told = unsafe { announce(shared, account, call, rdata) };
-        if let Err(status) = told {
+        // SAFETY: pjsua passes the INVITE, parsed, which no other thread touches during
+        // the call.
+        let invite = unsafe { Received::new(rdata) };
+        if let Err(status) = announce(shared, account, call, invite) {
             calls::end_without_leg(shared, call, status);
         }
     });
@@ -56,20 +61,8 @@ unsafe extern "C" fn on_incoming_call(
 /// The line of an INVITE that pjsua gave to an account. Where our own choice is
 /// another by now, since lines change, or none, pjsua has guessed: better no
 /// line than the wrong one.
-///
-/// # Safety
-/// `rdata` must be a parsed request.
-unsafe fn line_called(
-    shared: &Shared,
-    account: pjsua_acc_id,
-    rdata: *mut ffi::pjsip_rx_data,
-) -> Option<LineId> {
-    // SAFETY: the caller's promise.
-    let (uri, to) = unsafe {
-        let info = &(*rdata).msg_info;
-        let uri = text::uri_parts((*info.msg).line.req.uri.cast());
-        (uri, text::uri_parts((*info.to).uri.cast()))
-    };
+fn line_called(shared: &Shared, account: pjsua_acc_id, invite: Received<'_>) -> Option<LineId> {
+    let (uri, to) = called(invite);
     shared.with_lines(|lines| {
         let ours = lines.table.find(&uri, &to)?;
         let theirs = lines.by_account.get(&account)?;
@@ -78,25 +71,20 @@ unsafe fn line_called(
 }
 
 /// Tells the engine's owner of a call; else the status to refuse it with.
-///
-/// # Safety
-/// `rdata` must be a parsed request.
-unsafe fn announce(
+fn announce(
     shared: &Shared,
     account: pjsua_acc_id,
     call: pjsua_call_id,
-    rdata: *mut ffi::pjsip_rx_data,
+    invite: Received<'_>,
 ) -> Result<(), c_uint> {
-    // SAFETY: the caller's promise.
-    let line = unsafe { line_called(shared, account, rdata) };
+    let line = line_called(shared, account, invite);
     let leg = shared.slots.ensure_open(call).ok_or(503_u32)?;
     let Some(line) = line else {
         shared.slots.abandon(leg);
         return Err(404);
     };
     let (events, rtp) = shared.slots.announce(leg, line.clone()).ok_or(500_u32)?;
-    // SAFETY: the caller's promise.
-    if let Some(caller) = unsafe { strangers::caller(shared, rdata) } {
+    if let Some(caller) = strangers::caller(shared, invite) {
         shared.slots.note_caller(leg, caller);
         // Of a stranger even a call that rings holds a place.
         if !caller.is_known {
@@ -104,24 +92,19 @@ unsafe fn announce(
             shared.slots.note_unacknowledged(leg, Some(held));
         }
     }
-    // SAFETY: From, To and Call-ID are there in every request that pjsip lets
-    // through; the message does not change during the call.
-    let incoming = unsafe {
-        let info = &(*rdata).msg_info;
-        let peer = text::socket_address(&raw const (*rdata).pkt_info.src_addr).ok_or(500_u32)?;
-        let from_trunk = shared.is_trunk(&line, peer);
-        let headers = InviteHeaders::read(rdata);
-        IncomingCall {
-            leg,
-            line,
-            sip_call_id: text::to_string(&(*info.cid).id),
-            caller: Caller::read(&headers.identity, from_trunk),
-            to: Private::new(text::uri_parts((*info.to).uri.cast()).user),
-            headers: headers.handed_on,
-            peer,
-            events,
-            rtp,
-        }
+    let peer = invite.source().ok_or(500_u32)?;
+    let from_trunk = shared.is_trunk(&line, peer);
+    let headers = InviteHeaders::read(invite);
+    let incoming = IncomingCall {
+        leg,
+        line,
+        sip_call_id: invite.call_id(),
+        caller: Caller::read(&headers.identity, from_trunk),
+        to: Private::new(called(invite).1.user),
+        headers: headers.handed_on,
+        peer,
+        events,
+        rtp,
     };
     shared.slots.note_peer(leg, incoming.peer.ip());
     shared
@@ -170,9 +153,10 @@ unsafe extern "C" fn on_call_state(call: pjsua_call_id, event: *mut ffi::pjsip_e
                 shared.emit(leg, LegEvent::Established);
             }
             ffi::PJSIP_INV_STATE_DISCONNECTED => {
-                // SAFETY: pjsua passes the event that led to the state; the
-                // status text is in `info` itself.
-                let end = unsafe { how_it_ended(event, &info) };
+                // SAFETY: pjsua passes the event that led to the state, with the lock
+                // of its transaction held, or null.
+                let change = unsafe { StateChange::of(event) };
+                let end = how_it_ended(change, &info);
                 shared.slots.end(leg, Some(end));
             }
             _ => {}
@@ -180,28 +164,21 @@ unsafe extern "C" fn on_call_state(call: pjsua_call_id, event: *mut ffi::pjsip_e
     });
 }
 
-/// # Safety
-/// `event` must be null or pjsua's event for this state; `info` of the same call.
-unsafe fn how_it_ended(event: *mut ffi::pjsip_event, info: &ffi::pjsua_call_info) -> LegEnd {
-    // SAFETY: the tag says which member of the union is filled; a transaction
-    // event carries its transaction and says what changed it.
-    let led_by = unsafe {
-        (!event.is_null() && (*event).type_ == ffi::PJSIP_EVENT_TSX_STATE)
-            .then(|| (*event).body.tsx_state)
-            .filter(|state| !state.tsx.is_null())
-            .map(|state| ((*state.tsx).role, (*state.tsx).method.id, state.type_))
-    };
+/// `info` is of the same call as the change that ended it.
+fn how_it_ended(change: Option<StateChange<'_>>, info: &ffi::pjsua_call_info) -> LegEnd {
+    let led_by = change.and_then(|change| {
+        let tsx = change.transaction()?;
+        Some((tsx.is_server(), tsx.method(), change.cause()))
+    });
     // SAFETY: the text points into pjsua's call or a static table.
     let reason = unsafe { text::to_string(&info.last_status_text) };
     let status = u16::try_from(info.last_status).unwrap_or(500);
     let (by, status) = match led_by {
-        Some((ffi::PJSIP_ROLE_UAS, ffi::PJSIP_BYE_METHOD, _)) => (EndedBy::Remote, 200),
-        Some((ffi::PJSIP_ROLE_UAS, ffi::PJSIP_CANCEL_METHOD, _)) => (EndedBy::Remote, 487),
-        Some((ffi::PJSIP_ROLE_UAS, ..)) if status == 487 => (EndedBy::Remote, 487),
+        Some((true, ffi::PJSIP_BYE_METHOD, _)) => (EndedBy::Remote, 200),
+        Some((true, ffi::PJSIP_CANCEL_METHOD, _)) => (EndedBy::Remote, 487),
+        Some((true, ..)) if status == 487 => (EndedBy::Remote, 487),
         // The callee's own word; a timeout or a broken transport is none.
-        Some((ffi::PJSIP_ROLE_UAC, ffi::PJSIP_INVITE_METHOD, ffi::PJSIP_EVENT_RX_MSG))
-            if status >= 300 =>
-        {
+        Some((false, ffi::PJSIP_INVITE_METHOD, ffi::PJSIP_EVENT_RX_MSG)) if status >= 300 => {
             (EndedBy::Remote, status)
         }
         _ => (EndedBy::Failure, status),
@@ -217,15 +194,13 @@ unsafe extern "C" fn on_stream_precreate(
         let Some(leg) = shared.slots.current(call) else {
             return;
         };
-        // SAFETY: the block is valid for the call; its type says which member
-        // of the union is filled.
-        unsafe {
-            let info = &(*parameters).stream_info;
-            if info.type_ == ffi::PJMEDIA_TYPE_AUDIO {
-                let audio = &raw const info.info.aud;
-                let from = text::socket_address(&raw const (*audio).rem_addr);
-                shared.slots.expect_rtp(leg, from, payload_types(&*audio));
-            }
+        // SAFETY: the block is valid for the call.
+        let info = unsafe { &(*parameters).stream_info };
+        if info.type_ == ffi::PJMEDIA_TYPE_AUDIO {
+            // SAFETY: the type says that this member of the union is filled.
+            let audio = unsafe { &info.info.aud };
+            let from = socket_address(&audio.rem_addr);
+            shared.slots.expect_rtp(leg, from, payload_types(audio));
         }
     });
 }
@@ -268,54 +243,39 @@ unsafe extern "C" fn on_call_tsx_state(
     event: *mut ffi::pjsip_event,
 ) {
     guarded("call_tsx_state", Some(call), (), |shared| {
-        // SAFETY: pjsua passes a live transaction; a transaction event that
-        // came from a message carries that message.
-        unsafe {
-            note_peer(shared, call, tsx, event);
-            credentials::mark_dialog(&shared.policies, call, tsx);
-            if (*tsx).role == ffi::PJSIP_ROLE_UAC
-                && (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
-                && (*tsx).state >= ffi::PJSIP_TSX_STATE_COMPLETED
-                && (*event).body.tsx_state.prev_state < ffi::PJSIP_TSX_STATE_COMPLETED as c_int
-            {
-                take_invite_answer(shared, call, (*tsx).status_code);
-            }
-            if (*tsx).role == ffi::PJSIP_ROLE_UAS
-                && (*tsx).state == ffi::PJSIP_TSX_STATE_TRYING
-                && (*event).body.tsx_state.type_ == ffi::PJSIP_EVENT_RX_MSG
-            {
-                requests::take(shared, call, tsx, (*event).body.tsx_state.src.rdata);
-            }
+        // SAFETY: pjsua passes a live transaction, with its lock held.
+        let tsx = unsafe { Transaction::new(tsx) };
+        // SAFETY: the event is the one that changed it, and lives during the call.
+        let Some(change) = (unsafe { StateChange::of(event) }) else {
+            return;
+        };
+        note_peer(shared, call, tsx, change);
+        credentials::mark_dialog(&shared.policies, call, tsx);
+        if !tsx.is_server()
+            && tsx.method() == ffi::PJSIP_INVITE_METHOD
+            && tsx.state() >= ffi::PJSIP_TSX_STATE_COMPLETED
+            && change.state_before() < ffi::PJSIP_TSX_STATE_COMPLETED as c_int
+        {
+            take_invite_answer(shared, call, tsx.status());
+        }
+        if tsx.is_server()
+            && tsx.state() == ffi::PJSIP_TSX_STATE_TRYING
+            && let Some(request) = change.received()
+        {
+            requests::take(shared, call, tsx, request);
         }
     });
 }
 
 /// Notes where messages come from that may carry SDP: behind a NAT the other
 /// side's RTP comes from there, whatever the SDP says.
-///
-/// # Safety
-/// `tsx` must be a live transaction, `event` what changed its state.
-unsafe fn note_peer(
-    shared: &Shared,
-    call: pjsua_call_id,
-    tsx: *mut ffi::pjsip_transaction,
-    event: *mut ffi::pjsip_event,
-) {
-    // SAFETY: the caller's promise; an event that came from a message carries
-    // that message.
-    unsafe {
-        let state = (*event).body.tsx_state;
-        let carries_sdp = (*tsx).method.id == ffi::PJSIP_INVITE_METHOD
-            || text::to_string(&(*tsx).method.name) == "UPDATE";
-        if !carries_sdp || state.type_ != ffi::PJSIP_EVENT_RX_MSG {
-            return;
-        }
-        let source = &raw const (*state.src.rdata).pkt_info.src_addr;
-        if let Some(source) = text::socket_address(source)
-            && let Some(leg) = shared.slots.current(call)
-        {
-            shared.slots.note_peer(leg, source.ip());
-        }
+fn note_peer(shared: &Shared, call: pjsua_call_id, tsx: Transaction<'_>, change: StateChange<'_>) {
+    let carries_sdp = tsx.method() == ffi::PJSIP_INVITE_METHOD || tsx.method_name() == "UPDATE";
+    if carries_sdp
+        && let Some(source) = change.received().and_then(Received::source)
+        && let Some(leg) = shared.slots.current(call)
+    {
+        shared.slots.note_peer(leg, source.ip());
     }
 }
 
@@ -383,13 +343,15 @@ unsafe extern "C" fn on_call_transfer_status(
 
 unsafe extern "C" fn on_reg_state2(account: pjsua_acc_id, info: *mut ffi::pjsua_reg_info) {
     guarded("reg_state", None, (), |shared| {
-        // SAFETY: the blocks are valid for the call.
-        let state = unsafe {
-            if info.is_null() || (*info).cbparam.is_null() {
-                return;
-            }
-            registration(&*(*info).cbparam, (*info).renew != ffi::FALSE)
+        // SAFETY: null or a block that is valid for the call.
+        let Some(info) = (unsafe { info.as_ref() }) else {
+            return;
         };
+        // SAFETY: as above.
+        let Some(answer) = (unsafe { info.cbparam.as_ref() }) else {
+            return;
+        };
+        let state = registration(answer, info.renew != ffi::FALSE);
         let next = registering::answered(shared, account);
         let Some(line) = line_of(shared, account, &state) else {
             return;
@@ -423,9 +385,7 @@ fn line_of(shared: &Shared, account: pjsua_acc_id, state: &Registration) -> Opti
     })
 }
 
-/// # Safety
-/// `answer` must be pjsip's own block.
-unsafe fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registration {
+fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registration {
     let accepted = answer.status == ffi::PJ_SUCCESS && answer.code / 100 == 2;
     let unregistering = !renew || answer.is_unreg != ffi::FALSE;
     if unregistering {
@@ -435,14 +395,11 @@ unsafe fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registr
         let expires = Duration::from_secs(u64::from(answer.expiration));
         return Registration::Registered { expires };
     }
-    // SAFETY: the reason lives as long as the block, as does the response,
-    // where there is one.
-    let (reason, retry_after) = unsafe {
-        let response = answer.rdata.as_ref().map(|rdata| rdata.msg_info.msg);
-        let response = response.filter(|message| !message.is_null());
-        let retry_after = response.and_then(|message| text::retry_after(message));
-        (text::to_string(&answer.reason), retry_after)
-    };
+    // SAFETY: the reason lives as long as the block.
+    let reason = unsafe { text::to_string(&answer.reason) };
+    // SAFETY: null or the response, parsed, which lives as long as the block.
+    let response = (!answer.rdata.is_null()).then(|| unsafe { Received::new(answer.rdata) });
+    let retry_after = response.and_then(|response| response.message().retry_after());
     // A refused credential has both: pjsip's own error, and the 401 that it came with.
     let (status, text) = match answer.status {
         ffi::PJ_SUCCESS => (answer.code, reason),

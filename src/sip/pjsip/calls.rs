@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::ffi;
 use super::hangups;
+use super::headers::{push_header, retry_after_value};
+use super::plain::{boxed, zeroed};
 use super::shared::Shared;
 use super::text::{self, PjStrings};
 use crate::core::ids::LegId;
@@ -18,13 +20,10 @@ use crate::sip::uri::escape_user;
 
 /// pjsua's view of a call; `None` when it is gone. Any registered thread.
 pub fn info(call: i32) -> Option<Box<ffi::pjsua_call_info>> {
-    // SAFETY: plain C data, valid as zeroes; pjsua fills it for a live call
-    // and checks the id.
-    unsafe {
-        let mut info: Box<ffi::pjsua_call_info> = Box::new(std::mem::zeroed());
-        let status = ffi::pjsua_call_get_info(call, &raw mut *info);
-        (status == ffi::PJ_SUCCESS).then_some(info)
-    }
+    let mut info: Box<ffi::pjsua_call_info> = boxed();
+    // SAFETY: pjsua checks the id, and fills the block for a live call.
+    let status = unsafe { ffi::pjsua_call_get_info(call, &raw mut *info) };
+    (status == ffi::PJ_SUCCESS).then_some(info)
 }
 
 fn call_of(leg: LegId) -> i32 {
@@ -33,18 +32,16 @@ fn call_of(leg: LegId) -> i32 {
 
 /// One audio stream and nothing else. Its strings are empty.
 pub fn audio_only() -> ffi::pjsua_call_setting {
-    // SAFETY: plain C data, valid as zeroes, that pjsua fills with its defaults.
-    unsafe {
-        let mut setting: ffi::pjsua_call_setting = std::mem::zeroed();
-        ffi::pjsua_call_setting_default(&raw mut setting);
-        setting.aud_cnt = 1;
-        setting.vid_cnt = 0;
-        #[cfg(pj_call_text)]
-        {
-            setting.txt_cnt = 0;
-        }
-        setting
+    let mut setting: ffi::pjsua_call_setting = zeroed();
+    // SAFETY: plain C data that pjsua fills with its defaults.
+    unsafe { ffi::pjsua_call_setting_default(&raw mut setting) };
+    setting.aud_cnt = 1;
+    setting.vid_cnt = 0;
+    #[cfg(pj_call_text)]
+    {
+        setting.txt_cnt = 0;
     }
+    setting
 }
 
 /// Sends 180, 183 or 200.
@@ -129,24 +126,22 @@ fn finish(shared: &Shared, leg: LegId, status: u16, end: LegEnd, retry_after: Op
         return;
     }
     shared.slots.note_ending(leg, end.clone());
-    // SAFETY: plain C data, initialised by pjsua and not moved; the header
-    // lives in a pool that is released after pjsua has copied it.
-    unsafe {
-        let mut message: ffi::pjsua_msg_data = std::mem::zeroed();
-        ffi::pjsua_msg_data_init(&raw mut message);
-        let pool = ffi::pjsua_pool_create(c"hangup".as_ptr(), 512, 512);
-        if let (Some(after), false) = (retry_after, pool.is_null()) {
-            text::push_retry_after(&raw mut message.hdr_list, pool, after);
-        }
-        hangups::hang_up(
-            shared,
-            call_of(leg),
-            c_uint::from(status),
-            &raw const message,
-        );
-        if !pool.is_null() {
-            ffi::pj_pool_release(pool);
-        }
+    let mut message: ffi::pjsua_msg_data = zeroed();
+    // SAFETY: plain C data that pjsua fills, and that is not moved afterwards.
+    unsafe { ffi::pjsua_msg_data_init(&raw mut message) };
+    // SAFETY: pjsua is there while a leg lives; null where there is no memory.
+    let pool = unsafe { ffi::pjsua_pool_create(c"hangup".as_ptr(), 512, 512) };
+    if let (Some(after), false) = (retry_after, pool.is_null()) {
+        let (list, after) = (&raw mut message.hdr_list, retry_after_value(after));
+        // SAFETY: pjsua made an empty list of it; the pool is released below.
+        unsafe { push_header(list, pool, "Retry-After", &after) };
+    }
+    let (call, status) = (call_of(leg), c_uint::from(status));
+    // SAFETY: the message lives during the call, which copies it.
+    unsafe { hangups::hang_up(shared, call, status, &raw const message) };
+    if !pool.is_null() {
+        // SAFETY: made above, and what lives in it is not used any more.
+        unsafe { ffi::pj_pool_release(pool) };
     }
     shared.slots.end(leg, Some(end));
 }
@@ -178,13 +173,13 @@ pub fn hold(shared: &Shared, leg: LegId, on: bool) {
         return;
     }
     shared.slots.begin_hold(leg);
-    // SAFETY: pjsua checks the id and the state of the call; no message data.
-    let sent = unsafe {
-        if on {
-            ffi::pjsua_call_set_hold(call_of(leg), ptr::null())
-        } else {
-            ffi::pjsua_call_reinvite(call_of(leg), ffi::PJSUA_CALL_UNHOLD, ptr::null())
-        }
+    let call = call_of(leg);
+    let sent = if on {
+        // SAFETY: pjsua checks the id and the state of the call; no message data.
+        unsafe { ffi::pjsua_call_set_hold(call, ptr::null()) }
+    } else {
+        // SAFETY: as above.
+        unsafe { ffi::pjsua_call_reinvite(call, ffi::PJSUA_CALL_UNHOLD, ptr::null()) }
     };
     if sent != ffi::PJ_SUCCESS {
         tracing::warn!(%leg, on, reason = text::status_text(sent), "a re-INVITE could not be sent");
@@ -272,34 +267,31 @@ const SILENT: MediaFormat = MediaFormat {
 };
 
 fn stream_format(call: i32, media: c_uint, direction: Direction) -> Option<MediaFormat> {
-    // SAFETY: plain C data, valid as zeroes; pjsua fills the member of the
-    // union that its type names, and checks call and index.
-    unsafe {
-        let mut info: Box<ffi::pjsua_stream_info> = Box::new(std::mem::zeroed());
-        let status = ffi::pjsua_call_get_stream_info(call, media, &raw mut *info);
-        if status != ffi::PJ_SUCCESS || info.type_ != ffi::PJMEDIA_TYPE_AUDIO {
-            return None;
-        }
-        let audio = &raw const info.info.aud;
-        let codec = match text::to_string(&(*audio).fmt.encoding_name)
-            .to_ascii_uppercase()
-            .as_str()
-        {
-            "PCMU" => Codec::Pcmu,
-            "PCMA" => Codec::Pcma,
-            "OPUS" => Codec::Opus,
-            _ => return None,
-        };
-        Some(MediaFormat {
-            codec,
-            send_payload_type: u8::try_from((*audio).tx_pt).ok()?,
-            receive_payload_type: u8::try_from((*audio).rx_pt).ok()?,
-            send_event_type: u8::try_from((*audio).tx_event_pt).ok(),
-            receive_event_type: u8::try_from((*audio).rx_event_pt).ok(),
-            ssrc: (*audio).ssrc,
-            direction,
-        })
+    let mut info: Box<ffi::pjsua_stream_info> = boxed();
+    // SAFETY: pjsua checks call and index, and fills the block.
+    let status = unsafe { ffi::pjsua_call_get_stream_info(call, media, &raw mut *info) };
+    if status != ffi::PJ_SUCCESS || info.type_ != ffi::PJMEDIA_TYPE_AUDIO {
+        return None;
     }
+    // SAFETY: the type says that this member of the union is filled.
+    let audio = unsafe { &info.info.aud };
+    // SAFETY: the name lies in pjsua's description of the stream, or is static.
+    let name = unsafe { text::to_string(&audio.fmt.encoding_name) };
+    let codec = match name.to_ascii_uppercase().as_str() {
+        "PCMU" => Codec::Pcmu,
+        "PCMA" => Codec::Pcma,
+        "OPUS" => Codec::Opus,
+        _ => return None,
+    };
+    Some(MediaFormat {
+        codec,
+        send_payload_type: u8::try_from(audio.tx_pt).ok()?,
+        receive_payload_type: u8::try_from(audio.rx_pt).ok()?,
+        send_event_type: u8::try_from(audio.tx_event_pt).ok(),
+        receive_event_type: u8::try_from(audio.rx_event_pt).ok(),
+        ssrc: audio.ssrc,
+        direction,
+    })
 }
 
 fn direction(bits: ffi::pjmedia_dir) -> Direction {

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::ffi;
 use super::shared::{Lines, Shared, guarded};
 use super::strangers;
-use super::text;
+use super::transports::Transport as Connection;
 use crate::core::address::Transport;
 use crate::core::ids::LineId;
 use crate::sip::engine::{EngineEvent, Registration};
@@ -49,7 +49,7 @@ fn watch(transport: *mut ffi::pjsip_transport, state: ffi::pjsip_transport_state
                 let stood = shared.connections.standing().remove(&id);
                 if stood {
                     // SAFETY: pjsip holds the transport during the call.
-                    unsafe { tell_lost(shared, transport) };
+                    tell_lost(shared, unsafe { Connection::new(transport) });
                 }
             }
             ffi::PJSIP_TP_STATE_DESTROY => {
@@ -60,21 +60,8 @@ fn watch(transport: *mut ffi::pjsip_transport, state: ffi::pjsip_transport_state
     });
 }
 
-/// # Safety
-/// `transport` must be alive.
-unsafe fn tell_lost(shared: &Shared, transport: *mut ffi::pjsip_transport) {
-    // SAFETY: the caller's promise; the key is filled when it is made.
-    let (kind, server) = unsafe {
-        let key = &raw const (*transport).key;
-        let kind = match ((*key).type_ as ffi::pjsip_transport_type_e) & !ffi::PJSIP_TRANSPORT_IPV6
-        {
-            ffi::PJSIP_TRANSPORT_TCP => Transport::Tcp,
-            ffi::PJSIP_TRANSPORT_TLS => Transport::Tls,
-            _ => return,
-        };
-        (kind, text::socket_address(&raw const (*key).rem_addr))
-    };
-    let Some(server) = server else {
+fn tell_lost(shared: &Shared, connection: Connection<'_>) {
+    let Some((kind, server)) = connection.connection().zip(connection.peer()) else {
         return;
     };
     let lines = shared.with_lines(|lines| registered_over(lines, kind, server));

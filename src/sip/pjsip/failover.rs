@@ -11,10 +11,13 @@
 use std::ffi::c_int;
 use std::net::SocketAddr;
 
+use super::addresses::socket_address;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
+use super::messages::Message;
 use super::modules::{Callbacks, Module};
+use super::received::Received;
+use super::sending::Sending;
 use super::shared::{Shared, guarded};
-use super::text;
 use super::transactions::{self, Locked};
 
 /// The retransmission that goes to the next server: 3.5 s after the request
@@ -41,17 +44,21 @@ pub fn register() -> ffi::pj_status_t {
 /// Sees each transmission of a request.
 unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
     guarded("failover", None, ffi::PJ_SUCCESS, |shared| {
-        // SAFETY: pjsip passes a message that is whole. A retransmission comes
-        // with the lock of its transaction held, by this very thread.
-        unsafe {
-            // One address has no next one: nearly all requests end here.
-            if (*tdata).dest_info.addr.count < 2 {
-                return ffi::PJ_SUCCESS;
-            }
-            let failed = transaction_of(tdata).and_then(|mut tsx| give_up(&mut tsx, tdata));
-            if let Some(failed) = failed {
-                note(shared, failed, "does not answer");
-            }
+        // SAFETY: pjsip passes a message that is whole, which no other thread touches
+        // during the call.
+        let request = unsafe { Sending::new(tdata) };
+        // One address has no next one: nearly all requests end here.
+        if request.address_count() < 2 {
+            return ffi::PJ_SUCCESS;
+        }
+        // A retransmission comes with the lock of its transaction held, by this very
+        // thread.
+        let is_ack = request.message().and_then(Message::method) == Some(ffi::PJSIP_ACK_METHOD);
+        let tsx = (!is_ack).then(|| transactions::of_request(request));
+        if let Some(mut tsx) = tsx.flatten()
+            && let Some(failed) = give_up(&mut tsx, request)
+        {
+            note(shared, failed, "does not answer");
         }
         ffi::PJ_SUCCESS
     })
@@ -59,88 +66,42 @@ unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_
 
 /// Has this transmission of a request go to its next address when the last
 /// one had its tries; the address that it leaves.
-///
-/// # Safety
-/// The transaction must be locked.
-unsafe fn give_up(
-    tsx: &mut ffi::pjsip_transaction,
-    tdata: *mut pjsip_tx_data,
-) -> Option<SocketAddr> {
+fn give_up(tsx: &mut Locked, request: Sending<'_>) -> Option<SocketAddr> {
     let sent_again = tsx.retransmit_count;
     let given_up = sent_again >= GIVE_UP_AT && sent_again % 2 == 1;
-    let unanswered = tsx.state == ffi::PJSIP_TSX_STATE_CALLING && tsx.last_tx == tdata;
+    let is_last = tsx.last_tx == request.as_ptr();
+    let unanswered = tsx.state == ffi::PJSIP_TSX_STATE_CALLING && is_last;
     if !given_up || !unanswered {
         return None;
     }
-    // SAFETY: the caller's promise is passed on.
-    unsafe { go_on(tsx) }
-}
-
-/// The transaction of a request that is sent, where it has one.
-///
-/// # Safety
-/// `tdata` must be a request with a Via header; for locks see [`Locked::by_key`].
-unsafe fn transaction_of(tdata: *mut pjsip_tx_data) -> Option<Locked> {
-    // SAFETY: of the response only its Via is read, and the key made of the
-    // branch in it; the key lives in the pool of the request.
-    unsafe {
-        let message = (*tdata).msg;
-        let via = ffi::pjsip_msg_find_hdr(message, ffi::PJSIP_H_VIA, std::ptr::null());
-        let method = &raw const (*message).line.req.method;
-        let via = via.cast::<ffi::pjsip_via_hdr>();
-        // Another branch would make a key of headers that are not here.
-        let is_own = via
-            .as_ref()
-            .is_some_and(|via| text::to_string(&via.branch_param).starts_with("z9hG4bK"));
-        if !is_own || (*method).id == ffi::PJSIP_ACK_METHOD {
-            return None;
-        }
-        let mut response: Box<pjsip_rx_data> = Box::new(std::mem::zeroed());
-        response.msg_info.via = via;
-        let mut key: ffi::pj_str_t = std::mem::zeroed();
-        let made = ffi::pjsip_tsx_create_key(
-            (*tdata).pool,
-            &raw mut key,
-            ffi::PJSIP_ROLE_UAC,
-            method,
-            &raw const *response,
-        );
-        if made != ffi::PJ_SUCCESS {
-            return None;
-        }
-        Locked::by_key(&key)
-    }
+    go_on(tsx)
 }
 
 /// Points a transaction of ours over UDP to the next address of its request;
 /// the address that it leaves, where there is a next one.
-///
-/// # Safety
-/// The transaction must be locked.
-unsafe fn go_on(tsx: &mut ffi::pjsip_transaction) -> Option<SocketAddr> {
+fn go_on(tsx: &mut Locked) -> Option<SocketAddr> {
     if tsx.role != ffi::PJSIP_ROLE_UAC || tsx.is_reliable != ffi::FALSE || tsx.transport.is_null() {
         return None;
     }
-    // SAFETY: the request is the transaction's own while it lives.
-    unsafe {
-        let destination = &mut tsx.last_tx.as_mut()?.dest_info;
-        let current = usize::try_from(destination.cur_addr).ok()?;
-        let count = usize::try_from(destination.addr.count).ok()?;
-        let addresses = destination.addr.entry.get(..count)?;
-        let (from, to) = (addresses.get(current)?, addresses.get(current + 1)?);
-        // Another transport would need another socket.
-        if from.type_ != to.type_ {
-            return None;
-        }
-        let failed = text::socket_address(&raw const tsx.addr)?;
-        tsx.addr = to.addr;
-        tsx.addr_len = to.addr_len;
-        destination.cur_addr += 1;
-        let info = &mut (*tsx.last_tx).tp_info;
-        info.dst_addr = tsx.addr;
-        info.dst_addr_len = tsx.addr_len;
-        Some(failed)
+    // SAFETY: null, or the request that the transaction holds a reference to; its lock,
+    // which we have, keeps others from it.
+    let request = unsafe { tsx.last_tx.as_mut() }?;
+    let destination = &mut request.dest_info;
+    let current = usize::try_from(destination.cur_addr).ok()?;
+    let count = usize::try_from(destination.addr.count).ok()?;
+    let addresses = destination.addr.entry.get(..count)?;
+    let (from, to) = (addresses.get(current)?, addresses.get(current + 1)?);
+    // Another transport would need another socket.
+    if from.type_ != to.type_ {
+        return None;
     }
+    let failed = socket_address(&tsx.addr)?;
+    tsx.addr = to.addr;
+    tsx.addr_len = to.addr_len;
+    destination.cur_addr += 1;
+    request.tp_info.dst_addr = tsx.addr;
+    request.tp_info.dst_addr_len = tsx.addr_len;
+    Some(failed)
 }
 
 fn note(shared: &Shared, failed: SocketAddr, why: &'static str) {
@@ -152,44 +113,35 @@ fn note(shared: &Shared, failed: SocketAddr, why: &'static str) {
 
 unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     guarded("failover", None, ffi::FALSE, |shared| {
-        // SAFETY: pjsip passes a parsed response with Via and CSeq.
-        unsafe {
-            let code = (*(*rdata).msg_info.msg).line.status.code;
-            let from = text::socket_address(&raw const (*rdata).pkt_info.src_addr);
-            let Some(from) = from else {
-                return ffi::FALSE;
-            };
-            if code != UNAVAILABLE {
-                shared.with_run(|run| run.servers.note_answer(from));
-                return ffi::FALSE;
+        // SAFETY: pjsip passes a parsed response, which no other thread touches during
+        // the call.
+        let response = unsafe { Received::new(rdata) };
+        let Some(from) = response.source() else {
+            return ffi::FALSE;
+        };
+        if response.message().status() != UNAVAILABLE {
+            shared.with_run(|run| run.servers.note_answer(from));
+            return ffi::FALSE;
+        }
+        match retry_elsewhere(response) {
+            Some(failed) => {
+                note(shared, failed, "is out of service (503)");
+                ffi::TRUE
             }
-            match retry_elsewhere(rdata) {
-                Some(failed) => {
-                    note(shared, failed, "is out of service (503)");
-                    ffi::TRUE
-                }
-                None => ffi::FALSE,
-            }
+            None => ffi::FALSE,
         }
     })
 }
 
 /// Sends the request of a 503 to its next address; the address that failed.
 /// `None` where there is no other, and the 503 is the answer.
-///
-/// # Safety
-/// `rdata` must be a parsed response.
-unsafe fn retry_elsewhere(rdata: *mut pjsip_rx_data) -> Option<SocketAddr> {
-    // SAFETY: the caller's promise; no other lock is held here.
-    unsafe { transactions::of_response(rdata, |tsx| retry_locked(tsx, rdata)).flatten() }
+fn retry_elsewhere(response: Received<'_>) -> Option<SocketAddr> {
+    // No other lock is held here.
+    transactions::of_response(response, |tsx| retry_locked(tsx, response)).flatten()
 }
 
-/// # Safety
-/// The transaction must be locked and the one of this response.
-unsafe fn retry_locked(
-    tsx: &mut ffi::pjsip_transaction,
-    rdata: *mut pjsip_rx_data,
-) -> Option<SocketAddr> {
+/// `response` is the one of this transaction.
+fn retry_locked(tsx: &mut Locked, response: Received<'_>) -> Option<SocketAddr> {
     let waits = matches!(
         tsx.state,
         ffi::PJSIP_TSX_STATE_CALLING | ffi::PJSIP_TSX_STATE_PROCEEDING
@@ -197,46 +149,32 @@ unsafe fn retry_locked(
     if !waits {
         return None;
     }
+    // ACK goes where the INVITE went.
     let (address, length) = (tsx.addr, tsx.addr_len);
-    // SAFETY: the caller's promise; ACK goes where the INVITE went.
-    unsafe {
-        let failed = go_on(tsx)?;
-        if tsx.method.id == ffi::PJSIP_INVITE_METHOD {
-            acknowledge(tsx, rdata, &address, length);
-        }
-        // The next server has all its tries before it.
-        tsx.retransmit_count = 0;
-        ffi::pjsip_tsx_retransmit_no_state(tsx, std::ptr::null_mut());
-        Some(failed)
+    let failed = go_on(tsx)?;
+    if tsx.method.id == ffi::PJSIP_INVITE_METHOD {
+        acknowledge(tsx, response, &address, length);
     }
+    // The next server has all its tries before it.
+    tsx.retransmit_count = 0;
+    // SAFETY: held and locked, as `Locked` is; it sends its own last request again.
+    unsafe { ffi::pjsip_tsx_retransmit_no_state(&raw mut **tsx, std::ptr::null_mut()) };
+    Some(failed)
 }
 
 /// Answers the 503 to an INVITE, which pjsip does not get to see.
-///
-/// # Safety
-/// The transaction must be locked and the one of this response.
-unsafe fn acknowledge(
-    tsx: &ffi::pjsip_transaction,
-    rdata: *mut pjsip_rx_data,
-    address: &ffi::pj_sockaddr,
-    length: c_int,
-) {
+fn acknowledge(tsx: &Locked, response: Received<'_>, address: &ffi::pj_sockaddr, length: c_int) {
     let mut ack = std::ptr::null_mut();
-    // SAFETY: the ACK is made with one reference, which is given back.
-    unsafe {
-        let made = ffi::pjsip_endpt_create_ack(tsx.endpt, tsx.last_tx, rdata, &raw mut ack);
-        if made != ffi::PJ_SUCCESS {
-            return;
-        }
-        let address: *const ffi::pj_sockaddr = address;
-        ffi::pjsip_transport_send(
-            tsx.transport,
-            ack,
-            address.cast(),
-            length,
-            std::ptr::null_mut(),
-            None,
-        );
-        ffi::pjsip_tx_data_dec_ref(ack);
+    let (invite, rdata) = (tsx.last_tx, response.as_ptr());
+    // SAFETY: the INVITE is the transaction's own, the response lives, see `Received`;
+    // the ACK is an out-parameter, made with one reference.
+    let made = unsafe { ffi::pjsip_endpt_create_ack(tsx.endpt, invite, rdata, &raw mut ack) };
+    if made != ffi::PJ_SUCCESS {
+        return;
     }
+    let (address, token): (*const ffi::pj_sockaddr, _) = (address, std::ptr::null_mut());
+    // SAFETY: the transaction holds its transport; the address is whole, and copied.
+    unsafe { ffi::pjsip_transport_send(tsx.transport, ack, address.cast(), length, token, None) };
+    // SAFETY: the reference that it was made with, given back once.
+    unsafe { ffi::pjsip_tx_data_dec_ref(ack) };
 }

@@ -4,6 +4,8 @@
     non_camel_case_types,
     non_upper_case_globals,
     clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
     reason = "generated from C headers"
 )]
 

@@ -12,10 +12,11 @@
 //!   goes to where the request came from.
 
 use super::ffi::{self, pjsip_rx_data};
-use super::headers::{any_header, retain_headers};
+use super::headers::Header;
 use super::modules::{Callbacks, Module};
+use super::received::Received;
 use super::shared::{Shared, guarded};
-use super::{text, uris};
+use super::uris::Uri;
 use crate::sip::contact::names_target;
 
 static MODULE: Module = Module::new(
@@ -37,43 +38,35 @@ pub fn register() -> ffi::pj_status_t {
 unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     // After a panic the request is dropped: nobody has judged its headers.
     guarded("header_filter_request", None, ffi::TRUE, |shared| {
-        // SAFETY: pjsip passes a parsed request with Via, which no other thread
-        // touches during the call, and keeps no pointer to headers of these types.
-        unsafe {
-            let message = (*rdata).msg_info.msg;
-            retain_headers(message, |header| !is_credential((*header).type_));
-            (*(*rdata).msg_info.via).maddr_param.slen = 0;
-            if !has_foreign_uri(rdata) {
-                return ffi::FALSE;
-            }
-            note(shared, rdata);
-            if (*message).line.req.method.id != ffi::PJSIP_ACK_METHOD {
-                ffi::pjsip_endpt_respond_stateless(
-                    ffi::pjsua_get_pjsip_endpt(),
-                    rdata,
-                    400,
-                    std::ptr::null(),
-                    std::ptr::null(),
-                    std::ptr::null(),
-                );
-            }
-            ffi::TRUE
+        // SAFETY: pjsip passes a parsed request, which no other thread touches during
+        // the call.
+        let request = unsafe { Received::new(rdata) };
+        let message = request.message();
+        let keep = |header: Header<'_>| !is_credential(header.kind());
+        // SAFETY: pjsip keeps no pointer to headers of these types.
+        unsafe { message.headers().retain(keep) };
+        request.clear_maddr();
+        if !has_foreign_uri(request) {
+            return ffi::FALSE;
         }
+        note(shared, request);
+        if message.method() != Some(ffi::PJSIP_ACK_METHOD) {
+            request.respond(400, &[]);
+        }
+        ffi::TRUE
     })
 }
 
 unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     guarded("header_filter_response", None, ffi::TRUE, |shared| {
-        // SAFETY: as above, for a response. A redirection may name a telephone
-        // number; nobody here follows it.
-        unsafe {
-            let message = (*rdata).msg_info.msg;
-            let is_refusal = (*message).line.status.code >= 300;
-            if is_refusal || !has_foreign_uri(rdata) {
-                return ffi::FALSE;
-            }
-            note(shared, rdata);
+        // SAFETY: as above, for a response.
+        let response = unsafe { Received::new(rdata) };
+        // A redirection may name a telephone number; nobody here follows it.
+        let is_refusal = response.message().status() >= 300;
+        if is_refusal || !has_foreign_uri(response) {
+            return ffi::FALSE;
         }
+        note(shared, response);
         // As if it had been lost: what it answers ends by its timer.
         ffi::TRUE
     })
@@ -90,36 +83,25 @@ fn is_credential(kind: ffi::pjsip_hdr_e) -> bool {
 }
 
 /// Whether the way of a dialog leads over something that is no SIP host.
-///
-/// # Safety
-/// `rdata` must be a parsed message that stays as it is during the call.
-unsafe fn has_foreign_uri(rdata: *mut pjsip_rx_data) -> bool {
-    // SAFETY: the caller's promise; CSeq is there, and the type of a parsed
-    // header tells its struct.
-    unsafe {
-        let method = text::to_string(&(*(*rdata).msg_info.cseq).method.name);
-        let names_target = names_target(&method);
-        any_header((*rdata).msg_info.msg, |header| match (*header).type_ {
-            ffi::PJSIP_H_ROUTE | ffi::PJSIP_H_RECORD_ROUTE => {
-                let route = header.cast::<ffi::pjsip_routing_hdr>();
-                uris::sip_uri((*route).name_addr.uri).is_none()
-            }
-            ffi::PJSIP_H_CONTACT if names_target => {
-                let contact = header.cast::<ffi::pjsip_contact_hdr>();
-                (*contact).star == 0 && uris::sip_uri((*contact).uri).is_none()
-            }
+fn has_foreign_uri(received: Received<'_>) -> bool {
+    let names_target = names_target(&received.method_name());
+    let is_foreign = |uri: Option<Uri<'_>>| uri.and_then(Uri::sip).is_none();
+    received
+        .message()
+        .headers()
+        .any(|header| match header.kind() {
+            ffi::PJSIP_H_ROUTE | ffi::PJSIP_H_RECORD_ROUTE => is_foreign(header.route()),
+            ffi::PJSIP_H_CONTACT if names_target => header
+                .contact()
+                .is_some_and(|contact| !contact.is_star && is_foreign(contact.uri)),
             _ => false,
         })
-    }
 }
 
-/// # Safety
-/// `rdata` must be a parsed message.
-unsafe fn note(shared: &Shared, rdata: *mut pjsip_rx_data) {
+fn note(shared: &Shared, received: Received<'_>) {
     let why = "a message is not taken: its Contact or a route is no SIP address";
     if let Some(count) = shared.tell_seldom(why) {
-        // SAFETY: the caller's promise is passed on.
-        let (peer, call_id) = unsafe { text::sender(rdata) };
+        let (peer, call_id) = received.sender();
         tracing::info!(%peer, %call_id, count, "{why}");
     }
 }

@@ -1,9 +1,8 @@
 //! SIP INFO inside a call: digits, and what else trunks put into it. All of it
 //! is read and answered here: pjsua knows fewer forms, and reads a body in C.
 
-use super::ffi;
+use super::received::Received;
 use super::shared::Shared;
-use super::text;
 use crate::core::ids::LegId;
 use crate::core::info_digits;
 use crate::sip::engine::LegEvent;
@@ -12,12 +11,8 @@ use crate::sip::engine::LegEvent;
 pub const ACCEPT: &str = "application/dtmf-relay, application/dtmf";
 
 /// Takes an INFO; gives the status to answer it with.
-///
-/// # Safety
-/// `rdata` must be a parsed request.
-pub unsafe fn take(shared: &Shared, leg: Option<LegId>, rdata: *mut ffi::pjsip_rx_data) -> u16 {
-    // SAFETY: the caller's promise is passed on.
-    let Some((content_type, content)) = (unsafe { text::body((*rdata).msg_info.msg) }) else {
+pub fn take(shared: &Shared, leg: Option<LegId>, request: Received<'_>) -> u16 {
+    let Some((content_type, content)) = request.message().body_text() else {
         // A keep-alive of older trunks (RFC 2976).
         return 200;
     };

@@ -10,10 +10,15 @@ use std::time::{Duration, Instant};
 
 use super::access::Caller;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
+use super::headers::retry_after_value;
+use super::messages::Message;
 use super::modules::{Callbacks, Module};
+use super::received::Received;
+use super::sending::Sending;
 use super::shared::{Shared, guarded};
 use super::strangers;
 use super::text;
+use super::uris::Uri;
 use crate::sip::engine::Refusal;
 use crate::sip::uri::UriParts;
 
@@ -51,27 +56,23 @@ pub fn register() -> ffi::pj_status_t {
 /// Makes pjsip announce everywhere what is allowed here, in place of the list
 /// that its modules have made.
 pub fn announce_allowed() {
-    // SAFETY: pjsua is initialised and has no threads yet. The header is the
-    // endpoint's own, of the type that an Allow has; it is copied into every
-    // message that shows it. The texts are static.
-    unsafe {
-        let allow = ffi::pjsip_endpt_get_capability(
-            ffi::pjsua_get_pjsip_endpt(),
-            ffi::PJSIP_H_ALLOW as c_int,
-            std::ptr::null(),
-        );
-        let allow = allow.cast_mut().cast::<ffi::pjsip_generic_array_hdr>();
-        if allow.is_null() {
-            return;
-        }
-        let room = &mut (*allow).values;
-        let mut count = 0;
-        for (place, method) in room.iter_mut().zip(ALLOW.split(", ")) {
-            *place = text::static_str(method);
-            count += 1;
-        }
-        (*allow).count = count;
+    // SAFETY: no precondition; pjsua is initialised.
+    let endpoint = unsafe { ffi::pjsua_get_pjsip_endpt() };
+    let kind = ffi::PJSIP_H_ALLOW as c_int;
+    // SAFETY: the endpoint is there, and has no threads yet.
+    let allow = unsafe { ffi::pjsip_endpt_get_capability(endpoint, kind, std::ptr::null()) };
+    let allow = allow.cast_mut().cast::<ffi::pjsip_generic_array_hdr>();
+    // SAFETY: null or the endpoint's own header, of the struct that an Allow has; it is
+    // copied into every message that shows it, by threads that are not there yet.
+    let Some(allow) = (unsafe { allow.as_mut() }) else {
+        return;
+    };
+    let mut count = 0;
+    for (place, method) in allow.values.iter_mut().zip(ALLOW.split(", ")) {
+        *place = text::static_str(method);
+        count += 1;
     }
+    allow.count = count;
 }
 
 /// What to do with a request.
@@ -92,46 +93,52 @@ const fn refuse(status: u16, retry_after: Option<Duration>) -> InviteDecision {
 unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     // After a panic the request is dropped: its sender repeats it.
     guarded("gate", None, ffi::TRUE, |shared| {
-        // SAFETY: pjsip passes a parsed request with From, To and Via.
-        unsafe {
-            let message = (*rdata).msg_info.msg;
-            let to = (*rdata).msg_info.to;
-            let request = (*message).line.req;
-            // A REGISTER belongs to no dialog, whatever its To says: pjsip would leave
-            // it without an answer.
-            let is_register = request.method.id == ffi::PJSIP_REGISTER_METHOD;
-            if (*to).tag.slen > 0 && !is_register {
-                if request.method.id == ffi::PJSIP_INVITE_METHOD {
-                    REINVITE.set(transaction(message));
-                }
-                return ffi::FALSE;
+        // SAFETY: pjsip passes a parsed request, which no other thread touches during
+        // the call.
+        let request = unsafe { Received::new(rdata) };
+        let message = request.message();
+        let method = message.method().unwrap_or(ffi::PJSIP_OTHER_METHOD);
+        // A REGISTER belongs to no dialog, whatever its To says: pjsip would leave
+        // it without an answer.
+        if request.has_to_tag() && method != ffi::PJSIP_REGISTER_METHOD {
+            if method == ffi::PJSIP_INVITE_METHOD {
+                REINVITE.set(transaction(message));
             }
-            let Some(caller) = strangers::caller(shared, rdata) else {
-                return ffi::TRUE;
-            };
-            let decision = match request.method.id {
-                ffi::PJSIP_INVITE_METHOD => {
-                    let uri = text::uri_parts(request.uri.cast());
-                    let to = text::uri_parts((*to).uri.cast());
-                    judge(shared, caller, &uri, &to)
-                }
-                ffi::PJSIP_ACK_METHOD | ffi::PJSIP_CANCEL_METHOD | ffi::PJSIP_BYE_METHOD => {
-                    InviteDecision::Pass
-                }
-                _ if !caller.is_known => InviteDecision::Ignore,
-                ffi::PJSIP_OPTIONS_METHOD => InviteDecision::Pass,
-                _ => refuse(NOT_ALLOWED, None),
-            };
-            match decision {
-                InviteDecision::Pass => ffi::FALSE,
-                InviteDecision::Ignore => ffi::TRUE,
-                InviteDecision::Refuse(refusal) => {
-                    respond(rdata, refusal);
-                    ffi::TRUE
-                }
+            return ffi::FALSE;
+        }
+        let Some(caller) = strangers::caller(shared, request) else {
+            return ffi::TRUE;
+        };
+        let decision = match method {
+            ffi::PJSIP_INVITE_METHOD => {
+                let (uri, to) = called(request);
+                judge(shared, caller, &uri, &to)
+            }
+            ffi::PJSIP_ACK_METHOD | ffi::PJSIP_CANCEL_METHOD | ffi::PJSIP_BYE_METHOD => {
+                InviteDecision::Pass
+            }
+            _ if !caller.is_known => InviteDecision::Ignore,
+            ffi::PJSIP_OPTIONS_METHOD => InviteDecision::Pass,
+            _ => refuse(NOT_ALLOWED, None),
+        };
+        match decision {
+            InviteDecision::Pass => ffi::FALSE,
+            InviteDecision::Ignore => ffi::TRUE,
+            InviteDecision::Refuse(refusal) => {
+                respond(request, refusal);
+                ffi::TRUE
             }
         }
     })
+}
+
+/// Whom a request is for, by its first line and by its To.
+pub fn called(request: Received<'_>) -> (UriParts, UriParts) {
+    let parts = |uri: Option<Uri<'_>>| uri.map(Uri::parts).unwrap_or_default();
+    (
+        parts(request.message().request_uri()),
+        parts(request.to_uri()),
+    )
 }
 
 /// Judges a new INVITE. A stranger (`--accept any`) hears of a call that is
@@ -190,36 +197,23 @@ fn judge_call(shared: &Shared, uri: &UriParts, to: &UriParts) -> InviteDecision 
 /// until their BYE is answered. pjsua itself would answer 486, as if the line
 /// were busy.
 fn no_call_id() -> bool {
-    // SAFETY: both read a number that is there while pjsua is.
-    unsafe { ffi::pjsua_call_get_count() >= ffi::pjsua_call_get_max_count() }
+    // SAFETY: reads a number that is there while pjsua is.
+    let count = unsafe { ffi::pjsua_call_get_count() };
+    // SAFETY: as above.
+    count >= unsafe { ffi::pjsua_call_get_max_count() }
 }
 
-/// # Safety
-/// `rdata` must be the request pjsip passed to the module.
-unsafe fn respond(rdata: *mut pjsip_rx_data, refusal: Refusal) {
-    let status = c_int::from(refusal.status.clamp(400, 699));
-    // SAFETY: the list stays where it is, its header lives in the pool of the
-    // request; both outlive the call, which copies the header.
-    unsafe {
-        let mut head: ffi::pjsip_hdr = std::mem::zeroed();
-        let list = &raw mut head;
-        text::init_list(list);
-        if let Some(after) = refusal.retry_after {
-            text::push_retry_after(list, (*rdata).tp_info.pool, after);
-        }
-        if refusal.status == NOT_ALLOWED {
-            text::push_header(list, (*rdata).tp_info.pool, "Allow", ALLOW);
-        }
-        let endpoint = ffi::pjsua_get_pjsip_endpt();
-        ffi::pjsip_endpt_respond_stateless(
-            endpoint,
-            rdata,
-            status,
-            std::ptr::null(),
-            list,
-            std::ptr::null(),
-        );
+fn respond(request: Received<'_>, refusal: Refusal) {
+    let after = refusal.retry_after.map(retry_after_value);
+    let mut headers = Vec::new();
+    if let Some(after) = &after {
+        headers.push(("Retry-After", after.as_str()));
     }
+    if refusal.status == NOT_ALLOWED {
+        headers.push(("Allow", ALLOW));
+    }
+    let status = c_int::from(refusal.status.clamp(400, 699));
+    request.respond(status, &headers);
 }
 
 /// pjsua answers 500 when it finds no free RTP port, file descriptor or memory;
@@ -229,34 +223,27 @@ unsafe fn respond(rdata: *mut pjsip_rx_data, refusal: Refusal) {
 /// under way) and stays.
 unsafe extern "C" fn on_tx_response(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
     guarded("tx_response", None, ffi::PJ_SUCCESS, |_| {
-        // SAFETY: pjsip passes the response it is about to print; CSeq is the
-        // request's own, copied into every response. The reason text is static.
-        unsafe {
-            let message = (*tdata).msg;
-            if message.is_null() || (*message).line.status.code != 500 {
-                return ffi::PJ_SUCCESS;
-            }
-            let reinvite = REINVITE.take();
-            let is_reinvite = reinvite.is_some() && reinvite == transaction(message);
-            if text::is_answer_to_invite(message) && !is_reinvite {
-                let line = &raw mut (*message).line.status;
-                (*line).code = 503;
-                (*line).reason = *ffi::pjsip_get_status_text(503);
-                let headers = (&raw mut (*message).hdr).cast();
-                text::push_retry_after(headers, (*tdata).pool, FULL_RETRY_AFTER);
-            }
+        // SAFETY: pjsip passes the response it is about to print, which no other thread
+        // touches during the call.
+        let response = unsafe { Sending::new(tdata) };
+        let Some(message) = response.message().filter(|message| message.status() == 500) else {
+            return ffi::PJ_SUCCESS;
+        };
+        let reinvite = REINVITE.take();
+        let is_reinvite = reinvite.is_some() && reinvite == transaction(message);
+        if message.is_answer_to_invite() && !is_reinvite {
+            message.set_status(503);
+            let after = retry_after_value(FULL_RETRY_AFTER);
+            message.push_header(response.pool(), "Retry-After", &after);
         }
         ffi::PJ_SUCCESS
     })
 }
 
 /// Call-ID and CSeq, which a response has from its request.
-///
-/// # Safety
-/// `message` must be a parsed message that stays as it is during the call.
-unsafe fn transaction(message: *mut ffi::pjsip_msg) -> Option<(String, String)> {
-    // SAFETY: the caller's promise is passed on.
-    unsafe { text::printed(message, "Call-ID").zip(text::printed(message, "CSeq")) }
+fn transaction(message: Message<'_>) -> Option<(String, String)> {
+    let call_id = message.printed("Call-ID");
+    call_id.zip(message.printed("CSeq"))
 }
 
 /// pjsua refused an INVITE that the gate let through. What it found no room for
@@ -266,8 +253,10 @@ pub unsafe extern "C" fn on_rejected_incoming_call(
 ) {
     guarded("rejected_incoming_call", None, (), |shared| {
         // SAFETY: pjsua passes a block valid for the call.
-        let (status, reason) =
-            unsafe { ((*rejected).st_code, text::to_string(&(*rejected).st_text)) };
+        let rejected = unsafe { &*rejected };
+        let status = rejected.st_code;
+        // SAFETY: the text lives as long as the block.
+        let reason = unsafe { text::to_string(&rejected.st_text) };
         if matches!(status, 486 | 500 | 503) {
             shared.counters.refused.fetch_add(1, Ordering::Relaxed);
             shared.tell_full("no RTP port, file descriptor or memory is left");
@@ -284,19 +273,16 @@ pub unsafe extern "C" fn on_acc_find_for_incoming(
     account: *mut ffi::pjsua_acc_id,
 ) {
     guarded("acc_find", None, (), |shared| {
-        // SAFETY: pjsua passes a parsed request and an out-parameter.
-        unsafe {
-            let message = (*rdata).msg_info.msg;
-            let request = (*message).line.req;
-            let uri = text::uri_parts(request.uri.cast());
-            let to = text::uri_parts((*(*rdata).msg_info.to).uri.cast());
-            let found = shared.with_lines(|lines| {
-                let line = lines.table.find(&uri, &to)?;
-                lines.table.data(line).map(|line| line.account)
-            });
-            if let Some(found) = found {
-                *account = found;
-            }
+        // SAFETY: pjsua passes a parsed request, which no other thread touches during
+        // the call.
+        let (uri, to) = called(unsafe { Received::new(rdata.cast_mut()) });
+        let found = shared.with_lines(|lines| {
+            let line = lines.table.find(&uri, &to)?;
+            lines.table.data(line).map(|line| line.account)
+        });
+        if let Some(found) = found {
+            // SAFETY: an out-parameter of pjsua.
+            unsafe { *account = found };
         }
     });
 }

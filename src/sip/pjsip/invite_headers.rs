@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::ffi;
-use super::text;
+use super::received::Received;
+use super::uris::Uri;
 use crate::sip::header_names::can_be_handed_on;
 use crate::sip::identity::IdentityHeaders;
 
+/// Most headers looked at.
+const HEADERS_SCANNED_MAX: usize = 256;
 /// Most headers that are kept for the worker.
 const HANDED_ON_MAX: usize = 24;
 /// Most headers of one kind that say who calls.
@@ -23,30 +26,24 @@ pub struct InviteHeaders {
 }
 
 impl InviteHeaders {
-    /// Reads them.
-    ///
-    /// # Safety
-    /// `rdata` must be a parsed INVITE that stays as it is during the call.
-    pub unsafe fn read(rdata: *mut ffi::pjsip_rx_data) -> Self {
+    /// Reads those of an INVITE.
+    pub fn read(invite: Received<'_>) -> Self {
         let mut headers = Self::default();
-        // SAFETY: the caller's promise is passed on; From is there in every
-        // request that pjsip lets through. Type OTHER alone does not tell the
-        // struct (Session-Expires has it too), but headers of these names have
-        // no parser of their own and are pjsip_generic_string_hdr.
-        unsafe {
-            let info = &(*rdata).msg_info;
-            headers.identity.from = text::uri_parts((*info.from).uri.cast());
-            let from = text::printed(info.msg, "From").unwrap_or_default();
-            headers.identity.display = display_name(&from);
-            text::each_header(info.msg, |at| {
-                if (*at).type_ == ffi::PJSIP_H_OTHER {
-                    let name = text::to_string(&(*at).name).to_ascii_lowercase();
-                    if is_identity(&name) || can_be_handed_on(&name) {
-                        let header = at.cast::<ffi::pjsip_generic_string_hdr>();
-                        headers.take(name, &text::to_string(&(*header).hvalue));
-                    }
-                }
-            });
+        let message = invite.message();
+        headers.identity.from = invite.caller_uri().map(Uri::parts).unwrap_or_default();
+        let from = message.printed("From").unwrap_or_default();
+        headers.identity.display = display_name(&from);
+        for header in message.headers().take(HEADERS_SCANNED_MAX) {
+            let name = header.name().to_ascii_lowercase();
+            if header.kind() != ffi::PJSIP_H_OTHER
+                || !(is_identity(&name) || can_be_handed_on(&name))
+            {
+                continue;
+            }
+            // SAFETY: type OTHER alone does not tell the struct (Session-Expires has it
+            // too), but headers of these names have no parser of their own.
+            let value = unsafe { header.generic_value() };
+            headers.take(name, &value);
         }
         headers
     }

@@ -60,12 +60,12 @@ pub fn enabled_level() -> u32 {
 /// Takes over pjlib's own logging, which would write to standard output. To be
 /// called before pjlib is initialised.
 pub fn take_over() {
-    // SAFETY: these set plain globals of pjlib; no thread of it runs yet.
-    unsafe {
-        ffi::pj_log_set_log_func(Some(write));
-        ffi::pj_log_set_decor(ffi::PJ_LOG_HAS_SENDER);
-        ffi::pj_log_set_level(c_int::try_from(enabled_level()).unwrap_or(0));
-    }
+    // SAFETY: sets a plain global of pjlib; no thread of it runs yet.
+    unsafe { ffi::pj_log_set_log_func(Some(write)) };
+    // SAFETY: as above.
+    unsafe { ffi::pj_log_set_decor(ffi::PJ_LOG_HAS_SENDER) };
+    // SAFETY: as above.
+    unsafe { ffi::pj_log_set_level(c_int::try_from(enabled_level()).unwrap_or(0)) };
 }
 
 /// Called by pjsip for each line.

@@ -9,7 +9,7 @@
 //! | `control` | the control thread: every pjsip command is issued there |
 //! | `stack` | configuration and start of pjsua, teardown in order |
 //! | `shared` | what callbacks reach: slots, lines, counters |
-//! | `call_table` | the table of legs; C knows a leg only by slot and generation |
+//! | `call_table`, `slots` | the table of legs; C knows a leg only by slot and generation |
 //! | `callbacks` | every function that C calls about calls and registrations |
 //! | `bodies` | the module that keeps foreign session descriptions from pjsip |
 //! | `connections` | TCP and TLS connections to servers that are lost |
@@ -17,7 +17,7 @@
 //! | `access` | who may call: the known sources, counts and rates |
 //! | `strangers` | what turns strangers away, before the parser and after it |
 //! | `invite_filter` | the module that judges an INVITE before a dialog exists |
-//! | `adapter` | the media transport adapter: RTP in and out |
+//! | `adapter`, `rtp_gate` | the media transport adapter: RTP in and out |
 //! | `in_flight` | whether RTP gets through each of pjsip's media threads |
 //! | `accounts`, `calls` | commands on lines and legs |
 //! | `policies` | to whom a line's password may be proven, account by account |
@@ -26,28 +26,33 @@
 //! | `requests` | OPTIONS, NOTIFY, MESSAGE and other requests inside a call |
 //! | `ice` | whether ICE has an address to offer |
 //! | `header_filter` | headers that pjsip parses and does not survive |
-//! | `headers` | the headers of a message as a list |
+//! | `messages`, `headers`, `uris` | what a message says: handles with safe methods |
+//! | `received`, `sending` | a message that came in, or goes out |
+//! | `pools`, `plain`, `addresses` | memory, zeroed data and socket addresses of C |
 //! | `hangups` | hang-ups that pjsua refused, tried again |
 //! | `info` | digits and other bodies of SIP INFO |
 //! | `invite_headers` | who calls, and headers for the worker |
 //! | `log` | pjsip's log lines into `tracing` |
 //! | `modules` | how messages come to those of these files that see them |
 //! | `resolver` | where pjsip sends a request: names by our own table |
-//! | `transactions` | transactions of ours, looked up and locked |
-//! | `uris` | URI objects of pjsip |
+//! | `transactions` | transactions and dialogs; ours looked up and locked |
+//! | `transports` | sockets and connections |
 //! | `threads` | registration with pjlib, the hard exit |
-//! | `text` | C strings and headers to Rust and back |
+//! | `text` | C strings to Rust and back |
 //!
 //! # Rules
 //! - C's user data is a slot number with a generation, never a pointer to
 //!   Rust memory. A late callback finds another generation and does nothing.
 //! - No lock of ours is held while pjsip is asked to do something, but for the
-//!   gate of an RTP sink, whose order is written in `adapter`: pjsip takes locks
+//!   gate of an RTP sink, whose order is written in `rtp_gate`: pjsip takes locks
 //!   of its own, and calls back with them held. Reading a message under a lock is
 //!   no such call.
 //! - Under a lock of ours only what belongs to another room is asked, which never
 //!   calls back: the admission, the channels of a run, where servers are.
 //! - Callbacks never block: they look up, convert, `try_send`, count.
+//! - What pjsip lends to a callback becomes a handle there (`Received`, `Sending`,
+//!   `Transaction`), whose `new` is unsafe and says what is promised; everything after
+//!   that is safe.
 #![expect(
     unsafe_code,
     reason = "this is the room of the C interface; each block has its SAFETY note"
@@ -56,6 +61,7 @@
 mod access;
 mod accounts;
 mod adapter;
+mod addresses;
 mod bodies;
 mod call_table;
 mod callbacks;
@@ -76,18 +82,26 @@ mod info;
 mod invite_filter;
 mod invite_headers;
 mod log;
+mod messages;
 mod modules;
 mod outgoing;
+mod plain;
 mod policies;
+mod pools;
+mod received;
 mod registering;
 mod requests;
 mod resolver;
+mod rtp_gate;
+mod sending;
 mod shared;
+mod slots;
 mod stack;
 mod strangers;
 mod text;
 mod threads;
 mod transactions;
+mod transports;
 mod uris;
 
 pub use engine::{PjsipBeats, PjsipEngine, PjsipError};

@@ -65,15 +65,17 @@ impl Module {
 
     /// Puts the module into the stack, before it is started.
     pub fn register(&self) -> ffi::pj_status_t {
-        let module = self.0.get();
-        // SAFETY: pjsua is initialised and has no threads yet; a module of an
-        // earlier run was unlinked when that endpoint was destroyed.
-        unsafe {
-            (*module).id = -1;
-            (*module).prev = ptr::null_mut();
-            (*module).next = ptr::null_mut();
-            ffi::pjsip_endpt_register_module(ffi::pjsua_get_pjsip_endpt(), module)
-        }
+        // SAFETY: pjsua is initialised and has no threads yet, so that nobody else reads
+        // the record; a module of an earlier run was unlinked when that endpoint was
+        // destroyed.
+        let module = unsafe { &mut *self.0.get() };
+        module.id = -1;
+        module.prev = ptr::null_mut();
+        module.next = ptr::null_mut();
+        // SAFETY: no precondition; pjsua is initialised.
+        let endpoint = unsafe { ffi::pjsua_get_pjsip_endpt() };
+        // SAFETY: the record is static, as pjsip asks, and in no list.
+        unsafe { ffi::pjsip_endpt_register_module(endpoint, self.0.get()) }
     }
 
     /// Where dialogs and transactions keep the data of this module; `None` while

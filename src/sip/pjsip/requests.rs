@@ -8,8 +8,9 @@ use super::calls;
 use super::ffi::{self, pjsua_call_id};
 use super::info;
 use super::invite_filter::ALLOW;
+use super::received::Received;
 use super::shared::Shared;
-use super::text;
+use super::transactions::Transaction;
 use crate::core::ids::LegId;
 
 /// The only events that anybody may tell us of: those of our own REFER (RFC 3515).
@@ -64,112 +65,63 @@ fn header_for(method: &str, status: u16) -> Option<(&'static str, &'static str)>
 }
 
 /// Takes a request within a dialog, and answers it unless pjsip does.
-///
-/// # Safety
-/// `tsx` must be the live transaction of the parsed request `rdata`.
-pub unsafe fn take(
-    shared: &Shared,
-    call: pjsua_call_id,
-    tsx: *mut ffi::pjsip_transaction,
-    rdata: *mut ffi::pjsip_rx_data,
-) {
-    // SAFETY: the caller's promise is passed on.
-    unsafe {
-        if matches!(
-            (*tsx).method.id,
-            ffi::PJSIP_INVITE_METHOD
-                | ffi::PJSIP_ACK_METHOD
-                | ffi::PJSIP_BYE_METHOD
-                | ffi::PJSIP_CANCEL_METHOD
-        ) {
-            return;
-        }
-        let leg = shared.slots.current(call);
-        let method = text::to_string(&(*tsx).method.name);
-        let status = if method == "INFO" {
-            Some(info::take(shared, leg, rdata))
-        } else {
-            let facts = facts(call, tsx, rdata);
-            status_for(&method, &facts)
-        };
-        match status {
-            Some(status) => answer(tsx, rdata, status, header_for(&method, status)),
-            None if method == "NOTIFY" => take_notify(shared, leg, rdata),
-            None => {}
-        }
+pub fn take(shared: &Shared, call: pjsua_call_id, tsx: Transaction<'_>, request: Received<'_>) {
+    if matches!(
+        tsx.method(),
+        ffi::PJSIP_INVITE_METHOD
+            | ffi::PJSIP_ACK_METHOD
+            | ffi::PJSIP_BYE_METHOD
+            | ffi::PJSIP_CANCEL_METHOD
+    ) {
+        return;
+    }
+    let leg = shared.slots.current(call);
+    let method = tsx.method_name();
+    let status = if method == "INFO" {
+        Some(info::take(shared, leg, request))
+    } else {
+        status_for(&method, &facts(call, tsx, request))
+    };
+    match status {
+        Some(status) => tsx.answer(request, i32::from(status), header_for(&method, status)),
+        None if method == "NOTIFY" => take_notify(shared, leg, request),
+        None => {}
     }
 }
 
-/// # Safety
-/// As for [`take`].
-unsafe fn facts(
-    call: pjsua_call_id,
-    tsx: *mut ffi::pjsip_transaction,
-    rdata: *mut ffi::pjsip_rx_data,
-) -> Facts {
-    // SAFETY: the caller's promise is passed on. A dialog has a place for the
-    // data of each registered module; the event module fills its own with the
-    // first subscription.
-    unsafe {
-        let message = (*rdata).msg_info.msg;
-        let event = text::printed(message, "Event");
-        let event = event.as_deref().and_then(|event| event.split(';').next());
-        let dialog = ffi::pjsip_tsx_get_dlg(tsx);
-        let module = ffi::pjsip_evsub_instance();
-        let is_subscribed = !dialog.is_null() && !module.is_null() && {
-            let data = usize::try_from((*module).id).ok();
-            let data = data.and_then(|id| (*dialog).mod_data.get(id));
-            data.is_some_and(|data| !data.is_null())
-        };
-        let info = calls::info(call);
-        Facts {
-            event: event.map(|event| event.trim().to_ascii_lowercase()),
-            is_subscribed,
-            content_type: text::body(message).map(|(kind, _)| kind),
-            is_confirmed: info.is_some_and(|info| info.state == ffi::PJSIP_INV_STATE_CONFIRMED),
-        }
+fn facts(call: pjsua_call_id, tsx: Transaction<'_>, request: Received<'_>) -> Facts {
+    let message = request.message();
+    let event = message.printed("Event");
+    let event = event.as_deref().and_then(|event| event.split(';').next());
+    let info = calls::info(call);
+    Facts {
+        event: event.map(|event| event.trim().to_ascii_lowercase()),
+        is_subscribed: is_subscribed(tsx),
+        content_type: message.body_text().map(|(kind, _)| kind),
+        is_confirmed: info.is_some_and(|info| info.state == ffi::PJSIP_INV_STATE_CONFIRMED),
     }
 }
 
-/// # Safety
-/// As for [`take`].
-unsafe fn answer(
-    tsx: *mut ffi::pjsip_transaction,
-    rdata: *mut ffi::pjsip_rx_data,
-    status: u16,
-    header: Option<(&str, &str)>,
-) {
-    // SAFETY: the caller's promise; the response is an out-parameter that lives
-    // until it is sent, which gives it away.
-    unsafe {
-        let mut response = std::ptr::null_mut();
-        let created = ffi::pjsip_endpt_create_response(
-            (*tsx).endpt,
-            rdata,
-            i32::from(status),
-            std::ptr::null(),
-            &raw mut response,
-        );
-        if created != ffi::PJ_SUCCESS {
-            return;
-        }
-        if let Some((name, value)) = header {
-            let headers = (&raw mut (*(*response).msg).hdr).cast();
-            text::push_header(headers, (*response).pool, name, value);
-        }
-        ffi::pjsip_tsx_send_msg(tsx, response);
-    }
+/// Whether the dialog of a request has, or had, a subscription: the event module
+/// fills its own place in it with the first one.
+fn is_subscribed(tsx: Transaction<'_>) -> bool {
+    // SAFETY: no precondition.
+    let module = unsafe { ffi::pjsip_evsub_instance() };
+    // SAFETY: null, or a record that is there while pjsua is.
+    let Some(module) = (unsafe { module.as_ref() }) else {
+        return false;
+    };
+    let (dialog, place) = (tsx.dialog(), usize::try_from(module.id).ok());
+    let data = dialog
+        .zip(place)
+        .and_then(|(dialog, place)| dialog.data(place));
+    data.is_some_and(|data| !data.is_null())
 }
 
 /// pjsua says nothing of a last NOTIFY that it cannot read, or has no body;
 /// that the transfer is over is noted here, and told if pjsua stays silent.
-///
-/// # Safety
-/// `rdata` must be a parsed request.
-unsafe fn take_notify(shared: &Shared, leg: Option<LegId>, rdata: *mut ffi::pjsip_rx_data) {
-    // SAFETY: the caller's promise is passed on.
-    let over = unsafe { text::ends_subscription((*rdata).msg_info.msg) };
-    if let (Some(leg), true) = (leg, over) {
+fn take_notify(shared: &Shared, leg: Option<LegId>, request: Received<'_>) {
+    if let (Some(leg), true) = (leg, request.message().ends_subscription()) {
         shared.slots.transfer_notified(leg, Instant::now());
     }
 }

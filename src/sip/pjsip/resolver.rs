@@ -14,7 +14,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::addresses::{set_socket_address, socket_address_len};
 use super::ffi;
+use super::plain::boxed;
 use super::shared::{ControlCommand, Shared, guarded};
 use super::text::{self, PjStrings};
 use crate::core::address::Transport;
@@ -100,13 +102,12 @@ pub fn install(shared: &Shared) -> ffi::pj_status_t {
         resolve: Some(resolve),
     };
     shared.resolving.set_closed(false);
-    // SAFETY: pjsua is initialised; pjsip keeps the address and only reads.
-    unsafe {
-        ffi::pjsip_endpt_set_ext_resolver(
-            ffi::pjsua_get_pjsip_endpt(),
-            (&raw const RESOLVER).cast_mut(),
-        )
-    }
+    // SAFETY: no precondition; pjsua is initialised.
+    let endpoint = unsafe { ffi::pjsua_get_pjsip_endpt() };
+    let resolver = (&raw const RESOLVER).cast_mut();
+    // SAFETY: the endpoint has no threads yet; pjsip keeps the address, which is static,
+    // and only reads.
+    unsafe { ffi::pjsip_endpt_set_ext_resolver(endpoint, resolver) }
 }
 
 /// Tells pjsip what was looked up meanwhile. On the control thread.
@@ -140,12 +141,11 @@ unsafe extern "C" fn resolve(
     let Some(callback) = callback else {
         return;
     };
-    // SAFETY: pjsip passes a filled target; its host is copied.
-    let (host, port, transport) = unsafe {
-        let target = &*target;
-        let host = text::to_string(&target.addr.host);
-        (host, target.addr.port, transport_of(target))
-    };
+    // SAFETY: pjsip passes a filled target, which lives during the call.
+    let target = unsafe { &*target };
+    // SAFETY: the text lives as long as the target.
+    let host = unsafe { text::to_string(&target.addr.host) };
+    let (port, transport) = (target.addr.port, transport_of(target));
     let request = Request {
         host,
         transport,
@@ -273,8 +273,7 @@ fn server_addresses(
         Transport::Tcp => ffi::PJSIP_TRANSPORT_TCP,
         Transport::Tls => ffi::PJSIP_TRANSPORT_TLS,
     };
-    // SAFETY: all-zero is a valid value of this plain C data.
-    let mut addresses: Box<ffi::pjsip_server_addresses> = Box::new(unsafe { std::mem::zeroed() });
+    let mut addresses: Box<ffi::pjsip_server_addresses> = boxed();
     let name = lent.lend(&request.host);
     for (entry, address) in addresses.entry.iter_mut().zip(found) {
         entry.name = name;
@@ -282,9 +281,9 @@ fn server_addresses(
         if address.is_ipv6() {
             entry.type_ |= ffi::PJSIP_TRANSPORT_IPV6;
         }
-        // SAFETY: the address is the entry's own, and zero: of no family yet.
-        unsafe { text::set_socket_address(&raw mut entry.addr, *address) };
-        let length = text::socket_address_len(&entry.addr);
+        // It is zero, of no family yet.
+        set_socket_address(&mut entry.addr, *address);
+        let length = socket_address_len(&entry.addr);
         entry.addr_len = std::ffi::c_int::try_from(length).unwrap_or(0);
         addresses.count += 1;
     }

@@ -4,12 +4,14 @@
 use std::ffi::c_uint;
 use std::sync::{Mutex, PoisonError};
 
+use super::addresses;
 use super::callbacks;
 use super::connections;
 use super::engine::PjsipError;
 use super::failover;
 use super::ffi;
 use super::ice::has_ice_candidate;
+use super::plain::{boxed, zeroed};
 use super::resolver;
 use super::shared::{LEGS_MAX, shared};
 use super::text::{self, PjStrings};
@@ -100,27 +102,27 @@ pub fn destroy(quietly: bool) {
 }
 
 fn init(config: &EngineConfig, lent: &mut PjStrings) -> Result<(), PjsipError> {
-    // SAFETY: plain C data that pjsua fills with its defaults and copies; not
-    // moved between; strings live until pjsua_init has copied them. pjsip's
-    // settings may be changed before it has threads.
-    unsafe {
-        let mut ua: Box<ffi::pjsua_config> = Box::new(std::mem::zeroed());
-        let mut logging: Box<ffi::pjsua_logging_config> = Box::new(std::mem::zeroed());
-        let mut media: Box<ffi::pjsua_media_config> = Box::new(std::mem::zeroed());
-        ffi::pjsua_config_default(&raw mut *ua);
-        ffi::pjsua_logging_config_default(&raw mut *logging);
-        ffi::pjsua_media_config_default(&raw mut *media);
-        // A request that is not answered is no reason to end a call: media and
-        // session timers tell whether the other side is there.
-        ffi::pjsip_sip_cfg_var.endpt.keep_inv_after_tsx_timeout = ffi::TRUE;
-        set_ua(&mut ua, config, lent);
-        set_logging(&mut logging);
-        set_media(&mut media, config, lent);
-        check(
-            "pjsua_init",
-            ffi::pjsua_init(&raw const *ua, &raw const *logging, &raw const *media),
-        )
-    }
+    let mut ua: Box<ffi::pjsua_config> = boxed();
+    let mut logging: Box<ffi::pjsua_logging_config> = boxed();
+    let mut media: Box<ffi::pjsua_media_config> = boxed();
+    // SAFETY: plain C data that pjsua fills with its defaults, and that is not moved
+    // before pjsua_init has copied it.
+    unsafe { ffi::pjsua_config_default(&raw mut *ua) };
+    // SAFETY: as above.
+    unsafe { ffi::pjsua_logging_config_default(&raw mut *logging) };
+    // SAFETY: as above.
+    unsafe { ffi::pjsua_media_config_default(&raw mut *media) };
+    // A request that is not answered is no reason to end a call: media and
+    // session timers tell whether the other side is there.
+    // SAFETY: pjsip's settings may be changed before it has threads.
+    unsafe { ffi::pjsip_sip_cfg_var.endpt.keep_inv_after_tsx_timeout = ffi::TRUE };
+    set_ua(&mut ua, config, lent);
+    set_logging(&mut logging);
+    set_media(&mut media, config, lent);
+    // SAFETY: the settings are whole, and copied; their strings live in `lent` until
+    // then.
+    let status = unsafe { ffi::pjsua_init(&raw const *ua, &raw const *logging, &raw const *media) };
+    check("pjsua_init", status)
 }
 
 fn set_ua(ua: &mut ffi::pjsua_config, config: &EngineConfig, lent: &mut PjStrings) {
@@ -195,19 +197,16 @@ fn set_media(media: &mut ffi::pjsua_media_config, config: &EngineConfig, lent: &
 }
 
 fn set_codecs(lent: &mut PjStrings) {
+    let mut infos: Vec<ffi::pjsua_codec_info> = (0..32).map(|_| zeroed()).collect();
+    let mut count = 32;
     // SAFETY: pjsua is initialised; it fills at most `count` entries.
-    let known = unsafe {
-        let mut infos: Vec<ffi::pjsua_codec_info> = (0..32).map(|_| std::mem::zeroed()).collect();
-        let mut count = 32;
-        if ffi::pjsua_enum_codecs(infos.as_mut_ptr(), &raw mut count) != ffi::PJ_SUCCESS {
-            return;
-        }
-        infos.truncate(usize::try_from(count).unwrap_or(0));
-        infos
-            .iter()
-            .map(|info| text::to_string(&info.codec_id))
-            .collect::<Vec<_>>()
-    };
+    if unsafe { ffi::pjsua_enum_codecs(infos.as_mut_ptr(), &raw mut count) } != ffi::PJ_SUCCESS {
+        return;
+    }
+    infos.truncate(usize::try_from(count).unwrap_or(0));
+    // SAFETY: the names of codecs lie in a table of pjsua's, which lives as long as it.
+    let id = |info: &ffi::pjsua_codec_info| unsafe { text::to_string(&info.codec_id) };
+    let known: Vec<String> = infos.iter().map(id).collect();
     for id in known {
         let rank = CODECS.iter().position(|ours| id.starts_with(ours));
         let priority = rank.map_or(0, |rank| 250 - u8::try_from(rank).unwrap_or(0) * 10);
@@ -247,48 +246,42 @@ fn open_transport(
         (Transport::Tcp, true) => ffi::PJSIP_TRANSPORT_TCP6,
         (Transport::Tls, true) => ffi::PJSIP_TRANSPORT_TLS6,
     };
-    // SAFETY: plain C data that pjsua fills with its defaults; strings live
-    // until the transport is created; ids and infos are out-parameters.
-    unsafe {
-        let mut settings: Box<ffi::pjsua_transport_config> = Box::new(std::mem::zeroed());
-        ffi::pjsua_transport_config_default(&raw mut *settings);
-        settings.port = c_uint::from(port);
-        if !config.bind.is_unspecified() {
-            settings.bound_addr = lent.lend(&config.bind.to_string());
-        }
-        if let Some(public) = config.public_address {
-            settings.public_addr = lent.lend(&public.to_string());
-        }
-        if transport == Transport::Tls {
-            set_tls(&mut settings.tls_setting, config, &mut lent)?;
-        }
-        if transport == Transport::Tcp {
-            connections::set_keep_alive(&mut settings.sockopt_params);
-        }
-        let mut id = -1;
-        let status = ffi::pjsua_transport_create(kind, &raw const *settings, &raw mut id);
-        if status != ffi::PJ_SUCCESS {
-            return Err(PjsipError::Transport {
-                transport,
-                bind: config.bind,
-                port,
-                reason: text::status_text(status),
-            });
-        }
-        let mut info: ffi::pjsua_transport_info = std::mem::zeroed();
-        check(
-            "pjsua_transport_get_info",
-            ffi::pjsua_transport_get_info(id, &raw mut info),
-        )?;
-        Ok(bound_port(&info, port))
+    let mut settings: Box<ffi::pjsua_transport_config> = boxed();
+    // SAFETY: plain C data that pjsua fills with its defaults.
+    unsafe { ffi::pjsua_transport_config_default(&raw mut *settings) };
+    settings.port = c_uint::from(port);
+    if !config.bind.is_unspecified() {
+        settings.bound_addr = lent.lend(&config.bind.to_string());
     }
-}
-
-fn bound_port(info: &ffi::pjsua_transport_info, asked: u16) -> u16 {
-    // SAFETY: the family says which member is filled; port and family lie at
-    // the same place in both.
-    let port = unsafe { u16::from_be(info.local_addr.ipv4.sin_port) };
-    if port == 0 { asked } else { port }
+    if let Some(public) = config.public_address {
+        settings.public_addr = lent.lend(&public.to_string());
+    }
+    if transport == Transport::Tls {
+        set_tls(&mut settings.tls_setting, config, &mut lent)?;
+    }
+    if transport == Transport::Tcp {
+        connections::set_keep_alive(&mut settings.sockopt_params);
+    }
+    let mut id = -1;
+    // SAFETY: the settings are whole, their strings live during the call; the id is an
+    // out-parameter.
+    let status = unsafe { ffi::pjsua_transport_create(kind, &raw const *settings, &raw mut id) };
+    if status != ffi::PJ_SUCCESS {
+        return Err(PjsipError::Transport {
+            transport,
+            bind: config.bind,
+            port,
+            reason: text::status_text(status),
+        });
+    }
+    let mut info: ffi::pjsua_transport_info = zeroed();
+    // SAFETY: pjsua checks the id, and fills the block.
+    let status = unsafe { ffi::pjsua_transport_get_info(id, &raw mut info) };
+    check("pjsua_transport_get_info", status)?;
+    Ok(match addresses::port(&info.local_addr) {
+        0 => port,
+        bound => bound,
+    })
 }
 
 fn set_tls(

@@ -5,14 +5,17 @@
 //! The module judges what pjsip parsed and is the judge that counts. What is
 //! turned away before spares the parser, and is no more than that.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::access::Caller;
+#[cfg(pj_rx_filter)]
+use super::addresses::socket_address;
 use super::ffi::{self, pjsip_rx_data, pjsip_transport};
 use super::modules::{Callbacks, Module};
+use super::received::Received;
 use super::shared::{Shared, guarded};
-use super::text;
+use super::transports::Transport as Connection;
 #[cfg(pj_rx_filter)]
 use crate::core::access::glance::{Glance, is_head_whole};
 #[cfg(pj_rx_filter)]
@@ -55,20 +58,13 @@ struct Origin {
 }
 
 impl Origin {
-    /// # Safety
-    /// `rdata` must be what a transport received.
-    unsafe fn of(rdata: *mut pjsip_rx_data) -> Option<Self> {
-        // SAFETY: pjsip fills both before it hands a packet on.
-        unsafe {
-            let transport = (*rdata).tp_info.transport;
-            let source = text::socket_address(&raw const (*rdata).pkt_info.src_addr)?;
-            Some(Self {
-                address: source.ip(),
-                transport: transport_of(transport),
-                is_stream: (*transport).flag & ffi::PJSIP_TRANSPORT_DATAGRAM == 0,
-                is_ours: (*transport).dir == ffi::PJSIP_TP_DIR_OUTGOING,
-            })
-        }
+    fn of(source: Option<SocketAddr>, transport: Connection<'_>) -> Option<Self> {
+        Some(Self {
+            address: source?.ip(),
+            transport: transport.kind(),
+            is_stream: !transport.is_datagram(),
+            is_ours: transport.is_ours(),
+        })
     }
 
     fn is_known(&self, shared: &Shared) -> bool {
@@ -76,42 +72,19 @@ impl Origin {
     }
 }
 
-/// # Safety
-/// `transport` must be a transport of pjsip.
-unsafe fn transport_of(transport: *mut pjsip_transport) -> Transport {
-    // SAFETY: the caller's promise.
-    let flags = unsafe { (*transport).flag };
-    if flags & ffi::PJSIP_TRANSPORT_SECURE != 0 {
-        Transport::Tls
-    } else if flags & ffi::PJSIP_TRANSPORT_DATAGRAM != 0 {
-        Transport::Udp
-    } else {
-        Transport::Tcp
-    }
-}
-
 /// Who sent a request.
-///
-/// # Safety
-/// `rdata` must be a parsed request.
-pub unsafe fn caller(shared: &Shared, rdata: *mut pjsip_rx_data) -> Option<Caller> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let origin = Origin::of(rdata)?;
-        Some(Caller {
-            source: source_of(origin.address),
-            is_known: origin.is_known(shared) || has_token(shared, rdata),
-        })
-    }
+pub fn caller(shared: &Shared, request: Received<'_>) -> Option<Caller> {
+    let origin = Origin::of(request.source(), request.transport())?;
+    Some(Caller {
+        source: source_of(origin.address),
+        is_known: origin.is_known(shared) || has_token(shared, request),
+    })
 }
 
-/// # Safety
-/// `rdata` must be a parsed request.
-unsafe fn has_token(shared: &Shared, rdata: *mut pjsip_rx_data) -> bool {
-    // SAFETY: a parsed request has a request URI.
-    let uri = unsafe { text::uri_parts((*(*rdata).msg_info.msg).line.req.uri.cast()) };
-    let line = uri.line;
-    line.is_some_and(|token| shared.with_lines(|lines| lines.table.is_token(&token)))
+fn has_token(shared: &Shared, request: Received<'_>) -> bool {
+    let uri = request.message().request_uri();
+    let token = uri.and_then(|uri| uri.parts().line);
+    token.is_some_and(|token| shared.with_lines(|lines| lines.table.is_token(&token)))
 }
 
 /// What came in, before anything of it is parsed: the place, too, to write a form
@@ -120,27 +93,28 @@ unsafe fn has_token(shared: &Shared, rdata: *mut pjsip_rx_data) -> bool {
 unsafe extern "C" fn on_rx_packet(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     // After a panic the packet is dropped: its sender repeats it.
     guarded("rx_packet", None, ffi::FALSE, |shared| {
-        // SAFETY: pjsip passes what a transport received: `len` bytes, which
-        // no other thread touches during the call.
-        unsafe {
-            let length = usize::try_from((*rdata).pkt_info.len).unwrap_or(0);
-            let buffer = (&raw mut (*rdata).pkt_info.packet).cast::<u8>();
-            let length = length.min(size_of_val(&(*rdata).pkt_info.packet));
-            let packet = std::slice::from_raw_parts_mut(buffer, length);
-            match Origin::of(rdata) {
-                Some(origin) if judge_packet(shared, &origin, packet) => {
-                    leave_digest(packet);
-                    ffi::TRUE
-                }
-                Some(origin) => {
-                    if origin.is_stream {
-                        hang_up((*rdata).tp_info.transport);
-                    }
-                    ffi::FALSE
-                }
-                None => ffi::FALSE,
-            }
+        // SAFETY: pjsip passes what a transport received, not parsed yet, which no other
+        // thread touches during the call.
+        let data = unsafe { &mut *rdata };
+        let source = socket_address(&data.pkt_info.src_addr);
+        // SAFETY: a transport lives as long as what it hands on.
+        let transport = unsafe { Connection::new(data.tp_info.transport) };
+        let Some(origin) = Origin::of(source, transport) else {
+            return ffi::FALSE;
+        };
+        let length = usize::try_from(data.pkt_info.len).unwrap_or(0);
+        let length = length.min(data.pkt_info.packet.len());
+        let bytes = data.pkt_info.packet.as_mut_ptr().cast::<u8>();
+        // SAFETY: the first bytes of the buffer, borrowed for this call.
+        let packet = unsafe { std::slice::from_raw_parts_mut(bytes, length) };
+        if judge_packet(shared, &origin, packet) {
+            leave_digest(packet);
+            return ffi::TRUE;
         }
+        if origin.is_stream {
+            transport.hang_up();
+        }
+        ffi::FALSE
     })
 }
 
@@ -170,62 +144,42 @@ fn judge_packet(shared: &Shared, origin: &Origin, packet: &[u8]) -> bool {
 /// A request, parsed, before any transaction knows it.
 unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     guarded("strangers", None, ffi::TRUE, |shared| {
-        // SAFETY: pjsip passes a parsed request and its transport.
-        unsafe {
-            let Some(origin) = Origin::of(rdata) else {
-                return ffi::TRUE;
-            };
-            let transport = (*rdata).tp_info.transport;
-            let Err(reason) = judge_request(shared, &origin, rdata) else {
-                if origin.is_stream && !origin.is_ours {
-                    shared
-                        .access
-                        .connections()
-                        .handle_message(transport as usize);
-                }
-                return ffi::FALSE;
-            };
-            let access = &shared.access;
-            access.drop_stranger(origin.address, origin.transport, reason);
-            if origin.is_stream {
-                hang_up(transport);
+        // SAFETY: pjsip passes a parsed request, which no other thread touches during
+        // the call.
+        let request = unsafe { Received::new(rdata) };
+        let Some(origin) = Origin::of(request.source(), request.transport()) else {
+            return ffi::TRUE;
+        };
+        let transport = request.transport();
+        let access = &shared.access;
+        let Err(reason) = judge_request(shared, &origin, request) else {
+            if origin.is_stream && !origin.is_ours {
+                access.connections().handle_message(transport.id());
             }
-            ffi::TRUE
+            return ffi::FALSE;
+        };
+        access.drop_stranger(origin.address, origin.transport, reason);
+        if origin.is_stream {
+            transport.hang_up();
         }
+        ffi::TRUE
     })
 }
 
 /// Whether a request is heard at all.
-///
-/// # Safety
-/// `rdata` must be a parsed request.
-unsafe fn judge_request(
-    shared: &Shared,
-    origin: &Origin,
-    rdata: *mut pjsip_rx_data,
-) -> Result<(), Reason> {
-    if origin.is_known(shared) || shared.access.hears_anybody() {
+fn judge_request(shared: &Shared, origin: &Origin, request: Received<'_>) -> Result<(), Reason> {
+    if origin.is_known(shared) || shared.access.hears_anybody() || has_token(shared, request) {
         return Ok(());
     }
-    // SAFETY: the caller's promise; every request that pjsip lets through has
-    // From, To and Call-ID.
-    unsafe {
-        if has_token(shared, rdata) {
-            return Ok(());
-        }
-        let info = &(*rdata).msg_info;
-        let (local, remote) = (&raw const (*info.to).tag, &raw const (*info.from).tag);
-        if (*local).slen == 0 {
-            return Err(Reason::UnknownSource);
-        }
-        // The tags and the Call-ID are secrets of those who are in the dialog.
-        let dialog =
-            ffi::pjsip_ua_find_dialog(&raw const (*info.cid).id, local, remote, ffi::FALSE);
-        if dialog.is_null() {
-            return Err(Reason::UnknownDialog);
-        }
+    if !request.has_to_tag() {
+        return Err(Reason::UnknownSource);
     }
-    Ok(())
+    // The tags and the Call-ID are secrets of those who are in the dialog.
+    if request.is_of_dialog() {
+        Ok(())
+    } else {
+        Err(Reason::UnknownDialog)
+    }
 }
 
 /// A connection begins or ends.
@@ -236,53 +190,41 @@ pub unsafe extern "C" fn on_transport_state(
 ) {
     guarded("transport_state", None, (), |shared| {
         // SAFETY: pjsip passes a transport that lives during the call.
-        unsafe {
-            if (*transport).flag & ffi::PJSIP_TRANSPORT_DATAGRAM != 0
-                || (*transport).dir != ffi::PJSIP_TP_DIR_INCOMING
-                || (*transport).grp_lock.is_null()
-            {
-                return;
-            }
-            match state {
-                ffi::PJSIP_TP_STATE_CONNECTED => open(shared, transport),
-                ffi::PJSIP_TP_STATE_DESTROY => close(shared, transport),
-                _ => {}
-            }
+        let connection = unsafe { Connection::new(transport) };
+        if connection.is_datagram() || !connection.is_incoming() || !connection.can_be_held() {
+            return;
+        }
+        match state {
+            ffi::PJSIP_TP_STATE_CONNECTED => open(shared, connection),
+            ffi::PJSIP_TP_STATE_DESTROY => close(shared, connection),
+            _ => {}
         }
     });
 }
 
-/// # Safety
-/// `transport` must be an incoming connection with a group lock.
-unsafe fn open(shared: &Shared, transport: *mut pjsip_transport) {
-    // SAFETY: the caller's promise. The reference is given back when the
-    // connection leaves the table: until then its memory stays.
-    unsafe {
-        let Some(peer) = text::socket_address(&raw const (*transport).key.rem_addr) else {
-            return hang_up(transport);
-        };
-        let is_known = shared.access.is_known(peer.ip());
-        ffi::pj_grp_lock_add_ref((*transport).grp_lock);
-        let source = source_of(peer.ip());
-        let id = transport as usize;
-        let opened = shared
-            .access
-            .connections()
-            .open(Instant::now(), id, source, is_known);
-        if let Err(reason) = opened {
-            let access = &shared.access;
-            access.drop_stranger(peer.ip(), transport_of(transport), reason);
-            hang_up(transport);
-        }
+fn open(shared: &Shared, connection: Connection<'_>) {
+    let Some(peer) = connection.peer() else {
+        return connection.hang_up();
+    };
+    let access = &shared.access;
+    let is_known = access.is_known(peer.ip());
+    // Given back when the connection leaves the table: until then its memory stays.
+    connection.hold();
+    let (source, id) = (source_of(peer.ip()), connection.id());
+    let opened = access
+        .connections()
+        .open(Instant::now(), id, source, is_known);
+    if let Err(reason) = opened {
+        access.drop_stranger(peer.ip(), connection.kind(), reason);
+        connection.hang_up();
     }
 }
 
-/// # Safety
-/// As for [`open`].
-unsafe fn close(shared: &Shared, transport: *mut pjsip_transport) {
-    if shared.access.connections().close(transport as usize) {
-        // SAFETY: the reference that `open` took.
-        unsafe { ffi::pj_grp_lock_dec_ref((*transport).grp_lock) };
+fn close(shared: &Shared, connection: Connection<'_>) {
+    if shared.access.connections().close(connection.id()) {
+        // SAFETY: it was in the table, so that what `open` took is held still; pjsip
+        // has a reference of its own during the call.
+        unsafe { connection.let_go() };
     }
 }
 
@@ -290,25 +232,14 @@ unsafe fn close(shared: &Shared, transport: *mut pjsip_transport) {
 pub fn close_overdue(shared: &Shared) {
     let overdue = shared.access.connections().take_overdue(Instant::now());
     for (id, source) in overdue {
-        let transport = id as *mut pjsip_transport;
-        // SAFETY: the reference that `open` took keeps the memory, whatever
-        // became of the connection; it is given back here.
-        unsafe {
-            shared
-                .access
-                .drop_stranger(source, transport_of(transport), Reason::Incomplete);
-            let group_lock = (*transport).grp_lock;
-            hang_up(transport);
-            ffi::pj_grp_lock_dec_ref(group_lock);
-        }
+        // SAFETY: what `open` took keeps the memory, whatever became of the connection.
+        let connection = unsafe { Connection::new(id as *mut pjsip_transport) };
+        shared
+            .access
+            .drop_stranger(source, connection.kind(), Reason::Incomplete);
+        connection.hang_up();
+        // SAFETY: it left the table here, so that nobody else gives back what `open`
+        // took; nothing is touched afterwards.
+        unsafe { connection.let_go() };
     }
-}
-
-/// Closes a connection at once.
-///
-/// # Safety
-/// `transport` must be a transport whose memory is there.
-unsafe fn hang_up(transport: *mut pjsip_transport) {
-    // SAFETY: the caller's promise; pjsip does nothing where it closes already.
-    unsafe { ffi::pjsip_transport_shutdown2(transport, ffi::TRUE) };
 }

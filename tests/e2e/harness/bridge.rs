@@ -40,6 +40,8 @@ pub struct Setup {
     pub transport: &'static str,
     /// Hard limit of its file descriptors.
     pub descriptors: Option<u32>,
+    /// A program that runs it, with its arguments; none where empty.
+    pub under: Vec<String>,
 }
 
 impl Setup {
@@ -52,6 +54,7 @@ impl Setup {
             trunk_port: None,
             transport: "udp",
             descriptors: None,
+            under: Vec::new(),
         }
     }
 
@@ -164,10 +167,15 @@ impl Setup {
 
         let log = dir.path().join("bridge.log");
         let mut command = limited(clean_command(), self.descriptors);
+        if !self.under.is_empty() {
+            command = run_by(&self.under, &command);
+        }
         command.args(&args).env("ENCRYPTION_KEY", KEY);
         command.envs(self.env);
         command.current_dir(dir.path());
         let out = File::create(&log).unwrap();
+        // A minute, or as long as valgrind takes.
+        let minutes = if self.under.is_empty() { 1 } else { 5 };
         let stderr = stderr.unwrap_or_else(|| out.try_clone().unwrap().into());
         Bridge {
             process: Process::start_into("sipbridge", command, out.into(), stderr),
@@ -176,6 +184,7 @@ impl Setup {
             stream_port,
             rtp_ports: (rtp_first, rtp_first + RTP_PORTS - 1),
             log,
+            comes_up_within: Duration::from_secs(60 * minutes),
             _dir: dir,
         }
     }
@@ -212,13 +221,19 @@ fn limited(command: Command, descriptors: Option<u32>) -> Command {
     let Some(limit) = descriptors else {
         return command;
     };
-    let mut limited = Command::new("prlimit");
-    limited.arg(format!("--nofile={limit}:{limit}"));
-    limited.arg(command.get_program()).args(command.get_args());
-    limited.env_clear();
+    let prlimit = ["prlimit".to_owned(), format!("--nofile={limit}:{limit}")];
+    run_by(&prlimit, &command)
+}
+
+/// A command as the last arguments of another one, in the same environment.
+fn run_by(program: &[String], command: &Command) -> Command {
+    let mut outer = Command::new(&program[0]);
+    outer.args(&program[1..]);
+    outer.arg(command.get_program()).args(command.get_args());
+    outer.env_clear();
     let envs = command.get_envs();
-    limited.envs(envs.filter_map(|(name, value)| Some((name, value?))));
-    limited
+    outer.envs(envs.filter_map(|(name, value)| Some((name, value?))));
+    outer
 }
 
 /// A phone line as the lines file has it, with a plain password.
@@ -267,13 +282,14 @@ pub struct Bridge {
     pub stream_port: u16,
     pub rtp_ports: (u16, u16),
     log: PathBuf,
+    comes_up_within: Duration,
     _dir: TempDir,
 }
 
 impl Bridge {
     /// Waits until it says that it is up; else what it said.
     async fn comes_up(&mut self) -> Result<(), String> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + self.comes_up_within;
         while !self.output().contains("sipbridge is up") {
             if !self.process.is_running() || Instant::now() > deadline {
                 return Err(self.output());
