@@ -12,8 +12,10 @@ mod perform;
 mod requests;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -25,12 +27,12 @@ use super::call_store::QueuedRequest;
 use super::callee::FallbackLeg;
 use super::destinations::Destinations;
 use super::idle_sounds::IdleSounds;
-use super::inbound_audio::InboundAudio;
 use super::incoming::{Question, Settled};
 use super::leg::Leg;
 use super::leg_media::LegMedia;
 use super::publisher::Publisher;
 use super::worker_search::{SearchEvent, WorkerSearch};
+use super::signal::Signal;
 use super::worker_session::WorkerSession;
 use super::worker_side::WorkerEvent;
 use crate::core::call::{Call, CalleeInput};
@@ -59,6 +61,10 @@ pub(super) struct Driver {
     tick_at: Instant,
     alarm: Pin<Box<Sleep>>,
     ending: bool,
+    /// Wakes the driver for anything but its worker.
+    others: Signal,
+    /// Whether the worker is looked at before all others.
+    worker_first: bool,
 }
 
 /// What a driver is made of. Each part does one thing; the driver alone knows
@@ -129,15 +135,6 @@ impl Drop for Driver {
     }
 }
 
-/// Both in turn, by chance: neither may starve the other, and polling the
-/// worker is also what sends to it.
-async fn caller_or_worker(port: &InboundAudio, worker: &mut WorkerSession) -> DriverEvent {
-    tokio::select! {
-        () = port.woken() => DriverEvent::Messages,
-        event = worker.next() => DriverEvent::Worker(event),
-    }
-}
-
 impl Driver {
     /// The driver of a call that has these parts and goes by these rules.
     pub(super) fn new(call: Call, parts: Parts) -> Self {
@@ -150,6 +147,8 @@ impl Driver {
             tick_at: now + TICK_SILENT,
             alarm: Box::pin(sleep_until(now)),
             ending: false,
+            others: Signal::new(),
+            worker_first: false,
         }
     }
 
@@ -184,24 +183,48 @@ impl Driver {
         }
     }
 
-    /// Waits for the next thing to happen. Nothing is lost when another
-    /// branch wins: every branch is cancel-safe. The two that somebody outside
-    /// can flood come last, so that they starve nothing.
+    /// Waits for the next thing to happen. The worker's audio is played meanwhile, and wakes nothing else of
+    /// the driver: it is what comes most. Nothing is lost when something else wins: every
+    /// branch is cancel-safe. The two that somebody outside can flood come last, so that they starve nothing, and
+    /// the worker and all others have the first look in turn: polling the worker is also what sends to it.
     async fn next(&mut self) -> DriverEvent {
+        let plays = self.call.is_streaming();
         let parts = &mut self.parts;
-        tokio::select! {
-            biased;
-            event = parts.leg.next() => DriverEvent::Leg(event),
-            () = &mut parts.must_end, if !self.ending => DriverEvent::Shutdown,
-            () = &mut self.alarm => DriverEvent::Alarm,
-            () = parts.media.stream.woken() => DriverEvent::Woken,
-            event = parts.search.next() => DriverEvent::Search(event),
-            settled = parts.question.next() => DriverEvent::Answer(settled),
-            Some(asked) = parts.requests.recv() => DriverEvent::QueuedRequest(asked),
-            input = parts.fallback.next() => DriverEvent::Callee(input),
-            Some(packet) = parts.early.recv() => DriverEvent::Rtp(packet),
-            event = caller_or_worker(&parts.media.port, &mut parts.session) => event,
-        }
+        let session = &mut parts.session;
+        let (stream, port) = (&*parts.media.stream, &*parts.media.port);
+        let others = async {
+            tokio::select! {
+                biased;
+                event = parts.leg.next() => DriverEvent::Leg(event),
+                () = &mut parts.must_end, if !self.ending => DriverEvent::Shutdown,
+                () = &mut self.alarm => DriverEvent::Alarm,
+                () = stream.woken() => DriverEvent::Woken,
+                event = parts.search.next() => DriverEvent::Search(event),
+                settled = parts.question.next() => DriverEvent::Answer(settled),
+                Some(asked) = parts.requests.recv() => DriverEvent::QueuedRequest(asked),
+                input = parts.fallback.next() => DriverEvent::Callee(input),
+                Some(packet) = parts.early.recv() => DriverEvent::Rtp(packet),
+                () = port.woken() => DriverEvent::Messages,
+            }
+        };
+        let (mut others, signal) = (pin!(others), &self.others);
+        signal.set();
+        let mut worker_first = std::mem::take(&mut self.worker_first);
+        let event = poll_fn(|cx| {
+            signal.register(cx.waker());
+            if !std::mem::take(&mut worker_first)
+                && let Poll::Ready(event) = signal.poll(others.as_mut())
+            {
+                return Poll::Ready(event);
+            }
+            if let Poll::Ready(event) = session.poll_event(cx, stream, plays) {
+                return Poll::Ready(DriverEvent::Worker(event));
+            }
+            signal.poll(others.as_mut())
+        })
+        .await;
+        self.worker_first = !matches!(event, DriverEvent::Worker(_));
+        event
     }
 
     fn handle(&mut self, event: DriverEvent) {

@@ -19,6 +19,7 @@
 //! | `inbound_audio` | incoming audio, shared with the engine's media thread |
 //! | `opening` | the facts of a call that begins |
 //! | `publisher` | how others are told of one call: job, events, record, API, log |
+//! | `signal` | which part of a driver was woken |
 //! | `call_terms` | what one call brings with it: its own worker, parameters, callback |
 //! | [`call_store`] | the calls as the API sees them, and what it asks of them |
 //! | [`dialling`] | whom the lines may call, and how often |
@@ -50,6 +51,7 @@ pub mod overload;
 pub mod place;
 mod publisher;
 pub mod shutdown;
+mod signal;
 mod worker_search;
 mod worker_session;
 mod worker_side;

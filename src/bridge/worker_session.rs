@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::audio_metrics::AudioMetrics;
 use super::leg_media::LegMedia;
+use super::outbound_audio::OutboundAudio;
 use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::WorkerInput;
 use crate::core::ids::{AccountSid, CallId, StreamId};
@@ -16,6 +18,9 @@ use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::core::media_session::playout::MarkEcho;
 use crate::core::media_session::replay_buffer::HISTORY_MS;
 use crate::worker::{CloseReason, WorkerSocket};
+
+/// Messages of a worker after which the other calls of the thread have their turn.
+const MESSAGES_PER_POLL: usize = 32;
 
 /// The stream of one call; it is open while a worker is attached.
 pub(super) struct WorkerSession {
@@ -51,9 +56,24 @@ impl WorkerSession {
         self.side.attach(socket, stream);
     }
 
-    /// Waits for the worker; forever while none is attached. Cancel-safe.
-    pub(super) async fn next(&mut self) -> WorkerEvent {
-        self.side.next().await
+    /// What the worker says next, but for audio, which is played at once where `plays` says so. Pending for ever
+    /// while no worker is attached.
+    pub(super) fn poll_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &OutboundAudio,
+        plays: bool,
+    ) -> Poll<WorkerEvent> {
+        for _ in 0..MESSAGES_PER_POLL {
+            match self.side.poll_next(cx) {
+                Poll::Ready(WorkerEvent::Message(WorkerMessage::Media(audio))) if plays => {
+                    play(stream, audio);
+                }
+                other => return other,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Pings the worker, and notices one that is dead on TCP.
@@ -181,11 +201,11 @@ impl WorkerSession {
         message: WorkerMessage,
     ) -> Option<WorkerInput> {
         match message {
-            WorkerMessage::Media(audio) => play(media, audio),
+            WorkerMessage::Media(audio) => play(&media.stream, audio),
             WorkerMessage::OddMedia(audio) => {
                 self.gauges.counters.odd_audio();
                 self.side.note_odd_audio();
-                play(media, audio);
+                play(&media.stream, audio);
             }
             WorkerMessage::Mark(name) => {
                 let _ = media.stream.downlink().mark(name);
@@ -219,8 +239,8 @@ impl WorkerSession {
     }
 }
 
-fn play(media: &LegMedia, audio: Vec<u8>) {
-    let pushed = media.stream.push(&audio);
+fn play(stream: &OutboundAudio, audio: Vec<u8>) {
+    let pushed = stream.push(&audio);
     if pushed.first_drop {
         warn!("the playout queue is full (10 minutes); audio of the worker is dropped");
     }

@@ -1,6 +1,7 @@
 //! The worker's side of one call: the attached socket, its stream's id, and
 //! what is wrong with what it sends.
 
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -75,7 +76,7 @@ impl WorkerSide {
             .map(|attached| attached.socket.writer())
     }
 
-    /// Queues one message; it leaves when [`WorkerSide::next`] is polled.
+    /// Queues one message; it leaves when [`WorkerSide::poll_next`] is called.
     pub(super) fn queue(&mut self, message: Vec<u8>) {
         let Some(attached) = &mut self.attached else {
             return;
@@ -94,22 +95,27 @@ impl WorkerSide {
         attached.failed = queued.err();
     }
 
-    /// Waits for the worker; forever while none is attached. Cancel-safe.
-    pub(super) async fn next(&mut self) -> WorkerEvent {
+    /// What the worker says next, and sends what is queued; pending for ever while no worker
+    /// is attached.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<WorkerEvent> {
         let Some(attached) = &mut self.attached else {
-            return std::future::pending().await;
+            return Poll::Pending;
         };
         if let Some(reason) = attached.failed.take() {
             self.close(CloseReason::Stalled);
-            return WorkerEvent::Lost(reason);
+            return Poll::Ready(WorkerEvent::Lost(reason));
         }
-        let event = match attached.socket.recv().await {
-            Received::Text(text) => match parse_worker_message(&text, &attached.stream) {
-                Ok(message) => return WorkerEvent::Message(message),
-                Err(rejected) => return WorkerEvent::Ignored(rejected.to_string()),
-            },
+        let event = match ready!(attached.socket.poll_recv(cx)) {
+            Received::Text(text) => {
+                let message = parse_worker_message(&text, &attached.stream);
+                return Poll::Ready(message.map_or_else(
+                    |rejected| WorkerEvent::Ignored(rejected.to_string()),
+                    WorkerEvent::Message,
+                ));
+            }
             Received::Ignored(Ignored::Binary { size_bytes }) => {
-                return WorkerEvent::Ignored(format!("binary message of {size_bytes} bytes"));
+                let why = format!("binary message of {size_bytes} bytes");
+                return Poll::Ready(WorkerEvent::Ignored(why));
             }
             Received::Closed { normal: true, .. } => WorkerEvent::Closed,
             Received::Closed { code, .. } => {
@@ -118,7 +124,7 @@ impl WorkerSide {
             Received::Lost(error) => WorkerEvent::Lost(error.to_string()),
         };
         self.attached = None;
-        event
+        Poll::Ready(event)
     }
 
     /// Pings, and notices a peer that is dead on TCP.

@@ -146,7 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
     /// Waits for the worker, and sends what is queued meanwhile. Cancel-safe:
     /// nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Received {
-        poll_fn(|cx| self.poll_received(cx)).await
+        poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     /// How long nothing at all has come from the worker, pongs included.
@@ -183,7 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WorkerSocket<S> {
         while let Some(Ok(_)) = self.stream.next().await {}
     }
 
-    fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+    /// See [`WorkerSocket::recv`].
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         if self.over {
             return Poll::Ready(Received::Lost(WorkerError::Over));
         }
@@ -505,7 +506,7 @@ mod tests {
         let mut polls = 0;
         let mut cx = Context::from_waker(Waker::noop());
         while writes(&socket) < 1_000 && polls < 1_000 {
-            assert!(socket.poll_received(&mut cx).is_pending());
+            assert!(socket.poll_recv(&mut cx).is_pending());
             polls += 1;
             tokio::task::yield_now().await;
         }
