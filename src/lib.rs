@@ -39,23 +39,24 @@
 //! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
 //! `fleet` imports those that it holds lines with; `bridge` joins them all; `api` and `watchdog` stand above; `app` joins all, `cli` is on top. `tests/layout.rs` enforces it.
 
-/// Every room is open to the tests and examples of this package, and to nobody else: nothing is published.
-/// With `--cfg closed` they are not, and the compiler sees what the program itself does not use.
-macro_rules! rooms {
-    ($($room:ident)*) => {$(
-        #[cfg(not(closed))]
-        pub mod $room;
-        #[cfg(closed)]
-        pub(crate) mod $room;
-    )*};
-}
-
-rooms! {
-    api app bridge callbacks config core dns files fleet lines media queue sip store watchdog worker
-}
-
+pub mod api;
+pub mod app;
+pub mod bridge;
+pub mod callbacks;
 pub mod cli;
+pub mod config;
+pub mod core;
+pub mod dns;
+pub mod files;
+pub mod fleet;
 pub mod guide;
+pub mod lines;
+pub mod media;
+pub mod queue;
+pub mod sip;
+pub mod store;
+pub mod watchdog;
+pub mod worker;
 
 #[cfg(test)]
 extern crate self as sipbridge;

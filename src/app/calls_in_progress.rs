@@ -8,9 +8,9 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::drain;
-use crate::fleet::CallLimiter;
 use crate::bridge::context::Context;
 use crate::bridge::shutdown::Shutdown;
+use crate::fleet::CallLimiter;
 use crate::queue::Queue;
 
 /// Kept back from the calls' time, for their BYEs to be answered.

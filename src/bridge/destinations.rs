@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::fleet::LineProfile;
 use super::dialling::Dialling;
 use crate::core::dialling::NotAllowed;
 use crate::core::private::Private;
+use crate::fleet::LineProfile;
 
 /// The dial rules as they apply to one call.
 pub(super) struct Destinations {

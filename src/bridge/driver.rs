@@ -11,8 +11,8 @@
 mod perform;
 mod requests;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -31,8 +31,8 @@ use super::incoming::{Question, Settled};
 use super::leg::Leg;
 use super::leg_media::LegMedia;
 use super::publisher::Publisher;
-use super::worker_search::{SearchEvent, WorkerSearch};
 use super::signal::Signal;
+use super::worker_search::{SearchEvent, WorkerSearch};
 use super::worker_session::WorkerSession;
 use super::worker_side::WorkerEvent;
 use crate::core::call::{Call, CalleeInput};

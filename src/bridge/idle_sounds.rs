@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::fleet::LineProfile;
 use crate::core::call::IdleSound;
 use crate::core::media_session::downlink::IdleAudio;
+use crate::fleet::LineProfile;
 use crate::media::sounds::Sounds;
 
 /// The sounds of all calls.

@@ -7,12 +7,12 @@ use std::time::SystemTime;
 
 use super::call_terms::CallTerms;
 use super::context::Settings;
-use crate::fleet::LineProfile;
 use crate::core::call_facts::{CallFacts, CallState};
 use crate::core::call_object::{CallDirection, CallObject};
 use crate::core::ids::CallId;
 use crate::core::numbers;
 use crate::core::private::Private;
+use crate::fleet::LineProfile;
 use crate::sip::engine::IncomingCall;
 
 /// The call that this INVITE begins.

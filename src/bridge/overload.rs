@@ -23,8 +23,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::audio_metrics::{AudioGauges, AudioMetrics};
-use crate::fleet::CallLimiter;
 use super::context::Context;
+use crate::fleet::CallLimiter;
 use crate::media::pacer::Pacer;
 
 /// Seconds that are looked back on.

@@ -8,20 +8,20 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::{Instrument, warn};
 
-use crate::fleet::{CallLimiter, CallPermit};
 use super::call_terms::{CallTerms, ForeignWorkers};
 use super::context::Context;
-use crate::fleet::LineProfile;
 use super::dialling::Dialling;
 use super::driver::Start;
 use super::drivers::Drivers;
-use crate::fleet::LineDirectory;
 use crate::callbacks::Target;
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
 use crate::core::outward::Outward;
 use crate::core::private::Private;
+use crate::fleet::LineDirectory;
+use crate::fleet::LineProfile;
+use crate::fleet::{CallLimiter, CallPermit};
 use crate::sip::engine::{
     CallRefused, Command, OutgoingCall, OutgoingLeg, Refusal, SharedEngine, SubmitError,
 };

@@ -105,6 +105,10 @@ mod tests {
             Poll::Pending
         });
         both.await;
-        assert_eq!(polls.load(Ordering::Relaxed), 2, "the first time, and when it was woken");
+        assert_eq!(
+            polls.load(Ordering::Relaxed),
+            2,
+            "the first time, and when it was woken"
+        );
     }
 }

@@ -14,9 +14,9 @@ use super::outbound_audio::OutboundAudio;
 use super::worker_side::{WorkerEvent, WorkerSide};
 use crate::core::call::WorkerInput;
 use crate::core::ids::{AccountSid, CallId, StreamId};
-use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::core::media_session::playout::MarkEcho;
 use crate::core::media_session::replay_buffer::HISTORY_MS;
+use crate::core::media_streams::{MessageWriter, WorkerMessage};
 use crate::worker::{CloseReason, WorkerSocket};
 
 /// Messages of a worker after which the other calls of the thread have their turn.
