@@ -17,16 +17,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use receiver::{Receiver, Reply, assert_signed};
 use serde_json::json;
-use sipbridge::callbacks::client::{ANSWER_BYTES_MAX, Settings};
+use sipbridge::callbacks::client::{ANSWER_BYTES_MAX, ClientSettings};
 use sipbridge::callbacks::outbox_store::Answer;
 use sipbridge::callbacks::{
-    CallbackError, Client, Incoming, OutboxStore, SpoolError, StatusCallbacks, Target,
+    CallbackError, CallbackTarget, Client, Incoming, OutboxStore, SpoolError, StatusCallbacks,
     WebhookDispatcher, start,
 };
 use sipbridge::core::call::CallDecision;
 use sipbridge::core::call_facts::{CallFacts, CallState, CustomParams};
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
-use sipbridge::core::callback::{CallbackEvent, Change, Kept, Method, Owed, WebhookEvent};
+use sipbridge::core::callback::{CallChange, CallbackEvent, Kept, Method, Owed, WebhookEvent};
 use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::outward::Outward;
 use sipbridge::core::private::{Private, Secret};
@@ -36,7 +36,7 @@ const TOKEN: &str = "12345-t0ken";
 const SOON: Duration = Duration::from_secs(10);
 
 fn client_with(method: Method, signer: bool) -> Client {
-    let settings = Settings {
+    let settings = ClientSettings {
         method,
         timeout: Duration::from_secs(1),
         signer: signer.then(|| Signer::new(Secret::new(TOKEN.into()))),
@@ -56,8 +56,8 @@ fn client() -> Client {
     client_with(Method::Post, false)
 }
 
-fn target(url: &str) -> Target {
-    Target::parse(url).unwrap()
+fn target(url: &str) -> CallbackTarget {
+    CallbackTarget::parse(url).unwrap()
 }
 
 fn call() -> CallObject {
@@ -257,7 +257,7 @@ async fn https_is_checked_against_the_roots() {
     let tls = tokio_rustls::TlsAcceptor::from(Arc::new(server));
     let receiver = Receiver::start_at(0, Some(tls)).await;
     let target = target(&format!("https://localhost:{}/s", receiver.port));
-    let settings = Settings {
+    let settings = ClientSettings {
         method: Method::Post,
         timeout: SOON,
         signer: Some(Signer::new(Secret::new(TOKEN.into()))),
@@ -433,7 +433,7 @@ impl OutboxStore for Memory {
         Box::pin(async move { Ok(Kept { waiting, owed }) })
     }
 
-    fn apply(&self, changes: Vec<Change>) -> Answer<()> {
+    fn apply(&self, changes: Vec<CallChange>) -> Answer<()> {
         if *self.is_away.lock().unwrap() {
             let away = SpoolError {
                 reason: "away".into(),
@@ -442,8 +442,8 @@ impl OutboxStore for Memory {
             return Box::pin(async move { Err(away) });
         }
         let refused = self.refused.lock().unwrap().clone();
-        let is_refused = |change: &Change| match change {
-            Change::Insert(notice) => Some(&notice.call) == refused.as_ref(),
+        let is_refused = |change: &CallChange| match change {
+            CallChange::Insert(notice) => Some(&notice.call) == refused.as_ref(),
             _ => false,
         };
         if changes.iter().any(is_refused) {
@@ -462,17 +462,17 @@ impl OutboxStore for Memory {
         let (mut waiting, mut owed) = (self.waiting.lock().unwrap(), self.owed.lock().unwrap());
         for change in changes {
             match change {
-                Change::Insert(notice) => {
+                CallChange::Insert(notice) => {
                     waiting.push((*notice).clone());
                     owed.retain(|other| other.call != notice.call);
                     if notice.event != CallbackEvent::Completed {
                         owed.push((*notice).clone());
                     }
                 }
-                Change::Delete(call, sequence) => {
+                CallChange::Delete(call, sequence) => {
                     waiting.retain(|other| (&other.call, other.sequence) != (&call, sequence));
                 }
-                Change::Settle(call) => owed.retain(|other| other.call != call),
+                CallChange::Settle(call) => owed.retain(|other| other.call != call),
             }
         }
         Box::pin(async { Ok(()) })

@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use sipbridge::config::flags::{FLAGS, Kind};
+use sipbridge::config::flags::{FLAGS, FlagKind};
 use sipbridge::config::{
-    AnswerMode, Checked, Config, ConfigError, LogFormat, Problem, RawArgs, validate,
+    AnswerMode, Checked, Config, ConfigError, FlagProblem, LogFormat, RawArgs, validate,
 };
 use sipbridge::core::address::Transport;
 use sipbridge::core::callback::Method;
@@ -72,7 +72,7 @@ fn the_defaults_are_what_help_says() {
 #[test]
 fn every_default_of_the_table_is_valid_when_given() {
     for flag in FLAGS {
-        if let (Some(default), Kind::Value(_)) = (flag.default, flag.kind) {
+        if let (Some(default), FlagKind::Value(_)) = (flag.default, flag.kind) {
             assert_eq!(mistakes(&[(flag.name, default)]), [], "--{}", flag.name);
         }
     }
@@ -111,7 +111,7 @@ fn what_is_not_built_is_refused_and_never_ignored() {
     for (name, value) in [("no-auto-answer", "yes"), ("vad", "yes")] {
         let found = mistakes(&[(name, value)]);
         assert!(
-            matches!(&found[..], [ConfigError { flag, problem: Problem::NotBuilt(_) }] if *flag == name),
+            matches!(&found[..], [ConfigError { flag, problem: FlagProblem::NotBuilt(_) }] if *flag == name),
             "--{name}: {found:?}"
         );
     }
@@ -159,7 +159,7 @@ fn a_bridge_needs_a_worker_and_a_line() {
         found,
         [ConfigError::new(
             "sip-username",
-            Problem::Needs("sip-domain")
+            FlagProblem::Needs("sip-domain")
         )]
     );
 }
@@ -173,7 +173,7 @@ fn flags_that_belong_together_are_asked_for() {
     ] {
         assert_eq!(
             mistakes(&[given]),
-            [ConfigError::new(flag, Problem::Needs(needs))]
+            [ConfigError::new(flag, FlagProblem::Needs(needs))]
         );
     }
     let orphan = validate(RawArgs::from_pairs(&[
@@ -181,7 +181,7 @@ fn flags_that_belong_together_are_asked_for() {
         ("ws-target", "ws://h"),
         ("sip-password", "x"),
     ]));
-    let needs = Problem::Needs("sip-username");
+    let needs = FlagProblem::Needs("sip-username");
     assert_eq!(orphan.mistakes, [ConfigError::new("sip-password", needs)]);
 }
 
@@ -207,7 +207,7 @@ fn calls_fit_into_the_rtp_ports() {
         mistakes(&[("rtp-ports", "30000-30019"), ("max-concurrent-calls", "11")]),
         [ConfigError::new(
             "max-concurrent-calls",
-            Problem::NoRoom {
+            FlagProblem::NoRoom {
                 calls: 11,
                 room: 10
             }
@@ -215,7 +215,7 @@ fn calls_fit_into_the_rtp_ports() {
     );
     assert_eq!(
         mistakes(&[("rtp-ports", "65535-65535")]),
-        [ConfigError::new("rtp-ports", Problem::NoPorts)]
+        [ConfigError::new("rtp-ports", FlagProblem::NoPorts)]
     );
 }
 
@@ -225,17 +225,20 @@ fn listeners_do_not_share_ports() {
         mistakes(&[("api-port", "8081")]),
         [ConfigError::new(
             "stream-port",
-            Problem::SamePort("api-port")
+            FlagProblem::SamePort("api-port")
         )]
     );
     assert_eq!(
         mistakes(&[("sip-port", "10500")]),
-        [ConfigError::new("sip-port", Problem::InRtpPorts)]
+        [ConfigError::new("sip-port", FlagProblem::InRtpPorts)]
     );
     assert_eq!(mistakes(&[("sip-port", "8080")]), []);
     assert_eq!(
         mistakes(&[("sip-port", "8080"), ("sip-transport", "tcp")]),
-        [ConfigError::new("sip-port", Problem::SamePort("api-port"))]
+        [ConfigError::new(
+            "sip-port",
+            FlagProblem::SamePort("api-port")
+        )]
     );
     assert_eq!(mistakes(&[("api-port", "0"), ("stream-port", "0")]), []);
     assert_eq!(good(&[("sip-transport", "TLS")]).sip.port, 5061);

@@ -25,7 +25,7 @@ use tokio::time::sleep;
 
 use super::audit::Who;
 use super::control::Control;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use super::visitors::Visitor;
 use crate::core::log_limiter::LogLimiter;
 use crate::core::private::Secret;
@@ -117,7 +117,7 @@ fn check_host(request: &Request) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = "send one Host header";
-    Err(Problem::new(Kind::BAD_REQUEST, detail).closing())
+    Err(Problem::new(ProblemKind::BAD_REQUEST, detail).closing())
 }
 
 fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
@@ -153,7 +153,7 @@ fn check_local(headers: &HeaderMap) -> Result<(), Problem> {
         let detail = format!(
             "{why}: it may come from a page in a browser on this machine. Give the bridge an --api-token (API_TOKEN), or send no Origin and address it as 127.0.0.1 or localhost"
         );
-        Err(Problem::new(Kind::FOREIGN, detail))
+        Err(Problem::new(ProblemKind::FOREIGN, detail))
     };
     if headers.contains_key(ORIGIN) {
         return refused("the request has an Origin");

@@ -11,7 +11,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::info;
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// Longest id that is written out.
 const ID_MAX: usize = 64;
@@ -93,7 +93,11 @@ pub async fn record(
     });
     change.await.unwrap_or_else(|error| {
         tracing::error!(%error, "a change through the API failed");
-        Problem::new(Kind::INTERNAL, "the request failed; the log says how").into_response()
+        Problem::new(
+            ProblemKind::INTERNAL,
+            "the request failed; the log says how",
+        )
+        .into_response()
     })
 }
 

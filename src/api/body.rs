@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// Longest body.
 pub const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -29,7 +29,7 @@ impl<S: Sync> FromRequest<S> for JsonObject {
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         if !is_json(request.headers()) {
             let detail = "send the header Content-Type: application/json";
-            return Err(Problem::new(Kind::MEDIA_TYPE, detail).closing());
+            return Err(Problem::new(ProblemKind::MEDIA_TYPE, detail).closing());
         }
         if announced(request.headers()) > BODY_MAX_BYTES {
             return Err(too_large());
@@ -38,7 +38,7 @@ impl<S: Sync> FromRequest<S> for JsonObject {
             Ok(read) => read?,
             Err(_) => {
                 let detail = format!("it must come within {} s", BODY_TIMEOUT.as_secs());
-                return Err(Problem::new(Kind::SLOW, detail).closing());
+                return Err(Problem::new(ProblemKind::SLOW, detail).closing());
             }
         };
         parse(&bytes).map(Self)
@@ -49,7 +49,7 @@ async fn read(body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let mut bytes = Zeroizing::new(Vec::new());
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        let cut = |_| Problem::new(Kind::MALFORMED, "the body ended early").closing();
+        let cut = |_| Problem::new(ProblemKind::MALFORMED, "the body ended early").closing();
         let chunk = chunk.map_err(cut)?;
         if bytes.len() + chunk.len() > BODY_MAX_BYTES {
             return Err(too_large());
@@ -63,11 +63,14 @@ async fn read(body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
 fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Problem::new(Kind::MALFORMED, "the body must be an object")),
+        Ok(_) => Err(Problem::new(
+            ProblemKind::MALFORMED,
+            "the body must be an object",
+        )),
         Err(error) => {
             let (line, column) = (error.line(), error.column());
             let detail = format!("no JSON, at line {line}, column {column}");
-            Err(Problem::new(Kind::MALFORMED, detail))
+            Err(Problem::new(ProblemKind::MALFORMED, detail))
         }
     }
 }
@@ -94,7 +97,7 @@ fn announced(headers: &HeaderMap) -> usize {
 
 fn too_large() -> Problem {
     let detail = format!("it may have {BODY_MAX_BYTES} bytes");
-    Problem::new(Kind::TOO_LARGE, detail).closing()
+    Problem::new(ProblemKind::TOO_LARGE, detail).closing()
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::call_body::{CallBody, CallList, CallPageBody};
 use super::control::Control;
 use super::new_call::{CallInput, CallOrder, destination_mistake};
 use super::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
-use super::problem::{FieldError, Kind, Problem};
+use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{Id, Query};
 use crate::bridge::call_store::{CallRequest, RequestError};
 use crate::bridge::place::{NewCall, PlaceError};
@@ -329,16 +329,16 @@ fn is_elsewhere(control: &Control, record: &CallRecord) -> bool {
 
 fn elsewhere(node: &str) -> Problem {
     let text = format!("the call is at the bridge {node:?}: ask that one");
-    Problem::new(Kind::CONFLICT, text)
+    Problem::new(ProblemKind::CONFLICT, text)
 }
 
 fn not_done(error: RequestError) -> Problem {
     let text = error.to_string();
     match error {
         RequestError::Unknown => missing(),
-        RequestError::Over | RequestError::NotNow(_) => Problem::new(Kind::CONFLICT, text),
-        RequestError::Invalid(_) => Problem::new(Kind::INVALID, text),
-        RequestError::Busy => Problem::new(Kind::TOO_MANY, text).retry_after(1),
+        RequestError::Over | RequestError::NotNow(_) => Problem::new(ProblemKind::CONFLICT, text),
+        RequestError::Invalid(_) => Problem::new(ProblemKind::INVALID, text),
+        RequestError::Busy => Problem::new(ProblemKind::TOO_MANY, text).retry_after(1),
         RequestError::NotAllowed(refused) => not_allowed("destination", &refused),
     }
 }
@@ -350,27 +350,29 @@ fn not_allowed(field: &str, refused: &NotAllowed) -> Problem {
         NotAllowed::Malformed(malformed) => Problem::field(field, malformed.to_string()),
         NotAllowed::Cap { again_in, .. } => {
             let seconds = u32::try_from(again_in.as_secs()).unwrap_or(u32::MAX);
-            Problem::new(Kind::TOO_MANY, text).retry_after(seconds.saturating_add(1))
+            Problem::new(ProblemKind::TOO_MANY, text).retry_after(seconds.saturating_add(1))
         }
-        _ => Problem::new(Kind::NOT_ALLOWED, text),
+        _ => Problem::new(ProblemKind::NOT_ALLOWED, text),
     }
 }
 
 fn not_placed(error: PlaceError) -> Problem {
     let text = error.to_string();
     match error {
-        PlaceError::UnknownLine => Problem::new(Kind::NOT_FOUND, text),
+        PlaceError::UnknownLine => Problem::new(ProblemKind::NOT_FOUND, text),
         PlaceError::Refused(refusal) => {
             let after = refusal.retry_after.unwrap_or(Duration::from_secs(5));
             let seconds = u32::try_from(after.as_secs().max(1)).unwrap_or(u32::MAX);
-            Problem::new(Kind::UNAVAILABLE, text).retry_after(seconds)
+            Problem::new(ProblemKind::UNAVAILABLE, text).retry_after(seconds)
         }
         PlaceError::BadTarget(reason) => Problem::field("wsTarget", reason),
         PlaceError::BadCallback(reason) => Problem::field("callbackUrl", reason),
         PlaceError::NotAllowed(refused) => not_allowed("to", &refused),
-        PlaceError::Sip(CallRefused::Full) => Problem::new(Kind::UNAVAILABLE, text).retry_after(5),
-        PlaceError::Sip(_) => Problem::new(Kind::SIP, text),
-        PlaceError::Closed => Problem::new(Kind::UNAVAILABLE, text).retry_after(30),
+        PlaceError::Sip(CallRefused::Full) => {
+            Problem::new(ProblemKind::UNAVAILABLE, text).retry_after(5)
+        }
+        PlaceError::Sip(_) => Problem::new(ProblemKind::SIP, text),
+        PlaceError::Closed => Problem::new(ProblemKind::UNAVAILABLE, text).retry_after(30),
     }
 }
 

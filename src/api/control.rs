@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 
 use super::health::Health;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::place::CallPlacer;
 use crate::core::key::MasterKey;
@@ -62,7 +62,7 @@ impl Control {
              bridge with --data-dir (DATA_DIR) or --database-url (DATABASE_URL)";
         self.store
             .as_ref()
-            .ok_or_else(|| Problem::new(Kind::NO_DATABASE, WHY))
+            .ok_or_else(|| Problem::new(ProblemKind::NO_DATABASE, WHY))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::core::private::Secret;
 use crate::lines::Row;
 use crate::lines::entry::FIELD_MAX_BYTES;
 use crate::lines::line::{FieldIssue, FieldProblem};
-use crate::lines::row::{Column, Kind};
+use crate::lines::row::{Column, ColumnKind};
 
 /// Longest id of a line or server that the API makes.
 const ID_MAX_BYTES: usize = 64;
@@ -200,15 +200,15 @@ fn check(spec: &Spec, name: &str, value: &Value) -> Result<(), String> {
     let counted = COUNTED.contains(&column.name);
     let (fits, expected) = match (column.kind, value) {
         (_, Value::Null) => (true, ""),
-        (Kind::Text, Value::Number(number)) if counted => (
+        (ColumnKind::Text, Value::Number(number)) if counted => (
             number.is_u64() || number.is_i64(),
             "a string or a whole number",
         ),
-        (Kind::Text, value) if counted => (value.is_string(), "a string or a whole number"),
-        (Kind::Text | Kind::Password, value) => (value.is_string(), "a string"),
-        (Kind::Flag, value) => (value.is_boolean(), "true or false"),
-        (Kind::Count, value) => (value.is_u64(), "a whole number"),
-        (Kind::Json, value) => (value.is_object(), "an object"),
+        (ColumnKind::Text, value) if counted => (value.is_string(), "a string or a whole number"),
+        (ColumnKind::Text | ColumnKind::Password, value) => (value.is_string(), "a string"),
+        (ColumnKind::Flag, value) => (value.is_boolean(), "true or false"),
+        (ColumnKind::Count, value) => (value.is_u64(), "a whole number"),
+        (ColumnKind::Json, value) => (value.is_object(), "an object"),
     };
     if fits {
         return Ok(());

@@ -25,10 +25,10 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::control::HealthSource;
-use super::metrics::Counters;
+use super::metrics::MetricCounters;
 use crate::bridge::overload::Readings;
 use crate::core::access::REASONS;
-use crate::fleet::Refused;
+use crate::fleet::RefusedCalls;
 use crate::queue::QueueStats;
 use crate::sip::engine::EngineStats;
 use crate::store::CallLogStats;
@@ -91,7 +91,7 @@ pub struct CallTotals {
     /// Taken.
     pub taken: u64,
     /// Refused, by reason.
-    pub refused: Refused,
+    pub refused: RefusedCalls,
 }
 
 /// The facts.
@@ -122,7 +122,7 @@ pub struct Health {
     /// Whether there is a `--ws-target` to fall back to, or to use instead.
     pub has_ws_target: bool,
     /// What only metrics tell, but for the records of calls.
-    pub counters: Counters,
+    pub counters: MetricCounters,
 }
 
 impl Health {
@@ -320,7 +320,7 @@ mod tests {
                 lost: QueueStats::default(),
             }),
             has_ws_target: false,
-            counters: Counters::default(),
+            counters: MetricCounters::default(),
         }
     }
 

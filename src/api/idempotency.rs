@@ -22,7 +22,7 @@ use utoipa::openapi::{RefOr, Required};
 
 use super::body::{BODY_MAX_BYTES, BODY_TIMEOUT};
 use super::openapi::problems;
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -124,9 +124,9 @@ impl Answers {
             Ok(Ok(body)) => body,
             Ok(Err(_)) => {
                 let detail = format!("it may have {BODY_MAX_BYTES} bytes, and must come whole");
-                return Err(Problem::new(Kind::TOO_LARGE, detail).closing());
+                return Err(Problem::new(ProblemKind::TOO_LARGE, detail).closing());
             }
-            Err(_) => return Err(Problem::new(Kind::SLOW, "it came too slowly").closing()),
+            Err(_) => return Err(Problem::new(ProblemKind::SLOW, "it came too slowly").closing()),
         };
         let digest = Sha256::digest(&body).into();
         if let Some(kept) = self.begin(&asked, digest, Instant::now())? {
@@ -155,11 +155,11 @@ impl Answers {
         match entries.get(asked) {
             Some(entry) if entry.body != body => {
                 let detail = "this Idempotency-Key came with another body before";
-                return Err(Problem::new(Kind::KEY_REUSED, detail));
+                return Err(Problem::new(ProblemKind::KEY_REUSED, detail));
             }
             Some(Entry { answer: None, .. }) => {
                 let detail = "the same request is being answered right now";
-                return Err(Problem::new(Kind::CONFLICT, detail).retry_after(1));
+                return Err(Problem::new(ProblemKind::CONFLICT, detail).retry_after(1));
             }
             Some(Entry { answer, .. }) => return Ok(answer.clone()),
             None => {}
@@ -202,7 +202,7 @@ impl Working<'_> {
             return Ok(response);
         }
         let (head, body) = response.into_parts();
-        let failed = |_| Problem::new(Kind::INTERNAL, "the answer is too long to be kept");
+        let failed = |_| Problem::new(ProblemKind::INTERNAL, "the answer is too long to be kept");
         let body = to_bytes(body, ANSWER_MAX_BYTES).await.map_err(failed)?;
         let kept = Kept {
             status,
@@ -242,7 +242,7 @@ fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
     let key = key.map(str::trim).unwrap_or_default();
     if key.is_empty() || key.len() > KEY_MAX_BYTES || keys.next().is_some() {
         let detail = format!("send one Idempotency-Key of 1 to {KEY_MAX_BYTES} ASCII characters");
-        return Err(Problem::new(Kind::BAD_REQUEST, detail));
+        return Err(Problem::new(ProblemKind::BAD_REQUEST, detail));
     }
     Ok(key.to_owned())
 }

@@ -24,7 +24,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What only metrics tell, gathered with the rest. All zero by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct MetricCounters {
     /// Calls in progress that came in.
     pub inbound: u64,
     /// Calls in progress that we placed.

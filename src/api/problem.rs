@@ -11,17 +11,17 @@ use crate::store::StoreError;
 
 /// A kind of problem: its status, its type and its title go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kind {
+pub struct ProblemKind {
     status: StatusCode,
     urn: &'static str,
     title: &'static str,
 }
 
-const fn kind(status: StatusCode, urn: &'static str, title: &'static str) -> Kind {
-    Kind { status, urn, title }
+const fn kind(status: StatusCode, urn: &'static str, title: &'static str) -> ProblemKind {
+    ProblemKind { status, urn, title }
 }
 
-impl Kind {
+impl ProblemKind {
     /// The body is no JSON.
     pub const MALFORMED: Self = kind(
         StatusCode::BAD_REQUEST,
@@ -190,7 +190,7 @@ pub struct Problem {
 
 impl Problem {
     /// A problem of a kind, this time.
-    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self {
             kind: kind.urn,
             title: kind.title,
@@ -211,7 +211,7 @@ impl Problem {
         };
         Self {
             errors: errors.into(),
-            ..Self::new(Kind::INVALID, detail)
+            ..Self::new(ProblemKind::INVALID, detail)
         }
     }
 
@@ -224,14 +224,14 @@ impl Problem {
     /// 404.
     #[must_use]
     pub fn not_found(what: &str) -> Self {
-        Self::new(Kind::NOT_FOUND, format!("there is no such {what}"))
+        Self::new(ProblemKind::NOT_FOUND, format!("there is no such {what}"))
     }
 
     /// 401, with what the client must send.
     #[must_use]
     pub fn unauthorized(challenge: &'static str, detail: &str) -> Self {
         let challenge = HeaderValue::from_static(challenge);
-        Self::new(Kind::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
+        Self::new(ProblemKind::UNAUTHORIZED, detail).header(WWW_AUTHENTICATE, challenge)
     }
 
     /// With ids of lines.
@@ -281,19 +281,22 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Taken(_) => Self::new(Kind::TAKEN, error.to_string()),
-            StoreError::Referenced(_) => Self::new(Kind::CONFLICT, error.to_string()),
+            StoreError::Taken(_) => Self::new(ProblemKind::TAKEN, error.to_string()),
+            StoreError::Referenced(_) => Self::new(ProblemKind::CONFLICT, error.to_string()),
             StoreError::Values { reason, .. } => {
                 let detail = format!("the database does not take these values: {reason}");
-                Self::new(Kind::INVALID, detail)
+                Self::new(ProblemKind::INVALID, detail)
             }
             _ if error.is_transient() => {
                 tracing::warn!(%error, "an API request failed");
-                Self::new(Kind::UNAVAILABLE, error.to_string()).retry_after(2)
+                Self::new(ProblemKind::UNAVAILABLE, error.to_string()).retry_after(2)
             }
             _ => {
                 tracing::error!(%error, "an API request failed");
-                Self::new(Kind::INTERNAL, "the database failed; the log says how")
+                Self::new(
+                    ProblemKind::INTERNAL,
+                    "the database failed; the log says how",
+                )
             }
         }
     }
@@ -305,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_problem_has_its_type_and_leaves_out_what_it_has_not() {
-        let problem = Problem::new(Kind::CONFLICT, "the call is over").retry_after(1);
+        let problem = Problem::new(ProblemKind::CONFLICT, "the call is over").retry_after(1);
         let body = serde_json::to_value(&problem).expect("JSON");
         assert_eq!(
             body,

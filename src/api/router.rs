@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::admin::{fallback, lines, register, servers};
 use super::control::{Control, HealthSource};
 use super::idempotency::{self, Answers};
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use super::{access, audit, calls, health, metrics, openapi};
 
 /// How long an answer may take; longer than a connection to the database.
@@ -78,7 +78,7 @@ async fn in_time(request: Request, next: Next) -> Response {
             "there was no answer within {} s; a change may still be made: look before you try again",
             ANSWER_LIMIT.as_secs()
         );
-        let problem = Problem::new(Kind::UNAVAILABLE, detail);
+        let problem = Problem::new(ProblemKind::UNAVAILABLE, detail);
         problem.retry_after(5).into_response()
     })
 }
@@ -89,6 +89,6 @@ fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
         // axum adds the header Allow.
         .method_not_allowed_fallback(async || {
             let detail = "the header Allow lists the methods that it takes";
-            Problem::new(Kind::METHOD, detail)
+            Problem::new(ProblemKind::METHOD, detail)
         })
 }

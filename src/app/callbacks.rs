@@ -10,16 +10,16 @@ use tracing::{info, warn};
 
 use crate::bridge::call_store::StatusListener;
 use crate::bridge::context::IncomingAsk;
-use crate::callbacks::client::Settings;
+use crate::callbacks::client::ClientSettings;
 use crate::callbacks::outbox_store::Answer;
 use crate::callbacks::{
-    self, CallbackError, Client, Incoming, OutboxStore, SpoolError, StatusCallbacks, Target,
-    WebhookDispatcher,
+    self, CallbackError, CallbackTarget, Client, Incoming, OutboxStore, SpoolError,
+    StatusCallbacks, WebhookDispatcher,
 };
 use crate::config::{CallbacksConfig, ServiceUrl};
 use crate::core::call::CallDecision;
 use crate::core::call_object::CallObject;
-use crate::core::callback::{Change, Kept};
+use crate::core::callback::{CallChange, Kept};
 use crate::core::outward::Outward;
 use crate::core::signature::Signer;
 use crate::store::{Store, StoreError};
@@ -54,7 +54,7 @@ pub fn start(
     store: Option<&Store>,
     node: &str,
 ) -> Result<Callbacks, CallbackError> {
-    let settings = Settings {
+    let settings = ClientSettings {
         method: config.method,
         timeout: config.timeout,
         signer: signer(config),
@@ -62,7 +62,8 @@ pub fn start(
     let client = Client::new(settings, None, outward)?;
     let target = |url: &Option<ServiceUrl>| {
         let url = url.as_ref();
-        url.map(|url| Target::parse(url.expose())).transpose()
+        url.map(|url| CallbackTarget::parse(url.expose()))
+            .transpose()
     };
     let (common, incoming) = (target(&config.status_url)?, target(&config.incoming_url)?);
     log_receivers(config, &common, &incoming, store.is_some());
@@ -85,8 +86,8 @@ pub fn start(
 
 fn log_receivers(
     config: &CallbacksConfig,
-    common: &Option<Target>,
-    incoming: &Option<Target>,
+    common: &Option<CallbackTarget>,
+    incoming: &Option<CallbackTarget>,
     is_kept: bool,
 ) {
     let signed = config.auth_token.is_some();
@@ -102,9 +103,9 @@ fn log_receivers(
 }
 
 /// Tells status callbacks of calls.
-pub struct Listener(pub StatusCallbacks);
+pub struct CallbackListener(pub StatusCallbacks);
 
-impl StatusListener for Listener {
+impl StatusListener for CallbackListener {
     fn changed(&self, call: &CallObject, url: Option<&str>) {
         self.0.changed(call, url);
     }
@@ -130,7 +131,7 @@ impl OutboxStore for StoreSpool {
         Box::pin(async move { store.callbacks(&node, most).await.map_err(explain) })
     }
 
-    fn apply(&self, changes: Vec<Change>) -> Answer<()> {
+    fn apply(&self, changes: Vec<CallChange>) -> Answer<()> {
         let (store, node) = (self.store.clone(), self.node.clone());
         Box::pin(async move {
             let changed = store.change_callbacks(&node, &changes).await;

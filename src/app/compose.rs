@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::callbacks::{self, Listener};
+use super::callbacks::{self, CallbackListener};
 use super::calls_in_progress::CallsInProgress;
 use super::contact_key::contact_key;
 use super::health::HealthReporter;
@@ -23,7 +23,7 @@ use crate::bridge::context::{Context, Settings};
 use crate::bridge::dialling::Dialling;
 use crate::bridge::drivers::Drivers;
 use crate::bridge::intake::Intake;
-use crate::bridge::overload::{Monitor, Watched};
+use crate::bridge::overload::{Monitor, OverloadInputs};
 use crate::bridge::place::CallPlacer;
 use crate::callbacks::{CallbackError, WebhookDispatcher};
 use crate::config::Config;
@@ -206,7 +206,7 @@ pub async fn compose(
         call_limiter,
         gauges: Arc::default(),
         lines: LineDirectory::new(&fleet),
-        calls: CallStore::new(Some(Arc::new(Listener(callbacks.status)))),
+        calls: CallStore::new(Some(Arc::new(CallbackListener(callbacks.status)))),
         sounds: Sounds::built_in(),
         dialling: Arc::new(
             Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
@@ -272,7 +272,7 @@ pub async fn compose(
     let forgetting = store.as_ref().zip(config.keep_records);
     let forgetting =
         forgetting.map(|((store, _), keep)| tokio::spawn(retention::run(store.clone(), keep)));
-    let watched = Watched::new(&context);
+    let watched = OverloadInputs::new(&context);
     let monitoring = tokio::spawn(monitor.run(watched, max_late));
     log_start(&config, &engine, &stream_server, &api);
     Ok(Running {

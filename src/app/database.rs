@@ -15,9 +15,9 @@ use super::sealing::seal;
 use crate::config::{Config, Database};
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
-use crate::fleet::snapshot::{CredentialCaches, LineSnapshot, Stored, read, snapshot_with};
+use crate::fleet::snapshot::{CredentialCaches, LineSnapshot, StoredLines, read, snapshot_with};
 use crate::lines::{self, CredentialCache, LinesFile};
-use crate::store::{Imported, Location, Refused, Store};
+use crate::store::{Imported, Location, RefusedRow, Store};
 
 /// How long the start waits for the records of calls.
 const LAST_CALLS_LIMIT: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, LineSnapshot), S
         }
         let imported = store.import(&file.rows).await?;
         log_import(&imported);
-        for Refused { place, reason } in imported.refused {
+        for RefusedRow { place, reason } in imported.refused {
             file.refuse(path, place, reason);
         }
         // What the database has taken is read from it.
@@ -103,7 +103,7 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, LineSnapshot), S
 fn sealed(
     config: &Config,
     file: LinesFile,
-    stored: Option<Stored>,
+    stored: Option<StoredLines>,
     last_calls: &HashMap<LineId, SystemTime>,
 ) -> LineSnapshot {
     let caches = CredentialCaches {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::logging;
-use crate::api::metrics::{CallbackTotals, Counters};
+use crate::api::metrics::{CallbackTotals, MetricCounters};
 use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
 use crate::bridge::audio_metrics::AudioMetrics;
 use crate::bridge::call_store::CallStore;
@@ -104,13 +104,13 @@ impl HealthReporter {
         }
     }
 
-    fn counters(&self) -> Counters {
+    fn counters(&self) -> MetricCounters {
         let calls = |direction| {
             let calls = self.calls.in_progress(direction);
             u64::try_from(calls).unwrap_or(u64::MAX)
         };
         let pulses = self.pulses.iter();
-        Counters {
+        MetricCounters {
             inbound: calls(CallDirection::Inbound),
             outbound: calls(CallDirection::Outbound),
             counters: self.gauges.counters.read(),

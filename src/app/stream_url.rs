@@ -6,13 +6,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
-use crate::config::{Config, QueueConfig, ServiceUrl};
+use crate::config::{Config, QueueSettings, ServiceUrl};
 
 /// The base of every job's `audioStreamUrl`, without a slash at its end.
 /// `port` is the port that is really bound. Blocks for a DNS look-up of the
 /// Redis host at most.
 #[must_use]
-pub fn stream_base_url(config: &Config, queue: &QueueConfig, port: u16) -> String {
+pub fn stream_base_url(config: &Config, queue: &QueueSettings, port: u16) -> String {
     if let Some(url) = &queue.stream_url {
         return url.clone();
     }

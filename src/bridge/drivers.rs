@@ -22,7 +22,7 @@ use super::publisher::{Outlets, Publisher};
 use super::shutdown::Shutdown;
 use super::worker_search::{WorkerSearch, WorkerSources};
 use super::worker_session::WorkerSession;
-use crate::core::call::{Call, CallPolicy, Route, SearchPolicy};
+use crate::core::call::{Call, CallPolicy, SearchPolicy, WorkerRoute};
 use crate::core::call_facts::CallFacts;
 use crate::core::call_object::CallObject;
 use crate::core::ids::LegId;
@@ -182,10 +182,10 @@ impl Drivers {
     fn policy(&self, line: &LineProfile, has_own_worker: bool) -> CallPolicy {
         let settings = &self.settings;
         let route = match (&self.sources.queue, &self.sources.dialer) {
-            _ if has_own_worker => Route::Dial,
-            (Some(_), Some(_)) => Route::QueueThenDial,
-            (None, Some(_)) => Route::Dial,
-            (_, None) => Route::Queue,
+            _ if has_own_worker => WorkerRoute::Dial,
+            (Some(_), Some(_)) => WorkerRoute::QueueThenDial,
+            (None, Some(_)) => WorkerRoute::Dial,
+            (_, None) => WorkerRoute::Queue,
         };
         CallPolicy {
             answer: settings.answer,

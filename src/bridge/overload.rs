@@ -52,7 +52,7 @@ impl Lateness {
 
 /// What a second changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum OverloadChange {
     /// Overloaded from now on.
     Began,
     /// Calm again.
@@ -81,7 +81,7 @@ impl OverloadDetector {
     }
 
     /// Takes one more second.
-    pub fn handle_second(&mut self, lateness: Lateness) -> Option<Change> {
+    pub fn handle_second(&mut self, lateness: Lateness) -> Option<OverloadChange> {
         if self.window.len() == WINDOW {
             self.window.pop_front();
         }
@@ -89,11 +89,11 @@ impl OverloadDetector {
         let is_late = |second: &&Lateness| self.limit.is_some_and(|limit| second.worst() > limit);
         let late = self.window.iter().filter(is_late).count();
         let change = match self.overloaded {
-            false if late >= LATE_SECONDS => Change::Began,
-            true if late == 0 => Change::Ended,
+            false if late >= LATE_SECONDS => OverloadChange::Began,
+            true if late == 0 => OverloadChange::Ended,
             _ => return None,
         };
-        self.overloaded = change == Change::Began;
+        self.overloaded = change == OverloadChange::Began;
         Some(change)
     }
 
@@ -120,13 +120,13 @@ pub struct Readings {
 }
 
 /// What the monitor looks at, and the door that it shuts.
-pub struct Watched {
+pub struct OverloadInputs {
     pacer: Arc<Pacer>,
     gauges: Arc<AudioMetrics>,
     call_limiter: Arc<CallLimiter>,
 }
 
-impl Watched {
+impl OverloadInputs {
     /// Takes the handles of a running bridge.
     #[must_use]
     pub fn new(context: &Context) -> Self {
@@ -152,7 +152,7 @@ impl Monitor {
     }
 
     /// Watches, and opens and shuts the door, for ever.
-    pub async fn run(self: Arc<Self>, watched: Watched, limit: Option<Duration>) {
+    pub async fn run(self: Arc<Self>, watched: OverloadInputs, limit: Option<Duration>) {
         let mut judge = OverloadDetector::new(limit);
         // What was late before, such as the start, counts for nothing.
         let _ = watched.pacer.take_late_max_us();
@@ -167,7 +167,9 @@ impl Monitor {
             };
             *self.readings.lock().unwrap_or_else(PoisonError::into_inner) = readings;
             if let Some(change) = change {
-                watched.call_limiter.set_overloaded(change == Change::Began);
+                watched
+                    .call_limiter
+                    .set_overloaded(change == OverloadChange::Began);
                 log_change(change, &readings, watched.call_limiter.active());
             }
         }
@@ -189,7 +191,7 @@ async fn latest_probe() -> Duration {
     }
 }
 
-fn log_change(change: Change, readings: &Readings, calls: u32) {
+fn log_change(change: OverloadChange, readings: &Readings, calls: u32) {
     let ms = |duration: Duration| duration.as_millis() as u64;
     let Readings {
         lateness,
@@ -200,7 +202,7 @@ fn log_change(change: Change, readings: &Readings, calls: u32) {
     let (to_workers_max_ms, to_callers_max_ms) =
         (ms(audio.to_workers_max), ms(audio.to_callers_max));
     match change {
-        Change::Began => warn!(
+        OverloadChange::Began => warn!(
             calls,
             pacer_late_max_ms,
             runtime_late_max_ms,
@@ -209,7 +211,7 @@ fn log_change(change: Change, readings: &Readings, calls: u32) {
             to_callers_max_ms,
             "overloaded: audio is late again and again; new calls are refused until it is not"
         ),
-        Change::Ended => info!(
+        OverloadChange::Ended => info!(
             calls,
             pacer_late_max_ms,
             runtime_late_max_ms,
@@ -235,7 +237,7 @@ mod tests {
         }
     }
 
-    fn run(judge: &mut OverloadDetector, seconds_ms: &[u64]) -> Vec<(usize, Change)> {
+    fn run(judge: &mut OverloadDetector, seconds_ms: &[u64]) -> Vec<(usize, OverloadChange)> {
         let seconds = seconds_ms.iter().enumerate();
         seconds
             .filter_map(|(at, ms)| Some((at, judge.handle_second(second(*ms))?)))
@@ -259,9 +261,9 @@ mod tests {
         let seconds = [41, 1, 60, 1, 50, 1, 1, 1, 1, 41, 1, 1, 1, 1, 1, 1, 1];
         assert_eq!(
             run(&mut judge, &seconds),
-            [(4, Change::Began), (14, Change::Ended)]
+            [(4, OverloadChange::Began), (14, OverloadChange::Ended)]
         );
-        assert_eq!(run(&mut judge, &[90, 90, 90]), [(2, Change::Began)]);
+        assert_eq!(run(&mut judge, &[90, 90, 90]), [(2, OverloadChange::Began)]);
     }
 
     #[test]
@@ -273,7 +275,10 @@ mod tests {
         };
         assert_eq!(judge.handle_second(late(50, 0)), None);
         assert_eq!(judge.handle_second(late(0, 70)), None);
-        assert_eq!(judge.handle_second(late(0, 60)), Some(Change::Began));
+        assert_eq!(
+            judge.handle_second(late(0, 60)),
+            Some(OverloadChange::Began)
+        );
         assert_eq!(judge.lateness(), late(50, 70));
         run(&mut judge, &[0; WINDOW]);
         assert_eq!(judge.lateness(), Lateness::default());

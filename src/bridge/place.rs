@@ -13,7 +13,7 @@ use super::context::Context;
 use super::dialling::Dialling;
 use super::driver::Start;
 use super::drivers::Drivers;
-use crate::callbacks::Target;
+use crate::callbacks::CallbackTarget;
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
@@ -136,7 +136,8 @@ impl CallPlacer {
     /// What the call brings with it, checked.
     fn terms(&self, call: NewCall) -> Result<CallTerms, PlaceError> {
         if let Some(url) = &call.callback_url {
-            let judged = Target::parse_foreign(url).and_then(|url| url.judge(&self.outward));
+            let judged =
+                CallbackTarget::parse_foreign(url).and_then(|url| url.judge(&self.outward));
             judged.map_err(|error| PlaceError::BadCallback(error.to_string()))?;
         }
         let target = call.ws_target.as_deref();

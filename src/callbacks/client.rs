@@ -18,7 +18,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::net::lookup_host;
 
 use super::error::CallbackError;
-use super::target::Target;
+use super::target::CallbackTarget;
 use crate::core::callback::{Method, query_parameters};
 use crate::core::outward::Outward;
 use crate::core::signature::{HEADER, Signer};
@@ -33,7 +33,7 @@ const USER_AGENT: &str = concat!("sipbridge/", env!("CARGO_PKG_VERSION"));
 
 /// How requests are made.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ClientSettings {
     /// `--callback-method`.
     pub method: Method,
     /// `--callback-timeout`: for a request as a whole.
@@ -49,7 +49,7 @@ pub struct Client {
     http: reqwest::Client,
     /// For those of clients. It has connections of its own, each of which was judged.
     guarded: reqwest::Client,
-    settings: Settings,
+    settings: ClientSettings,
     outward: Arc<Outward>,
 }
 
@@ -73,7 +73,7 @@ impl Client {
     /// # Errors
     /// When the CA file is unusable, or TLS cannot be set up.
     pub fn new(
-        settings: Settings,
+        settings: ClientSettings,
         ca_file: Option<&Path>,
         outward: Arc<Outward>,
     ) -> Result<Self, CallbackError> {
@@ -93,7 +93,11 @@ impl Client {
     ///
     /// # Errors
     /// When no answer came.
-    pub async fn send(&self, target: &Target, object: &str) -> Result<Reply, CallbackError> {
+    pub async fn send(
+        &self,
+        target: &CallbackTarget,
+        object: &str,
+    ) -> Result<Reply, CallbackError> {
         let failed = |error: reqwest::Error| self.explain(target, &error);
         // An IP address in a URL is resolved by nobody.
         target.judge(&self.outward)?;
@@ -123,7 +127,7 @@ impl Client {
 
     fn request(
         &self,
-        target: &Target,
+        target: &CallbackTarget,
         object: &str,
     ) -> Result<reqwest::RequestBuilder, CallbackError> {
         let signer = self.settings.signer.as_ref();
@@ -161,12 +165,12 @@ impl Client {
         Ok(request)
     }
 
-    fn is_own(&self, target: &Target) -> bool {
+    fn is_own(&self, target: &CallbackTarget) -> bool {
         let host = target.host().map(|host| host.to_string());
         host.is_some_and(|host| self.outward.may_sign(&host))
     }
 
-    fn explain(&self, target: &Target, error: &reqwest::Error) -> CallbackError {
+    fn explain(&self, target: &CallbackTarget, error: &reqwest::Error) -> CallbackError {
         // An address that is no URI for HTTP: too long with all its parameters.
         if error.is_builder() {
             return CallbackError::BadTarget(NO_REQUEST);
@@ -195,7 +199,7 @@ impl Client {
     }
 }
 
-fn builder(settings: &Settings, tls: ClientConfig) -> reqwest::ClientBuilder {
+fn builder(settings: &ClientSettings, tls: ClientConfig) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(USER_AGENT)

@@ -15,9 +15,9 @@ use super::error::CallbackError;
 use super::outbox_store::{OutboxStore, OutboxWriter};
 use super::stats::{Counters, count};
 use super::status::StatusCallbacks;
-use super::target::Target;
+use super::target::CallbackTarget;
 use crate::core::callback::outbox::{Fate, Outbox, Sent};
-use crate::core::callback::{CallEnd, Change, Kept, Owed, WebhookEvent};
+use crate::core::callback::{CallChange, CallEnd, Kept, Owed, WebhookEvent};
 use crate::core::ids::CallId;
 use crate::core::log_limiter::LogLimiter;
 
@@ -43,7 +43,7 @@ pub struct WebhookDispatcher {
 #[must_use]
 pub fn start(
     client: Client,
-    common: Option<Target>,
+    common: Option<CallbackTarget>,
     store: Option<Arc<dyn OutboxStore>>,
 ) -> (StatusCallbacks, WebhookDispatcher) {
     let (queue, received) = mpsc::channel(WAITING_MAX);
@@ -104,7 +104,7 @@ impl WebhookDispatcher {
 
 struct Delivery {
     client: Client,
-    common: Option<Target>,
+    common: Option<CallbackTarget>,
     writer: OutboxWriter,
     counters: Arc<Counters>,
     outbox: Outbox,
@@ -186,21 +186,21 @@ impl Delivery {
                 self.counters.waiting.fetch_add(1, Relaxed);
                 self.take(Arc::new(notice));
             } else {
-                self.writer.leave(Change::Settle(last.call));
+                self.writer.leave(CallChange::Settle(last.call));
             }
         }
     }
 
     /// A new one: kept, and queued behind the others of its call.
     fn take(&mut self, notice: Arc<WebhookEvent>) {
-        self.writer.leave(Change::Insert(notice.clone()));
+        self.writer.leave(CallChange::Insert(notice.clone()));
         self.outbox.push(Instant::now(), notice);
     }
 
     fn send_what_may_leave(&mut self) {
         while let Some(notice) = self.outbox.poll(Instant::now()) {
             let target = match &notice.url {
-                Some(url) => Target::parse_foreign(url.expose()).ok(),
+                Some(url) => CallbackTarget::parse_foreign(url.expose()).ok(),
                 None => self.common.clone(),
             };
             let client = self.client.clone();
@@ -246,7 +246,7 @@ impl Delivery {
         }
         self.counters.waiting.fetch_sub(1, Relaxed);
         self.writer
-            .leave(Change::Delete(call.clone(), notice.sequence));
+            .leave(CallChange::Delete(call.clone(), notice.sequence));
     }
 
     fn tell_failure(
@@ -275,7 +275,7 @@ async fn until(at: Option<tokio::time::Instant>) {
 
 async fn deliver(
     client: &Client,
-    target: &Target,
+    target: &CallbackTarget,
     notice: &WebhookEvent,
 ) -> Result<(), (Sent, CallbackError)> {
     let sent = client.send(target, &notice.body).await;

@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::client::{Client, Reply};
 use super::error::CallbackError;
 use super::stats::{Counters, count};
-use super::target::Target;
+use super::target::CallbackTarget;
 use crate::core::call::{Accepted, CallDecision};
 use crate::core::call_object::CallObject;
 use crate::core::callback::answer::read_answer;
@@ -25,7 +25,7 @@ const TELL_EVERY: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Incoming {
     client: Client,
-    target: Target,
+    target: CallbackTarget,
     counters: Arc<Counters>,
     failures: Arc<Mutex<LogLimiter>>,
 }
@@ -34,7 +34,7 @@ impl Incoming {
     /// Asks that receiver. What becomes of it is counted in the same place as
     /// what becomes of status callbacks.
     #[must_use]
-    pub fn new(client: Client, target: Target, status: &super::StatusCallbacks) -> Self {
+    pub fn new(client: Client, target: CallbackTarget, status: &super::StatusCallbacks) -> Self {
         Self {
             client,
             target,
@@ -91,7 +91,7 @@ fn checked(decision: CallDecision) -> CallDecision {
     let Accepted { callback_url, .. } = &*accepted;
     let parsed = callback_url
         .as_ref()
-        .map(|url| Target::parse_foreign(url.expose()));
+        .map(|url| CallbackTarget::parse_foreign(url.expose()));
     let Some(Err(error)) = parsed else {
         return CallDecision::Accept(accepted);
     };

@@ -31,4 +31,4 @@ pub use incoming::Incoming;
 pub use outbox_store::{OutboxStore, SpoolError};
 pub use stats::CallbackStats;
 pub use status::StatusCallbacks;
-pub use target::Target;
+pub use target::CallbackTarget;

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::stats::{Counters, count, is_told};
-use crate::core::callback::{Change, Kept};
+use crate::core::callback::{CallChange, Kept};
 
 /// Changes that may wait: each callback has two.
 const QUEUE: usize = 32_768;
@@ -46,13 +46,13 @@ pub trait OutboxStore: Send + Sync {
     /// What this bridge kept before its start, `most` of each kind at most.
     fn kept(&self, most: usize) -> Answer<Kept>;
     /// Carries out changes in order, all or none.
-    fn apply(&self, changes: Vec<Change>) -> Answer<()>;
+    fn apply(&self, changes: Vec<CallChange>) -> Answer<()>;
 }
 
 /// Takes changes to the task that writes them.
 #[derive(Clone)]
 pub(super) struct OutboxWriter {
-    queue: Option<mpsc::Sender<Change>>,
+    queue: Option<mpsc::Sender<CallChange>>,
     counters: Arc<Counters>,
 }
 
@@ -73,7 +73,7 @@ impl OutboxWriter {
     }
 
     /// Leaves a change to be written. Never waits.
-    pub(super) fn leave(&self, change: Change) {
+    pub(super) fn leave(&self, change: CallChange) {
         if let Some(queue) = &self.queue {
             if queue.try_send(change).is_err() {
                 lose(&self.counters, "too many changes wait for the database");
@@ -91,7 +91,7 @@ fn lose(counters: &Counters, why: &str) {
 
 async fn write(
     store: Arc<dyn OutboxStore>,
-    mut received: mpsc::Receiver<Change>,
+    mut received: mpsc::Receiver<CallChange>,
     counters: Arc<Counters>,
 ) {
     let mut batch = Vec::with_capacity(BATCH);
@@ -109,7 +109,10 @@ async fn write(
 }
 
 /// Tries until they are written or refused; the error is the refusal.
-async fn write_patiently(store: &dyn OutboxStore, changes: &[Change]) -> Result<(), SpoolError> {
+async fn write_patiently(
+    store: &dyn OutboxStore,
+    changes: &[CallChange],
+) -> Result<(), SpoolError> {
     let mut pause = RETRY_MIN;
     while let Err(error) = store.apply(changes.to_vec()).await {
         if !error.transient {

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::stats::{CallbackStats, Counters, count, is_told};
 use crate::core::call_object::CallObject;
-use crate::core::callback::{Progress, WebhookEvent};
+use crate::core::callback::{CallbackProgress, WebhookEvent};
 use crate::core::ids::CallId;
 
 /// Makes callbacks. Clones share everything.
@@ -18,7 +18,7 @@ use crate::core::ids::CallId;
 pub struct StatusCallbacks {
     queue: mpsc::Sender<Arc<WebhookEvent>>,
     /// Calls in progress; an entry goes with its call's last callback.
-    calls: Arc<Mutex<HashMap<CallId, Progress>>>,
+    calls: Arc<Mutex<HashMap<CallId, CallbackProgress>>>,
     /// Whether calls without an address of their own have one.
     has_common_url: bool,
     pub(super) counters: Arc<Counters>,

@@ -10,7 +10,7 @@ use crate::core::outward::Outward;
 
 /// A checked http or https URL. Shown as scheme, host and port alone.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct CallbackTarget {
     /// Without fragment; user and password become basic authentication.
     url: Url,
     shown: String,
@@ -18,7 +18,7 @@ pub struct Target {
     pub(super) is_foreign: bool,
 }
 
-impl Target {
+impl CallbackTarget {
     /// Checks an address.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Target {
     /// only where [`Outward`] permits.
     ///
     /// # Errors
-    /// As [`Target::parse`].
+    /// As [`CallbackTarget::parse`].
     pub fn parse_foreign(text: &str) -> Result<Self, CallbackError> {
         let target = Self::parse(text)?;
         Ok(Self {
@@ -89,7 +89,7 @@ impl Target {
         url.into()
     }
 
-    /// A URL made by [`Target::with_query`] or longer, with user and password again.
+    /// A URL made by [`CallbackTarget::with_query`] or longer, with user and password again.
     pub(super) fn with_login(&self, url: &str) -> Option<Url> {
         let mut url = Url::parse(url).ok()?;
         let _ = url.set_username(self.url.username());
@@ -98,13 +98,13 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for CallbackTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
     }
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for CallbackTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
     }
@@ -123,14 +123,15 @@ mod tests {
             ("", "no URL"),
             ("/path", "no URL"),
         ] {
-            let message = Target::parse(text).unwrap_err().to_string();
+            let message = CallbackTarget::parse(text).unwrap_err().to_string();
             assert!(message.contains(said), "{text}: {message}");
         }
     }
 
     #[test]
     fn secrets_are_not_shown_and_user_and_password_are_not_signed() {
-        let target = Target::parse("https://us%40er:se+cret@h:8443/p/k1?key=k2#k3").unwrap();
+        let target =
+            CallbackTarget::parse("https://us%40er:se+cret@h:8443/p/k1?key=k2#k3").unwrap();
         assert_eq!(
             format!("{target} {target:?}"),
             "https://h:8443 https://h:8443"
@@ -146,7 +147,7 @@ mod tests {
         let longer = target.with_query(&[pair]);
         assert_eq!(longer, "https://h:8443/p/k1?key=k2&a+b=%2B33%26x");
         assert_eq!(
-            Target::parse("http://h").unwrap().with_query(&[]),
+            CallbackTarget::parse("http://h").unwrap().with_query(&[]),
             "http://h/"
         );
     }

@@ -11,11 +11,11 @@ use std::process::ExitCode;
 use super::EXIT_FAILURE;
 use super::callers;
 use crate::app::database;
-use crate::config::{self, Checked, Config, Database, QueueConfig, RawArgs};
+use crate::config::{self, Checked, Config, Database, QueueSettings, RawArgs};
 use crate::core::address::Transport;
 use crate::core::private::Secret;
 use crate::fleet::forms::dial_line;
-use crate::fleet::snapshot::{self, LineSnapshot, Skipped, Stored, snapshot};
+use crate::fleet::snapshot::{self, LineSnapshot, Skipped, StoredLines, snapshot};
 use crate::fleet::sounds::SoundLoader;
 use crate::lines::ReadyLine;
 use crate::media::sounds::Sounds;
@@ -199,7 +199,7 @@ fn check_tls_roots(config: &Config, report: &mut Report) {
 }
 
 /// Changes nothing: what the start would do is only said.
-fn check_database(database: &Database, report: &mut Report) -> Option<Stored> {
+fn check_database(database: &Database, report: &mut Report) -> Option<StoredLines> {
     let shown = database::location(database).shown();
     match look_into(database) {
         Err(error) => report.error(error),
@@ -226,7 +226,7 @@ fn check_database(database: &Database, report: &mut Report) -> Option<Stored> {
 ///
 /// # Errors
 /// When it cannot be opened or read.
-pub(super) fn look_into(database: &Database) -> Result<(Option<Stored>, usize), StoreError> {
+pub(super) fn look_into(database: &Database) -> Result<(Option<StoredLines>, usize), StoreError> {
     let location = database::location(database);
     let looking = async {
         let Some(store) = Store::look(&location).await? else {
@@ -351,7 +351,7 @@ fn check_workers(config: &Config, report: &mut Report) {
 ///
 /// # Errors
 /// Why not, and what to do, without the password.
-pub fn probe_redis(queue: &QueueConfig, node_id: &str) -> Result<(), String> {
+pub fn probe_redis(queue: &QueueSettings, node_id: &str) -> Result<(), String> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = queue::QueueConfig {

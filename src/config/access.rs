@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::config_error::Problem;
+use super::config_error::FlagProblem;
 use super::reader::Reader;
 use crate::core::private::Secret;
 
@@ -16,7 +16,7 @@ pub(super) fn token(reader: &mut Reader) -> Option<Secret> {
     // The header that carries it ends at a space, and holds ASCII.
     let fits = text.bytes().all(|byte| byte.is_ascii_graphic());
     if text.len() < TOKEN_MIN || !fits {
-        reader.mistake("api-token", Problem::Token(TOKEN_MIN));
+        reader.mistake("api-token", FlagProblem::Token(TOKEN_MIN));
         return None;
     }
     Some(token)
@@ -27,7 +27,7 @@ pub(super) fn token(reader: &mut Reader) -> Option<Secret> {
 pub(super) fn check(bind: IpAddr, reader: &mut Reader) {
     // A token that was refused is a mistake of its own.
     if !bind.is_loopback() && reader.given.explicit("api-token").is_none() {
-        reader.mistake("api-bind", Problem::OpenApi);
+        reader.mistake("api-bind", FlagProblem::OpenApi);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::config_error::Problem;
+use super::config_error::FlagProblem;
 use super::reader::Reader;
 use super::url::ServiceUrl;
 use crate::core::access::Cidr;
@@ -36,7 +36,7 @@ pub struct CallbacksConfig {
 pub(super) fn callbacks(reader: &mut Reader, ws_target: Option<&ServiceUrl>) -> CallbacksConfig {
     let timeout = reader.seconds("callback-timeout", 0.1);
     if timeout > TIMEOUT_MAX {
-        let problem = Problem::Seconds("0.1".into(), TIMEOUT_MAX.as_secs());
+        let problem = FlagProblem::Seconds("0.1".into(), TIMEOUT_MAX.as_secs());
         reader.mistake("callback-timeout", problem);
     }
     let status_url = reader.url("status-callback-url", SCHEMES, EXAMPLE);
@@ -73,7 +73,7 @@ fn allowed(reader: &mut Reader) -> Vec<Cidr> {
     for text in many(reader, "allow-callback") {
         match text.parse::<Cidr>() {
             Ok(network) => allowed.push(network),
-            Err(error) => reader.mistake("allow-callback", Problem::Cidr(error)),
+            Err(error) => reader.mistake("allow-callback", FlagProblem::Cidr(error)),
         }
     }
     allowed
@@ -86,7 +86,7 @@ fn own_hosts(reader: &mut Reader, urls: [Option<&ServiceUrl>; 3]) -> Vec<String>
         // As a URL writes it: names in lower case and ASCII, IPv6 in brackets.
         match url::Host::parse(&text) {
             Ok(host) => hosts.push(host.to_string()),
-            Err(_) => reader.mistake("sign-host", Problem::HostName),
+            Err(_) => reader.mistake("sign-host", FlagProblem::HostName),
         }
     }
     hosts

@@ -1,6 +1,6 @@
 //! `--accept`, `--allow-from`: from whom calls are taken.
 
-use super::config_error::Problem;
+use super::config_error::FlagProblem;
 use super::reader::Reader;
 use crate::core::access::{Accept, Cidr};
 
@@ -40,7 +40,7 @@ fn allow_from(reader: &mut Reader) -> Vec<Cidr> {
     for text in given {
         match text.parse::<Cidr>() {
             Ok(network) => networks.push(network),
-            Err(error) => reader.mistake("allow-from", Problem::Cidr(error)),
+            Err(error) => reader.mistake("allow-from", FlagProblem::Cidr(error)),
         }
     }
     if networks.iter().any(Cidr::is_everything) {

@@ -13,7 +13,7 @@ use crate::sip::header_names::NameError;
 
 /// What is wrong with the value of a flag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub enum FlagProblem {
     /// Given and empty.
     #[error("is empty: give it a value, or leave the flag out")]
     Empty,
@@ -161,13 +161,13 @@ pub struct ConfigError {
     /// The flag, without dashes.
     pub flag: &'static str,
     /// What is wrong with it.
-    pub problem: Problem,
+    pub problem: FlagProblem,
 }
 
 impl ConfigError {
     /// A problem of a flag.
     #[must_use]
-    pub const fn new(flag: &'static str, problem: Problem) -> Self {
+    pub const fn new(flag: &'static str, problem: FlagProblem) -> Self {
         Self { flag, problem }
     }
 }

@@ -1,7 +1,7 @@
 //! `--country`, `--allow-dial`, `--max-dials-per-hour`, `--trust-worker-transfers`: whom the
 //! lines may call.
 
-use super::config_error::Problem;
+use super::config_error::FlagProblem;
 use super::reader::Reader;
 use crate::core::dialling::DialPolicy;
 use crate::core::numbers::Country;
@@ -39,7 +39,7 @@ fn judges_workers(reader: &mut Reader) -> bool {
     let is_trusted = reader.switch("trust-worker-transfers");
     let asked = reader.given.explicit("judge-transfers").is_some();
     match (reader.switch("judge-transfers"), is_trusted) {
-        (true, true) => reader.mistake("judge-transfers", Problem::Contradicts("trust-worker-transfers")),
+        (true, true) => reader.mistake("judge-transfers", FlagProblem::Contradicts("trust-worker-transfers")),
         (true, false) => reader.warn("judge-transfers", "is not needed any more: transfers of workers are judged by default"),
         (false, false) if asked => reader.warn("judge-transfers", "does not turn judging off any more: transfers of workers are judged unless --trust-worker-transfers (TRUST_WORKER_TRANSFERS) is given"),
         (false, _) => {}
@@ -51,7 +51,7 @@ fn country(reader: &mut Reader) -> Option<Country> {
     let text = reader.text("country")?;
     let country = Country::parse(&text);
     if country.is_none() {
-        reader.mistake("country", Problem::Country);
+        reader.mistake("country", FlagProblem::Country);
     }
     country
 }

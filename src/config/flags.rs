@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, Command};
 
 /// How a flag is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FlagKind {
     /// `--flag VALUE`.
     Value(&'static str),
     /// `--flag`, or `--flag=no`; the variable holds 1, true, yes or on.
@@ -25,7 +25,7 @@ pub struct Flag {
     /// Its environment variable.
     pub env: &'static str,
     /// How it is written.
-    pub kind: Kind,
+    pub kind: FlagKind,
     /// The value it has when absent, where that is a fixed one.
     pub default: Option<&'static str>,
     /// One or two sentences, with the unit.
@@ -38,7 +38,7 @@ const fn value(name: &'static str, env: &'static str, shown: &'static str) -> Fl
     Flag {
         name,
         env,
-        kind: Kind::Value(shown),
+        kind: FlagKind::Value(shown),
         default: None,
         help: "",
         heading: "",
@@ -47,7 +47,7 @@ const fn value(name: &'static str, env: &'static str, shown: &'static str) -> Fl
 
 const fn switch(name: &'static str, env: &'static str) -> Flag {
     Flag {
-        kind: Kind::Switch,
+        kind: FlagKind::Switch,
         ..value(name, env, "")
     }
 }
@@ -108,7 +108,7 @@ pub const FLAGS: &[Flag] = &[
         .help(SIP, "Do not register: the lines belong to an IP trunk that knows our address"),
     value("accept", "ACCEPT", "trunks|any").or("trunks")
         .help(SIP, "From whom calls are taken. trunks: the addresses of the lines' servers, --allow-from, and whoever knows the secret part of a line's Contact, as its registrar does; others hear nothing. any: from everybody, few calls at once from unknown sources"),
-    Flag { kind: Kind::Many("CIDR"), ..value("allow-from", "ALLOW_FROM", "") }
+    Flag { kind: FlagKind::Many("CIDR"), ..value("allow-from", "ALLOW_FROM", "") }
         .help(SIP, "Address or network, such as 192.0.2.0/24, that calls for any line may come from beside the lines' servers; may be repeated, or with commas between"),
     value("tls-cert", "TLS_CERT", "FILE")
         .help(SIP, "PEM certificate of our SIP TLS port; needs --tls-key"),
@@ -166,7 +166,7 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLS, "Longest call; 0 for no limit"),
     value("rtp-timeout", "RTP_TIMEOUT", "SECONDS").or("120")
         .help(CALLS, "End a call whose caller sends no RTP for so long, unless on hold; 0 for never. Phones that suppress silence send none while they listen"),
-    Flag { kind: Kind::Many("PATTERN"), ..value("allow-dial", "ALLOW_DIAL", "") }
+    Flag { kind: FlagKind::Many("PATTERN"), ..value("allow-dial", "ALLOW_DIAL", "") }
         .help(CALLS, "What calls and transfers of the API, and transfers of workers, may dial; may be repeated, or with commas between: own-country or a country (BE), without premium-rate and shared-cost numbers; +33* or +33612345678, whatever it costs; 3639 or 36* for short numbers and extensions; * for any number; sip:*@pbx.example.com; none [default: own-country]"),
     value("max-dials-per-hour", "MAX_DIALS_PER_HOUR", "N").or("60")
         .help(CALLS, "Most calls and transfers that the API and workers may dial over one line in any hour; 0 for any number"),
@@ -192,9 +192,9 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "How long a taken job may go undialled before it is pushed again"),
     value("max-attempts", "MAX_ATTEMPTS", "N").or("3")
         .help(WORKER, "Most jobs for a call, 1 to 100, before the line's fallback; counted anew when a worker has stayed with the call for 10 s"),
-    Flag { kind: Kind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
+    Flag { kind: FlagKind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
         .help(WORKER, "Put into customParameters of every call; may be repeated"),
-    Flag { kind: Kind::Many("NAME"), ..value("sip-headers", "SIP_HEADERS", "") }
+    Flag { kind: FlagKind::Many("NAME"), ..value("sip-headers", "SIP_HEADERS", "") }
         .help(WORKER, "Headers of an INVITE to put into customParameters under the name given here; may be repeated, or with commas between: X-Trunk-Id, X-Acme-*, X-*, User-to-User, Diversion, History-Info, P-Called-Party-ID [default: none]"),
     value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
         .help(CALLBACKS, "Told of every call by HTTP: initiated, ringing, answered, completed; http:// or https://, user:password as basic authentication. A call's own address goes before it"),
@@ -206,9 +206,9 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLBACKS, "How long a receiver may take to answer, 0.1 to 60; seconds, as in the program this one replaces"),
     value("auth-token", "AUTH_TOKEN", "TOKEN")
         .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature; a client's own callbackUrl or wsTarget only at a host of these flags, or of --sign-host. Prefer the variable"),
-    Flag { kind: Kind::Many("CIDR"), ..value("allow-callback", "ALLOW_CALLBACK", "") }
+    Flag { kind: FlagKind::Many("CIDR"), ..value("allow-callback", "ALLOW_CALLBACK", "") }
         .help(CALLBACKS, "Network that a client's own callbackUrl and wsTarget may lead to though it is not public (loopback, private, link-local); may be repeated, or with commas between: 10.1.0.0/16. The flags' own URLs may lead anywhere"),
-    Flag { kind: Kind::Many("HOST"), ..value("sign-host", "SIGN_HOST", "") }
+    Flag { kind: FlagKind::Many("HOST"), ..value("sign-host", "SIGN_HOST", "") }
         .help(CALLBACKS, "Host at which a client's own callbackUrl and wsTarget are signed as well, beside those of the flags' URLs; may be repeated, or with commas between"),
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis and the database: unique among bridges, and the same after a restart, which the host's name of a container may not be [default: the host's name]"),
@@ -316,13 +316,13 @@ fn arg(flag: &Flag) -> Arg {
         .help_heading(flag.heading)
         .help(format!("{}{default} [env: {}]{file}", flag.help, flag.env));
     match flag.kind {
-        Kind::Value(shown) => arg
+        FlagKind::Value(shown) => arg
             .value_name(shown)
             .allow_negative_numbers(true)
             .action(ArgAction::Set),
-        Kind::Many(shown) => arg.value_name(shown).action(ArgAction::Append),
+        FlagKind::Many(shown) => arg.value_name(shown).action(ArgAction::Append),
         // `=` is required, or `--no-ice check` would take the subcommand.
-        Kind::Switch => arg
+        FlagKind::Switch => arg
             .value_name("yes|no")
             .num_args(0..=1)
             .require_equals(true)

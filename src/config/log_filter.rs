@@ -1,6 +1,6 @@
 //! `--log-level`: what is logged.
 
-use super::config_error::Problem;
+use super::config_error::FlagProblem;
 use super::reader::Reader;
 
 /// A misspelled level would read as the name of a module, and log nothing.
@@ -22,6 +22,6 @@ pub(super) fn log_filter(reader: &mut Reader) -> String {
     if parses && text.split(',').all(is_directive) {
         return text;
     }
-    reader.mistake("log-level", Problem::LogFilter);
+    reader.mistake("log-level", FlagProblem::LogFilter);
     DEFAULT.to_owned()
 }

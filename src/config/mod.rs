@@ -35,12 +35,12 @@ pub mod validate;
 mod workers;
 
 pub use callbacks::CallbacksConfig;
-pub use config_error::{ConfigError, Problem, Warning};
+pub use config_error::{ConfigError, FlagProblem, Warning};
 pub use dialling::DiallingConfig;
 pub use raw_args::{Invocation, RawArgs, read};
 pub use settings::{
     AnswerMode, AudioConfig, CallsConfig, Config, Database, FlagsLine, LogFormat, NetworkConfig,
-    QueueConfig, SipConfig, TurnServer, WorkerConfig,
+    QueueSettings, SipConfig, TurnServer, WorkerConfig,
 };
 pub use url::ServiceUrl;
 pub use validate::{Checked, encryption_key, validate};

@@ -8,8 +8,8 @@ use std::path::Path;
 use clap::ArgMatches;
 use zeroize::Zeroize;
 
-use super::config_error::{ConfigError, Problem};
-use super::flags::{FLAGS, Flag, Kind, SECRET_FLAGS, command, flag};
+use super::config_error::{ConfigError, FlagProblem};
+use super::flags::{FLAGS, Flag, FlagKind, SECRET_FLAGS, command, flag};
 use crate::core::private::Secret;
 use crate::files;
 
@@ -131,7 +131,7 @@ impl RawArgs {
             let Ok(Some(texts)) = matches.try_get_many::<String>(flag.name) else {
                 continue;
             };
-            if !matches!(flag.kind, Kind::Many(_)) {
+            if !matches!(flag.kind, FlagKind::Many(_)) {
                 // Given before and after the subcommand: the later one counts.
                 self.values.remove(flag.name);
             }
@@ -154,8 +154,8 @@ impl RawArgs {
                 None | Some(Some("")) => self.take_file(flag, &environment),
                 Some(None) => self
                     .mistakes
-                    .push(ConfigError::new(flag.name, Problem::NotText)),
-                Some(Some(text)) if matches!(flag.kind, Kind::Many(_)) => text
+                    .push(ConfigError::new(flag.name, FlagProblem::NotText)),
+                Some(Some(text)) if matches!(flag.kind, FlagKind::Many(_)) => text
                     .split(',')
                     .for_each(|part| self.insert(flag.name, part.trim().to_owned())),
                 Some(Some(text)) => self.insert(flag.name, text.to_owned()),
@@ -188,7 +188,7 @@ impl RawArgs {
         match text {
             Ok(text) => self.insert(flag.name, text),
             Err(why) => {
-                let problem = Problem::SecretFile(variable, why);
+                let problem = FlagProblem::SecretFile(variable, why);
                 self.mistakes.push(ConfigError::new(flag.name, problem));
             }
         }
@@ -197,7 +197,7 @@ impl RawArgs {
 
 /// Whether a text holds a secret: of URLs only those with a login.
 fn is_secret(flag: &Flag, text: &str) -> bool {
-    !matches!(flag.kind, Kind::Value("URL")) || text.contains('@')
+    !matches!(flag.kind, FlagKind::Value("URL")) || text.contains('@')
 }
 
 impl Drop for RawArgs {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::config_error::{ConfigError, Problem, Warning};
+use super::config_error::{ConfigError, FlagProblem, Warning};
 use super::flags::flag;
 use super::raw_args::RawArgs;
 use super::url::ServiceUrl;
@@ -36,7 +36,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn mistake(&mut self, flag: &'static str, problem: Problem) {
+    pub(super) fn mistake(&mut self, flag: &'static str, problem: FlagProblem) {
         self.mistakes.push(ConfigError::new(flag, problem));
     }
 
@@ -62,7 +62,7 @@ impl Reader {
         is_empty: impl Fn(&T) -> bool,
     ) -> Option<T> {
         if value.as_ref().is_some_and(is_empty) {
-            self.mistake(name, Problem::Empty);
+            self.mistake(name, FlagProblem::Empty);
             return None;
         }
         value
@@ -73,7 +73,7 @@ impl Reader {
     fn parsed<T>(
         &mut self,
         name: &'static str,
-        problem: Problem,
+        problem: FlagProblem,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<T> {
         if let Some(text) = self.text(name) {
@@ -86,7 +86,7 @@ impl Reader {
     }
 
     pub(super) fn whole(&mut self, name: &'static str, min: u64, max: u64) -> Option<u64> {
-        self.parsed(name, Problem::Whole(min, max), |text| {
+        self.parsed(name, FlagProblem::Whole(min, max), |text| {
             let number = text.parse().ok()?;
             (min..=max).contains(&number).then_some(number)
         })
@@ -100,7 +100,7 @@ impl Reader {
     /// Seconds, with decimals where wanted. Below `min_s` only 0 is taken,
     /// and only where `min_s` is 0.
     pub(super) fn seconds(&mut self, name: &'static str, min_s: f64) -> Duration {
-        let problem = Problem::Seconds(min_s.to_string(), SECONDS_MAX);
+        let problem = FlagProblem::Seconds(min_s.to_string(), SECONDS_MAX);
         let parse = |text: &str| {
             let seconds: f64 = text.parse().ok()?;
             (min_s..=SECONDS_MAX as f64)
@@ -116,7 +116,7 @@ impl Reader {
             let factor: f32 = text.parse().ok()?;
             (0.0..=10.0).contains(&factor).then_some(factor)
         };
-        self.parsed(name, Problem::Decimal(0, 10, "1.5"), parse)
+        self.parsed(name, FlagProblem::Decimal(0, 10, "1.5"), parse)
             .unwrap_or(1.0)
     }
 
@@ -133,7 +133,7 @@ impl Reader {
                 .position(|word| word.eq_ignore_ascii_case(text))?;
             choices.get(place).copied()
         };
-        self.parsed(name, Problem::OneOf(words), parse)
+        self.parsed(name, FlagProblem::OneOf(words), parse)
             .unwrap_or(choices[0])
     }
 
@@ -143,7 +143,8 @@ impl Reader {
             "no" | "false" | "off" | "0" => Some(false),
             _ => None,
         };
-        self.parsed(name, Problem::YesNo, parse).unwrap_or(false)
+        self.parsed(name, FlagProblem::YesNo, parse)
+            .unwrap_or(false)
     }
 
     pub(super) fn host(&mut self, name: &'static str) -> Option<HostPort> {
@@ -158,7 +159,9 @@ impl Reader {
     }
 
     pub(super) fn address(&mut self, name: &'static str) -> Option<IpAddr> {
-        self.parsed(name, Problem::Address, |text| IpAddr::from_str(text).ok())
+        self.parsed(name, FlagProblem::Address, |text| {
+            IpAddr::from_str(text).ok()
+        })
     }
 
     pub(super) fn url(
@@ -170,7 +173,7 @@ impl Reader {
         let text = self.secret(name)?;
         let url = ServiceUrl::parse(text.expose(), schemes);
         if url.is_none() {
-            self.mistake(name, Problem::Url(example));
+            self.mistake(name, FlagProblem::Url(example));
         }
         url
     }
@@ -181,7 +184,7 @@ impl Reader {
         match files::open(&path) {
             Ok(_) => Some(path),
             Err(error) => {
-                self.mistake(name, Problem::File(error.kind()));
+                self.mistake(name, FlagProblem::File(error.kind()));
                 None
             }
         }

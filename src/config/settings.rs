@@ -43,7 +43,7 @@ pub struct Config {
     /// How workers get their calls.
     pub worker: WorkerConfig,
     /// Redis, where `--redis-url` is given.
-    pub queue: Option<QueueConfig>,
+    pub queue: Option<QueueSettings>,
     /// Callbacks over HTTP.
     pub callbacks: CallbacksConfig,
     /// `--node-id`, or the host's name.
@@ -193,7 +193,7 @@ pub struct WorkerConfig {
 
 /// Redis and the workers that take jobs from it.
 #[derive(Clone, Debug)]
-pub struct QueueConfig {
+pub struct QueueSettings {
     /// `--redis-url`.
     pub redis_url: ServiceUrl,
     /// `--redis-ca`: trusted for `rediss://` instead of the public roots.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::access;
 use super::callbacks::callbacks;
 use super::callers;
-use super::config_error::{ConfigError, Problem, Warning};
+use super::config_error::{ConfigError, FlagProblem, Warning};
 use super::dialling::dialling;
 use super::flags::FLAGS;
 use super::log_filter::log_filter;
@@ -77,7 +77,7 @@ pub fn encryption_key(given: RawArgs) -> Result<MasterKey, Vec<ConfigError>> {
     let mut mistakes = reader.mistakes;
     mistakes.retain(|mistake| mistake.flag == "encryption-key");
     if key.is_none() && mistakes.is_empty() {
-        let problem = Problem::Missing("make one with `openssl rand -hex 32`, and keep it");
+        let problem = FlagProblem::Missing("make one with `openssl rand -hex 32`, and keep it");
         mistakes.push(ConfigError::new("encryption-key", problem));
     }
     key.ok_or(mistakes)
@@ -86,11 +86,11 @@ pub fn encryption_key(given: RawArgs) -> Result<MasterKey, Vec<ConfigError>> {
 fn refuse_not_built(reader: &mut Reader) {
     for (name, instead) in NOT_BUILT {
         if reader.switch(name) {
-            reader.mistake(name, Problem::NotBuilt(instead));
+            reader.mistake(name, FlagProblem::NotBuilt(instead));
         }
     }
     if reader.switch("vad") {
-        reader.mistake("vad", Problem::NotBuilt(VAD));
+        reader.mistake("vad", FlagProblem::NotBuilt(VAD));
     }
     if reader.switch("no-ec") {
         reader.warn("no-ec", NO_EC);
@@ -161,7 +161,7 @@ fn transport(reader: &mut Reader) -> Transport {
         .into_iter()
         .find(|transport| transport.as_str().eq_ignore_ascii_case(&text));
     if known.is_none() && !text.is_empty() {
-        reader.mistake("sip-transport", Problem::OneOf("udp, tcp or tls"));
+        reader.mistake("sip-transport", FlagProblem::OneOf("udp, tcp or tls"));
     }
     known.unwrap_or(Transport::Udp)
 }
@@ -169,8 +169,8 @@ fn transport(reader: &mut Reader) -> Transport {
 fn tls_identity(reader: &mut Reader) -> Option<(std::path::PathBuf, std::path::PathBuf)> {
     let given = |reader: &Reader, name| reader.given.explicit(name).is_some();
     match (given(reader, "tls-cert"), given(reader, "tls-key")) {
-        (true, false) => reader.mistake("tls-cert", Problem::Needs("tls-key")),
-        (false, true) => reader.mistake("tls-key", Problem::Needs("tls-cert")),
+        (true, false) => reader.mistake("tls-cert", FlagProblem::Needs("tls-key")),
+        (false, true) => reader.mistake("tls-key", FlagProblem::Needs("tls-cert")),
         _ => {}
     }
     let (cert, key) = (reader.file("tls-cert"), reader.file("tls-key"));
@@ -184,17 +184,17 @@ fn flags_line(reader: &mut Reader) -> Option<FlagsLine> {
     let password = reader.secret("sip-password");
     let Some(username) = username else {
         if password.is_some() {
-            reader.mistake("sip-password", Problem::Needs("sip-username"));
+            reader.mistake("sip-password", FlagProblem::Needs("sip-username"));
         }
         return None;
     };
     let breaks =
         |c: char| c.is_whitespace() || c.is_control() || matches!(c, '@' | '<' | '>' | '"' | '\\');
     if username.contains(breaks) {
-        reader.mistake("sip-username", Problem::UserName);
+        reader.mistake("sip-username", FlagProblem::UserName);
     }
     if !domain {
-        reader.mistake("sip-username", Problem::Needs("sip-domain"));
+        reader.mistake("sip-username", FlagProblem::Needs("sip-domain"));
     }
     let domain = reader.given.explicit("sip-domain")?;
     Some(FlagsLine {
@@ -228,7 +228,7 @@ fn database(reader: &mut Reader) -> Option<Database> {
     }
     if let Some(path) = text.expose().strip_prefix("sqlite://") {
         if !path.starts_with('/') || path.ends_with('/') || path.contains(['?', '#', '\0']) {
-            reader.mistake("database-url", Problem::SqliteUrl);
+            reader.mistake("database-url", FlagProblem::SqliteUrl);
             return None;
         }
         return Some(Database::Sqlite(path.into()));
@@ -247,7 +247,7 @@ fn network(reader: &mut Reader) -> NetworkConfig {
     let turn_server = turn_server(reader);
     let public_address = reader.address("public-address");
     if public_address.is_some_and(|address| address.is_unspecified()) {
-        reader.mistake("public-address", Problem::Unspecified);
+        reader.mistake("public-address", FlagProblem::Unspecified);
     }
     let servers = stun_server.is_some() || turn_server.is_some();
     let no_ice = reader.switch("no-ice");
@@ -280,10 +280,10 @@ fn turn_server(reader: &mut Reader) -> Option<TurnServer> {
     let password = reader.secret("turn-password");
     let is_given = reader.given.explicit("turn-server").is_some();
     match (is_given, &username, &password) {
-        (true, None, _) => reader.mistake("turn-server", Problem::Needs("turn-username")),
-        (true, _, None) => reader.mistake("turn-server", Problem::Needs("turn-password")),
-        (false, Some(_), _) => reader.mistake("turn-username", Problem::Needs("turn-server")),
-        (false, _, Some(_)) => reader.mistake("turn-password", Problem::Needs("turn-server")),
+        (true, None, _) => reader.mistake("turn-server", FlagProblem::Needs("turn-username")),
+        (true, _, None) => reader.mistake("turn-server", FlagProblem::Needs("turn-password")),
+        (false, Some(_), _) => reader.mistake("turn-username", FlagProblem::Needs("turn-server")),
+        (false, _, Some(_)) => reader.mistake("turn-password", FlagProblem::Needs("turn-server")),
         _ => {}
     }
     Some(TurnServer {
@@ -305,12 +305,12 @@ fn rtp_ports(reader: &mut Reader) -> (u16, u16) {
         (first > 0 && first <= last).then_some((first, last))
     });
     let Some((first, last)) = range else {
-        reader.mistake("rtp-ports", Problem::PortRange);
+        reader.mistake("rtp-ports", FlagProblem::PortRange);
         return DEFAULT;
     };
     let even = first.saturating_add(first % 2);
     if even >= last {
-        reader.mistake("rtp-ports", Problem::NoPorts);
+        reader.mistake("rtp-ports", FlagProblem::NoPorts);
         return DEFAULT;
     }
     (even, last)
@@ -344,7 +344,7 @@ fn max_calls(reader: &mut Reader, (first, last): (u16, u16)) -> u32 {
     let calls = reader.whole("max-concurrent-calls", 1, CALLS_MAX);
     let calls = calls.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
     if calls > room && reader.given.explicit("max-concurrent-calls").is_some() {
-        reader.mistake("max-concurrent-calls", Problem::NoRoom { calls, room });
+        reader.mistake("max-concurrent-calls", FlagProblem::NoRoom { calls, room });
     }
     calls.min(room)
 }
@@ -359,7 +359,7 @@ fn node_id(reader: &mut Reader) -> String {
     };
     let given = reader.text("node-id");
     if given.as_ref().is_some_and(|name| !is_name(name)) {
-        reader.mistake("node-id", Problem::Name);
+        reader.mistake("node-id", FlagProblem::Name);
     }
     given
         .or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
@@ -378,12 +378,12 @@ fn check_together(config: &Config, reader: &mut Reader) {
     if no_worker {
         let why = "no call could ever reach a worker. Give --redis-url (REDIS_URL) for workers \
                    that take jobs, or --ws-target (WS_TARGET) for a worker to dial";
-        reader.mistake("redis-url", Problem::Missing(why));
+        reader.mistake("redis-url", FlagProblem::Missing(why));
     }
     if no_line {
         let why = "there is no phone line. Give --sip-domain and --sip-username (SIP_DOMAIN, \
                    SIP_USERNAME) for one, or --lines (LINES_FILE) or --database-url (DATABASE_URL) for many";
-        reader.mistake("sip-username", Problem::Missing(why));
+        reader.mistake("sip-username", FlagProblem::Missing(why));
     }
     for name in ["stream-url", "stream-port", "queue", "redis-ca"] {
         if no_redis && !no_worker && reader.given.explicit(name).is_some() {
@@ -400,16 +400,16 @@ fn check_ports(config: &Config, reader: &mut Reader) {
     let is_tcp = config.sip.transport != Transport::Udp;
     let (sip, api) = (config.sip.port, config.api_port);
     if api != 0 && stream == Some(api) {
-        reader.mistake("stream-port", Problem::SamePort("api-port"));
+        reader.mistake("stream-port", FlagProblem::SamePort("api-port"));
     }
     if is_tcp && sip != 0 && sip == api {
-        reader.mistake("sip-port", Problem::SamePort("api-port"));
+        reader.mistake("sip-port", FlagProblem::SamePort("api-port"));
     }
     if is_tcp && sip != 0 && stream == Some(sip) {
-        reader.mistake("sip-port", Problem::SamePort("stream-port"));
+        reader.mistake("sip-port", FlagProblem::SamePort("stream-port"));
     }
     let (first, last) = config.network.rtp_ports;
     if !is_tcp && (first..=last).contains(&sip) {
-        reader.mistake("sip-port", Problem::InRtpPorts);
+        reader.mistake("sip-port", FlagProblem::InRtpPorts);
     }
 }

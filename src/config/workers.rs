@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use super::config_error::Problem;
+use super::config_error::FlagProblem;
 use super::reader::Reader;
-use super::settings::{QueueConfig, WorkerConfig};
+use super::settings::{QueueSettings, WorkerConfig};
 use super::url::ServiceUrl;
 use crate::sip::header_names::HeaderNames;
 
@@ -45,11 +45,11 @@ fn params(reader: &mut Reader) -> BTreeMap<String, String> {
                 match params.entry(key.trim().to_owned()) {
                     Entry::Vacant(place) => drop(place.insert(value.to_owned())),
                     Entry::Occupied(place) => {
-                        reader.mistake("param", Problem::ParamTwice(place.key().clone()));
+                        reader.mistake("param", FlagProblem::ParamTwice(place.key().clone()));
                     }
                 }
             }
-            _ => reader.mistake("param", Problem::Param),
+            _ => reader.mistake("param", FlagProblem::Param),
         }
     }
     params
@@ -67,13 +67,13 @@ fn is_many_servers(url: &str) -> bool {
         || hosts.contains(',')
 }
 
-pub(super) fn queue(reader: &mut Reader) -> Option<QueueConfig> {
+pub(super) fn queue(reader: &mut Reader) -> Option<QueueSettings> {
     if reader
         .given
         .explicit("redis-url")
         .is_some_and(is_many_servers)
     {
-        reader.mistake("redis-url", Problem::ManyRedis);
+        reader.mistake("redis-url", FlagProblem::ManyRedis);
         return None;
     }
     let redis_url = reader.url(
@@ -85,7 +85,7 @@ pub(super) fn queue(reader: &mut Reader) -> Option<QueueConfig> {
     let queue = reader.given.text("queue").unwrap_or_default().to_owned();
     let odd = |c: char| c.is_whitespace() || c.is_control();
     if queue.is_empty() || queue.len() > 200 || queue.contains(odd) {
-        reader.mistake("queue", Problem::QueueName);
+        reader.mistake("queue", FlagProblem::QueueName);
     }
     let stream_port = reader.port("stream-port").unwrap_or_default();
     let redis_ca = reader.file("redis-ca");
@@ -93,7 +93,7 @@ pub(super) fn queue(reader: &mut Reader) -> Option<QueueConfig> {
     if redis_ca.is_some() && !redis_url.to_string().starts_with("rediss://") {
         reader.warn("redis-ca", "has no effect without TLS: use rediss://");
     }
-    Some(QueueConfig {
+    Some(QueueSettings {
         redis_url,
         redis_ca,
         queue,

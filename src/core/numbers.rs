@@ -59,7 +59,7 @@ impl fmt::Debug for Country {
 
 /// What calling a number costs, roughly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum NumberKind {
     /// Fixed lines, mobiles, voice over IP, numbers of companies.
     Ordinary,
     /// Free for the caller.
@@ -91,7 +91,7 @@ pub struct Number {
     /// Absent for the numbers of no country, such as +800.
     pub country: Option<Country>,
     /// What calling it costs, roughly.
-    pub kind: Kind,
+    pub kind: NumberKind,
     /// How it was written.
     pub written: Written,
     /// As it is dialled within its country, digits only.
@@ -240,7 +240,7 @@ fn checked(parsed: &PhoneNumber, written: Written) -> Option<Number> {
 }
 
 /// The plan of a region, where the number is one of its.
-fn plan_of(region: &str, national: &str) -> Option<(&'static Metadata, Kind)> {
+fn plan_of(region: &str, national: &str) -> Option<(&'static Metadata, NumberKind)> {
     let plan = DATABASE.by_id(region)?;
     let begins_here = plan.leading_digits().is_none_or(|leading| {
         let found = leading.find(national);
@@ -253,31 +253,31 @@ fn plan_of(region: &str, national: &str) -> Option<(&'static Metadata, Kind)> {
 }
 
 /// Numbers of no country: the plan "001" of their code.
-fn worldwide(code: u16, national: &str) -> Option<(&'static Metadata, Kind)> {
+fn worldwide(code: u16, national: &str) -> Option<(&'static Metadata, NumberKind)> {
     let plan = DATABASE.by_code(&code)?.into_iter().next()?;
     Some((plan, kind(plan, national)?))
 }
 
-fn kind(plan: &Metadata, national: &str) -> Option<Kind> {
+fn kind(plan: &Metadata, national: &str) -> Option<NumberKind> {
     let all = plan.descriptors();
     let is = |one: Option<&Descriptor>| one.is_some_and(|one| one.is_match(national));
     if !all.general().is_match(national) {
         return None;
     }
     if is(all.premium_rate()) {
-        return Some(Kind::PremiumRate);
+        return Some(NumberKind::PremiumRate);
     }
     if is(all.toll_free()) {
-        return Some(Kind::TollFree);
+        return Some(NumberKind::TollFree);
     }
     if is(all.shared_cost()) {
-        return Some(Kind::SharedCost);
+        return Some(NumberKind::SharedCost);
     }
     if is(all.personal_number()) || is(all.pager()) || is(all.voicemail()) {
-        return Some(Kind::Special);
+        return Some(NumberKind::Special);
     }
     let ordinary = [all.fixed_line(), all.mobile(), all.voip(), all.uan()];
-    ordinary.into_iter().any(is).then_some(Kind::Ordinary)
+    ordinary.into_iter().any(is).then_some(NumberKind::Ordinary)
 }
 
 #[cfg(test)]
@@ -376,20 +376,20 @@ mod tests {
             (number.kind, country.unwrap_or_default())
         };
         for (e164, kind, code) in [
-            ("+33612345678", Kind::Ordinary, "FR"),
-            ("+33972360682", Kind::Ordinary, "FR"),
-            ("+33805123456", Kind::TollFree, "FR"),
-            ("+33892123456", Kind::PremiumRate, "FR"),
-            ("+33820123456", Kind::SharedCost, "FR"),
-            ("+262692123456", Kind::Ordinary, "RE"),
-            ("+447012345678", Kind::Special, "GB"),
-            ("+441624756789", Kind::Ordinary, "IM"),
-            ("+18765551234", Kind::Ordinary, "JM"),
-            ("+19005551234", Kind::PremiumRate, "US"),
-            ("+390698123456", Kind::Ordinary, "IT"),
-            ("+390669812345", Kind::Ordinary, "VA"),
-            ("+80012345678", Kind::TollFree, ""),
-            ("+979123456789", Kind::PremiumRate, ""),
+            ("+33612345678", NumberKind::Ordinary, "FR"),
+            ("+33972360682", NumberKind::Ordinary, "FR"),
+            ("+33805123456", NumberKind::TollFree, "FR"),
+            ("+33892123456", NumberKind::PremiumRate, "FR"),
+            ("+33820123456", NumberKind::SharedCost, "FR"),
+            ("+262692123456", NumberKind::Ordinary, "RE"),
+            ("+447012345678", NumberKind::Special, "GB"),
+            ("+441624756789", NumberKind::Ordinary, "IM"),
+            ("+18765551234", NumberKind::Ordinary, "JM"),
+            ("+19005551234", NumberKind::PremiumRate, "US"),
+            ("+390698123456", NumberKind::Ordinary, "IT"),
+            ("+390669812345", NumberKind::Ordinary, "VA"),
+            ("+80012345678", NumberKind::TollFree, ""),
+            ("+979123456789", NumberKind::PremiumRate, ""),
         ] {
             assert_eq!(read(e164), (kind, code.to_owned()), "{e164}");
         }

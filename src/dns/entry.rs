@@ -50,7 +50,7 @@ struct Known {
 
 /// What an answer changed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct AddressChange {
     /// Other addresses than before, or another order of them.
     pub moved: bool,
     /// It failed, and did not before.
@@ -61,10 +61,10 @@ pub(super) struct Change {
 
 impl Known {
     /// Takes the outcome of a look-up.
-    fn take(&mut self, found: &Result<Located, LocateError>, now: Instant) -> Change {
+    fn take(&mut self, found: &Result<Located, LocateError>, now: Instant) -> AddressChange {
         let was_failing = self.failing;
         self.failing = found.is_err();
-        let mut change = Change {
+        let mut change = AddressChange {
             failed: self.failing && !was_failing,
             recovered: was_failing && !self.failing,
             moved: false,
@@ -180,7 +180,7 @@ impl Entry {
     }
 
     /// Takes the outcome of a look-up.
-    pub fn take(&self, found: &Result<Located, LocateError>, now: Instant) -> Change {
+    pub fn take(&self, found: &Result<Located, LocateError>, now: Instant) -> AddressChange {
         let mut state = self.state();
         state.asking = false;
         state.known.take(found, now)
@@ -282,7 +282,7 @@ mod tests {
         let mut known = Known::default();
         known.take(&located(&["10.0.0.1:5060", "10.0.0.2:5060"], now), now);
         let change = known.take(&located(&["10.0.0.2:5060", "10.0.0.1:5060"], now), now);
-        assert_eq!(change, Change::default());
+        assert_eq!(change, AddressChange::default());
         let first = known.located.as_ref().map(|known| known.addresses[0]);
         assert_eq!(first, "10.0.0.1:5060".parse().ok());
         assert!(known.take(&located(&["10.0.0.2:5060"], now), now).moved);

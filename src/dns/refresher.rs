@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 
-use super::entry::{Change, Entry};
+use super::entry::{AddressChange, Entry};
 use super::lookup::{Asker, Files, LocateError, Located, Lookup};
 use super::servers::Table;
 
@@ -102,7 +102,7 @@ impl LocationRefresher {
     }
 }
 
-fn log_change(entry: &Entry, change: &Change, found: &Result<Located, LocateError>) {
+fn log_change(entry: &Entry, change: &AddressChange, found: &Result<Located, LocateError>) {
     let server = &entry.target;
     match found {
         Err(reason) if change.moved => {

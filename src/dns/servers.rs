@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::entry::{Change, Entry, Waiter};
+use super::entry::{AddressChange, Entry, Waiter};
 use super::failures::Failures;
 use super::lookup::{Files, LocateError, Located};
 use super::refresher;
@@ -248,7 +248,11 @@ impl Table {
     }
 
     /// Takes the outcome of a look-up and tells who waits for it.
-    pub(super) fn take(&self, entry: &Entry, found: &Result<Located, LocateError>) -> Change {
+    pub(super) fn take(
+        &self,
+        entry: &Entry,
+        found: &Result<Located, LocateError>,
+    ) -> AddressChange {
         let now = Instant::now();
         let change = self.change(entry, |entry| entry.take(found, now));
         entry.tell_waiters(found);

@@ -39,7 +39,7 @@ pub struct Limits {
 
 /// Why a call is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum RefusalReason {
     /// The bridge shuts down.
     Draining,
     /// Audio is late already.
@@ -59,33 +59,33 @@ pub enum Reason {
 /// Calls refused since the start, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refused {
-    /// See [`Reason::Draining`].
+pub struct RefusedCalls {
+    /// See [`RefusalReason::Draining`].
     pub draining: u64,
-    /// See [`Reason::Overloaded`].
+    /// See [`RefusalReason::Overloaded`].
     pub overloaded: u64,
-    /// See [`Reason::BridgeFull`].
+    /// See [`RefusalReason::BridgeFull`].
     pub bridge_full: u64,
-    /// See [`Reason::BridgeRate`].
+    /// See [`RefusalReason::BridgeRate`].
     pub bridge_rate: u64,
-    /// See [`Reason::LineBusy`].
+    /// See [`RefusalReason::LineBusy`].
     pub line_busy: u64,
-    /// See [`Reason::LineShare`].
+    /// See [`RefusalReason::LineShare`].
     pub line_share: u64,
-    /// See [`Reason::LineRate`].
+    /// See [`RefusalReason::LineRate`].
     pub line_rate: u64,
 }
 
-impl Refused {
-    fn count(&mut self, reason: Reason) -> u64 {
+impl RefusedCalls {
+    fn count(&mut self, reason: RefusalReason) -> u64 {
         let count = match reason {
-            Reason::Draining => &mut self.draining,
-            Reason::Overloaded => &mut self.overloaded,
-            Reason::BridgeFull => &mut self.bridge_full,
-            Reason::BridgeRate => &mut self.bridge_rate,
-            Reason::LineBusy => &mut self.line_busy,
-            Reason::LineShare => &mut self.line_share,
-            Reason::LineRate => &mut self.line_rate,
+            RefusalReason::Draining => &mut self.draining,
+            RefusalReason::Overloaded => &mut self.overloaded,
+            RefusalReason::BridgeFull => &mut self.bridge_full,
+            RefusalReason::BridgeRate => &mut self.bridge_rate,
+            RefusalReason::LineBusy => &mut self.line_busy,
+            RefusalReason::LineShare => &mut self.line_share,
+            RefusalReason::LineRate => &mut self.line_rate,
         };
         *count += 1;
         *count
@@ -109,7 +109,7 @@ pub(super) struct BridgeCalls {
     pub(super) limits: Limits,
     active: u32,
     taken: u64,
-    refused: Refused,
+    refused: RefusedCalls,
     pace: TokenBucket,
 }
 
@@ -197,25 +197,25 @@ impl Fleet {
 
     /// Calls refused since the start.
     #[must_use]
-    pub const fn refused_calls(&self) -> Refused {
+    pub const fn refused_calls(&self) -> RefusedCalls {
         self.bridge.refused
     }
 
-    fn check(&self, id: &LineId) -> Result<(), Reason> {
+    fn check(&self, id: &LineId) -> Result<(), RefusalReason> {
         let line = self.lines.get(id);
         let calls = line.map_or(0, |line| line.calls.active);
         let own_limit = line.and_then(Line::call_limit);
         let bridge = &self.bridge;
         if bridge.draining {
-            Err(Reason::Draining)
+            Err(RefusalReason::Draining)
         } else if bridge.overloaded {
-            Err(Reason::Overloaded)
+            Err(RefusalReason::Overloaded)
         } else if bridge.active >= bridge.limits.calls {
-            Err(Reason::BridgeFull)
+            Err(RefusalReason::BridgeFull)
         } else if own_limit.is_some_and(|most| calls >= most) {
-            Err(Reason::LineBusy)
+            Err(RefusalReason::LineBusy)
         } else if own_limit.is_none() && self.is_over_share(calls) {
-            Err(Reason::LineShare)
+            Err(RefusalReason::LineShare)
         } else {
             Ok(())
         }
@@ -227,18 +227,18 @@ impl Fleet {
         self.is_shared() && calls > 0 && calls + 1 > free_after.saturating_mul(CALLS_PER_FREE_PLACE)
     }
 
-    fn count(&mut self, now: Instant, id: &LineId) -> Result<(), Reason> {
+    fn count(&mut self, now: Instant, id: &LineId) -> Result<(), RefusalReason> {
         let Some(every) = SECOND.checked_div(self.bridge.limits.calls_per_second) else {
             return Ok(());
         };
         if !self.bridge.pace.has_room(now, every) {
-            return Err(Reason::BridgeRate);
+            return Err(RefusalReason::BridgeRate);
         }
         if self.is_shared() {
             let every = every * LINES_AT_FULL_RATE;
             let calls = &mut self.line(id).calls;
             if !calls.pace.has_room(now, every) {
-                return Err(Reason::LineRate);
+                return Err(RefusalReason::LineRate);
             }
             calls.pace.take(now, every);
         }
@@ -256,15 +256,17 @@ impl Fleet {
         self.lines.entry(id.clone()).or_default()
     }
 
-    fn refuse(&mut self, reason: Reason) -> Refusal {
+    fn refuse(&mut self, reason: RefusalReason) -> Refusal {
         let count = self.bridge.refused.count(reason);
         let (status, retry_after) = match reason {
-            Reason::Draining => (503, Some(RETRY_DRAINING)),
-            Reason::Overloaded => (503, Some(RETRY_OVERLOADED)),
-            Reason::BridgeFull => (503, Some(RETRY_BUSY)),
+            RefusalReason::Draining => (503, Some(RETRY_DRAINING)),
+            RefusalReason::Overloaded => (503, Some(RETRY_OVERLOADED)),
+            RefusalReason::BridgeFull => (503, Some(RETRY_BUSY)),
             // One second and two in turn: not all at once again.
-            Reason::BridgeRate => (503, Some(SECOND * (1 + u32::from(count % 2 == 0)))),
-            Reason::LineBusy | Reason::LineShare | Reason::LineRate => (486, None),
+            RefusalReason::BridgeRate => (503, Some(SECOND * (1 + u32::from(count % 2 == 0)))),
+            RefusalReason::LineBusy | RefusalReason::LineShare | RefusalReason::LineRate => {
+                (486, None)
+            }
         };
         Refusal {
             status,

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-pub use super::admission::{Limits, Refused};
+pub use super::admission::{Limits, RefusedCalls};
 use super::shared::SharedFleet;
 use crate::core::ids::LineId;
 use crate::sip::engine::{Admission, Refusal};
@@ -69,7 +69,7 @@ impl CallLimiter {
 
     /// Calls refused since the start, by reason.
     #[must_use]
-    pub fn refused(&self) -> Refused {
+    pub fn refused(&self) -> RefusedCalls {
         self.fleet.lock().refused_calls()
     }
 

@@ -9,7 +9,7 @@ use super::forms::{account, profile};
 use super::line::{LineHealth, LineProfile};
 use super::sealed::SealedPassword;
 use super::shared::SharedFleet;
-use super::snapshot::{CredentialCaches, LineSnapshot, Stored, snapshot_with, usable};
+use super::snapshot::{CredentialCaches, LineSnapshot, StoredLines, snapshot_with, usable};
 use super::sounds::SoundLoader;
 use crate::config::Config;
 use crate::core::ids::LineId;
@@ -111,7 +111,12 @@ impl DesiredLines {
 
     /// Compares what is held with what the database has. Takes about 20 ms of
     /// CPU for each new encrypted password of a server; blocks.
-    pub(super) fn plan(&mut self, config: &Config, fleet: &SharedFleet, stored: Stored) -> Plan {
+    pub(super) fn plan(
+        &mut self,
+        config: &Config,
+        fleet: &SharedFleet,
+        stored: StoredLines,
+    ) -> Plan {
         let caches = CredentialCaches {
             lines: fleet.lock().credentials(),
             servers: std::mem::take(&mut self.servers),

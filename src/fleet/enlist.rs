@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::line::Line;
-use super::register_queue::Phase;
-use super::registration::{EngineRefusal, LineState, Registration, Scheduled, Then};
+use super::register_queue::TimerPhase;
+use super::registration::{EngineRefusal, LineState, RegistrationStage, Scheduled, Then};
 use super::table::Fleet;
 use crate::core::ids::LineId;
 
@@ -19,11 +19,11 @@ impl Fleet {
             return;
         };
         let registrar = self.turns.join(registrar);
-        let timer = self.turns.start(line, &registrar, Phase::Due, now);
-        held.registration = Registration::Scheduled(Scheduled {
+        let timer = self.turns.start(line, &registrar, TimerPhase::Due, now);
+        held.registration = RegistrationStage::Scheduled(Scheduled {
             registrar,
             state: LineState::Registering,
-            phase: Phase::Due,
+            phase: TimerPhase::Due,
             failures: 0,
             timer,
             asked: false,
@@ -33,23 +33,23 @@ impl Fleet {
     /// The line has no turn before it is registered with its password.
     pub fn await_password(&mut self, line: &LineId) {
         self.unschedule(line);
-        self.set_registration(line, Registration::Decrypting);
+        self.set_registration(line, RegistrationStage::Decrypting);
     }
 
     /// The line does not register.
     pub fn register_never(&mut self, line: &LineId) {
         self.unschedule(line);
-        self.set_registration(line, Registration::Off);
+        self.set_registration(line, RegistrationStage::Off);
     }
 
     /// The line has no turn any more. Returns whether it took part in registering.
     pub fn unregister(&mut self, line: &LineId) -> bool {
         let was_scheduled = self.unschedule(line).is_some();
-        self.set_registration(line, Registration::NotAsked);
+        self.set_registration(line, RegistrationStage::NotAsked);
         was_scheduled
     }
 
-    fn set_registration(&mut self, line: &LineId, registration: Registration) {
+    fn set_registration(&mut self, line: &LineId, registration: RegistrationStage) {
         let line = self.lines.get_mut(line);
         if let Some(before) = line.and_then(Line::registration_mut) {
             *before = registration;
@@ -64,7 +64,7 @@ impl Fleet {
         self.turns
             .stop(&registrar, scheduled.phase, scheduled.timer);
         self.turns.leave(&registrar);
-        *registration = Registration::NotAsked;
+        *registration = RegistrationStage::NotAsked;
         Some(registrar)
     }
 
@@ -78,14 +78,14 @@ impl Fleet {
             return was_scheduled;
         };
         let then = match before {
-            Registration::Refused(refusal) => refusal.then.clone(),
-            Registration::Off => Then::Off,
-            Registration::Decrypting => Then::Decrypting,
-            Registration::NotAsked | Registration::Scheduled(_) => {
+            RegistrationStage::Refused(refusal) => refusal.then.clone(),
+            RegistrationStage::Off => Then::Off,
+            RegistrationStage::Decrypting => Then::Decrypting,
+            RegistrationStage::NotAsked | RegistrationStage::Scheduled(_) => {
                 registrar.map_or(Then::NotAsked, Then::Register)
             }
         };
-        *before = Registration::Refused(EngineRefusal {
+        *before = RegistrationStage::Refused(EngineRefusal {
             reason,
             next_try,
             then,
@@ -103,14 +103,14 @@ impl Fleet {
             return was_scheduled;
         };
         let then = match (&*before, registrar) {
-            (Registration::Refused(refusal), _) => refusal.then.clone(),
+            (RegistrationStage::Refused(refusal), _) => refusal.then.clone(),
             (_, Some(registrar)) => Then::Register(registrar),
             (_, None) => return was_scheduled,
         };
         match then {
-            Then::NotAsked => *before = Registration::NotAsked,
-            Then::Off => *before = Registration::Off,
-            Then::Decrypting => *before = Registration::Decrypting,
+            Then::NotAsked => *before = RegistrationStage::NotAsked,
+            Then::Off => *before = RegistrationStage::Off,
+            Then::Decrypting => *before = RegistrationStage::Decrypting,
             Then::Register(registrar) => self.register(line, &registrar, now),
         }
         was_scheduled
@@ -121,15 +121,15 @@ impl Fleet {
     /// password is being decrypted is on its way already.
     pub fn register_now(&mut self, line: &LineId, now: Instant) -> bool {
         match self.lines.get_mut(line).and_then(Line::registration_mut) {
-            Some(Registration::Scheduled(scheduled)) => {
+            Some(RegistrationStage::Scheduled(scheduled)) => {
                 scheduled.failures = 0;
-                if scheduled.phase != Phase::AwaitingAnswer {
-                    self.set(line, Phase::Due, now);
+                if scheduled.phase != TimerPhase::AwaitingAnswer {
+                    self.set(line, TimerPhase::Due, now);
                 }
                 true
             }
-            Some(Registration::Decrypting) => true,
-            Some(Registration::Refused(refusal)) => matches!(refusal.then, Then::Decrypting),
+            Some(RegistrationStage::Decrypting) => true,
+            Some(RegistrationStage::Refused(refusal)) => matches!(refusal.then, Then::Decrypting),
             _ => false,
         }
     }

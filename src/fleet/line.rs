@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::admission::LineCalls;
-use super::registration::Registration;
+use super::registration::RegistrationStage;
 use super::sealed::Sealed;
 use crate::core::address::Transport;
 use crate::core::dialling::DialLine;
@@ -110,7 +110,7 @@ pub(super) struct Held {
     /// What its calls go by.
     pub(super) profile: Arc<LineProfile>,
     /// Where it stands with its registrar.
-    pub(super) registration: Registration,
+    pub(super) registration: RegistrationStage,
 }
 
 impl Line {
@@ -127,7 +127,7 @@ impl Line {
         matches!(self.health, Some(LineHealth::Unusable { .. }))
     }
 
-    pub(super) fn registration_mut(&mut self) -> Option<&mut Registration> {
+    pub(super) fn registration_mut(&mut self) -> Option<&mut RegistrationStage> {
         self.held.as_mut().map(|held| &mut held.registration)
     }
 }

@@ -56,7 +56,7 @@ mod test_lines;
 pub mod watcher;
 mod words;
 
-pub use admission::{Limits, Refused};
+pub use admission::{Limits, RefusedCalls};
 pub use call_limiter::{CallLimiter, CallPermit};
 pub use line::{LineHealth, LineProfile};
 pub use line_directory::LineDirectory;

@@ -21,7 +21,7 @@ use super::desired::{self, DesiredLines, Plan, Unsealed, WantedLine};
 use super::line::LineHealth;
 use super::registrar::RegistrarHandle;
 use super::shared::SharedFleet;
-use super::snapshot::{LineSnapshot, Stored};
+use super::snapshot::{LineSnapshot, StoredLines};
 use super::sounds::SoundLoader;
 use crate::config::Config;
 use crate::core::ids::LineId;
@@ -38,7 +38,7 @@ const READINGS: usize = 1;
 /// What the database holds now.
 pub struct Reading {
     /// It.
-    pub stored: Stored,
+    pub stored: StoredLines,
     /// Told once the lines are as it says; dropped when the engine is gone.
     pub taken_in: oneshot::Sender<()>,
 }

@@ -17,7 +17,7 @@ pub type TimerKey = (Instant, u64);
 
 /// What a line's timer means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum TimerPhase {
     /// It may register.
     Due,
     /// No answer has come.
@@ -73,7 +73,13 @@ impl RegisterQueue {
     }
 
     /// Starts a line's timer.
-    pub fn start(&mut self, line: &LineId, registrar: &str, phase: Phase, at: Instant) -> TimerKey {
+    pub fn start(
+        &mut self,
+        line: &LineId,
+        registrar: &str,
+        phase: TimerPhase,
+        at: Instant,
+    ) -> TimerKey {
         let key = (at, self.next_number);
         self.next_number += 1;
         if let Some(timers) = self.of(registrar, phase) {
@@ -83,16 +89,20 @@ impl RegisterQueue {
     }
 
     /// Stops it.
-    pub fn stop(&mut self, registrar: &str, phase: Phase, timer: TimerKey) {
+    pub fn stop(&mut self, registrar: &str, phase: TimerPhase, timer: TimerKey) {
         if let Some(timers) = self.of(registrar, phase) {
             timers.remove(&timer);
         }
     }
 
-    fn of(&mut self, registrar: &str, phase: Phase) -> Option<&mut BTreeMap<TimerKey, LineId>> {
+    fn of(
+        &mut self,
+        registrar: &str,
+        phase: TimerPhase,
+    ) -> Option<&mut BTreeMap<TimerKey, LineId>> {
         match phase {
-            Phase::Due => Some(&mut self.registrars.get_mut(registrar)?.due),
-            Phase::AwaitingAnswer | Phase::AwaitingRefresh => Some(&mut self.waits),
+            TimerPhase::Due => Some(&mut self.registrars.get_mut(registrar)?.due),
+            TimerPhase::AwaitingAnswer | TimerPhase::AwaitingRefresh => Some(&mut self.waits),
         }
     }
 

@@ -1,6 +1,6 @@
 //! When each line registers (RFC 3261 section 10): the first REGISTERs spread
 //! out, failures retried with backoff and jitter, lost refreshes noticed.
-//! Each registrar has a pace of its own ([`super::register_pace`]): one that is away
+//! Each registrar has a pace of its own (`register_pace`): one that is away
 //! holds up nobody else's lines.
 //! Pure: time is an argument, randomness comes from a seed.
 //!
@@ -15,7 +15,7 @@ use rand::RngExt;
 use super::line::Line;
 use super::register_pace::RegisterPace;
 pub use super::register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
-use super::register_queue::{Phase, TimerKey};
+use super::register_queue::{TimerKey, TimerPhase};
 use super::table::Fleet;
 use crate::core::ids::LineId;
 
@@ -114,7 +114,7 @@ pub enum RegistrationChange {
 
 /// Where a line that is held stands with its registrar.
 #[derive(Debug)]
-pub(super) enum Registration {
+pub(super) enum RegistrationStage {
     /// The engine does not have it yet.
     NotAsked,
     /// It does not register (`--no-register`).
@@ -132,7 +132,7 @@ pub(super) enum Registration {
 pub(super) struct Scheduled {
     pub(super) registrar: Arc<str>,
     pub(super) state: LineState,
-    pub(super) phase: Phase,
+    pub(super) phase: TimerPhase,
     pub(super) failures: u32,
     pub(super) timer: TimerKey,
     /// Whether it has registered since it was added: what comes before is
@@ -157,7 +157,7 @@ pub(super) enum Then {
     Register(Arc<str>),
 }
 
-impl Registration {
+impl RegistrationStage {
     pub(super) const fn scheduled(&self) -> Option<&Scheduled> {
         match self {
             Self::Scheduled(scheduled) => Some(scheduled),
@@ -179,7 +179,7 @@ impl Fleet {
         // The engine may report one failure twice: in a callback, and as the
         // answer to the command.
         let is_failure = matches!(result, RegisterResult::Failed { .. });
-        if !entry.asked || (is_failure && entry.phase == Phase::Due) {
+        if !entry.asked || (is_failure && entry.phase == TimerPhase::Due) {
             return None;
         }
         match result {
@@ -197,7 +197,7 @@ impl Fleet {
     pub fn poll_register(&mut self, now: Instant) -> Option<LineId> {
         self.expire(now);
         let line = self.turns.take(now)?;
-        let entry = self.set(&line, Phase::AwaitingAnswer, now + ANSWER_TIMEOUT)?;
+        let entry = self.set(&line, TimerPhase::AwaitingAnswer, now + ANSWER_TIMEOUT)?;
         entry.asked = true;
         // A failure stays to be seen until there is an answer.
         if matches!(entry.state, LineState::Registered { .. }) {
@@ -227,14 +227,14 @@ impl Fleet {
         let mut counts = RegistrationCounts::default();
         for held in self.held() {
             match &held.registration {
-                Registration::Scheduled(scheduled) => match scheduled.state_at(now) {
+                RegistrationStage::Scheduled(scheduled) => match scheduled.state_at(now) {
                     LineState::Registering => counts.registering += 1,
                     LineState::Registered { .. } => counts.registered += 1,
                     LineState::Failed { .. } => counts.failed += 1,
                 },
-                Registration::Decrypting => counts.decrypting += 1,
-                Registration::Refused(_) => counts.refused += 1,
-                Registration::NotAsked | Registration::Off => {}
+                RegistrationStage::Decrypting => counts.decrypting += 1,
+                RegistrationStage::Refused(_) => counts.refused += 1,
+                RegistrationStage::NotAsked | RegistrationStage::Off => {}
             }
         }
         counts
@@ -248,7 +248,7 @@ impl Fleet {
     ) -> Option<RegistrationChange> {
         let until = now + expires;
         self.pace_of(line)?.succeeded();
-        let entry = self.set(line, Phase::AwaitingRefresh, until + REFRESH_GRACE)?;
+        let entry = self.set(line, TimerPhase::AwaitingRefresh, until + REFRESH_GRACE)?;
         let was = matches!(entry.state, LineState::Registered { .. });
         entry.failures = 0;
         entry.state = LineState::Registered { until };
@@ -278,7 +278,7 @@ impl Fleet {
             .saturating_add(1);
         let retry_in = self.retry_delay(status, failures, retry_after);
         let next_try = now + retry_in;
-        let entry = self.set(line, Phase::Due, next_try)?;
+        let entry = self.set(line, TimerPhase::Due, next_try)?;
         entry.failures = failures;
         entry.state = LineState::Failed {
             status,
@@ -290,7 +290,7 @@ impl Fleet {
 
     fn lost(&mut self, line: &LineId, now: Instant) -> Option<RegistrationChange> {
         let retry_in = self.jittered(RETRY_MIN);
-        let entry = self.set(line, Phase::Due, now + retry_in)?;
+        let entry = self.set(line, TimerPhase::Due, now + retry_in)?;
         entry.state = LineState::Registering;
         Some(RegistrationChange::Lost { retry_in })
     }
@@ -300,11 +300,11 @@ impl Fleet {
         while let Some(line) = self.turns.over(now) {
             let scheduled = self.lines.get(&line).and_then(Line::scheduled);
             match scheduled.map(|scheduled| scheduled.phase) {
-                Some(Phase::AwaitingAnswer) => {
+                Some(TimerPhase::AwaitingAnswer) => {
                     self.failed(&line, 408, "no answer to REGISTER".into(), None, now);
                 }
                 _ => {
-                    if let Some(entry) = self.set(&line, Phase::Due, now) {
+                    if let Some(entry) = self.set(&line, TimerPhase::Due, now) {
                         entry.state = LineState::Registering;
                     }
                 }
@@ -348,10 +348,11 @@ impl Fleet {
     pub(super) fn set(
         &mut self,
         line: &LineId,
-        phase: Phase,
+        phase: TimerPhase,
         at: Instant,
     ) -> Option<&mut Scheduled> {
-        let Registration::Scheduled(entry) = self.lines.get_mut(line)?.registration_mut()? else {
+        let RegistrationStage::Scheduled(entry) = self.lines.get_mut(line)?.registration_mut()?
+        else {
             return None;
         };
         self.turns.stop(&entry.registrar, entry.phase, entry.timer);

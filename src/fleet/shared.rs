@@ -2,7 +2,7 @@
 //! come in, by the tasks that reconcile and register, by calls and by the API.
 //!
 //! Lock rule: the lock is held for one question or one step. Whoever walks over
-//! thousands of lines that he brings along does so in slices of [`SLICE`], so that an INVITE waits for
+//! thousands of lines that he brings along does so in slices of `SLICE`, so that an INVITE waits for
 //! microseconds; nobody holds it across an await, a log line or a call into another room.
 
 use std::collections::{HashMap, HashSet};

@@ -16,7 +16,7 @@ use crate::core::ids::LineId;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
 use crate::lines::credential_cache::{Opened, in_parallel};
-use crate::lines::entry::{Entry, read_row};
+use crate::lines::entry::{LineEntry, read_row};
 use crate::lines::line::FieldIssue;
 use crate::lines::{
     self, CredentialCache, FLAGS_LINE_ID, FileIssue, LinesFile, LoadedLines, PhoneLine, ReadyLine,
@@ -26,7 +26,7 @@ use crate::store::{Store, StoreError};
 
 /// What the database holds about lines.
 #[derive(Debug)]
-pub struct Stored {
+pub struct StoredLines {
     /// What it is called in messages.
     pub shown: String,
     /// `phone_lines`.
@@ -41,9 +41,9 @@ pub struct Stored {
 ///
 /// # Errors
 /// When the database fails.
-pub async fn read(store: &Store) -> Result<Stored, StoreError> {
+pub async fn read(store: &Store) -> Result<StoredLines, StoreError> {
     let snapshot = store.snapshot().await?;
-    Ok(Stored {
+    Ok(StoredLines {
         shown: store.shown().to_owned(),
         lines: snapshot.lines,
         servers: snapshot.servers,
@@ -111,7 +111,7 @@ impl fmt::Display for StoredIssue {
 /// the file laid over them; without one those of the file. Takes about 20 ms of CPU for each
 /// encrypted password, on all cores; blocks, so call it off the async threads.
 #[must_use]
-pub fn snapshot(config: &Config, file: LinesFile, stored: Option<Stored>) -> LineSnapshot {
+pub fn snapshot(config: &Config, file: LinesFile, stored: Option<StoredLines>) -> LineSnapshot {
     snapshot_with(config, file, stored, CredentialCaches::default())
 }
 
@@ -130,7 +130,7 @@ pub struct CredentialCaches {
 pub fn snapshot_with(
     config: &Config,
     file: LinesFile,
-    stored: Option<Stored>,
+    stored: Option<StoredLines>,
     mut caches: CredentialCaches,
 ) -> LineSnapshot {
     let mut start = LineSnapshot {
@@ -204,10 +204,10 @@ impl LineSnapshot {
     /// Sorts a row of the database.
     fn take(&mut self, row: &Row) -> Option<PhoneLine> {
         match read_row(row) {
-            Entry::Line(line) => return Some(*line),
-            Entry::Inactive(id) => self.left_out.push((id, Skipped::Inactive)),
-            Entry::Twilio(id) => self.left_out.push((id, Skipped::Twilio)),
-            Entry::Mistaken(id, issues) => {
+            LineEntry::Line(line) => return Some(*line),
+            LineEntry::Inactive(id) => self.left_out.push((id, Skipped::Inactive)),
+            LineEntry::Twilio(id) => self.left_out.push((id, Skipped::Twilio)),
+            LineEntry::Mistaken(id, issues) => {
                 let id = id.unwrap_or_else(|| LineId::new(row.id().unwrap_or_default()));
                 let issues = issues.into_iter().map(|issue| StoredIssue {
                     id: id.clone(),

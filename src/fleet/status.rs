@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use super::registration::{LineState, Registration};
+use super::registration::{LineState, RegistrationStage};
 use super::table::Fleet;
 use super::words;
 use crate::core::ids::LineId;
@@ -64,16 +64,16 @@ pub(super) fn of_line(fleet: &Fleet, line: &LineId, now: Instant) -> Option<Line
     let wall = |at: Instant| clock + at.saturating_duration_since(now);
     let held = fleet.lines.get(line)?.held.as_ref()?;
     let scheduled = match &held.registration {
-        Registration::NotAsked => return None,
-        Registration::Off => return Some(plain(RegistrationState::Off, None)),
-        Registration::Decrypting => return Some(plain(RegistrationState::Decrypting, None)),
-        Registration::Refused(refusal) => {
+        RegistrationStage::NotAsked => return None,
+        RegistrationStage::Off => return Some(plain(RegistrationState::Off, None)),
+        RegistrationStage::Decrypting => return Some(plain(RegistrationState::Decrypting, None)),
+        RegistrationStage::Refused(refusal) => {
             return Some(LineRegistration {
                 next_try_at: Some(wall(refusal.next_try)),
                 ..plain(RegistrationState::Refused, Some(refusal.reason.clone()))
             });
         }
-        Registration::Scheduled(_) => fleet.registration(line, now)?,
+        RegistrationStage::Scheduled(_) => fleet.registration(line, now)?,
     };
     Some(match scheduled {
         (LineState::Registering, _) => plain(RegistrationState::Registering, None),

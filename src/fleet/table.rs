@@ -12,7 +12,7 @@ use super::changes::{LineChange, change_of};
 use super::line::{Held, Lease, Line, LineHealth, LineProfile};
 use super::number_index::NumberIndex;
 use super::register_queue::RegisterQueue;
-use super::registration::Registration;
+use super::registration::RegistrationStage;
 use crate::core::ids::LineId;
 use crate::lines::ReadyLine;
 
@@ -82,7 +82,7 @@ impl Fleet {
             line.held = Some(Held {
                 ready,
                 profile: profile.clone(),
-                registration: Registration::NotAsked,
+                registration: RegistrationStage::NotAsked,
             });
         }
         self.numbers.add(&profile);

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::line_directory::LineDirectory;
 use super::reconciler::Reading;
 use super::snapshot;
-use crate::store::{Mark, Store, StoreError};
+use crate::store::{DatabaseMark, Store, StoreError};
 
 /// How often PostgreSQL is asked, which tells by itself.
 const POLL: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ pub struct DatabaseWatcher {
     readings: mpsc::Sender<Reading>,
     poll: Duration,
     /// What the database was at the last reading.
-    mark: Option<Mark>,
+    mark: Option<DatabaseMark>,
     is_away: bool,
 }
 

@@ -17,7 +17,7 @@ pub const FIELD_MAX_BYTES: usize = 4_096;
 
 /// What an entry turned out to be.
 #[derive(Debug)]
-pub enum Entry {
+pub enum LineEntry {
     /// A line to register.
     Line(Box<PhoneLine>),
     /// `isActive` is false.
@@ -28,7 +28,7 @@ pub enum Entry {
     Mistaken(Option<LineId>, Vec<FieldIssue>),
 }
 
-impl Entry {
+impl LineEntry {
     /// The entry's id, where it has a usable one.
     #[must_use]
     pub fn id(&self) -> Option<&LineId> {
@@ -45,7 +45,7 @@ const OTHERS: [&str; 1] = ["updatedAt"];
 
 /// Reads one JSON object. Also returns warnings, which do not keep the line
 /// from starting. Wipes the password that the object holds.
-pub fn read_entry(mut object: Map<String, Value>) -> (Entry, Vec<FieldIssue>) {
+pub fn read_entry(mut object: Map<String, Value>) -> (LineEntry, Vec<FieldIssue>) {
     let warnings = unknown_fields(&object);
     let mut reader = Reader {
         object: &mut object,
@@ -72,7 +72,7 @@ pub(super) fn wipe_value(value: &mut Value) {
 
 /// Reads a row of `phone_lines`.
 #[must_use]
-pub fn read_row(row: &Row) -> Entry {
+pub fn read_row(row: &Row) -> LineEntry {
     read_entry(row.to_object(LINE_COLUMNS)).0
 }
 
@@ -98,7 +98,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn entry(&mut self) -> Entry {
+    fn entry(&mut self) -> LineEntry {
         let id = self.id_like("id").map(LineId::new);
         if id.is_none() && self.issues.is_empty() {
             self.report("id", FieldProblem::Missing);
@@ -107,17 +107,17 @@ impl Reader<'_> {
         let is_active = self.bool("isActive").unwrap_or(true);
         if let (Some(id), true) = (&id, self.issues.is_empty()) {
             if !is_sip {
-                return Entry::Twilio(id.clone());
+                return LineEntry::Twilio(id.clone());
             }
             if !is_active {
-                return Entry::Inactive(id.clone());
+                return LineEntry::Inactive(id.clone());
             }
         }
         let line = self.line(id.clone().unwrap_or_else(|| LineId::new("")));
         if self.issues.is_empty() {
-            Entry::Line(Box::new(line))
+            LineEntry::Line(Box::new(line))
         } else {
-            Entry::Mistaken(id, std::mem::take(&mut self.issues))
+            LineEntry::Mistaken(id, std::mem::take(&mut self.issues))
         }
     }
 
@@ -309,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn read(value: Value) -> (Entry, Vec<FieldIssue>) {
+    fn read(value: Value) -> (LineEntry, Vec<FieldIssue>) {
         match value {
             Value::Object(object) => read_entry(object),
             other => panic!("not an object: {other}"),
@@ -318,14 +318,14 @@ mod tests {
 
     fn line(value: Value) -> PhoneLine {
         match read(value) {
-            (Entry::Line(line), _) => *line,
+            (LineEntry::Line(line), _) => *line,
             (other, _) => panic!("{other:?}"),
         }
     }
 
     fn issues(value: Value) -> Vec<String> {
         match read(value) {
-            (Entry::Mistaken(_, issues), _) => issues.iter().map(ToString::to_string).collect(),
+            (LineEntry::Mistaken(_, issues), _) => issues.iter().map(ToString::to_string).collect(),
             (other, _) => panic!("{other:?}"),
         }
     }
@@ -397,16 +397,16 @@ mod tests {
     #[test]
     fn inactive_and_twilio_lines_are_set_aside_unread() {
         let (entry, _) = read(json!({"id": 1, "isActive": false, "sipDomain": 5}));
-        assert!(matches!(entry, Entry::Inactive(_)));
+        assert!(matches!(entry, LineEntry::Inactive(_)));
         let (entry, _) = read(json!({"id": 1, "provider": "twilio", "sipUsername": 5}));
-        assert!(matches!(entry, Entry::Twilio(_)));
+        assert!(matches!(entry, LineEntry::Twilio(_)));
     }
 
     #[test]
     fn unknown_fields_are_warned_about_and_columns_named() {
         let (entry, warnings) =
             read(json!({"id": 1, "sip_domain": "a.b", "colour": "red", "createdAt": "now"}));
-        assert!(matches!(entry, Entry::Line(_)));
+        assert!(matches!(entry, LineEntry::Line(_)));
         let shown: Vec<_> = warnings.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
@@ -450,8 +450,8 @@ mod tests {
                 other => other.is_number(),
             });
             match read_entry(object).0 {
-                Entry::Line(_) | Entry::Inactive(_) | Entry::Twilio(_) => prop_assert!(has_id),
-                Entry::Mistaken(_, issues) => prop_assert!(!issues.is_empty()),
+                LineEntry::Line(_) | LineEntry::Inactive(_) | LineEntry::Twilio(_) => prop_assert!(has_id),
+                LineEntry::Mistaken(_, issues) => prop_assert!(!issues.is_empty()),
             }
         }
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::entry::{Entry, read_entry, type_name, wipe_value};
+use super::entry::{LineEntry, read_entry, type_name, wipe_value};
 use super::line::{FieldIssue, FieldProblem, PhoneLine};
 use super::row::{LINE_COLUMNS, Row};
 use crate::core::ids::LineId;
@@ -240,15 +240,15 @@ fn read_entries(path: &Path, entries: Vec<Value>) -> LinesFile {
                 continue;
             }
         }
-        if !matches!(entry, Entry::Mistaken(..)) {
+        if !matches!(entry, LineEntry::Mistaken(..)) {
             found.rows.push(row);
             found.numbers.push(number);
         }
         match entry {
-            Entry::Line(line) => found.lines.push(*line),
-            Entry::Inactive(_) => found.inactive += 1,
-            Entry::Twilio(_) => found.twilio += 1,
-            Entry::Mistaken(id, issues) => {
+            LineEntry::Line(line) => found.lines.push(*line),
+            LineEntry::Inactive(_) => found.inactive += 1,
+            LineEntry::Twilio(_) => found.twilio += 1,
+            LineEntry::Mistaken(id, issues) => {
                 let mistake = |mistake| issue(id.as_ref(), EntryIssue::Field(mistake));
                 found.mistakes.extend(issues.into_iter().map(mistake));
             }

@@ -274,7 +274,7 @@ fn via_server(
 mod tests {
     use super::*;
     use crate::core::ids::LineId;
-    use crate::lines::entry::{Entry, read_entry};
+    use crate::lines::entry::{LineEntry, read_entry};
     use crate::lines::line::FieldProblem;
     use serde_json::{Value, json};
 
@@ -283,7 +283,7 @@ mod tests {
             panic!("not an object")
         };
         match read_entry(object).0 {
-            Entry::Line(line) => *line,
+            LineEntry::Line(line) => *line,
             other => panic!("{other:?}"),
         }
     }

@@ -13,7 +13,7 @@ use crate::core::private::Secret;
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnKind {
     /// Text, or an id.
     Text,
     /// A password as stored.
@@ -34,52 +34,56 @@ pub struct Column {
     /// Its name in JSON.
     pub json: &'static str,
     /// What it holds.
-    pub kind: Kind,
+    pub kind: ColumnKind,
 }
 
 impl Column {
     /// Whether it holds no password.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.kind != Kind::Password
+        self.kind != ColumnKind::Password
     }
 }
 
-const fn column(name: &'static str, json: &'static str, kind: Kind) -> Column {
+const fn column(name: &'static str, json: &'static str, kind: ColumnKind) -> Column {
     Column { name, json, kind }
 }
 
 /// `phone_lines`: those of production, and ours.
 pub const LINE_COLUMNS: &[Column] = &[
-    column("id", "id", Kind::Text),
-    column("restaurant_id", "restaurantId", Kind::Text),
-    column("phone_number", "phoneNumber", Kind::Text),
-    column("provider", "provider", Kind::Text),
-    column("sip_domain", "sipDomain", Kind::Text),
-    column("sip_username", "sipUsername", Kind::Text),
-    column("sip_password", "sipPassword", Kind::Password),
-    column("twilio_trunk_sid", "twilioTrunkSid", Kind::Text),
-    column("is_active", "isActive", Kind::Flag),
-    column("created_at", "createdAt", Kind::Text),
-    column("sip_server_id", "sipServerId", Kind::Text),
-    column("max_concurrent_calls", "maxConcurrentCalls", Kind::Count),
-    column("greeting", "greeting", Kind::Text),
-    column("announcement", "announcement", Kind::Text),
-    column("fallback_number", "fallbackNumber", Kind::Text),
-    column("custom_parameters", "customParameters", Kind::Json),
+    column("id", "id", ColumnKind::Text),
+    column("restaurant_id", "restaurantId", ColumnKind::Text),
+    column("phone_number", "phoneNumber", ColumnKind::Text),
+    column("provider", "provider", ColumnKind::Text),
+    column("sip_domain", "sipDomain", ColumnKind::Text),
+    column("sip_username", "sipUsername", ColumnKind::Text),
+    column("sip_password", "sipPassword", ColumnKind::Password),
+    column("twilio_trunk_sid", "twilioTrunkSid", ColumnKind::Text),
+    column("is_active", "isActive", ColumnKind::Flag),
+    column("created_at", "createdAt", ColumnKind::Text),
+    column("sip_server_id", "sipServerId", ColumnKind::Text),
+    column(
+        "max_concurrent_calls",
+        "maxConcurrentCalls",
+        ColumnKind::Count,
+    ),
+    column("greeting", "greeting", ColumnKind::Text),
+    column("announcement", "announcement", ColumnKind::Text),
+    column("fallback_number", "fallbackNumber", ColumnKind::Text),
+    column("custom_parameters", "customParameters", ColumnKind::Json),
 ];
 
 /// `sip_servers`; the API writes its fields as SQL does.
 pub const SERVER_COLUMNS: &[Column] = &[
-    column("id", "id", Kind::Text),
-    column("label", "label", Kind::Text),
-    column("trunk_uri", "trunk_uri", Kind::Text),
-    column("username", "username", Kind::Text),
-    column("password", "password", Kind::Password),
-    column("contact_host", "contact_host", Kind::Text),
-    column("contact_port", "contact_port", Kind::Count),
-    column("contact_transport", "contact_transport", Kind::Text),
-    column("allow_from", "allow_from", Kind::Text),
+    column("id", "id", ColumnKind::Text),
+    column("label", "label", ColumnKind::Text),
+    column("trunk_uri", "trunk_uri", ColumnKind::Text),
+    column("username", "username", ColumnKind::Text),
+    column("password", "password", ColumnKind::Password),
+    column("contact_host", "contact_host", ColumnKind::Text),
+    column("contact_port", "contact_port", ColumnKind::Count),
+    column("contact_transport", "contact_transport", ColumnKind::Text),
+    column("allow_from", "allow_from", ColumnKind::Text),
 ];
 
 /// The columns that are there, each with its text or null. `Debug` shows
@@ -99,7 +103,9 @@ impl Row {
             };
             let text = match value {
                 Value::Null => None,
-                Value::String(text) if text.is_empty() && column.kind != Kind::Password => None,
+                Value::String(text) if text.is_empty() && column.kind != ColumnKind::Password => {
+                    None
+                }
                 Value::String(text) => Some(text.clone()),
                 other => Some(other.to_string()),
             };
@@ -125,10 +131,10 @@ impl Row {
         let value = |column: &Column| {
             let text = self.get(column.name)?;
             let parsed = match column.kind {
-                Kind::Text | Kind::Password => None,
-                Kind::Flag => flag(text).map(Value::Bool),
-                Kind::Count => text.parse::<u64>().ok().map(Value::from),
-                Kind::Json => serde_json::from_str(text).ok(),
+                ColumnKind::Text | ColumnKind::Password => None,
+                ColumnKind::Flag => flag(text).map(Value::Bool),
+                ColumnKind::Count => text.parse::<u64>().ok().map(Value::from),
+                ColumnKind::Json => serde_json::from_str(text).ok(),
             };
             Some(parsed.unwrap_or_else(|| Value::String(text.to_owned())))
         };
@@ -139,7 +145,7 @@ impl Row {
     /// Sets a column. A flag is kept as `true` or `false`, however it is spelled.
     pub fn set(&mut self, column: Column, text: Option<String>) {
         let text = text.map(|text| match (column.kind, flag(&text)) {
-            (Kind::Flag, Some(flag)) => flag.to_string(),
+            (ColumnKind::Flag, Some(flag)) => flag.to_string(),
             _ => text,
         });
         self.0.insert(column.name, text.map(Secret::new));

@@ -23,7 +23,7 @@ use super::client::PUSH_TIMEOUT;
 use super::connection::{COMMAND_TIMEOUT, bounded, connect, run, run_all};
 use super::error::RedisFailure;
 use super::event::CallEvent;
-use super::removals::Removal;
+use super::removals::KeyRemoval;
 use super::shared::{Failed, Shared};
 use super::stale_jobs;
 use super::state::{HEARTBEAT_INTERVAL, NodeState};
@@ -367,7 +367,7 @@ impl Link {
 
     fn note_removals(
         &self,
-        batch: Vec<Removal>,
+        batch: Vec<KeyRemoval>,
         results: Vec<RedisResult<u64>>,
     ) -> Result<(), Failed> {
         let mut failed = None;

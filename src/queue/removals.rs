@@ -16,7 +16,7 @@ const UNCERTAIN_TRIES: u32 = 5;
 
 /// A job to remove.
 #[derive(Debug)]
-pub(super) struct Removal {
+pub(super) struct KeyRemoval {
     pub(super) payload: String,
     pub(super) expires: SystemTime,
     /// How often to look again when it is not in the queue.
@@ -26,9 +26,9 @@ pub(super) struct Removal {
 /// The jobs to remove, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
-    waiting: VecDeque<Removal>,
+    waiting: VecDeque<KeyRemoval>,
     /// Not found yet, though they may come: for the next round.
-    again: Vec<Removal>,
+    again: Vec<KeyRemoval>,
     forgotten: u64,
 }
 
@@ -37,14 +37,14 @@ impl Removals {
     /// brought it into the queue.
     pub(super) fn add(&mut self, payload: String, expires: SystemTime, uncertain: bool) {
         let tries = if uncertain { UNCERTAIN_TRIES } else { 0 };
-        self.put(Removal {
+        self.put(KeyRemoval {
             payload,
             expires,
             tries,
         });
     }
 
-    fn put(&mut self, removal: Removal) {
+    fn put(&mut self, removal: KeyRemoval) {
         if self.waiting.len() >= MAX {
             self.waiting.pop_front();
             self.forgotten += 1;
@@ -53,7 +53,7 @@ impl Removals {
     }
 
     /// The next jobs to remove, those given up left out.
-    pub(super) fn batch(&mut self, now: SystemTime) -> Vec<Removal> {
+    pub(super) fn batch(&mut self, now: SystemTime) -> Vec<KeyRemoval> {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
             let Some(removal) = self.waiting.pop_front() else {
@@ -67,14 +67,14 @@ impl Removals {
     }
 
     /// Redis failed on them: the same again, first.
-    pub(super) fn failed(&mut self, batch: Vec<Removal>) {
+    pub(super) fn failed(&mut self, batch: Vec<KeyRemoval>) {
         for removal in batch.into_iter().rev() {
             self.waiting.push_front(removal);
         }
     }
 
     /// It was not in the queue: taken by a worker, or still on its way.
-    pub(super) fn not_found(&mut self, mut removal: Removal) {
+    pub(super) fn not_found(&mut self, mut removal: KeyRemoval) {
         if removal.tries > 0 {
             removal.tries -= 1;
             self.again.push(removal);

@@ -12,7 +12,7 @@ use sqlx::{AnyConnection, Connection, Row as _};
 use super::calls::{at, millis};
 use super::connection::Store;
 use super::error::StoreError;
-use crate::core::callback::{CallEnd, CallbackEvent, Change, Kept, Owed, WebhookEvent};
+use crate::core::callback::{CallChange, CallEnd, CallbackEvent, Kept, Owed, WebhookEvent};
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
 use crate::core::private::Secret;
@@ -64,7 +64,11 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails; nothing is changed then.
-    pub async fn change_callbacks(&self, node: &str, changes: &[Change]) -> Result<(), StoreError> {
+    pub async fn change_callbacks(
+        &self,
+        node: &str,
+        changes: &[CallChange],
+    ) -> Result<(), StoreError> {
         const WHAT: &str = "keeping callbacks";
         let mut connection = self.acquire(WHAT).await?;
         let begun = connection.begin().await;
@@ -80,7 +84,7 @@ impl Store {
 async fn apply(
     connection: &mut AnyConnection,
     node: &str,
-    change: &Change,
+    change: &CallChange,
 ) -> Result<(), sqlx::Error> {
     const INSERT: &str = "INSERT INTO callbacks \
          (call_id, sequence, event, url, body, node_id, made_at) \
@@ -91,14 +95,14 @@ async fn apply(
          sequence = excluded.sequence, event = excluded.event, url = excluded.url, \
          body = excluded.body, node_id = excluded.node_id, made_at = excluded.made_at";
     match change {
-        Change::Insert(notice) => {
+        CallChange::Insert(notice) => {
             put(connection, INSERT, node, notice).await?;
             match notice.event {
                 CallbackEvent::Completed => settle(connection, &notice.call).await,
                 _ => put(connection, OWE, node, notice).await,
             }
         }
-        Change::Delete(call, sequence) => {
+        CallChange::Delete(call, sequence) => {
             sqlx::query("DELETE FROM callbacks WHERE call_id = $1 AND sequence = $2")
                 .bind(call.as_str().to_owned())
                 .bind(i64::from(*sequence))
@@ -106,7 +110,7 @@ async fn apply(
                 .await
                 .map(drop)
         }
-        Change::Settle(call) => settle(connection, call).await,
+        CallChange::Settle(call) => settle(connection, call).await,
     }
 }
 

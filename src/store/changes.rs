@@ -15,7 +15,7 @@ const CHANNEL: &str = "sipbridge_lines";
 /// Stands for what the tables hold: another one means another content, or that
 /// somebody wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mark(String);
+pub struct DatabaseMark(String);
 
 /// The lines, the servers and the fallback server, of one moment.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn mark(&self) -> Result<Mark, StoreError> {
+    pub async fn mark(&self) -> Result<DatabaseMark, StoreError> {
         const POSTGRES: &str = "SELECT \
              (SELECT COUNT(*) || ':' || COALESCE(SUM(hashtextextended(CAST(t AS TEXT), 0)), 0) \
               FROM phone_lines t) || '/' || \
@@ -56,7 +56,7 @@ impl Store {
                     .await
             }
         };
-        mark.map(Mark).map_err(StoreError::query(what))
+        mark.map(DatabaseMark).map_err(StoreError::query(what))
     }
 
     /// Reads all of it as it was at one moment.

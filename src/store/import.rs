@@ -23,12 +23,12 @@ pub struct Imported {
     /// How many were there as they are in the file.
     pub unchanged: usize,
     /// Lines that the database does not take; what it had before, it has still.
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RefusedRow>,
 }
 
 /// A line that the database does not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedRow {
     /// Which of the rows, from 0.
     pub place: usize,
     /// Why, in the database's words, without values.
@@ -75,7 +75,7 @@ impl Store {
                     Ok((_, Done::Unchanged)) => imported.unchanged += 1,
                     Ok((id, Done::Updated)) => imported.updated.push(id),
                     Ok((id, Done::Inserted)) => imported.inserted.push(id),
-                    Err(error) => imported.refused.push(Refused {
+                    Err(error) => imported.refused.push(RefusedRow {
                         place,
                         reason: error.of_one_row()?,
                     }),

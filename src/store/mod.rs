@@ -36,8 +36,8 @@ pub mod table;
 
 pub use call_log::{CallLog, CallLogStats};
 pub use calls::{AudioStats, CallPage, CallQuery, CallRecord};
-pub use changes::{Listener, Mark, Snapshot};
+pub use changes::{DatabaseMark, Listener, Snapshot};
 pub use connection::{Location, Store};
 pub use error::StoreError;
-pub use import::{Imported, Refused};
+pub use import::{Imported, RefusedRow};
 pub use lines::{Begun, Removal};

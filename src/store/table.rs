@@ -13,7 +13,7 @@ use time::format_description::well_known::Rfc3339;
 use super::error::StoreError;
 use super::migrations::Dialect;
 use crate::lines::Row;
-use crate::lines::row::{Column, Kind, LINE_COLUMNS, SERVER_COLUMNS};
+use crate::lines::row::{Column, ColumnKind, LINE_COLUMNS, SERVER_COLUMNS};
 
 /// What a column is in this database.
 #[derive(Clone, Debug)]
@@ -225,8 +225,8 @@ impl Table {
             .iter()
             .any(|part| type_name.contains(part));
         match (column.kind, text) {
-            (Kind::Flag, "true") if !is_text => "1".into(),
-            (Kind::Flag, "false") if !is_text => "0".into(),
+            (ColumnKind::Flag, "true") if !is_text => "1".into(),
+            (ColumnKind::Flag, "false") if !is_text => "0".into(),
             _ => text.to_owned(),
         }
     }

@@ -21,7 +21,7 @@ use super::attach_table::{AttachTable, Claim};
 use super::direct_writer::DirectWriter;
 use super::error::WorkerError;
 use super::received::CloseReason;
-use super::request::{self, AttachRequest, HEAD_MAX_BYTES, PATH, Refusal};
+use super::request::{self, AttachRequest, HEAD_MAX_BYTES, PATH, UpgradeRefusal};
 use super::socket::WorkerSocket;
 use super::tcp;
 use crate::core::ids::{CallId, Token};
@@ -152,7 +152,7 @@ impl Young {
 }
 
 /// A scan cannot flood the log.
-fn note_refusal(refused: &mut LogLimiter, refusal: Refusal) {
+fn note_refusal(refused: &mut LogLimiter, refusal: UpgradeRefusal) {
     if let Some(count) = refused.count(Instant::now().into_std()) {
         warn!(
             status = refusal.status(),
@@ -168,7 +168,7 @@ async fn handshake(
     peer: SocketAddr,
     attach_table: AttachTable,
     evicted: oneshot::Receiver<()>,
-) -> Option<Refusal> {
+) -> Option<UpgradeRefusal> {
     if let Err(error) = tcp::tune(&stream) {
         debug!(%peer, %error, "worker was gone at once");
         return None;
@@ -188,7 +188,7 @@ async fn handshake(
     let judged = tokio::select! {
         biased;
         judged = judged => judged?,
-        _ = evicted => return Some(Refusal::TooSlow),
+        _ = evicted => return Some(UpgradeRefusal::TooSlow),
     };
     match judged {
         Ok(granted) => {
@@ -204,7 +204,7 @@ async fn handshake(
 
 enum Judged {
     Granted(Box<Granted>),
-    Refused(Refusal),
+    Refused(UpgradeRefusal),
 }
 
 /// A claim whose worker waits for the answer.
@@ -217,10 +217,10 @@ struct Granted {
 
 async fn judge(stream: &mut TcpStream, attach_table: &AttachTable) -> io::Result<Judged> {
     let (head, part) = match timeout(REQUEST_TIMEOUT, read_head(stream)).await {
-        Err(_) => return Ok(Judged::Refused(Refusal::TooSlow)),
+        Err(_) => return Ok(Judged::Refused(UpgradeRefusal::TooSlow)),
         Ok(read) => match read? {
             Some(read) => read,
-            None => return Ok(Judged::Refused(Refusal::HeadTooLarge)),
+            None => return Ok(Judged::Refused(UpgradeRefusal::HeadTooLarge)),
         },
     };
     let granted = request::parse(&head).and_then(|request| {
@@ -263,7 +263,7 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<Option<(Vec<u8>, Vec<u8
 
 /// Answers a refusal and waits a moment for the peer to read it: closing with
 /// unread input would reset the connection and take the answer with it.
-async fn refuse(stream: &mut TcpStream, refusal: Refusal) {
+async fn refuse(stream: &mut TcpStream, refusal: UpgradeRefusal) {
     let answer = async {
         stream.write_all(refusal.response().as_bytes()).await?;
         stream.shutdown().await?;

@@ -27,7 +27,7 @@ pub(super) struct AttachRequest {
 
 /// Why a connection does not become a WebSocket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Refusal {
+pub(super) enum UpgradeRefusal {
     Malformed,
     WrongToken,
     NotFound,
@@ -39,7 +39,7 @@ pub(super) enum Refusal {
     HeadTooLarge,
 }
 
-impl From<Denied> for Refusal {
+impl From<Denied> for UpgradeRefusal {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::Unknown => Self::NotFound,
@@ -50,7 +50,7 @@ impl From<Denied> for Refusal {
     }
 }
 
-impl Refusal {
+impl UpgradeRefusal {
     /// The HTTP status line's code and reason.
     pub(super) const fn status(self) -> &'static str {
         match self {
@@ -125,20 +125,20 @@ pub(super) fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 /// Judges a complete request head.
-pub(super) fn parse(head: &[u8]) -> Result<AttachRequest, Refusal> {
+pub(super) fn parse(head: &[u8]) -> Result<AttachRequest, UpgradeRefusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
-        Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::Malformed),
+        Err(httparse::Error::TooManyHeaders) => return Err(UpgradeRefusal::HeadTooLarge),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(UpgradeRefusal::Malformed),
     }
-    let target = request.path.ok_or(Refusal::Malformed)?;
+    let target = request.path.ok_or(UpgradeRefusal::Malformed)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let call = path.strip_prefix(PATH).and_then(CallId::parse);
-    let call = call.ok_or(Refusal::NotFound)?;
+    let call = call.ok_or(UpgradeRefusal::NotFound)?;
     if request.method != Some("GET") {
-        return Err(Refusal::MethodNotAllowed);
+        return Err(UpgradeRefusal::MethodNotAllowed);
     }
     Ok(AttachRequest {
         call,
@@ -155,17 +155,20 @@ fn token(query: &str) -> String {
 }
 
 /// Checks the WebSocket's own header fields and answers its key.
-fn accept_key(headers: &[httparse::Header<'_>], version: Option<u8>) -> Result<String, Refusal> {
+fn accept_key(
+    headers: &[httparse::Header<'_>],
+    version: Option<u8>,
+) -> Result<String, UpgradeRefusal> {
     let upgrade = has_token(headers, "upgrade", "websocket")
         && has_token(headers, "connection", "upgrade")
         && version == Some(1);
     if !upgrade || value(headers, "sec-websocket-version") != Some(b"13") {
-        return Err(Refusal::UpgradeRequired);
+        return Err(UpgradeRefusal::UpgradeRequired);
     }
-    let key = value(headers, "sec-websocket-key").ok_or(Refusal::Malformed)?;
+    let key = value(headers, "sec-websocket-key").ok_or(UpgradeRefusal::Malformed)?;
     // 16 bytes in base64.
     if key.len() != 24 || !key.ends_with(b"==") {
-        return Err(Refusal::Malformed);
+        return Err(UpgradeRefusal::Malformed);
     }
     Ok(derive_accept_key(key))
 }
@@ -230,22 +233,25 @@ mod tests {
             request("GET", &target, &headers)
         };
         let refusal = |text: &str| parse(text.as_bytes()).unwrap_err();
-        assert_eq!(refusal(&without(0)), Refusal::UpgradeRequired);
-        assert_eq!(refusal(&without(1)), Refusal::UpgradeRequired);
-        assert_eq!(refusal(&without(2)), Refusal::UpgradeRequired);
-        assert_eq!(refusal(&without(3)), Refusal::Malformed);
+        assert_eq!(refusal(&without(0)), UpgradeRefusal::UpgradeRequired);
+        assert_eq!(refusal(&without(1)), UpgradeRefusal::UpgradeRequired);
+        assert_eq!(refusal(&without(2)), UpgradeRefusal::UpgradeRequired);
+        assert_eq!(refusal(&without(3)), UpgradeRefusal::Malformed);
         assert_eq!(
             refusal(&request("POST", &target, &GOOD)),
-            Refusal::MethodNotAllowed
+            UpgradeRefusal::MethodNotAllowed
         );
         for other in ["/", "/media-stream/", "/media-stream/CA12", "/health"] {
-            assert_eq!(refusal(&request("GET", other, &GOOD)), Refusal::NotFound);
+            assert_eq!(
+                refusal(&request("GET", other, &GOOD)),
+                UpgradeRefusal::NotFound
+            );
         }
-        assert_eq!(refusal("hello\r\n\r\n"), Refusal::Malformed);
+        assert_eq!(refusal("hello\r\n\r\n"), UpgradeRefusal::Malformed);
         let many = vec!["X: y"; HEADERS_MAX + 1];
         assert_eq!(
             refusal(&request("GET", &target, &many)),
-            Refusal::HeadTooLarge
+            UpgradeRefusal::HeadTooLarge
         );
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Deserializer, Value, json};
-use sipbridge::api::metrics::Counters;
+use sipbridge::api::metrics::MetricCounters;
 use sipbridge::api::{CallTotals, Health, LineCounts, RedisHealth};
 use sipbridge::bridge::overload::Readings;
 use sipbridge::core::call::CallDecision;
@@ -231,9 +231,9 @@ fn health() -> Value {
             lost: QueueStats::default(),
         }),
         has_ws_target: false,
-        counters: Counters {
+        counters: MetricCounters {
             records: Some(CallLogStats::default()),
-            ..Counters::default()
+            ..MetricCounters::default()
         },
     };
     health.body()

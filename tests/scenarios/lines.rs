@@ -8,7 +8,7 @@ use sipbridge::config::{self, Config, Invocation};
 use sipbridge::core::ids::LineId;
 use sipbridge::core::key::MasterKey;
 use sipbridge::core::private::Secret;
-use sipbridge::fleet::snapshot::{CredentialCaches, LineSnapshot, Stored, snapshot_with};
+use sipbridge::fleet::snapshot::{CredentialCaches, LineSnapshot, StoredLines, snapshot_with};
 use sipbridge::fleet::sounds::SoundLoader;
 use sipbridge::fleet::status::RegistrationState;
 use sipbridge::fleet::{
@@ -50,9 +50,9 @@ fn line(id: &str, number: &str) -> Value {
     json!({"id": id, "sipUsername": id, "phoneNumber": number, "sipPassword": "pw"})
 }
 
-fn stored(lines: &[Value]) -> Stored {
+fn stored(lines: &[Value]) -> StoredLines {
     let row = |line: &Value| Row::from_object(LINE_COLUMNS, line.as_object().unwrap());
-    Stored {
+    StoredLines {
         shown: "scenario".into(),
         lines: lines.iter().map(row).collect(),
         servers: Vec::new(),

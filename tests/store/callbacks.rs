@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sipbridge::core::callback::{CallEnd, CallbackEvent, Change, Kept, WebhookEvent};
+use sipbridge::core::callback::{CallChange, CallEnd, CallbackEvent, Kept, WebhookEvent};
 use sipbridge::core::ids::CallId;
 use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::Secret;
@@ -24,7 +24,7 @@ fn notice(call: &CallId, sequence: u32, url: Option<&str>) -> Arc<WebhookEvent> 
     })
 }
 
-async fn change(store: &Store, node: &str, changes: &[Change]) {
+async fn change(store: &Store, node: &str, changes: &[CallChange]) {
     store.change_callbacks(node, changes).await.unwrap();
 }
 
@@ -38,13 +38,13 @@ async fn what_was_not_delivered_is_there_after_a_restart_in_order() {
     for stage in Stage::both() {
         let store = stage.open().await;
         let [a, b, other] = [CallId::random(), CallId::random(), CallId::random()];
-        let insert = |call: &CallId, sequence| Change::Insert(notice(call, sequence, None));
+        let insert = |call: &CallId, sequence| CallChange::Insert(notice(call, sequence, None));
         change(
             &store,
             "node",
             &[
                 insert(&a, 0),
-                Change::Insert(notice(&b, 0, Some("http://u:p@own/"))),
+                CallChange::Insert(notice(&b, 0, Some("http://u:p@own/"))),
             ],
         )
         .await;
@@ -57,7 +57,7 @@ async fn what_was_not_delivered_is_there_after_a_restart_in_order() {
                 insert(&a, 1),
                 insert(&a, 10),
                 insert(&a, 2),
-                Change::Delete(a.clone(), 10),
+                CallChange::Delete(a.clone(), 10),
             ],
         )
         .await;
@@ -65,7 +65,10 @@ async fn what_was_not_delivered_is_there_after_a_restart_in_order() {
         change(
             &store,
             "node",
-            &[Change::Delete(a.clone(), 0), Change::Delete(a.clone(), 99)],
+            &[
+                CallChange::Delete(a.clone(), 0),
+                CallChange::Delete(a.clone(), 99),
+            ],
         )
         .await;
         store.close().await;
@@ -112,7 +115,11 @@ async fn what_is_owed_is_the_last_of_each_call_until_it_is_settled() {
             change(
                 &store,
                 "node",
-                &[Change::Insert(notice(&a, sequence, Some("http://own/")))],
+                &[CallChange::Insert(notice(
+                    &a,
+                    sequence,
+                    Some("http://own/"),
+                ))],
             )
             .await;
         }
@@ -120,7 +127,10 @@ async fn what_is_owed_is_the_last_of_each_call_until_it_is_settled() {
             event: CallbackEvent::Completed,
             ..(*notice(&b, 1, None)).clone()
         });
-        let changes = [Change::Insert(notice(&b, 0, None)), Change::Insert(last)];
+        let changes = [
+            CallChange::Insert(notice(&b, 0, None)),
+            CallChange::Insert(last),
+        ];
         change(&store, "node", &changes).await;
         let kept = store.callbacks("node", ALL).await.unwrap();
         assert_eq!(kept.owed.len(), 1);
@@ -129,7 +139,7 @@ async fn what_is_owed_is_the_last_of_each_call_until_it_is_settled() {
         assert_eq!(owed.last.body, r#"{"é":"'2"}"#);
         assert_eq!(owed.end, None, "there is no record");
         assert_eq!(kept.waiting.len(), 5);
-        change(&store, "node", &[Change::Settle(a)]).await;
+        change(&store, "node", &[CallChange::Settle(a)]).await;
         assert!(store.callbacks("node", ALL).await.unwrap().owed.is_empty());
         store.close().await;
     }
@@ -142,7 +152,8 @@ async fn what_is_owed_comes_with_the_end_that_the_record_has() {
         let store = stage.open().await;
         let [over, lost] = [begun("l", 0), begun("l", 1)];
         let over = ended(&over);
-        let changes = [&over, &lost].map(|of| Change::Insert(notice(&of.call.facts.id, 1, None)));
+        let changes =
+            [&over, &lost].map(|of| CallChange::Insert(notice(&of.call.facts.id, 1, None)));
         change(&store, "node", &changes).await;
         write(&store, [over.clone(), lost.clone()]).await;
         store.end_lost_calls("node", at(99_000)).await.unwrap();
@@ -186,7 +197,7 @@ async fn changes_are_made_together_or_not_at_all() {
             sequence: 1,
             ..(*good).clone()
         });
-        let changes = [Change::Insert(good), Change::Insert(bad)];
+        let changes = [CallChange::Insert(good), CallChange::Insert(bad)];
         let error = store.change_callbacks("node", &changes).await.unwrap_err();
         assert!(!error.is_transient(), "{error}");
         assert!(
@@ -206,9 +217,9 @@ async fn a_hundred_rows_of_one_moment_come_in_the_order_of_their_calls() {
     for stage in Stage::both() {
         let store = stage.open().await;
         let calls: Vec<CallId> = (0..25).map(|_| CallId::random()).collect();
-        let changes: Vec<Change> = (0..4)
+        let changes: Vec<CallChange> = (0..4)
             .flat_map(|sequence| {
-                let insert = move |call| Change::Insert(notice(call, sequence, None));
+                let insert = move |call| CallChange::Insert(notice(call, sequence, None));
                 calls.iter().map(insert)
             })
             .collect();

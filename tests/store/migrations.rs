@@ -1,7 +1,7 @@
 //! The tables: made from nothing, added to production's, twice, and refused.
 
 use serde_json::json;
-use sipbridge::lines::entry::{Entry, read_row};
+use sipbridge::lines::entry::{LineEntry, read_row};
 use sipbridge::store::migrations::COUNT;
 use sipbridge::store::{Location, Store, StoreError};
 
@@ -50,7 +50,7 @@ const PRODUCTION_NUMBERS: &str = "
 ";
 
 fn is_line(row: &sipbridge::lines::Row) -> bool {
-    matches!(read_row(row), Entry::Line(_))
+    matches!(read_row(row), LineEntry::Line(_))
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn the_table_of_production_is_read_and_written_as_it_is() {
             "sipPassword": "a:b:c", "isActive": true})
     );
     assert!(is_line(&lines[0]));
-    assert!(matches!(read_row(&lines[1]), Entry::Twilio(_)));
+    assert!(matches!(read_row(&lines[1]), LineEntry::Twilio(_)));
 
     let id = store
         .insert_line(&line(
@@ -151,7 +151,7 @@ async fn ids_and_flags_may_be_numbers() {
         let lines = store.lines().await.unwrap();
         assert_eq!((lines[0].id(), lines[1].id()), (Some("41"), Some("42")));
         assert!(is_line(&lines[0]));
-        assert!(matches!(read_row(&lines[1]), Entry::Inactive(_)));
+        assert!(matches!(read_row(&lines[1]), LineEntry::Inactive(_)));
         assert!(
             store
                 .update_line("42", &line(json!({"isActive": true})))

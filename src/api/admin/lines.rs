@@ -18,10 +18,10 @@ use crate::api::body::JsonObject;
 use crate::api::control::Control;
 use crate::api::fields::{GivenFields, Spec};
 use crate::api::openapi::{Guarded, Missing, Read, Stored, WithBody, WithQuery};
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use crate::api::query::{Id, Query};
 use crate::core::ids::LineId;
-use crate::lines::entry::{Entry, read_entry};
+use crate::lines::entry::{LineEntry, read_entry};
 use crate::lines::line::FieldIssue;
 use crate::lines::row::{Column, LINE_COLUMNS};
 use crate::lines::{FLAGS_LINE_ID, Row};
@@ -251,7 +251,7 @@ pub async fn change(
         merge_parameters(&mut given, parameters.as_ref(), &before);
     }
     let detail = "the line was changed by others again and again: try once more";
-    Err(Problem::new(Kind::CONFLICT, detail))
+    Err(Problem::new(ProblemKind::CONFLICT, detail))
 }
 
 /// Removes a phone line: it unregisters, and its calls run to their end.
@@ -285,7 +285,7 @@ fn issues(object: &Map<String, Value>, id: &str) -> Vec<FieldIssue> {
         object.remove("provider");
     }
     match read_entry(object) {
-        (Entry::Mistaken(_, issues), _) => issues,
+        (LineEntry::Mistaken(_, issues), _) => issues,
         _ => Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::api::control::Control;
 use crate::api::fields::GivenFields;
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
 use crate::lines::Row;
@@ -91,7 +91,7 @@ async fn sealed(
         tokio::task::spawn_blocking(move || gently(|| stored(key.as_ref(), &id, &password)));
     sealed.await.map_err(|error| {
         tracing::error!(%error, "a password was not encrypted");
-        Problem::new(Kind::INTERNAL, "the password was not encrypted")
+        Problem::new(ProblemKind::INTERNAL, "the password was not encrypted")
     })
 }
 

@@ -13,7 +13,7 @@ use super::line_body::{Standing, standing};
 use super::lines::missing;
 use crate::api::control::Control;
 use crate::api::openapi::{Guarded, Missing};
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use crate::api::query::Id;
 use crate::core::ids::LineId;
 use crate::fleet::LineHealth;
@@ -78,7 +78,7 @@ async fn register(control: &Control, id: String) -> Result<Response, Problem> {
 
 /// Why a line does not register.
 async fn not_registering(control: &Control, line: &LineId) -> Problem {
-    let conflict = |why: String| Problem::new(Kind::CONFLICT, why);
+    let conflict = |why: String| Problem::new(ProblemKind::CONFLICT, why);
     if let Some(reason) = control.registrar.status(line).and_then(|it| it.last_error) {
         return conflict(format!("the SIP stack does not take the line: {reason}"));
     }

@@ -17,7 +17,7 @@ use crate::api::body::JsonObject;
 use crate::api::control::Control;
 use crate::api::fields::{GivenFields, Spec};
 use crate::api::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 use crate::api::query::{Id, Query};
 use crate::lines::Row;
 use crate::lines::line::FieldIssue;
@@ -263,7 +263,7 @@ fn in_use(lines: Vec<String>, fallback: bool) -> Problem {
         ""
     };
     let detail = format!("{} lines use it, see lines{and_fallback}", lines.len());
-    Problem::new(Kind::IN_USE, detail).with_lines(lines)
+    Problem::new(ProblemKind::IN_USE, detail).with_lines(lines)
 }
 
 /// Everything wrong with a server's fields.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::Reason;
+use super::AccessReason;
 
 /// Most connections of a known source. A carrier that opens one for each of
 /// its lines has room.
@@ -45,7 +45,7 @@ impl Connections {
         id: usize,
         source: IpAddr,
         is_known: bool,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), AccessReason> {
         // What was never told to be gone is gone by now.
         self.close(id);
         let of_source = self.per_source.entry(source).or_default();
@@ -63,7 +63,7 @@ impl Connections {
         };
         self.open.insert(id, connection);
         if is_too_many {
-            return Err(Reason::Connections);
+            return Err(AccessReason::Connections);
         }
         Ok(())
     }
@@ -138,7 +138,7 @@ mod tests {
         for id in 0..STRANGER_MAX {
             assert_eq!(open(id, 1, false), Ok(()));
         }
-        assert_eq!(open(100, 1, false), Err(Reason::Connections));
+        assert_eq!(open(100, 1, false), Err(AccessReason::Connections));
         assert_eq!(open(101, 2, false), Ok(()));
         assert_eq!(open(102, 3, true), Ok(()));
         connections.close(100);

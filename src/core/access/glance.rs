@@ -14,7 +14,7 @@ const OUR_BRANCH: &[u8] = b"branch=z9hG4bKPj";
 
 /// Request or response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// A request.
     Request,
     /// A response.
@@ -25,7 +25,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glance<'a> {
     /// Which of the two.
-    pub kind: Kind,
+    pub kind: MessageKind,
     /// Method of a request; empty for a response.
     pub method: &'a str,
     /// Value of `line` in the request URI.
@@ -54,7 +54,7 @@ impl<'a> Glance<'a> {
                 return None;
             }
             return Some(Self {
-                kind: Kind::Response,
+                kind: MessageKind::Response,
                 method: "",
                 token: None,
                 has_to_tag: false,
@@ -67,7 +67,7 @@ impl<'a> Glance<'a> {
             return None;
         }
         Some(Self {
-            kind: Kind::Request,
+            kind: MessageKind::Request,
             method,
             token: line_parameter(uri),
             has_to_tag: has_to_tag(headers),

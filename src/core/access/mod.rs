@@ -25,7 +25,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 pub use cidr::Cidr;
-use glance::{Glance, Kind};
+use glance::{Glance, MessageKind};
 
 /// `--accept`: from whom calls are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Accept {
 
 /// Why something from the network was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub enum AccessReason {
     /// A request from an unknown source, without the token of a line.
     UnknownSource,
     /// A request within a dialog that does not stand.
@@ -60,18 +60,18 @@ pub enum Reason {
 }
 
 /// All reasons, in the order of their counters.
-pub const REASONS: [Reason; 8] = [
-    Reason::UnknownSource,
-    Reason::UnknownDialog,
-    Reason::StrayResponse,
-    Reason::Unreadable,
-    Reason::Connections,
-    Reason::Incomplete,
-    Reason::SourceRate,
-    Reason::Unacknowledged,
+pub const REASONS: [AccessReason; 8] = [
+    AccessReason::UnknownSource,
+    AccessReason::UnknownDialog,
+    AccessReason::StrayResponse,
+    AccessReason::Unreadable,
+    AccessReason::Connections,
+    AccessReason::Incomplete,
+    AccessReason::SourceRate,
+    AccessReason::Unacknowledged,
 ];
 
-impl Reason {
+impl AccessReason {
     /// Its name in the log and in metrics. Firewalls read it: it never changes.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -88,7 +88,7 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for AccessReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -105,18 +105,18 @@ impl fmt::Display for Reason {
 pub fn judge_stranger(
     glance: Option<&Glance<'_>>,
     is_token: impl FnOnce(&str) -> bool,
-) -> Result<(), Reason> {
+) -> Result<(), AccessReason> {
     let Some(glance) = glance else {
-        return Err(Reason::Unreadable);
+        return Err(AccessReason::Unreadable);
     };
     match glance.kind {
-        Kind::Response if glance.has_our_branch => Ok(()),
-        Kind::Response => Err(Reason::StrayResponse),
-        Kind::Request => {
+        MessageKind::Response if glance.has_our_branch => Ok(()),
+        MessageKind::Response => Err(AccessReason::StrayResponse),
+        MessageKind::Request => {
             if glance.token.is_some_and(is_token) || glance.may_be_in_dialog() {
                 Ok(())
             } else {
-                Err(Reason::UnknownSource)
+                Err(AccessReason::UnknownSource)
             }
         }
     }
@@ -139,7 +139,7 @@ pub fn source_of(address: IpAddr) -> IpAddr {
 mod tests {
     use super::*;
 
-    fn judge(message: &str) -> Result<(), Reason> {
+    fn judge(message: &str) -> Result<(), AccessReason> {
         judge_stranger(Glance::of(message.as_bytes()).as_ref(), |token| {
             token == "secret"
         })
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_stranger_needs_a_token_a_dialog_or_a_question_of_ours() {
         let invite = |uri: &str, to: &str| format!("INVITE {uri} SIP/2.0\r\nTo: {to}\r\n\r\n");
-        let unknown = Err(Reason::UnknownSource);
+        let unknown = Err(AccessReason::UnknownSource);
         assert_eq!(judge(&invite("sip:a@h;line=secret", "<sip:a@h>")), Ok(()));
         assert_eq!(judge(&invite("sip:a@h;line=secre", "<sip:a@h>")), unknown);
         assert_eq!(judge(&invite("sip:a@h", "<sip:a@h>")), unknown);
@@ -158,11 +158,11 @@ mod tests {
         assert_eq!(judge(options), Ok(()), "a dialog may be asked too");
         let register = options.replace("OPTIONS", "REGISTER");
         assert_eq!(judge(&register), unknown, "never within a dialog");
-        assert_eq!(judge("\0\u{1}\u{2}"), Err(Reason::Unreadable));
+        assert_eq!(judge("\0\u{1}\u{2}"), Err(AccessReason::Unreadable));
         let ok = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKPjx\r\n\r\n";
         assert_eq!(judge(ok), Ok(()));
         let stray = ok.replace("z9hG4bKPj", "z9hG4bK-");
-        assert_eq!(judge(&stray), Err(Reason::StrayResponse));
+        assert_eq!(judge(&stray), Err(AccessReason::StrayResponse));
     }
 
     #[test]

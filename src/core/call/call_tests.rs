@@ -9,14 +9,14 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn policy() -> CallPolicy {
     CallPolicy {
         answer: AnswerMode::Immediate,
-        search: search(Route::Queue),
+        search: search(WorkerRoute::Queue),
         max_duration: None,
         media_timeout: Some(20 * SECOND),
         fallback_number: None,
     }
 }
 
-fn search(route: Route) -> SearchPolicy {
+fn search(route: WorkerRoute) -> SearchPolicy {
     SearchPolicy {
         route,
         worker_timeout: 30 * SECOND,
@@ -25,7 +25,7 @@ fn search(route: Route) -> SearchPolicy {
     }
 }
 
-fn by(route: Route) -> CallPolicy {
+fn by(route: WorkerRoute) -> CallPolicy {
     CallPolicy {
         search: search(route),
         ..policy()
@@ -204,7 +204,7 @@ fn without_a_worker_comes_the_announcement_then_the_transfer_then_bye() {
 
 #[test]
 fn redis_away_goes_to_the_target_or_to_the_fallback_at_once() {
-    let (mut call, now) = connected(by(Route::QueueThenDial));
+    let (mut call, now) = connected(by(WorkerRoute::QueueThenDial));
     outputs(&mut call);
     call.handle_job_refused(now);
     assert_eq!(outputs(&mut call), [Output::Dial(attempt(1, now))]);
@@ -298,7 +298,7 @@ fn a_worker_in_its_handshake_when_the_claim_is_over_was_queued_once() {
 
 #[test]
 fn a_transfer_that_outlives_its_worker_ends_the_fallback() {
-    let (mut call, now) = streaming(by(Route::Dial));
+    let (mut call, now) = streaming(by(WorkerRoute::Dial));
     let to = Private::new("+33123456789");
     call.handle_worker(now, WorkerInput::Transfer(to));
     call.handle_worker(now, WorkerInput::Lost);
@@ -529,7 +529,11 @@ fn every_order_of_inputs_ends_once() {
             },
             max_duration: random.random::<bool>().then_some(60 * SECOND),
             fallback_number: random.random::<bool>().then(|| Private::new("1")),
-            ..by([Route::Queue, Route::Dial, Route::QueueThenDial][random.random_range(0..3)])
+            ..by([
+                WorkerRoute::Queue,
+                WorkerRoute::Dial,
+                WorkerRoute::QueueThenDial,
+            ][random.random_range(0..3)])
         });
         if random.random() {
             call.handle_start(now);
@@ -589,7 +593,7 @@ fn random_input(call: &mut Call, now: Instant, which: u32) {
 
 #[test]
 fn a_transfer_under_way_is_not_cut_off_by_the_fallback() {
-    let mut policy = by(Route::Dial);
+    let mut policy = by(WorkerRoute::Dial);
     policy.fallback_number = Some(Private::new("+33911111111"));
     let (mut call, now) = streaming(policy);
     call.handle_worker(now, WorkerInput::Transfer(Private::new("+33123456789")));

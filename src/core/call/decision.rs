@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{Call, Output, Phase, Report, Route, Timer, WorkerDispatch};
+use super::{Call, Output, Phase, Report, Timer, WorkerDispatch, WorkerRoute};
 use crate::core::outcome::Outcome;
 use crate::core::private::Secret;
 
@@ -50,7 +50,7 @@ impl Call {
         match decision {
             CallDecision::Accept(accepted) => {
                 if accepted.ws_target.is_some() {
-                    self.policy.search.route = Route::Dial;
+                    self.policy.search.route = WorkerRoute::Dial;
                     self.search = WorkerDispatch::new(self.policy.search);
                 }
                 self.begin(now);
@@ -76,7 +76,7 @@ mod tests {
         let mut call = Call::new(CallPolicy {
             answer,
             search: SearchPolicy {
-                route: Route::Queue,
+                route: WorkerRoute::Queue,
                 worker_timeout: 30 * SECOND,
                 claim_timeout: 5 * SECOND,
                 max_attempts: 3,

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::terms::{Attempt, Reason, Route, SearchPolicy};
+use super::terms::{Attempt, Reason, SearchPolicy, WorkerRoute};
 
 /// Pauses before a worker is dialled again, and before a job of a resumed call
 /// is pushed again; the last repeats.
@@ -99,8 +99,8 @@ impl WorkerDispatch {
     pub fn start(&mut self, now: Instant) -> Step {
         self.give_up_at = Some(now + self.policy.worker_timeout);
         match self.policy.route {
-            Route::Queue | Route::QueueThenDial => self.push(),
-            Route::Dial => self.dial(),
+            WorkerRoute::Queue | WorkerRoute::QueueThenDial => self.push(),
+            WorkerRoute::Dial => self.dial(),
         }
     }
 
@@ -118,8 +118,8 @@ impl WorkerDispatch {
         self.reason = Some(Reason::WorkerLost);
         self.give_up_at = Some(now + self.policy.worker_timeout);
         match self.policy.route {
-            Route::Queue | Route::QueueThenDial => self.push(),
-            Route::Dial => self.pause_dial(now),
+            WorkerRoute::Queue | WorkerRoute::QueueThenDial => self.push(),
+            WorkerRoute::Dial => self.pause_dial(now),
         }
     }
 
@@ -155,7 +155,7 @@ impl WorkerDispatch {
             return Step::Unexpected;
         }
         match self.policy.route {
-            Route::QueueThenDial => self.dial(),
+            WorkerRoute::QueueThenDial => self.dial(),
             // Somebody is in mid-conversation: Redis may be back in a moment.
             _ if self.resumed => {
                 self.jobs -= 1;
@@ -169,7 +169,7 @@ impl WorkerDispatch {
     /// The connection to Redis broke while the job was on its way, or is being
     /// made again: it is pushed again in a moment.
     pub fn handle_interrupted(&mut self, now: Instant) -> Step {
-        if self.phase != Phase::Pushing || self.policy.route == Route::QueueThenDial {
+        if self.phase != Phase::Pushing || self.policy.route == WorkerRoute::QueueThenDial {
             return self.handle_refused(now);
         }
         self.jobs -= 1;
@@ -285,7 +285,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn search(route: Route) -> (WorkerDispatch, Instant) {
+    fn search(route: WorkerRoute) -> (WorkerDispatch, Instant) {
         let policy = SearchPolicy {
             route,
             worker_timeout: 30 * SECOND,
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_taken_job_that_nobody_dials_is_pushed_again_until_the_attempts_are_used_up() {
-        let (mut search, mut now) = search(Route::Queue);
+        let (mut search, mut now) = search(WorkerRoute::Queue);
         assert_eq!(number(search.start(now)), Some((1, false)));
         for attempt in 2..=3 {
             taken(&mut search, now);
@@ -329,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_push_that_was_interrupted_is_tried_again_within_the_callers_patience() {
-        let (mut search, mut now) = search(Route::Queue);
+        let (mut search, mut now) = search(WorkerRoute::Queue);
         let end = now + 30 * SECOND;
         search.start(now);
         for _ in 0..10 {
@@ -343,14 +343,14 @@ mod tests {
         let gave_up = search.handle_timeout(end);
         assert_eq!(gave_up, Step::GiveUp(Reason::WorkerTimeout));
         // Where there is another way it is taken at once.
-        let (mut search, now) = self::search(Route::QueueThenDial);
+        let (mut search, now) = self::search(WorkerRoute::QueueThenDial);
         search.start(now);
         assert!(matches!(search.handle_interrupted(now), Step::Dial(_)));
     }
 
     #[test]
     fn a_job_that_waits_in_the_queue_is_left_there_until_the_worker_timeout() {
-        let (mut search, now) = search(Route::Queue);
+        let (mut search, now) = search(WorkerRoute::Queue);
         search.start(now);
         search.handle_pushed();
         assert_eq!(search.handle_timeout(now + 29 * SECOND), Step::Wait);
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_handshake_under_way_is_not_overtaken() {
-        let (mut search, now) = search(Route::Queue);
+        let (mut search, now) = search(WorkerRoute::Queue);
         search.start(now);
         taken(&mut search, now);
         let now = now + 5 * SECOND;
@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn an_attempt_that_waits_for_a_handshake_keeps_its_number() {
-        let (mut search, now) = search(Route::Queue);
+        let (mut search, now) = search(WorkerRoute::Queue);
         search.start(now);
         search.stop();
         assert_eq!(number(search.resume(now, STEADY)), Some((2, true)));
@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn whoever_is_looked_for_is_told_that_he_is_not_any_more() {
-        let (mut search, now) = search(Route::QueueThenDial);
+        let (mut search, now) = search(WorkerRoute::QueueThenDial);
         assert!(!search.stop(), "not begun");
         search.start(now);
         search.handle_refused(now);
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn only_a_caller_who_loses_one_worker_after_the_other_runs_out_of_attempts() {
-        let (mut search, now) = search(Route::Queue);
+        let (mut search, now) = search(WorkerRoute::Queue);
         search.start(now);
         assert!(search.stop());
         for attempt in 2..=20 {
@@ -421,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_resumed_call_outlasts_a_redis_that_is_away_for_a_moment() {
-        let (mut search, now) = search(Route::Queue);
+        let (mut search, now) = search(WorkerRoute::Queue);
         search.start(now);
         search.stop();
         search.resume(now, STEADY);
@@ -441,17 +441,17 @@ mod tests {
 
     #[test]
     fn a_new_call_does_not_wait_for_redis() {
-        let (mut search, now) = search(Route::Queue);
+        let (mut search, now) = search(WorkerRoute::Queue);
         search.start(now);
         assert_eq!(search.handle_refused(now), Step::GiveUp(Reason::QueueAway));
-        let (mut search, now) = self::search(Route::QueueThenDial);
+        let (mut search, now) = self::search(WorkerRoute::QueueThenDial);
         search.start(now);
         assert_eq!(number(search.handle_refused(now)), Some((1, false)));
     }
 
     #[test]
     fn a_lost_worker_is_dialled_again_four_times() {
-        let (mut search, now) = search(Route::Dial);
+        let (mut search, now) = search(WorkerRoute::Dial);
         search.start(now);
         assert!(!search.is_pushing(), "no job");
         search.stop();
@@ -473,7 +473,7 @@ mod tests {
 
     #[test]
     fn a_first_worker_is_dialled_until_the_worker_timeout() {
-        let (mut search, now) = search(Route::Dial);
+        let (mut search, now) = search(WorkerRoute::Dial);
         search.start(now);
         let mut at = now;
         let mut dials = 1;

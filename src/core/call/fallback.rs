@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::transfer::{Progress, TransferResult};
+use super::transfer::{TransferProgress, TransferResult};
 use super::{
     Call, CalleeInput, FALLBACK_LIMIT, FallbackStep, IdleSound, Output, PLAY_OUT_LIMIT, Phase,
     Reason, Report, Timer,
@@ -69,7 +69,12 @@ impl Call {
     }
 
     /// Progress of the fallback's REFER.
-    pub(super) fn fallback_transfer(&mut self, now: Instant, progress: Progress, rings: bool) {
+    pub(super) fn fallback_transfer(
+        &mut self,
+        now: Instant,
+        progress: TransferProgress,
+        rings: bool,
+    ) {
         let rings = rings || progress.rings();
         self.phase = Phase::Referring { rings };
         match progress.result() {

@@ -55,7 +55,7 @@ use self::phase::{Dialog, Phase};
 pub use self::requests::Denied;
 pub use self::terms::{
     AnswerMode, Attempt, CallPolicy, CalleeInput, FallbackStep, IdleSound, Output, Reason, Report,
-    Route, SearchPolicy, Timer, WorkerInput,
+    SearchPolicy, Timer, WorkerInput, WorkerRoute,
 };
 use self::timers::Timers;
 use self::transfer::Transfer;

@@ -17,7 +17,7 @@ pub enum AnswerMode {
 
 /// How workers are reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
+pub enum WorkerRoute {
     /// A job in Redis; the worker dials back.
     Queue,
     /// The bridge dials `--ws-target`.
@@ -41,7 +41,7 @@ pub struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SearchPolicy {
     /// How workers are reached.
-    pub route: Route,
+    pub route: WorkerRoute,
     /// How long the caller waits for a worker.
     pub worker_timeout: Duration,
     /// How long a taken job may go undialled.

@@ -31,7 +31,7 @@ impl Transfer {
 
 /// What the trunk says of a REFER: the response to it, or a NOTIFY.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Progress {
+pub(super) struct TransferProgress {
     pub(super) status: u16,
     /// Nothing more will be said.
     pub(super) last: bool,
@@ -44,7 +44,7 @@ pub(super) enum TransferResult {
     Refused,
 }
 
-impl Progress {
+impl TransferProgress {
     pub(super) fn rings(self) -> bool {
         (180..200).contains(&self.status)
     }
@@ -90,7 +90,7 @@ impl Call {
 
     /// Progress of a REFER.
     pub fn handle_transfer(&mut self, now: Instant, status: u16, last: bool) {
-        let progress = Progress { status, last };
+        let progress = TransferProgress { status, last };
         if let Phase::Referring { rings } = self.phase {
             return self.fallback_transfer(now, progress, rings);
         }

@@ -65,7 +65,7 @@ fn each_event_is_told_once_and_in_order() {
             "initiated 0 answered 1",
         ),
     ] {
-        let mut progress = Progress::default();
+        let mut progress = CallbackProgress::default();
         let told: Vec<String> = statuses
             .into_iter()
             .filter_map(|status| progress.advance(status))

@@ -66,12 +66,12 @@ impl CallbackEvent {
 
 /// Which events a call has had.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
+pub struct CallbackProgress {
     last: Option<CallbackEvent>,
     count: u32,
 }
 
-impl Progress {
+impl CallbackProgress {
     /// The call has a new status: the event that this is, and its number from
     /// 0; `None` when receivers know as much already.
     pub fn advance(&mut self, status: CallStatus) -> Option<(CallbackEvent, u32)> {
@@ -168,7 +168,7 @@ impl std::fmt::Debug for WebhookEvent {
 
 /// One change of which callbacks are kept over a restart.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum CallChange {
     /// This callback is to be delivered. Should the bridge die now, the one
     /// after it is owed; after the last of its call, nothing is.
     Insert(Arc<WebhookEvent>),

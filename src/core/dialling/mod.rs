@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use self::destination::{Destination, Malformed};
 use self::pattern::{Pattern, PatternError};
-use super::numbers::{Country, Kind, Number, Written};
+use super::numbers::{Country, Number, NumberKind, Written};
 
 /// What the policy must know of the line that dials.
 #[derive(Clone, Debug, Default)]
@@ -208,9 +208,9 @@ impl DialPolicy {
             _ if by_own_country && line.country.is_none() => NotAllowed::NoCountry,
             None => NotAllowed::NoNumber,
             Some(number) => match number.kind {
-                Kind::PremiumRate => NotAllowed::Dear("premium-rate"),
-                Kind::SharedCost => NotAllowed::Dear("shared-cost"),
-                Kind::Special => NotAllowed::Dear("personal, pager or voicemail"),
+                NumberKind::PremiumRate => NotAllowed::Dear("premium-rate"),
+                NumberKind::SharedCost => NotAllowed::Dear("shared-cost"),
+                NumberKind::Special => NotAllowed::Dear("personal, pager or voicemail"),
                 _ if by_own_country => NotAllowed::Abroad {
                     to: country_of(number),
                 },

@@ -1,7 +1,7 @@
 //! One pattern of `--allow-dial`.
 
 use super::destination::{is_host, is_user};
-use crate::core::numbers::{Country, Kind, Number};
+use crate::core::numbers::{Country, Number, NumberKind};
 
 /// What one pattern permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Pattern {
     #[must_use]
     pub fn permits_number(&self, number: &Number, line: Option<Country>) -> bool {
         let is_of = |country: Option<Country>| {
-            let is_cheap = matches!(number.kind, Kind::Ordinary | Kind::TollFree);
+            let is_cheap = matches!(number.kind, NumberKind::Ordinary | NumberKind::TollFree);
             is_cheap && country.is_some() && number.country == country
         };
         match self {

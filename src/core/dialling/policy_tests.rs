@@ -263,7 +263,7 @@ proptest! {
             let number = Number::read(&dialled, Country::parse("FR")).expect("a number");
             prop_assert_eq!(number.country, Country::parse("FR"));
             prop_assert!(number.e164.starts_with("+33"));
-            prop_assert!(matches!(number.kind, Kind::Ordinary | Kind::TollFree));
+            prop_assert!(matches!(number.kind, NumberKind::Ordinary | NumberKind::TollFree));
             let again = judge(&[], &dialled, "FR");
             prop_assert_eq!(again.as_deref(), Ok(dialled.as_str()));
         }

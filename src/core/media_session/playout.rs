@@ -78,7 +78,7 @@ pub struct Cleared {
 
 /// How far the reader is, and what it must know of the writer.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct PlayoutProgress {
     /// Everything before it has sounded, or was dropped.
     pub(super) sounded: AtomicU64,
     /// The first position with a mark: the writer wants to hear of it.
@@ -106,7 +106,7 @@ struct Mark {
 pub fn playout() -> (PlayoutWriter, PlayoutReader) {
     let (audio, audio_reader) = audio_queue(PLAYOUT_CAPACITY_BYTES);
     let (unheard, spans) = ring(MAX_UNHEARD_SPANS);
-    let progress = Arc::new(Progress {
+    let progress = Arc::new(PlayoutProgress {
         sounded: AtomicU64::new(0),
         next_mark: AtomicU64::new(NO_MARK),
         clears: AtomicU32::new(0),
@@ -131,7 +131,7 @@ pub fn playout() -> (PlayoutWriter, PlayoutReader) {
 #[derive(Debug)]
 pub struct PlayoutWriter {
     audio: AudioWriter,
-    progress: Arc<Progress>,
+    progress: Arc<PlayoutProgress>,
     spans: Consumer<Unheard>,
     /// Dropped spans that lie behind `counted_to`, at least in part.
     unheard: VecDeque<Unheard>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::audio_queue::AudioReader;
-use super::playout::{FRAME_BYTES, Progress, Unheard};
+use super::playout::{FRAME_BYTES, PlayoutProgress, Unheard};
 use crate::core::g711::MULAW_SILENCE;
 use crate::core::ring::Producer;
 
@@ -26,7 +26,7 @@ pub struct TickBegun {
 #[derive(Debug)]
 pub struct PlayoutReader {
     audio: AudioReader,
-    progress: Arc<Progress>,
+    progress: Arc<PlayoutProgress>,
     unheard: Producer<Unheard>,
     /// Dropped audio that found no room in the ring.
     unsaid: Option<Unheard>,
@@ -38,7 +38,7 @@ pub struct PlayoutReader {
 impl PlayoutReader {
     pub(super) fn new(
         audio: AudioReader,
-        progress: Arc<Progress>,
+        progress: Arc<PlayoutProgress>,
         unheard: Producer<Unheard>,
     ) -> Self {
         Self {

@@ -8,7 +8,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::description::{
-    Address, Candidate, CandidateKind, Crypto, Encoding, Key, OpusParameters, Rtcp, Suite, Token,
+    Address, Candidate, CandidateKind, Crypto, Encoding, Key, OpusParameters, Rtcp, SdpToken, Suite,
 };
 use crate::core::media_link::Direction;
 
@@ -200,7 +200,7 @@ pub fn ice_password(value: &str) -> Option<Key> {
 /// A candidate over UDP with a numeric address; host names (mDNS) are left out.
 pub fn candidate(value: &str) -> Option<Candidate> {
     let mut words = value.split_ascii_whitespace();
-    let foundation = Token::new(words.next()?)?;
+    let foundation = SdpToken::new(words.next()?)?;
     let component = number(words.next()?).filter(|component| matches!(component, 1 | 2))?;
     let over_udp = words.next()?.eq_ignore_ascii_case("udp");
     let priority = number(words.next()?)?;

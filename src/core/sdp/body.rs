@@ -1,7 +1,7 @@
 //! Which part of a SIP body is the session description (RFC 3261 section 7.4,
 //! RFC 5621): the body itself, or a part of a multipart one.
 
-use super::judge::Refusal;
+use super::judge::SdpRefusal;
 
 /// Most parts of a multipart body, and how deep they may lie.
 const PARTS_MAX: usize = 16;
@@ -25,7 +25,7 @@ pub struct Headers<'a> {
 ///
 /// # Errors
 /// Why a body that must be understood is not.
-pub fn find<'a>(headers: Headers<'a>, body: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
+pub fn find<'a>(headers: Headers<'a>, body: &'a [u8]) -> Result<Option<&'a [u8]>, SdpRefusal> {
     if body.is_empty() {
         return Ok(None);
     }
@@ -33,7 +33,7 @@ pub fn find<'a>(headers: Headers<'a>, body: &'a [u8]) -> Result<Option<&'a [u8]>
     match search(headers, body, DEPTH_MAX) {
         Ok(Some(found)) => Ok(Some(found)),
         Ok(None) | Err(_) if optional => Ok(None),
-        Ok(None) => Err(Refusal::Kind),
+        Ok(None) => Err(SdpRefusal::Kind),
         Err(refusal) => Err(refusal),
     }
 }
@@ -42,7 +42,7 @@ fn search<'a>(
     headers: Headers<'a>,
     body: &'a [u8],
     depth: usize,
-) -> Result<Option<&'a [u8]>, Refusal> {
+) -> Result<Option<&'a [u8]>, SdpRefusal> {
     let kind = headers.kind.trim();
     if kind.eq_ignore_ascii_case("application/sdp") {
         return taken(headers).map(|()| Some(body));
@@ -54,7 +54,7 @@ fn search<'a>(
         return Ok(None);
     }
     if is_encoded(headers.encoding) {
-        return Err(Refusal::Encoded);
+        return Err(SdpRefusal::Encoded);
     }
     let mut refused = None;
     for part in parts(headers.boundary, body)? {
@@ -68,16 +68,16 @@ fn search<'a>(
     refused.map_or(Ok(None), Err)
 }
 
-fn taken(headers: Headers<'_>) -> Result<(), Refusal> {
+fn taken(headers: Headers<'_>) -> Result<(), SdpRefusal> {
     if is_encoded(headers.encoding) {
-        return Err(Refusal::Encoded);
+        return Err(SdpRefusal::Encoded);
     }
     let kind = headers.disposition.unwrap_or("session");
     let kind = kind.split(';').next().unwrap_or_default().trim();
     if kind.is_empty() || kind.eq_ignore_ascii_case("session") {
         Ok(())
     } else {
-        Err(Refusal::Disposition)
+        Err(SdpRefusal::Disposition)
     }
 }
 
@@ -104,10 +104,10 @@ fn parameter<'a>(value: &'a str, name: &str) -> Option<&'a str> {
 
 /// The parts of a multipart body (RFC 2046). Without a boundary in the header
 /// the first line that looks like one is taken.
-fn parts<'a>(boundary: Option<&str>, body: &'a [u8]) -> Result<Vec<&'a [u8]>, Refusal> {
+fn parts<'a>(boundary: Option<&str>, body: &'a [u8]) -> Result<Vec<&'a [u8]>, SdpRefusal> {
     let boundary = match boundary.map(|text| text.trim().trim_matches('"')) {
         Some(text) if !text.is_empty() => text.as_bytes().to_vec(),
-        _ => first_boundary(body).ok_or(Refusal::Multipart)?.to_vec(),
+        _ => first_boundary(body).ok_or(SdpRefusal::Multipart)?.to_vec(),
     };
     let mut parts = Vec::new();
     let mut begin = None;
@@ -127,7 +127,7 @@ fn parts<'a>(boundary: Option<&str>, body: &'a [u8]) -> Result<Vec<&'a [u8]>, Re
     // The last delimiter is missing: what follows the one before is a part.
     match begin {
         Some(begin) => parts.push(&body[begin..]),
-        None => return Err(Refusal::Multipart),
+        None => return Err(SdpRefusal::Multipart),
     }
     Ok(parts)
 }

@@ -32,11 +32,11 @@ pub enum Media {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declined {
     /// `audio`, `video`, `image`, …
-    pub kind: Token,
+    pub kind: SdpToken,
     /// `RTP/AVP`, `udptl`, …
-    pub transport: Token,
+    pub transport: SdpToken,
     /// Its first format.
-    pub format: Token,
+    pub format: SdpToken,
 }
 
 /// An audio line with a port.
@@ -45,13 +45,13 @@ pub struct Audio {
     /// Where the other side wants its RTP.
     pub port: u16,
     /// How RTP is carried.
-    pub transport: Transport,
+    pub transport: MediaProtocol,
     /// Where it wants it: its own `c=` line, else that of the session.
     pub address: Address,
     /// Formats that the bridge speaks, each once, in the order of the line.
     pub formats: Vec<Format>,
     /// The first format as it was written, for a line that is declined.
-    pub first_format: Token,
+    pub first_format: SdpToken,
     /// Who sends, as the other side sees it.
     pub direction: Direction,
     /// Length of a packet that it wants, in milliseconds.
@@ -70,7 +70,7 @@ pub struct Audio {
 
 /// How RTP is carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub enum MediaProtocol {
     /// Plain RTP.
     Avp,
     /// Plain RTP with early feedback (RFC 4585).
@@ -80,10 +80,10 @@ pub enum Transport {
     /// SRTP with early feedback.
     Savpf,
     /// A transport that is not spoken: DTLS, TCP, anything.
-    Other(Token),
+    Other(SdpToken),
 }
 
-impl Transport {
+impl MediaProtocol {
     /// As it stands in the `m=` line.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -267,7 +267,7 @@ impl Suite {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ice {
     /// Its user name fragment.
-    pub ufrag: Token,
+    pub ufrag: SdpToken,
     /// Its password.
     pub password: Key,
     /// Candidates over UDP with a numeric address.
@@ -278,7 +278,7 @@ pub struct Ice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Equal for candidates of the same origin.
-    pub foundation: Token,
+    pub foundation: SdpToken,
     /// 1 for RTP, 2 for RTCP.
     pub component: u8,
     /// Higher is preferred.
@@ -328,11 +328,11 @@ impl CandidateKind {
 }
 
 /// A word of a description that is safe to write again: letters, digits and
-/// `+ - . / _ *`, at most [`Token::MAX_BYTES`].
+/// `+ - . / _ *`, at most [`SdpToken::MAX_BYTES`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Token(String);
+pub struct SdpToken(String);
 
-impl Token {
+impl SdpToken {
     /// Longest word, in bytes. ICE user names of over 32 are not used by any
     /// agent, and have been a way into libraries.
     pub const MAX_BYTES: usize = 32;

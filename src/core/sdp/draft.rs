@@ -2,7 +2,7 @@
 
 use super::attributes;
 use super::description::{
-    Address, Audio, Crypto, Declined, Encoding, Format, Ice, Media, Rtcp, Token, Transport,
+    Address, Audio, Crypto, Declined, Encoding, Format, Ice, Media, MediaProtocol, Rtcp, SdpToken,
 };
 use super::parse::Session;
 use super::{CANDIDATES_MAX, CRYPTOS_MAX};
@@ -13,9 +13,9 @@ const PAYLOAD_TYPES: usize = 128;
 
 /// A media line whose attributes are being read. Where an attribute comes twice, the first one counts.
 pub struct Draft<'a> {
-    kind: Token,
+    kind: SdpToken,
     port: u16,
-    transport: Transport,
+    transport: MediaProtocol,
     formats: &'a str,
     address: Option<Address>,
     direction: Option<Direction>,
@@ -103,7 +103,7 @@ impl<'a> Draft<'a> {
         if self.port == 0 || self.kind.as_str() != "audio" {
             return Media::Declined(Declined {
                 kind: self.kind,
-                transport: Token::new(self.transport.as_str()).unwrap_or_else(Token::avp),
+                transport: SdpToken::new(self.transport.as_str()).unwrap_or_else(SdpToken::avp),
                 format: first_format,
             });
         }
@@ -130,13 +130,13 @@ impl<'a> Draft<'a> {
 
     /// The first format in a form that is safe to write: a word that begins
     /// with a digit is a payload type.
-    fn first_format(&self) -> Token {
+    fn first_format(&self) -> SdpToken {
         let first = word(self.formats).0;
         match attributes::payload_type(first) {
-            Some(number) => Token::number(number),
+            Some(number) => SdpToken::number(number),
             None => plain(first)
                 .filter(|token| !token.as_str().starts_with(|c: char| c.is_ascii_digit()))
-                .unwrap_or_else(|| Token::number(0)),
+                .unwrap_or_else(|| SdpToken::number(0)),
         }
     }
 
@@ -167,7 +167,7 @@ impl<'a> Draft<'a> {
         let ufrag = self.ice_ufrag.or(session.ice_ufrag)?;
         let password = self.ice_password.or(session.ice_password)?;
         Some(Ice {
-            ufrag: Token::new(ufrag).filter(|ufrag| ufrag.as_str().len() >= 4)?,
+            ufrag: SdpToken::new(ufrag).filter(|ufrag| ufrag.as_str().len() >= 4)?,
             password: attributes::ice_password(password)?,
             candidates: self.candidates.clone(),
         })
@@ -195,20 +195,20 @@ fn word(text: &str) -> (&str, &str) {
     (first, rest.trim_start())
 }
 
-fn transport_of(word: &str) -> Option<Transport> {
+fn transport_of(word: &str) -> Option<MediaProtocol> {
     let known = [
-        Transport::Avp,
-        Transport::Avpf,
-        Transport::Savp,
-        Transport::Savpf,
+        MediaProtocol::Avp,
+        MediaProtocol::Avpf,
+        MediaProtocol::Savp,
+        MediaProtocol::Savpf,
     ];
     let known = known
         .into_iter()
         .find(|known| known.as_str().eq_ignore_ascii_case(word));
-    known.or_else(|| Token::new(word).map(Transport::Other))
+    known.or_else(|| SdpToken::new(word).map(MediaProtocol::Other))
 }
 
 /// A word without a slash: the SIP library reads it up to there.
-fn plain(word: &str) -> Option<Token> {
-    Token::new(word).filter(|token| !token.as_str().contains('/'))
+fn plain(word: &str) -> Option<SdpToken> {
+    SdpToken::new(word).filter(|token| !token.as_str().contains('/'))
 }

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use super::MEDIA_MAX;
-use super::description::{Address, Audio, Declined, Description, Media, Token, Transport};
-use super::parse::Problem;
+use super::description::{Address, Audio, Declined, Description, Media, MediaProtocol, SdpToken};
+use super::parse::ParseProblem;
 
 /// What the bridge can do at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +31,10 @@ pub enum Place {
 
 /// Why a body is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum SdpRefusal {
     /// The description cannot be read.
     #[error("{0}")]
-    Unreadable(#[from] Problem),
+    Unreadable(#[from] ParseProblem),
     /// The parts of a multipart body cannot be told.
     #[error("the parts of the multipart body cannot be read")]
     Multipart,
@@ -73,7 +73,7 @@ pub enum Refusal {
 /// The label of what the SIP library refused although we did not.
 pub const UNFORESEEN: &str = "unforeseen";
 
-/// The labels of [`Refusal::label`] and [`UNFORESEEN`], for counters.
+/// The labels of [`SdpRefusal::label`] and [`UNFORESEEN`], for counters.
 pub const LABELS: [&str; 9] = [
     "malformed",
     "no_audio",
@@ -86,12 +86,12 @@ pub const LABELS: [&str; 9] = [
     UNFORESEEN,
 ];
 
-impl Refusal {
+impl SdpRefusal {
     /// A short name, one of [`LABELS`].
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::Unreadable(Problem::TooManyMedia) => "media_lines",
+            Self::Unreadable(ParseProblem::TooManyMedia) => "media_lines",
             Self::Unreadable(_) | Self::Multipart | Self::Truncated => "malformed",
             Self::NoAudio => "no_audio",
             Self::Codec => "codec",
@@ -106,8 +106,8 @@ impl Refusal {
     #[must_use]
     pub const fn status(&self) -> u16 {
         match self {
-            Self::Unreadable(Problem::TooLong) => 413,
-            Self::Unreadable(Problem::TooManyMedia) => 488,
+            Self::Unreadable(ParseProblem::TooLong) => 413,
+            Self::Unreadable(ParseProblem::TooManyMedia) => 488,
             Self::Unreadable(_) | Self::Multipart | Self::Truncated => 400,
             Self::Kind | Self::Encoded | Self::Disposition => 415,
             _ => 488,
@@ -120,7 +120,7 @@ impl Refusal {
         match self {
             Self::Family(_) | Self::NoAddress => 301,
             Self::Transport(_) | Self::Keys => 302,
-            Self::NoAudio | Self::Unreadable(Problem::TooManyMedia) => 304,
+            Self::NoAudio | Self::Unreadable(ParseProblem::TooManyMedia) => 304,
             Self::Codec => 305,
             _ => 399,
         }
@@ -135,9 +135,9 @@ pub fn judge(
     mut description: Description,
     place: Place,
     served: Served,
-) -> Result<Description, Refusal> {
+) -> Result<Description, SdpRefusal> {
     if description.media.len() > MEDIA_MAX {
-        return Err(Problem::TooManyMedia.into());
+        return Err(ParseProblem::TooManyMedia.into());
     }
     let mut first_fault = None;
     let mut usable = 0;
@@ -159,7 +159,7 @@ pub fn judge(
         _ if usable > 0 => Ok(description),
         (_, Some(fault)) => Err(fault),
         (Place::LaterOffer, None) if has_audio(&description) => Ok(description),
-        (_, None) => Err(Refusal::NoAudio),
+        (_, None) => Err(SdpRefusal::NoAudio),
     }
 }
 
@@ -171,27 +171,27 @@ fn has_audio(description: &Description) -> bool {
 }
 
 /// Why an audio line cannot be served.
-fn fault(audio: &Audio, served: Served) -> Option<Refusal> {
-    if let Transport::Other(token) = &audio.transport {
-        return Some(Refusal::Transport(token.as_str().to_owned()));
+fn fault(audio: &Audio, served: Served) -> Option<SdpRefusal> {
+    if let MediaProtocol::Other(token) = &audio.transport {
+        return Some(SdpRefusal::Transport(token.as_str().to_owned()));
     }
     if audio.transport.needs_keys() && audio.cryptos.is_empty() {
-        return Some(Refusal::Keys);
+        return Some(SdpRefusal::Keys);
     }
     let ip = match audio.address {
         Address::Ip(ip) if !is_group(ip) => ip,
-        _ => return Some(Refusal::NoAddress),
+        _ => return Some(SdpRefusal::NoAddress),
     };
     match ip {
-        IpAddr::V4(_) if !served.ipv4 => return Some(Refusal::Family("IPv4")),
-        IpAddr::V6(_) if !served.ipv6 => return Some(Refusal::Family("IPv6")),
+        IpAddr::V4(_) if !served.ipv4 => return Some(SdpRefusal::Family("IPv4")),
+        IpAddr::V6(_) if !served.ipv6 => return Some(SdpRefusal::Family("IPv6")),
         _ => {}
     }
     let speaks = audio
         .formats
         .iter()
         .any(|format| format.encoding.is_codec());
-    (!speaks).then_some(Refusal::Codec)
+    (!speaks).then_some(SdpRefusal::Codec)
 }
 
 /// Multicast and broadcast: audio for one must not go to many.
@@ -204,8 +204,8 @@ fn is_group(ip: IpAddr) -> bool {
 
 fn decline(audio: &Audio) -> Declined {
     Declined {
-        kind: Token::audio(),
-        transport: Token::new(audio.transport.as_str()).unwrap_or_else(Token::avp),
+        kind: SdpToken::audio(),
+        transport: SdpToken::new(audio.transport.as_str()).unwrap_or_else(SdpToken::avp),
         format: audio.first_format.clone(),
     }
 }

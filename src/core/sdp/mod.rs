@@ -23,7 +23,7 @@ pub mod render;
 mod sdp_tests;
 
 pub use description::Description;
-pub use judge::{Refusal, Served};
+pub use judge::{SdpRefusal, Served};
 
 /// Largest body that is looked at, in bytes: what fits into a datagram.
 pub const BODY_MAX_BYTES: usize = 65_535;

@@ -9,7 +9,7 @@ use super::{BODY_MAX_BYTES, MEDIA_MAX};
 
 /// Why a text is no description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub enum ParseProblem {
     /// Nothing but blanks.
     #[error("the session description is empty")]
     Empty,
@@ -44,27 +44,27 @@ pub struct Session<'a> {
 ///
 /// # Errors
 /// What of it cannot be read, with the number of the line, from 1.
-pub fn parse(text: &[u8]) -> Result<Description, Problem> {
+pub fn parse(text: &[u8]) -> Result<Description, ParseProblem> {
     if text.len() > BODY_MAX_BYTES {
-        return Err(Problem::TooLong);
+        return Err(ParseProblem::TooLong);
     }
     let mut lines = lines(text);
     match lines.next() {
-        None => return Err(Problem::Empty),
+        None => return Err(ParseProblem::Empty),
         Some((_, line)) if line == b"v=0" => {}
-        Some(_) => return Err(Problem::Version),
+        Some(_) => return Err(ParseProblem::Version),
     }
     let mut session = Session::default();
     let mut current: Option<Draft<'_>> = None;
     for (number, line) in lines {
-        let (kind, value) = split(line).ok_or(Problem::Line(number))?;
+        let (kind, value) = split(line).ok_or(ParseProblem::Line(number))?;
         if kind == b'm' {
             close(&mut session, current.take());
             if session.description.media.len() >= MEDIA_MAX {
-                return Err(Problem::TooManyMedia);
+                return Err(ParseProblem::TooManyMedia);
             }
             let draft = value.and_then(Draft::new);
-            current = Some(draft.ok_or(Problem::Media(number))?);
+            current = Some(draft.ok_or(ParseProblem::Media(number))?);
             continue;
         }
         // What is not text has no use here.

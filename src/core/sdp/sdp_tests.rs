@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::body::{Headers, find};
 use super::description::*;
-use super::judge::{LABELS, Place, Refusal, Served, judge};
-use super::parse::{Problem, parse};
+use super::judge::{LABELS, Place, SdpRefusal, Served, judge};
+use super::parse::{ParseProblem, parse};
 use super::render::render;
 use crate::core::media_link::Direction;
 
@@ -15,7 +15,7 @@ const SERVED: Served = Served {
     ice: true,
 };
 
-fn offer(text: &str) -> Result<Description, Refusal> {
+fn offer(text: &str) -> Result<Description, SdpRefusal> {
     judge(parse(text.as_bytes())?, Place::FirstOffer, SERVED)
 }
 
@@ -356,12 +356,12 @@ fn the_description_is_found_in_a_multipart_body() {
     );
     assert_eq!(
         find(kind("multipart/mixed"), b"no delimiter at all"),
-        Err(Refusal::Multipart)
+        Err(SdpRefusal::Multipart)
     );
     let only = format!("{early}--b1--");
     assert_eq!(
         find(kind("multipart/mixed"), only.as_bytes()),
-        Err(Refusal::Disposition)
+        Err(SdpRefusal::Disposition)
     );
 }
 
@@ -384,16 +384,16 @@ fn a_body_of_another_kind_is_refused_unless_it_is_optional() {
             ),
             Ok(Some(&b"x"[..])),
         ),
-        (headers(sdp, None, Some("gzip")), Err(Refusal::Encoded)),
+        (headers(sdp, None, Some("gzip")), Err(SdpRefusal::Encoded)),
         (
             headers(sdp, Some("render"), None),
-            Err(Refusal::Disposition),
+            Err(SdpRefusal::Disposition),
         ),
         (
             headers(sdp, Some("early-session;handling=optional"), None),
             Ok(None),
         ),
-        (headers("text/plain", None, None), Err(Refusal::Kind)),
+        (headers("text/plain", None, None), Err(SdpRefusal::Kind)),
         (
             headers(
                 "application/isup",
@@ -408,8 +408,8 @@ fn a_body_of_another_kind_is_refused_unless_it_is_optional() {
     }
 }
 
-fn token() -> impl Strategy<Value = Token> {
-    "[a-zA-Z][a-zA-Z0-9+._-]{3,20}".prop_filter_map("a token", |text| Token::new(&text))
+fn token() -> impl Strategy<Value = SdpToken> {
+    "[a-zA-Z][a-zA-Z0-9+._-]{3,20}".prop_filter_map("a token", |text| SdpToken::new(&text))
 }
 
 fn ip() -> impl Strategy<Value = std::net::IpAddr> {
@@ -447,7 +447,7 @@ prop_compose! {
         ];
         let formats: Vec<Format> = all.into_iter().enumerate().filter(|(at, _)| codecs & (1 << at) != 0).map(|(_, format)| format).collect();
         let crypto = Crypto { tag, suite: Suite::Aes128Sha80, key: Key::new("d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj".to_owned()) };
-        Media::Audio(Box::new(Audio { port, transport: Transport::Savp, address: Address::Ip(address), first_format: Token::number(formats[0].payload_type),
+        Media::Audio(Box::new(Audio { port, transport: MediaProtocol::Savp, address: Address::Ip(address), first_format: SdpToken::number(formats[0].payload_type),
             formats, direction, ptime_ms, maxptime_ms: ptime_ms, rtcp: rtcp.map(|(port, ip)| Rtcp { port, ip }), rtcp_mux, cryptos: vec![crypto], ice }))
     }
 }
@@ -509,7 +509,7 @@ proptest! {
         bytes[at] = byte;
         match parse(&bytes).map(|read| judge(read, Place::FirstOffer, SERVED)) {
             Ok(Ok(taken)) => assert_strict(&render(&taken)),
-            Ok(Err(_)) | Err(Problem::Line(_) | Problem::Media(_) | Problem::Version | Problem::Empty) => {}
+            Ok(Err(_)) | Err(ParseProblem::Line(_) | ParseProblem::Media(_) | ParseProblem::Version | ParseProblem::Empty) => {}
             Err(other) => prop_assert!(false, "{other}"),
         }
     }

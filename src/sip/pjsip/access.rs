@@ -11,7 +11,7 @@ use crate::core::access::buckets::{Buckets, Rate};
 use crate::core::access::cidr::Cidr;
 use crate::core::access::connections::Connections;
 use crate::core::access::notices::Notices;
-use crate::core::access::{Accept, REASONS, Reason, source_of};
+use crate::core::access::{Accept, AccessReason, REASONS, source_of};
 use crate::core::log_limiter::LogLimiter;
 use crate::dns::Servers;
 use crate::sip::engine::{self, Transport};
@@ -187,14 +187,14 @@ impl Access {
     ///
     /// # Errors
     /// Why not. It is counted.
-    pub fn judge_begin(&self, now: Instant, caller: Caller) -> Result<(), Reason> {
+    pub fn judge_begin(&self, now: Instant, caller: Caller) -> Result<(), AccessReason> {
         let rate = self.rate_of(caller);
         let has_rate = rate.is_none_or(|rate| {
             let mut rates = lock(&self.rates);
             rates.take(now, caller.source, rate)
         });
         let decision = match has_rate {
-            false => Err(Reason::SourceRate),
+            false => Err(AccessReason::SourceRate),
             true => self.judge_unacknowledged(caller),
         };
         decision.inspect_err(|reason| self.count(*reason))
@@ -214,7 +214,7 @@ impl Access {
         (most > 0 && known.is_several(servers.as_ref())).then(|| Rate::per_second(share, share))
     }
 
-    fn judge_unacknowledged(&self, caller: Caller) -> Result<(), Reason> {
+    fn judge_unacknowledged(&self, caller: Caller) -> Result<(), AccessReason> {
         let of_source = lock(&self.unacknowledged)
             .get(&caller.source)
             .map_or(0, |count| count.load(Ordering::Relaxed));
@@ -225,7 +225,7 @@ impl Access {
         };
         let in_all = self.unacknowledged_in_all.load(Ordering::Relaxed);
         if of_source >= most || in_all >= UNACKNOWLEDGED_MAX {
-            return Err(Reason::Unacknowledged);
+            return Err(AccessReason::Unacknowledged);
         }
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Access {
     }
 
     /// Counts something that was not taken.
-    pub fn count(&self, reason: Reason) {
+    pub fn count(&self, reason: AccessReason) {
         self.dropped[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -262,7 +262,7 @@ impl Access {
 
     /// Counts what a stranger sent and was dropped, and tells of it, seldom.
     /// Firewalls read this line: its form is in [`crate::guide::operating`].
-    pub fn drop_stranger(&self, address: IpAddr, transport: Transport, reason: Reason) {
+    pub fn drop_stranger(&self, address: IpAddr, transport: Transport, reason: AccessReason) {
         self.count(reason);
         let said = lock(&self.notices).count(Instant::now(), source_of(address));
         let Some(count) = said else {
@@ -279,7 +279,7 @@ impl Access {
     }
 
     /// Tells, seldom, that calls of a trunk are refused for their source.
-    pub fn tell_held_back(&self, caller: Caller, reason: Reason) {
+    pub fn tell_held_back(&self, caller: Caller, reason: AccessReason) {
         let due = lock(&self.held_back)
             .get_or_insert(LogLimiter::new(SAID_EVERY))
             .count(Instant::now());
@@ -365,19 +365,22 @@ mod tests {
             .collect();
         let now = Instant::now();
         let decision = access.judge_begin(now, stranger);
-        assert_eq!(decision, Err(Reason::Unacknowledged));
+        assert_eq!(decision, Err(AccessReason::Unacknowledged));
         drop(held);
         let (_, burst) = STRANGER_RATE;
         assert_eq!(begun(&access, stranger, 300), burst as usize - 1);
-        assert_eq!(access.judge_begin(now, stranger), Err(Reason::SourceRate));
+        assert_eq!(
+            access.judge_begin(now, stranger),
+            Err(AccessReason::SourceRate)
+        );
         let other = Caller {
             source: ip("203.0.113.6"),
             ..stranger
         };
         assert_eq!(access.judge_begin(now, other), Ok(()));
         let dropped = access.dropped();
-        assert_eq!(dropped[Reason::Unacknowledged as usize], 1);
-        assert!(dropped[Reason::SourceRate as usize] > 200);
+        assert_eq!(dropped[AccessReason::Unacknowledged as usize], 1);
+        assert!(dropped[AccessReason::SourceRate as usize] > 200);
     }
 
     #[test]
@@ -391,7 +394,7 @@ mod tests {
         let held: Vec<_> = (0..UNACKNOWLEDGED_MAX as u32).map(hold).collect();
         let now = Instant::now();
         let decision = access.judge_begin(now, trunk(5_000));
-        assert_eq!(decision, Err(Reason::Unacknowledged));
+        assert_eq!(decision, Err(AccessReason::Unacknowledged));
         drop(held);
         assert_eq!(access.judge_begin(now, trunk(5_000)), Ok(()));
     }

@@ -18,8 +18,8 @@ use super::modules::{Callbacks, Module};
 use super::received::Received;
 use super::shared::{Shared, guarded};
 use crate::core::log_limiter::LogLimiter;
-use crate::core::sdp::judge::{LABELS, Place, Refusal, UNFORESEEN, judge};
-use crate::core::sdp::parse::{Problem, parse};
+use crate::core::sdp::judge::{LABELS, Place, SdpRefusal, UNFORESEEN, judge};
+use crate::core::sdp::parse::{ParseProblem, parse};
 use crate::core::sdp::render::render;
 use crate::core::sdp::{BODY_MAX_BYTES, Served, body};
 
@@ -81,7 +81,7 @@ impl Bodies {
     }
 
     /// Counts; when it is time to log it, how many there were.
-    fn count(&self, refusal: &Refusal) -> Option<u64> {
+    fn count(&self, refusal: &SdpRefusal) -> Option<u64> {
         self.count_label(refusal.label())
     }
 
@@ -174,7 +174,7 @@ fn take_request(shared: &Shared, request: Received<'_>) -> ffi::pj_bool_t {
 }
 
 /// Takes a body away that cannot be refused.
-fn drop_body(shared: &Shared, received: Received<'_>, method: &str, refusal: &Refusal) {
+fn drop_body(shared: &Shared, received: Received<'_>, method: &str, refusal: &SdpRefusal) {
     received.message().drop_body();
     if let Some(count) = shared.bodies.count(refusal) {
         let (peer, call_id) = received.sender();
@@ -186,7 +186,7 @@ fn drop_body(shared: &Shared, received: Received<'_>, method: &str, refusal: &Re
 }
 
 /// Replaces a body by our own rendering of what it says.
-fn replace(shared: &Shared, received: Received<'_>, place: Place) -> Result<(), Refusal> {
+fn replace(shared: &Shared, received: Received<'_>, place: Place) -> Result<(), SdpRefusal> {
     let message = received.message();
     let raw = raw_body(received)?;
     let (Some((boundary, bytes)), Some(body)) = (raw, message.body()) else {
@@ -218,17 +218,17 @@ type RawBody<'a> = (Option<String>, &'a [u8]);
 
 /// The bytes of a body, as many as Content-Length says, and the boundary of a
 /// multipart one.
-fn raw_body(received: Received<'_>) -> Result<Option<RawBody<'_>>, Refusal> {
+fn raw_body(received: Received<'_>) -> Result<Option<RawBody<'_>>, SdpRefusal> {
     let declared = received.content_length();
     let Some(body) = received.message().body() else {
         // pjsip makes no body of a multipart one that it cannot read.
         return match declared {
-            Some(bytes) if bytes > 0 && received.has_content_type() => Err(Refusal::Multipart),
+            Some(bytes) if bytes > 0 && received.has_content_type() => Err(SdpRefusal::Multipart),
             _ => Ok(None),
         };
     };
     let (boundary, bytes) = if body.is_multipart() {
-        let (boundary, bytes) = body.multipart().ok_or(Refusal::Multipart)?;
+        let (boundary, bytes) = body.multipart().ok_or(SdpRefusal::Multipart)?;
         (Some(boundary), bytes)
     } else {
         (None, body.bytes().unwrap_or_default())
@@ -242,18 +242,18 @@ fn raw_body(received: Received<'_>) -> Result<Option<RawBody<'_>>, Refusal> {
 
 /// The bytes that belong to the body: what follows in a datagram is ignored, and
 /// a body that is cut off is refused (RFC 3261 section 18.3).
-fn within(bytes: &[u8], declared: Option<usize>) -> Result<&[u8], Refusal> {
+fn within(bytes: &[u8], declared: Option<usize>) -> Result<&[u8], SdpRefusal> {
     if bytes.len() > BODY_MAX_BYTES {
-        return Err(Problem::TooLong.into());
+        return Err(ParseProblem::TooLong.into());
     }
     match declared {
         None => Ok(bytes),
-        Some(length) => bytes.get(..length).ok_or(Refusal::Truncated),
+        Some(length) => bytes.get(..length).ok_or(SdpRefusal::Truncated),
     }
 }
 
 /// Cuts a body that pjsip does not read as SDP to its Content-Length.
-fn cut_to_length(received: Received<'_>) -> Result<(), Refusal> {
+fn cut_to_length(received: Received<'_>) -> Result<(), SdpRefusal> {
     let Some(body) = received.message().body() else {
         return Ok(());
     };
@@ -268,12 +268,12 @@ fn cut_to_length(received: Received<'_>) -> Result<(), Refusal> {
 }
 
 /// Answers a request with the status of a refusal, and says why. Not for an ACK.
-fn respond(request: Received<'_>, refusal: &Refusal) {
+fn respond(request: Received<'_>, refusal: &SdpRefusal) {
     let warning = format!("{} {WARN_AGENT} \"{refusal}\"", refusal.warning());
     let mut headers = vec![("Warning", warning.as_str())];
     match refusal {
-        Refusal::Encoded => headers.push(("Accept-Encoding", "identity")),
-        Refusal::Kind => headers.push(("Accept", "application/sdp")),
+        SdpRefusal::Encoded => headers.push(("Accept-Encoding", "identity")),
+        SdpRefusal::Kind => headers.push(("Accept", "application/sdp")),
         _ => {}
     }
     request.respond(c_int::from(refusal.status()), &headers);
@@ -289,15 +289,15 @@ mod tests {
         assert_eq!(within(b"abcd", Some(4)), Ok(&b"abcd"[..]));
         assert_eq!(within(b"abcd\r\n\r\n", Some(4)), Ok(&b"abcd"[..]));
         assert_eq!(within(b"abcd", Some(0)), Ok(&b""[..]));
-        assert_eq!(within(b"abcd", Some(5)), Err(Refusal::Truncated));
+        assert_eq!(within(b"abcd", Some(5)), Err(SdpRefusal::Truncated));
     }
 
     #[test]
     fn what_is_refused_is_counted_and_said_once_a_second() {
         let bodies = Bodies::default();
-        assert_eq!(bodies.count(&Refusal::Codec), Some(1));
-        assert_eq!(bodies.count(&Refusal::Codec), None);
-        assert_eq!(bodies.count(&Refusal::Keys), Some(1));
+        assert_eq!(bodies.count(&SdpRefusal::Codec), Some(1));
+        assert_eq!(bodies.count(&SdpRefusal::Codec), None);
+        assert_eq!(bodies.count(&SdpRefusal::Keys), Some(1));
         let counts = bodies.counts();
         assert!(counts.contains(&("codec", 2)) && counts.contains(&("keys", 1)));
         assert_eq!(counts.iter().map(|(_, count)| count).sum::<u64>(), 3);

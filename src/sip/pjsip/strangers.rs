@@ -20,7 +20,7 @@ use super::transports::Transport as Connection;
 use crate::core::access::glance::{Glance, is_head_whole};
 #[cfg(pj_rx_filter)]
 use crate::core::access::judge_stranger;
-use crate::core::access::{Reason, source_of};
+use crate::core::access::{AccessReason, source_of};
 #[cfg(pj_rx_filter)]
 use crate::core::challenges::leave_digest;
 use crate::sip::engine::Transport;
@@ -167,18 +167,22 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
 }
 
 /// Whether a request is heard at all.
-fn judge_request(shared: &Shared, origin: &Origin, request: Received<'_>) -> Result<(), Reason> {
+fn judge_request(
+    shared: &Shared,
+    origin: &Origin,
+    request: Received<'_>,
+) -> Result<(), AccessReason> {
     if origin.is_known(shared) || shared.access.hears_anybody() || has_token(shared, request) {
         return Ok(());
     }
     if !request.has_to_tag() {
-        return Err(Reason::UnknownSource);
+        return Err(AccessReason::UnknownSource);
     }
     // The tags and the Call-ID are secrets of those who are in the dialog.
     if request.is_of_dialog() {
         Ok(())
     } else {
-        Err(Reason::UnknownDialog)
+        Err(AccessReason::UnknownDialog)
     }
 }
 
@@ -236,7 +240,7 @@ pub fn close_overdue(shared: &Shared) {
         let connection = unsafe { Connection::new(id as *mut pjsip_transport) };
         shared
             .access
-            .drop_stranger(source, connection.kind(), Reason::Incomplete);
+            .drop_stranger(source, connection.kind(), AccessReason::Incomplete);
         connection.hang_up();
         // SAFETY: it left the table here, so that nobody else gives back what `open`
         // took; nothing is touched afterwards.
