@@ -12,6 +12,7 @@ use std::str;
 use std::thread;
 use std::time::Duration;
 
+use tracing::subscriber::set_global_default;
 use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
@@ -38,13 +39,14 @@ pub fn start(format: LogFormat, filter: &str) {
         .with_env_filter(filter)
         .with_writer(Queued { format })
         .with_ansi(std::io::stderr().is_terminal());
+    // `try_init` would take in the records of the crate `log` too, wherever another crate
+    // asks for that feature: those of tungstenite show whole frames, with callers' numbers.
     let started = match format {
-        LogFormat::Text => builder.fmt_fields(OneLineFields).try_init(),
-        LogFormat::Json => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .try_init(),
+        LogFormat::Text => set_global_default(builder.fmt_fields(OneLineFields).finish()),
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_current_span(true);
+            set_global_default(builder.finish())
+        }
     };
     if let Err(error) = started {
         eprintln!("sipbridge: the log cannot be started: {error}");
