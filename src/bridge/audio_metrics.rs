@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::call_counters::CallCounters;
-use super::inbound_audio::InboundAudio;
-use super::leg_media::leg_stats;
-use super::outbound_audio::OutboundAudio;
+use super::leg::inbound_audio::InboundAudio;
+use super::leg::leg_media::leg_stats;
+use super::leg::outbound_audio::OutboundAudio;
 use crate::core::audio_counters::AudioCounters;
 
 /// Audio that waits now, and audio that was lost since the start.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audio_metrics::AudioMetrics;
+pub use super::call::incoming::IncomingAsk;
 use super::call_store::CallStore;
 use super::dialling::Dialling;
-pub use super::incoming::IncomingAsk;
 use super::shutdown::Shutdown;
 use crate::core::call::AnswerMode;
 use crate::core::g711::Gain;

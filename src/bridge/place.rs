@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::{Instrument, warn};
 
-use super::call_terms::{CallTerms, ForeignWorkers};
+use super::call::call_terms::{CallTerms, ForeignWorkers};
+use super::call::driver::Start;
 use super::context::Context;
 use super::dialling::Dialling;
-use super::driver::Start;
 use super::drivers::Drivers;
 use crate::callbacks::CallbackTarget;
 use crate::core::call_object::CallObject;

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
-use super::audio_metrics::AudioMetrics;
-use super::call_store::CallHandle;
-use super::leg_media::{LegMedia, leg_stats};
 use super::opening;
+use crate::bridge::audio_metrics::AudioMetrics;
+use crate::bridge::call_store::CallHandle;
+use crate::bridge::leg::leg_media::{LegMedia, leg_stats};
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_facts::{CallFacts, CustomParams};
@@ -26,21 +26,21 @@ use crate::worker::attach_url;
 
 /// Where the calls are told of, but for the call store.
 #[derive(Clone)]
-pub(super) struct Outlets {
+pub(in crate::bridge) struct Outlets {
     /// Counts what becomes of calls.
-    pub(super) gauges: Arc<AudioMetrics>,
+    pub(in crate::bridge) gauges: Arc<AudioMetrics>,
     /// Redis, in queue mode.
-    pub(super) queue: Option<Queue>,
+    pub(in crate::bridge) queue: Option<Queue>,
     /// Takes the records of calls, where there is a database.
-    pub(super) call_log: Option<CallLog>,
+    pub(in crate::bridge) call_log: Option<CallLog>,
     /// Where workers dial in, for jobs.
-    pub(super) stream_url: Arc<str>,
+    pub(in crate::bridge) stream_url: Arc<str>,
     /// How long a job without a deadline is good for.
-    pub(super) worker_timeout: Duration,
+    pub(in crate::bridge) worker_timeout: Duration,
 }
 
 /// One call, and those who are told of it.
-pub(super) struct Publisher {
+pub(in crate::bridge) struct Publisher {
     call: CallObject,
     handle: CallHandle,
     outlets: Outlets,
@@ -55,7 +55,7 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// Tells of this call, which `handle` has entered into the call store.
-    pub(super) fn new(outlets: Outlets, call: CallObject, handle: CallHandle) -> Self {
+    pub(in crate::bridge) fn new(outlets: Outlets, call: CallObject, handle: CallHandle) -> Self {
         Self {
             call,
             handle,
@@ -73,29 +73,29 @@ impl Publisher {
     }
 
     /// The call as others see it.
-    pub(super) const fn call(&self) -> &CallObject {
+    pub(in crate::bridge) const fn call(&self) -> &CallObject {
         &self.call
     }
 
     /// What never changes in the call.
-    pub(super) fn facts(&self) -> &CallFacts {
+    pub(in crate::bridge) fn facts(&self) -> &CallFacts {
         &self.call.facts
     }
 
     /// The stream of the present attempt.
-    pub(super) const fn stream(&self) -> &StreamId {
+    pub(in crate::bridge) const fn stream(&self) -> &StreamId {
         &self.stream
     }
 
     /// Whether an earlier worker of the call was lost.
-    pub(super) const fn is_resumed(&self) -> bool {
+    pub(in crate::bridge) const fn is_resumed(&self) -> bool {
         self.attempt.resumed
     }
 
     // ---- how the call stands ----
 
     /// The call begins: the log and the database hear of it.
-    pub(super) fn begun(&self) {
+    pub(in crate::bridge) fn begun(&self) {
         let facts = self.facts();
         info!(from = %facts.from, direction = facts.direction.as_str(), "a call begins");
         self.keep(None);
@@ -103,7 +103,7 @@ impl Publisher {
 
     /// It is settled that the call is taken or not, and with which parameters
     /// more. `callback_url` is its own callback address, where it has one.
-    pub(super) fn settled(
+    pub(in crate::bridge) fn settled(
         &mut self,
         parameters: &BTreeMap<String, String>,
         callback_url: Option<String>,
@@ -114,13 +114,13 @@ impl Publisher {
     }
 
     /// The other side rings, or our caller hears that it does.
-    pub(super) fn ringing(&mut self) {
+    pub(in crate::bridge) fn ringing(&mut self) {
         self.call.state.status = CallStatus::Ringing;
         self.show();
     }
 
     /// The dialog stands.
-    pub(super) fn answered(&mut self, now: Instant) {
+    pub(in crate::bridge) fn answered(&mut self, now: Instant) {
         self.answered.get_or_insert(now);
         let state = &mut self.call.state;
         state.answered.get_or_insert_with(SystemTime::now);
@@ -138,13 +138,13 @@ impl Publisher {
     }
 
     /// The other side is held, or not any more.
-    pub(super) fn held(&mut self, held: bool) {
+    pub(in crate::bridge) fn held(&mut self, held: bool) {
         self.call.state.on_hold = held;
         self.show();
     }
 
     /// The leg has ended with this status.
-    pub(super) fn leg_ended(&mut self, sip_status: u16) {
+    pub(in crate::bridge) fn leg_ended(&mut self, sip_status: u16) {
         self.call.state.sip_status = sip_status;
     }
 
@@ -155,7 +155,7 @@ impl Publisher {
     // ---- the search for a worker ----
 
     /// Another attempt to find a worker begins: its stream is another one.
-    pub(super) fn begin(&mut self, attempt: Attempt) {
+    pub(in crate::bridge) fn begin(&mut self, attempt: Attempt) {
         let is_first = self.attempt.until.is_none();
         self.outlets.gauges.counters.attempt(is_first);
         if attempt.number != self.attempt.number {
@@ -166,7 +166,7 @@ impl Publisher {
     }
 
     /// The job of the present attempt.
-    pub(super) fn job(&self, token: &Token) -> Job {
+    pub(in crate::bridge) fn job(&self, token: &Token) -> Job {
         let created = SystemTime::now();
         let until = self.attempt.until.map(Instant::from_std);
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -184,7 +184,7 @@ impl Publisher {
 
     /// `customParameters` of the present attempt. That the call is resumed is
     /// for its workers only.
-    pub(super) fn parameters(&self) -> CustomParams {
+    pub(in crate::bridge) fn parameters(&self) -> CustomParams {
         let mut parameters = self.call.state.custom_params.clone();
         if self.attempt.resumed {
             parameters.extend([("resumed".into(), "true".into())]);
@@ -193,7 +193,7 @@ impl Publisher {
     }
 
     /// A worker is attached: how it came.
-    pub(super) fn attached(&mut self, worker: String) {
+    pub(in crate::bridge) fn attached(&mut self, worker: String) {
         self.call.state.worker = Some(worker);
         self.call.state.stream = Some(self.stream.clone());
     }
@@ -201,7 +201,7 @@ impl Publisher {
     // ---- steps and the end ----
 
     /// Tells of a step.
-    pub(super) fn report(&mut self, report: Report) {
+    pub(in crate::bridge) fn report(&mut self, report: Report) {
         match report {
             // Of a call that came in, the 180 says it.
             Report::Ringing if self.facts().direction == CallDirection::Outbound => self.ringing(),
@@ -247,7 +247,7 @@ impl Publisher {
     }
 
     /// Tells that the call is over, and what became of its audio.
-    pub(super) fn ended(&mut self, outcome: Outcome, media: &LegMedia) {
+    pub(in crate::bridge) fn ended(&mut self, outcome: Outcome, media: &LegMedia) {
         let duration = self.end(outcome);
         let dropped = media.port.lock().dropped;
         let stats = leg_stats(&media.port, &media.stream);
@@ -282,7 +282,7 @@ impl Publisher {
 
     /// Tells that the call is over because its driver failed. Dropping the
     /// handle ends its entry.
-    pub(super) fn abandoned(&mut self) {
+    pub(in crate::bridge) fn abandoned(&mut self) {
         let outcome = Outcome::Failed;
         let duration = self.end(outcome);
         error!(

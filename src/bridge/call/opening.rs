@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::call_terms::CallTerms;
-use super::context::Settings;
+use crate::bridge::context::Settings;
 use crate::core::call_facts::{CallFacts, CallState};
 use crate::core::call_object::{CallDirection, CallObject};
 use crate::core::ids::CallId;
@@ -16,7 +16,7 @@ use crate::fleet::LineProfile;
 use crate::sip::engine::IncomingCall;
 
 /// The call that this INVITE begins.
-pub(super) fn incoming_call(
+pub(in crate::bridge) fn incoming_call(
     settings: &Settings,
     line: &LineProfile,
     incoming: &IncomingCall,
@@ -41,7 +41,7 @@ pub(super) fn incoming_call(
 }
 
 /// A call that we placed from this line.
-pub(super) fn placed_call(
+pub(in crate::bridge) fn placed_call(
     settings: &Settings,
     line: &LineProfile,
     to: &Private,
@@ -119,7 +119,7 @@ fn hand_on_headers(
 }
 
 /// Adds parameters, but for those that the contract promises.
-pub(super) fn add_parameters(call: &mut CallObject, more: &BTreeMap<String, String>) {
+pub(in crate::bridge) fn add_parameters(call: &mut CallObject, more: &BTreeMap<String, String>) {
     let facts = &call.facts;
     let is_promised = |name: &str| match name {
         "callerPhone" | "to" | "direction" | "phoneLineId" => true,

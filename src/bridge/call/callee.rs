@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::leg_media::{LegGains, LegMedia};
-use super::place::{Calling, hang_up};
+use crate::bridge::leg::leg_media::{LegGains, LegMedia};
+use crate::bridge::place::{Calling, hang_up};
 use crate::core::call::CalleeInput;
 use crate::core::ids::LineId;
 use crate::core::media_link::{MediaLink, RtpTap};
@@ -22,7 +22,7 @@ use crate::sip::engine::{CallRefused, LegEvent, OutgoingLeg, SharedEngine};
 
 /// The leg to the fallback number, where the call has got so far. Dropping it
 /// ends the leg.
-pub(super) struct FallbackLeg {
+pub(in crate::bridge) struct FallbackLeg {
     handles: FallbackHandles,
     /// Until the engine has placed the leg.
     calling: Option<Calling>,
@@ -31,10 +31,10 @@ pub(super) struct FallbackLeg {
 
 /// What a leg to a fallback number is made with.
 #[derive(Clone)]
-pub(super) struct FallbackHandles {
-    pub(super) engine: SharedEngine,
-    pub(super) pacer: Arc<Pacer>,
-    pub(super) gains: LegGains,
+pub(in crate::bridge) struct FallbackHandles {
+    pub(in crate::bridge) engine: SharedEngine,
+    pub(in crate::bridge) pacer: Arc<Pacer>,
+    pub(in crate::bridge) gains: LegGains,
 }
 
 /// The leg once the engine has placed it. Dropping it ends the leg.
@@ -54,7 +54,7 @@ enum Event {
 
 impl FallbackLeg {
     /// Nobody is called yet.
-    pub(super) const fn new(handles: FallbackHandles) -> Self {
+    pub(in crate::bridge) const fn new(handles: FallbackHandles) -> Self {
         Self {
             handles,
             calling: None,
@@ -63,7 +63,7 @@ impl FallbackLeg {
     }
 
     /// Calls this number from the line. Whether the engine tries to.
-    pub(super) fn call(&mut self, line: &LineId, destination: Private) -> bool {
+    pub(in crate::bridge) fn call(&mut self, line: &LineId, destination: Private) -> bool {
         let calling = Calling::submit(&self.handles.engine, line.clone(), destination);
         if let Err(error) = &calling {
             warn!(%error, "the fallback number cannot be called");
@@ -73,13 +73,13 @@ impl FallbackLeg {
     }
 
     /// Whether there is a leg.
-    pub(super) const fn is_up(&self) -> bool {
+    pub(in crate::bridge) const fn is_up(&self) -> bool {
         self.callee.is_some()
     }
 
     /// Waits until something happens to the leg that matters to the call; never
     /// returns, while there is no leg. Cancel-safe.
-    pub(super) async fn next(&mut self) -> CalleeInput {
+    pub(in crate::bridge) async fn next(&mut self) -> CalleeInput {
         loop {
             let event = tokio::select! {
                 biased;
@@ -147,7 +147,7 @@ impl FallbackLeg {
     }
 
     /// Lets held packets go when time has passed.
-    pub(super) fn tick(&self, now: Instant) {
+    pub(in crate::bridge) fn tick(&self, now: Instant) {
         let Some(callee) = &self.callee else { return };
         let mut state = callee.media.port.lock();
         state.uplink.handle_tick(now.into_std());
@@ -155,7 +155,7 @@ impl FallbackLeg {
     }
 
     /// From now on the caller and the leg hear each other.
-    pub(super) fn join(&self, caller: &LegMedia) {
+    pub(in crate::bridge) fn join(&self, caller: &LegMedia) {
         let Some(callee) = &self.callee else { return };
         debug!("joined with the fallback number");
         caller.port.lock().join(&callee.media.stream);
@@ -163,7 +163,7 @@ impl FallbackLeg {
     }
 
     /// Ends the leg, however far it has come.
-    pub(super) fn end(&mut self, caller: &LegMedia) {
+    pub(in crate::bridge) fn end(&mut self, caller: &LegMedia) {
         self.calling = None;
         self.callee = None;
         // Freed after the lock is released.

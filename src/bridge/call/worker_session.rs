@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::audio_metrics::AudioMetrics;
-use super::leg_media::LegMedia;
-use super::outbound_audio::OutboundAudio;
 use super::worker_side::{WorkerEvent, WorkerSide};
+use crate::bridge::audio_metrics::AudioMetrics;
+use crate::bridge::leg::leg_media::LegMedia;
+use crate::bridge::leg::outbound_audio::OutboundAudio;
 use crate::core::call::WorkerInput;
 use crate::core::ids::{AccountSid, CallId, StreamId};
 use crate::core::media_session::playout::MarkEcho;
@@ -23,7 +23,7 @@ use crate::worker::{CloseReason, WorkerSocket};
 const MESSAGES_PER_POLL: usize = 32;
 
 /// The stream of one call; it is open while a worker is attached.
-pub(super) struct WorkerSession {
+pub(in crate::bridge) struct WorkerSession {
     side: WorkerSide,
     account: AccountSid,
     gauges: Arc<AudioMetrics>,
@@ -32,17 +32,17 @@ pub(super) struct WorkerSession {
 }
 
 /// What the `start` of a stream says.
-pub(super) struct StreamStart<'a> {
-    pub(super) call: &'a CallId,
-    pub(super) stream: &'a StreamId,
-    pub(super) parameters: &'a BTreeMap<String, String>,
+pub(in crate::bridge) struct StreamStart<'a> {
+    pub(in crate::bridge) call: &'a CallId,
+    pub(in crate::bridge) stream: &'a StreamId,
+    pub(in crate::bridge) parameters: &'a BTreeMap<String, String>,
     /// An earlier worker of the call was lost: the last seconds come first.
-    pub(super) resumed: bool,
+    pub(in crate::bridge) resumed: bool,
 }
 
 impl WorkerSession {
     /// A call without a worker.
-    pub(super) fn new(account: AccountSid, gauges: Arc<AudioMetrics>) -> Self {
+    pub(in crate::bridge) fn new(account: AccountSid, gauges: Arc<AudioMetrics>) -> Self {
         Self {
             side: WorkerSide::new(),
             account,
@@ -52,13 +52,13 @@ impl WorkerSession {
     }
 
     /// Takes the socket of a worker, for this stream.
-    pub(super) fn attach(&mut self, socket: WorkerSocket, stream: StreamId) {
+    pub(in crate::bridge) fn attach(&mut self, socket: WorkerSocket, stream: StreamId) {
         self.side.attach(socket, stream);
     }
 
     /// What the worker says next, but for audio, which is played at once where `plays` says so. Pending for ever
     /// while no worker is attached.
-    pub(super) fn poll_event(
+    pub(in crate::bridge) fn poll_event(
         &mut self,
         cx: &mut Context<'_>,
         stream: &OutboundAudio,
@@ -77,19 +77,19 @@ impl WorkerSession {
     }
 
     /// Pings the worker, and notices one that is dead on TCP.
-    pub(super) fn handle_time(&mut self, now: Instant) {
+    pub(in crate::bridge) fn handle_time(&mut self, now: Instant) {
         self.side.handle_time(now);
     }
 
     /// When [`WorkerSession::handle_time`] wants to be called.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::bridge) fn poll_timeout(&self) -> Option<Instant> {
         self.side.poll_timeout()
     }
 
     // ---- the stream ----
 
     /// Sends `connected` and `start`, then the kept audio; live audio follows.
-    pub(super) fn start(&mut self, media: &LegMedia, start: &StreamStart<'_>) {
+    pub(in crate::bridge) fn start(&mut self, media: &LegMedia, start: &StreamStart<'_>) {
         let mut writer = MessageWriter::new(start.stream, start.call, &self.account);
         let (mut connected, mut first) = (Vec::new(), Vec::new());
         writer.write_connected(&mut connected);
@@ -110,7 +110,7 @@ impl WorkerSession {
     }
 
     /// Sends `stop` as the last message of the stream and closes the socket.
-    pub(super) fn stop(&mut self, media: &LegMedia, reason: CloseReason) {
+    pub(in crate::bridge) fn stop(&mut self, media: &LegMedia, reason: CloseReason) {
         self.end_stream(media);
         self.side.close(reason);
     }
@@ -136,7 +136,7 @@ impl WorkerSession {
     }
 
     /// Closes the socket once what is queued has been sent.
-    pub(super) fn close(&mut self, reason: CloseReason) {
+    pub(in crate::bridge) fn close(&mut self, reason: CloseReason) {
         self.side.close(reason);
     }
 
@@ -144,7 +144,7 @@ impl WorkerSession {
     /// media thread of many calls must not wait while half a minute of audio is
     /// encoded. The direct writer stays shut until the last slice is in the socket, so
     /// that nothing overtakes.
-    pub(super) fn forward(&mut self, media: &LegMedia) {
+    pub(in crate::bridge) fn forward(&mut self, media: &LegMedia) {
         let mut slice = Vec::new();
         loop {
             media.port.lock().take_slice(&mut slice);
@@ -158,7 +158,7 @@ impl WorkerSession {
     }
 
     /// Sends back the marks whose audio has been heard.
-    pub(super) fn send_echoes(&mut self, media: &LegMedia) {
+    pub(in crate::bridge) fn send_echoes(&mut self, media: &LegMedia) {
         media.stream.downlink().drain_echoes(&mut self.echoes);
         let mut state = media.port.lock();
         // What is ready takes its numbers before the echoes do.
@@ -175,7 +175,7 @@ impl WorkerSession {
     }
 
     /// The worker's socket is gone: what waits for it is of no use.
-    pub(super) fn forget_unsent(&mut self, media: &LegMedia) {
+    pub(in crate::bridge) fn forget_unsent(&mut self, media: &LegMedia) {
         let mut state = media.port.lock();
         state.writer = None;
         state.uplink.detach();
@@ -185,7 +185,7 @@ impl WorkerSession {
     }
 
     /// Nothing of the lost worker is heard or echoed any more.
-    pub(super) fn drop_audio(&mut self, media: &LegMedia) {
+    pub(in crate::bridge) fn drop_audio(&mut self, media: &LegMedia) {
         // Freed here, after the pacer's lock is released.
         let abandoned = media.stream.downlink().abandon();
         debug!(bytes = abandoned.bytes, "audio of the lost worker dropped");
@@ -195,7 +195,7 @@ impl WorkerSession {
     // ---- what the worker says ----
 
     /// Does what a message says to the audio; what it asks of the call is given back.
-    pub(super) fn handle_message(
+    pub(in crate::bridge) fn handle_message(
         &mut self,
         media: &LegMedia,
         message: WorkerMessage,
@@ -233,7 +233,7 @@ impl WorkerSession {
     }
 
     /// Counts a message that does nothing.
-    pub(super) fn ignore(&mut self, why: &str) {
+    pub(in crate::bridge) fn ignore(&mut self, why: &str) {
         self.gauges.counters.ignored();
         self.side.note_ignored(why);
     }

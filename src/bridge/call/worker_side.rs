@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What comes from the worker.
 #[derive(Debug)]
-pub(super) enum WorkerEvent {
+pub(in crate::bridge) enum WorkerEvent {
     /// A valid message.
     Message(WorkerMessage),
     /// Something that is ignored; it is counted and logged.
@@ -46,19 +46,19 @@ struct Attached {
 
 /// The worker of one call, where there is one.
 #[derive(Default)]
-pub(super) struct WorkerSide {
+pub(in crate::bridge) struct WorkerSide {
     attached: Option<Attached>,
     ignored: u64,
     odd_audio: u64,
 }
 
 impl WorkerSide {
-    pub(super) fn new() -> Self {
+    pub(in crate::bridge) fn new() -> Self {
         Self::default()
     }
 
     /// Takes an attached socket for this stream.
-    pub(super) fn attach(&mut self, socket: WorkerSocket, stream: StreamId) {
+    pub(in crate::bridge) fn attach(&mut self, socket: WorkerSocket, stream: StreamId) {
         let ping_at = Instant::now() + PING_EVERY;
         self.attached = Some(Attached {
             socket,
@@ -70,14 +70,14 @@ impl WorkerSide {
     }
 
     /// The short way to the worker.
-    pub(super) fn writer(&self) -> Option<DirectWriter> {
+    pub(in crate::bridge) fn writer(&self) -> Option<DirectWriter> {
         self.attached
             .as_ref()
             .map(|attached| attached.socket.writer())
     }
 
     /// Queues one message; it leaves when [`WorkerSide::poll_next`] is called.
-    pub(super) fn queue(&mut self, message: Vec<u8>) {
+    pub(in crate::bridge) fn queue(&mut self, message: Vec<u8>) {
         let Some(attached) = &mut self.attached else {
             return;
         };
@@ -97,7 +97,7 @@ impl WorkerSide {
 
     /// What the worker says next, and sends what is queued; pending for ever while no worker
     /// is attached.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<WorkerEvent> {
+    pub(in crate::bridge) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<WorkerEvent> {
         let Some(attached) = &mut self.attached else {
             return Poll::Pending;
         };
@@ -128,7 +128,7 @@ impl WorkerSide {
     }
 
     /// Pings, and notices a peer that is dead on TCP.
-    pub(super) fn handle_time(&mut self, now: Instant) {
+    pub(in crate::bridge) fn handle_time(&mut self, now: Instant) {
         let Some(attached) = &mut self.attached else {
             return;
         };
@@ -150,12 +150,12 @@ impl WorkerSide {
     }
 
     /// When [`WorkerSide::handle_time`] wants to be called.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(in crate::bridge) fn poll_timeout(&self) -> Option<Instant> {
         self.attached.as_ref().map(|attached| attached.look_at)
     }
 
     /// Counts an ignored message; the log sees the 1st, 10th, 100th …
-    pub(super) fn note_ignored(&mut self, why: &str) {
+    pub(in crate::bridge) fn note_ignored(&mut self, why: &str) {
         self.ignored += 1;
         if 10_u64.pow(self.ignored.ilog10()) == self.ignored {
             warn!(ignored = self.ignored, why, "message of the worker ignored");
@@ -163,7 +163,7 @@ impl WorkerSide {
     }
 
     /// Counts audio in odd base64, which is played; the log sees the 1st, 10th, 100th …
-    pub(super) fn note_odd_audio(&mut self) {
+    pub(in crate::bridge) fn note_odd_audio(&mut self) {
         self.odd_audio += 1;
         if 10_u64.pow(self.odd_audio.ilog10()) == self.odd_audio {
             warn!(
@@ -174,7 +174,7 @@ impl WorkerSide {
     }
 
     /// Sends what is queued and closes the socket, in a task of its own.
-    pub(super) fn close(&mut self, reason: CloseReason) {
+    pub(in crate::bridge) fn close(&mut self, reason: CloseReason) {
         if let Some(attached) = self.attached.take() {
             debug!("closing the worker's socket");
             tokio::spawn(attached.socket.close(reason));

@@ -10,7 +10,7 @@ use crate::worker::{Dialer, WorkerError};
 
 /// Dials workers whose addresses clients of ours wrote.
 #[derive(Clone)]
-pub(super) struct ForeignWorkers {
+pub(in crate::bridge) struct ForeignWorkers {
     /// Where such addresses may lead.
     outward: Arc<Outward>,
     /// Signs the upgrades.
@@ -18,7 +18,7 @@ pub(super) struct ForeignWorkers {
 }
 
 impl ForeignWorkers {
-    pub(super) const fn new(outward: Arc<Outward>, signer: Option<Signer>) -> Self {
+    pub(in crate::bridge) const fn new(outward: Arc<Outward>, signer: Option<Signer>) -> Self {
         Self { outward, signer }
     }
 
@@ -26,21 +26,21 @@ impl ForeignWorkers {
     ///
     /// # Errors
     /// When it cannot be used.
-    pub(super) fn dialer(&self, url: &str) -> Result<Dialer, WorkerError> {
+    pub(in crate::bridge) fn dialer(&self, url: &str) -> Result<Dialer, WorkerError> {
         Dialer::new(url, None)?.guarded(self.outward.clone(), self.signer.as_ref())
     }
 }
 
 /// The terms of one call; nothing special by default.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CallTerms {
+pub(in crate::bridge) struct CallTerms {
     /// For `customParameters`: they go before the line's and `--param`'s, and
     /// behind what the contract promises.
-    pub(super) custom_params: BTreeMap<String, String>,
+    pub(in crate::bridge) custom_params: BTreeMap<String, String>,
     /// The worker to dial for this call: push mode, whatever the bridge is in.
-    pub(super) dialer: Option<Dialer>,
+    pub(in crate::bridge) dialer: Option<Dialer>,
     /// Where this call's status callbacks go.
-    pub(super) callback_url: Option<String>,
+    pub(in crate::bridge) callback_url: Option<String>,
 }
 
 impl CallTerms {
@@ -48,7 +48,7 @@ impl CallTerms {
     ///
     /// # Errors
     /// When it cannot be used.
-    pub(super) fn new(
+    pub(in crate::bridge) fn new(
         custom_params: BTreeMap<String, String>,
         ws_target: Option<&str>,
         callback_url: Option<String>,

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 
 /// The waker of one part of a task.
-pub(super) struct Signal {
+pub(in crate::bridge) struct Signal {
     state: Arc<State>,
     waker: Waker,
 }
@@ -34,7 +34,7 @@ impl Wake for State {
 }
 
 impl Signal {
-    pub(super) fn new() -> Self {
+    pub(in crate::bridge) fn new() -> Self {
         let state = Arc::new(State {
             is_set: AtomicBool::new(true),
             task: AtomicWaker::new(),
@@ -46,17 +46,17 @@ impl Signal {
     }
 
     /// The part is another by now, and was never polled.
-    pub(super) fn set(&self) {
+    pub(in crate::bridge) fn set(&self) {
         self.state.is_set.store(true, Ordering::Release);
     }
 
     /// Whom the part's wake-ups wake. To be called before [`Signal::poll`], in each poll of the task.
-    pub(super) fn register(&self, task: &Waker) {
+    pub(in crate::bridge) fn register(&self, task: &Waker) {
         self.state.task.register(task);
     }
 
     /// Polls the part, if it was woken since the last time.
-    pub(super) fn poll<T>(&self, part: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    pub(in crate::bridge) fn poll<T>(&self, part: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
         if self.state.is_set.swap(false, Ordering::AcqRel) {
             part.poll(&mut Context::from_waker(&self.waker))
         } else {

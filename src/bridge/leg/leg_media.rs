@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::context::provisional_format;
 use super::inbound_audio::InboundAudio;
 use super::outbound_audio::{OutboundAudio, PacedAudio};
+use crate::bridge::context::provisional_format;
 use crate::core::g711::Gain;
 use crate::core::media_link::MediaLink;
 use crate::core::media_session::stats::LegStats;
@@ -19,11 +19,11 @@ use crate::sip::rtp_channel::RtpReceiver;
 
 /// How loud the audio of a leg is made.
 #[derive(Clone)]
-pub(super) struct LegGains {
+pub(in crate::bridge) struct LegGains {
     /// Applied to what comes in.
-    pub(super) rx: Gain,
+    pub(in crate::bridge) rx: Gain,
     /// Applied to what goes out.
-    pub(super) tx: Gain,
+    pub(in crate::bridge) tx: Gain,
 }
 
 impl LegGains {
@@ -41,9 +41,9 @@ impl LegGains {
 }
 
 /// The audio of one leg, both ways. Dropping it ends what goes out.
-pub(super) struct LegMedia {
-    pub(super) stream: Arc<OutboundAudio>,
-    pub(super) port: Arc<InboundAudio>,
+pub(in crate::bridge) struct LegMedia {
+    pub(in crate::bridge) stream: Arc<OutboundAudio>,
+    pub(in crate::bridge) port: Arc<InboundAudio>,
     /// The pacer's half, until media is up and the pacer takes it.
     paced: Option<Box<PacedAudio>>,
     rx_gain: Gain,
@@ -52,7 +52,7 @@ pub(super) struct LegMedia {
 impl LegMedia {
     /// Listens to the leg's RTP from now on; says nothing before
     /// [`LegMedia::connect`].
-    pub(super) fn new(gains: &LegGains, rtp: &RtpReceiver) -> Result<Self, OpusError> {
+    pub(in crate::bridge) fn new(gains: &LegGains, rtp: &RtpReceiver) -> Result<Self, OpusError> {
         let MediaSession {
             uplink,
             handle,
@@ -70,7 +70,11 @@ impl LegMedia {
     }
 
     /// Media is up or changed; the streams go on. Whether it is the first time.
-    pub(super) fn connect(&mut self, pacer: &Pacer, link: &MediaLink) -> Result<bool, OpusError> {
+    pub(in crate::bridge) fn connect(
+        &mut self,
+        pacer: &Pacer,
+        link: &MediaLink,
+    ) -> Result<bool, OpusError> {
         let prepared = PreparedFormat::new(&link.format, &self.rx_gain)?;
         self.stream.connect(link)?;
         // What is not used any more is freed after the lock is released.
@@ -85,7 +89,7 @@ impl LegMedia {
     }
 
     /// Whether media is up.
-    pub(super) fn is_linked(&self) -> bool {
+    pub(in crate::bridge) fn is_linked(&self) -> bool {
         self.paced.is_none()
     }
 }
@@ -99,7 +103,7 @@ impl Drop for LegMedia {
 
 /// Both directions of a leg in this moment: the place where a report by RTCP would
 /// be made, too.
-pub(super) fn leg_stats(port: &InboundAudio, stream: &OutboundAudio) -> LegStats {
+pub(in crate::bridge) fn leg_stats(port: &InboundAudio, stream: &OutboundAudio) -> LegStats {
     let state = port.lock();
     LegStats::of(Instant::now(), &state.uplink, &stream.downlink())
 }

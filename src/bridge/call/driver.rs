@@ -8,7 +8,9 @@
 //! over (the pacer forgets it), the job is withdrawn, the worker's socket is
 //! closed in a task of its own, and the call's place is given back last.
 
+#[path = "perform.rs"]
 mod perform;
+#[path = "requests.rs"]
 mod requests;
 
 use std::future::poll_fn;
@@ -22,19 +24,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
-use super::audio_metrics::AudioMetrics;
-use super::call_store::QueuedRequest;
 use super::callee::FallbackLeg;
 use super::destinations::Destinations;
 use super::idle_sounds::IdleSounds;
 use super::incoming::{Question, Settled};
-use super::leg::Leg;
-use super::leg_media::LegMedia;
 use super::publisher::Publisher;
 use super::signal::Signal;
 use super::worker_search::{SearchEvent, WorkerSearch};
 use super::worker_session::WorkerSession;
 use super::worker_side::WorkerEvent;
+use crate::bridge::audio_metrics::AudioMetrics;
+use crate::bridge::call_store::QueuedRequest;
+use crate::bridge::leg::leg_media::LegMedia;
+use crate::bridge::leg::sip_leg::Leg;
 use crate::core::call::{Call, CalleeInput};
 use crate::core::media_link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::outcome::Outcome;
@@ -52,7 +54,7 @@ const TICK_SILENT: Duration = Duration::from_millis(20);
 const SILENT_AFTER: Duration = Duration::from_millis(60);
 
 /// One call in progress.
-pub(super) struct Driver {
+pub(in crate::bridge) struct Driver {
     call: Call,
     parts: Parts,
     /// A worker or an announcement is heard to its end before the call goes on.
@@ -69,39 +71,39 @@ pub(super) struct Driver {
 
 /// What a driver is made of. Each part does one thing; the driver alone knows
 /// them all.
-pub(super) struct Parts {
+pub(in crate::bridge) struct Parts {
     /// What others are told.
-    pub(super) publisher: Publisher,
+    pub(in crate::bridge) publisher: Publisher,
     /// The SIP leg.
-    pub(super) leg: Leg,
+    pub(in crate::bridge) leg: Leg,
     /// RTP from before the tap.
-    pub(super) early: RtpReceiver,
+    pub(in crate::bridge) early: RtpReceiver,
     /// The leg's audio.
-    pub(super) media: LegMedia,
+    pub(in crate::bridge) media: LegMedia,
     /// Looks for a worker.
-    pub(super) search: WorkerSearch,
+    pub(in crate::bridge) search: WorkerSearch,
     /// The stream with the worker.
-    pub(super) session: WorkerSession,
+    pub(in crate::bridge) session: WorkerSession,
     /// The leg to the fallback number.
-    pub(super) fallback: FallbackLeg,
+    pub(in crate::bridge) fallback: FallbackLeg,
     /// Whether the call is taken at all.
-    pub(super) question: Question,
+    pub(in crate::bridge) question: Question,
     /// What the API asks of the call.
-    pub(super) requests: mpsc::Receiver<QueuedRequest>,
+    pub(in crate::bridge) requests: mpsc::Receiver<QueuedRequest>,
     /// Whom the call may be transferred to.
-    pub(super) destinations: Destinations,
+    pub(in crate::bridge) destinations: Destinations,
     /// The line that was called, or that we call from.
-    pub(super) line: Arc<LineProfile>,
-    pub(super) sounds: IdleSounds,
-    pub(super) pacer: Arc<Pacer>,
-    pub(super) gauges: Arc<AudioMetrics>,
+    pub(in crate::bridge) line: Arc<LineProfile>,
+    pub(in crate::bridge) sounds: IdleSounds,
+    pub(in crate::bridge) pacer: Arc<Pacer>,
+    pub(in crate::bridge) gauges: Arc<AudioMetrics>,
     /// Returns when all calls must end.
-    pub(super) must_end: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(in crate::bridge) must_end: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// How a call begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Start {
+pub(in crate::bridge) enum Start {
     /// It came in.
     Incoming,
     /// It came in, and somebody is asked whether it is taken.
@@ -137,7 +139,7 @@ impl Drop for Driver {
 
 impl Driver {
     /// The driver of a call that has these parts and goes by these rules.
-    pub(super) fn new(call: Call, parts: Parts) -> Self {
+    pub(in crate::bridge) fn new(call: Call, parts: Parts) -> Self {
         let now = Instant::now();
         Self {
             call,
@@ -153,7 +155,7 @@ impl Driver {
     }
 
     /// The whole life of the call.
-    pub(super) async fn live(mut self, start: Start) {
+    pub(in crate::bridge) async fn live(mut self, start: Start) {
         let media = &self.parts.media;
         let _watched = self.parts.gauges.watch(&media.stream, &media.port);
         self.parts.publisher.begun();

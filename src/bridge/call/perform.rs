@@ -4,12 +4,12 @@
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::super::call_store::RequestError;
 use super::super::incoming::Settled;
 use super::super::worker_search::{NoToken, SearchEvent};
 use super::super::worker_session::StreamStart;
 use super::super::worker_side::WorkerEvent;
 use super::Driver;
+use crate::bridge::call_store::RequestError;
 use crate::core::call::{Attempt, CalleeInput, Output, WorkerInput};
 use crate::core::media_streams::WorkerMessage;
 use crate::core::private::Private;
@@ -18,7 +18,7 @@ use crate::worker::{CloseReason, WorkerSocket};
 
 impl Driver {
     /// Does all that the state machine asks for.
-    pub(super) fn perform_outputs(&mut self) {
+    pub(in crate::bridge) fn perform_outputs(&mut self) {
         while let Some(output) = self.call.poll_output() {
             self.perform(output);
         }
@@ -104,7 +104,7 @@ impl Driver {
 
     // ---- the question ----
 
-    pub(super) fn handle_answer(&mut self, now: Instant, settled: Settled) {
+    pub(in crate::bridge) fn handle_answer(&mut self, now: Instant, settled: Settled) {
         if let Some(dialer) = settled.dialer {
             self.parts.search.dial_instead(dialer);
         }
@@ -128,7 +128,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn handle_search(&mut self, now: Instant, event: SearchEvent) {
+    pub(in crate::bridge) fn handle_search(&mut self, now: Instant, event: SearchEvent) {
         let now = now.into_std();
         match event {
             SearchEvent::Pushed => self.call.handle_job_pushed(),
@@ -166,7 +166,7 @@ impl Driver {
 
     // ---- what the worker says ----
 
-    pub(super) fn handle_worker(&mut self, now: Instant, event: WorkerEvent) {
+    pub(in crate::bridge) fn handle_worker(&mut self, now: Instant, event: WorkerEvent) {
         let session = &mut self.parts.session;
         match event {
             WorkerEvent::Message(message) => self.handle_message(now, message),

@@ -19,18 +19,18 @@ type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Where the workers of all calls come from.
 #[derive(Clone)]
-pub(super) struct WorkerSources {
+pub(in crate::bridge) struct WorkerSources {
     /// Redis, in queue mode.
-    pub(super) queue: Option<Queue>,
+    pub(in crate::bridge) queue: Option<Queue>,
     /// Calls that wait for a worker to dial in.
-    pub(super) waiting: AttachTable,
+    pub(in crate::bridge) waiting: AttachTable,
     /// Dials `--ws-target`, where given.
-    pub(super) dialer: Option<Dialer>,
+    pub(in crate::bridge) dialer: Option<Dialer>,
 }
 
 /// The search of one call. One attempt follows another; dropping it ends it,
 /// but for the job, which [`WorkerSearch::stop`] withdraws.
-pub(super) struct WorkerSearch {
+pub(in crate::bridge) struct WorkerSearch {
     call: CallId,
     sources: WorkerSources,
     push: Option<Boxed<Result<(), QueueError>>>,
@@ -47,7 +47,7 @@ pub(super) struct WorkerSearch {
 
 /// Why there is no token for a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NoToken {
+pub(in crate::bridge) enum NoToken {
     /// There is no queue.
     NoQueue,
     /// A worker of the attempt before is attaching.
@@ -55,7 +55,7 @@ pub(super) enum NoToken {
 }
 
 /// What came of an attempt.
-pub(super) enum SearchEvent {
+pub(in crate::bridge) enum SearchEvent {
     /// The job is in the queue.
     Pushed,
     /// Redis dropped the connection in the moment of the push.
@@ -79,7 +79,7 @@ enum Done {
 
 impl WorkerSearch {
     /// A call that looks for nobody yet.
-    pub(super) fn new(sources: WorkerSources, call: CallId) -> Self {
+    pub(in crate::bridge) fn new(sources: WorkerSources, call: CallId) -> Self {
         Self {
             call,
             sources,
@@ -94,13 +94,13 @@ impl WorkerSearch {
     }
 
     /// The worker to dial for this call, whatever the others' is.
-    pub(super) fn dial_instead(&mut self, dialer: Dialer) {
+    pub(in crate::bridge) fn dial_instead(&mut self, dialer: Dialer) {
         self.sources.dialer = Some(dialer);
     }
 
     /// The token of the next job: from now on a worker may attach with it, and
     /// with none before it.
-    pub(super) fn token(&mut self) -> Result<Token, NoToken> {
+    pub(in crate::bridge) fn token(&mut self) -> Result<Token, NoToken> {
         if self.sources.queue.is_none() {
             return Err(NoToken::NoQueue);
         }
@@ -121,7 +121,7 @@ impl WorkerSearch {
     }
 
     /// Pushes the job, in the place of the one before it.
-    pub(super) fn push(&mut self, job: Job) {
+    pub(in crate::bridge) fn push(&mut self, job: Job) {
         let Some(queue) = self.sources.queue.clone() else {
             return;
         };
@@ -137,7 +137,7 @@ impl WorkerSearch {
     }
 
     /// Dials the worker.
-    pub(super) fn dial(&mut self) {
+    pub(in crate::bridge) fn dial(&mut self) {
         let dialer = self.sources.dialer.clone();
         self.dial = Some(Box::pin(async move {
             match &dialer {
@@ -148,7 +148,7 @@ impl WorkerSearch {
     }
 
     /// A worker is attached: nobody else is looked for.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::bridge) fn settle(&mut self) {
         self.taken = None;
         self.dial = None;
         if let (Some(queue), Some(job)) = (&self.sources.queue, &self.job) {
@@ -159,7 +159,7 @@ impl WorkerSearch {
 
     /// No worker is dialled, or may take or attach, any more. A push under way is waited for
     /// first: a removal that overtakes it would leave a dead job behind.
-    pub(super) fn stop(&mut self) {
+    pub(in crate::bridge) fn stop(&mut self) {
         self.ticket = None;
         self.dial = None;
         self.taken = None;
@@ -186,7 +186,7 @@ impl WorkerSearch {
     /// The next result; never, while nothing is pending. Cancel-safe. A worker
     /// that has attached counts before what is heard of its job: that it was
     /// taken, or that nobody knows whether it was pushed.
-    pub(super) async fn next(&mut self) -> SearchEvent {
+    pub(in crate::bridge) async fn next(&mut self) -> SearchEvent {
         self.push_begun |= self.push.is_some();
         let done = tokio::select! {
             biased;

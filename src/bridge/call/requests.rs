@@ -5,13 +5,13 @@
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::super::call_store::{CallRequest, QueuedRequest, RequestError};
 use super::Driver;
+use crate::bridge::call_store::{CallRequest, QueuedRequest, RequestError};
 use crate::core::call::Denied;
 use crate::core::media_session::downlink::DigitsRefused;
 
 impl Driver {
-    pub(super) fn handle_asked(&mut self, now: Instant, asked: QueuedRequest) {
+    pub(in crate::bridge) fn handle_asked(&mut self, now: Instant, asked: QueuedRequest) {
         let QueuedRequest { request, reply } = asked;
         let name = request.name();
         let answer = self.carry_out(now, request);

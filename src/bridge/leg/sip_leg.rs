@@ -9,7 +9,7 @@ use crate::sip::engine::{Command, IncomingCall, LegEvent, OutgoingLeg, SharedEng
 use crate::sip::rtp_channel::RtpReceiver;
 
 /// One leg, whoever called.
-pub(super) struct Leg {
+pub(in crate::bridge) struct Leg {
     id: LegId,
     events: mpsc::Receiver<LegEvent>,
     engine: SharedEngine,
@@ -17,7 +17,10 @@ pub(super) struct Leg {
 
 impl Leg {
     /// The leg of a call that came in, and its RTP.
-    pub(super) fn incoming(engine: &SharedEngine, call: IncomingCall) -> (Self, RtpReceiver) {
+    pub(in crate::bridge) fn incoming(
+        engine: &SharedEngine,
+        call: IncomingCall,
+    ) -> (Self, RtpReceiver) {
         let leg = Self {
             id: call.leg,
             events: call.events,
@@ -27,7 +30,10 @@ impl Leg {
     }
 
     /// The leg of a call that we placed, and its RTP.
-    pub(super) fn outgoing(engine: &SharedEngine, call: OutgoingLeg) -> (Self, RtpReceiver) {
+    pub(in crate::bridge) fn outgoing(
+        engine: &SharedEngine,
+        call: OutgoingLeg,
+    ) -> (Self, RtpReceiver) {
         let leg = Self {
             id: call.leg,
             events: call.events,
@@ -37,7 +43,7 @@ impl Leg {
     }
 
     /// The next event; `None` when the engine is gone. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<LegEvent> {
+    pub(in crate::bridge) async fn next(&mut self) -> Option<LegEvent> {
         self.events.recv().await
     }
 
@@ -45,25 +51,25 @@ impl Leg {
     ///
     /// # Errors
     /// As all commands: when the engine does not take it.
-    pub(super) fn answer(&self, status: u16) -> Result<(), SubmitError> {
+    pub(in crate::bridge) fn answer(&self, status: u16) -> Result<(), SubmitError> {
         let leg = self.id;
         self.engine.submit(Command::Answer { leg, status })
     }
 
     /// Ends the leg; the status is used where the INVITE has no final answer yet.
-    pub(super) fn hang_up(&self, status: u16) -> Result<(), SubmitError> {
+    pub(in crate::bridge) fn hang_up(&self, status: u16) -> Result<(), SubmitError> {
         let leg = self.id;
         self.engine.submit(Command::Hangup { leg, status })
     }
 
     /// Sends REFER.
-    pub(super) fn transfer(&self, destination: Private) -> Result<(), SubmitError> {
+    pub(in crate::bridge) fn transfer(&self, destination: Private) -> Result<(), SubmitError> {
         let leg = self.id;
         self.engine.submit(Command::Transfer { leg, destination })
     }
 
     /// Tells the other side by a re-INVITE that it is held, or not any more.
-    pub(super) fn hold(&self, on: bool) -> Result<(), SubmitError> {
+    pub(in crate::bridge) fn hold(&self, on: bool) -> Result<(), SubmitError> {
         let leg = self.id;
         self.engine.submit(Command::Hold { leg, on })
     }

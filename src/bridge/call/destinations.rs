@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::dialling::Dialling;
+use crate::bridge::dialling::Dialling;
 use crate::core::dialling::NotAllowed;
 use crate::core::private::Private;
 use crate::fleet::LineProfile;
 
 /// The dial rules as they apply to one call.
-pub(super) struct Destinations {
+pub(in crate::bridge) struct Destinations {
     dialling: Arc<Dialling>,
     line: Arc<LineProfile>,
     /// The client who placed the call named its worker, whose transfers are
@@ -17,7 +17,7 @@ pub(super) struct Destinations {
 }
 
 impl Destinations {
-    pub(super) const fn new(
+    pub(in crate::bridge) const fn new(
         dialling: Arc<Dialling>,
         line: Arc<LineProfile>,
         is_worker_foreign: bool,
@@ -30,7 +30,7 @@ impl Destinations {
     }
 
     /// Whether what the worker asks for must be allowed first.
-    pub(super) fn judges_workers(&self) -> bool {
+    pub(in crate::bridge) fn judges_workers(&self) -> bool {
         self.dialling.judges(self.is_worker_foreign)
     }
 
@@ -38,7 +38,7 @@ impl Destinations {
     ///
     /// # Errors
     /// Why it may not be dialled.
-    pub(super) fn allow(&self, to: &Private) -> Result<Private, NotAllowed> {
+    pub(in crate::bridge) fn allow(&self, to: &Private) -> Result<Private, NotAllowed> {
         self.dialling.allow(&self.line, to)
     }
 }

@@ -9,19 +9,19 @@ use crate::media::sounds::Sounds;
 
 /// The sounds of all calls.
 #[derive(Clone)]
-pub(super) struct IdleSounds {
+pub(in crate::bridge) struct IdleSounds {
     sounds: Sounds,
     /// Whether a waiting caller hears ringback; silence otherwise.
     ringback: bool,
 }
 
 impl IdleSounds {
-    pub(super) const fn new(sounds: Sounds, ringback: bool) -> Self {
+    pub(in crate::bridge) const fn new(sounds: Sounds, ringback: bool) -> Self {
         Self { sounds, ringback }
     }
 
     /// What a caller of this line hears.
-    pub(super) fn audio(&self, sound: IdleSound, line: &LineProfile) -> IdleAudio {
+    pub(in crate::bridge) fn audio(&self, sound: IdleSound, line: &LineProfile) -> IdleAudio {
         if let (IdleSound::Waiting, Some(greeting)) = (sound, &line.greeting) {
             return IdleAudio::Once(greeting.clone());
         }
@@ -40,7 +40,7 @@ impl IdleSounds {
     }
 
     /// What a side that is held hears.
-    pub(super) fn hold(&self) -> Arc<[u8]> {
+    pub(in crate::bridge) fn hold(&self) -> Arc<[u8]> {
         self.sounds.hold.clone()
     }
 }

@@ -21,27 +21,30 @@ pub trait IncomingAsk: Send + Sync {
 }
 
 /// The question of one call.
-pub(super) struct Question {
+pub(in crate::bridge) struct Question {
     ask: Option<Arc<dyn IncomingAsk>>,
     workers: ForeignWorkers,
     answer: Option<Pin<Box<dyn Future<Output = CallDecision> + Send>>>,
 }
 
 /// What an answer comes to.
-pub(super) struct Settled {
+pub(in crate::bridge) struct Settled {
     /// For the state machine.
-    pub(super) decision: CallDecision,
+    pub(in crate::bridge) decision: CallDecision,
     /// For `customParameters`.
-    pub(super) parameters: BTreeMap<String, String>,
+    pub(in crate::bridge) parameters: BTreeMap<String, String>,
     /// The worker to dial for this call.
-    pub(super) dialer: Option<Dialer>,
+    pub(in crate::bridge) dialer: Option<Dialer>,
     /// The call's own callback address.
-    pub(super) callback_url: Option<String>,
+    pub(in crate::bridge) callback_url: Option<String>,
 }
 
 impl Question {
     /// A question that is not put yet.
-    pub(super) const fn new(ask: Option<Arc<dyn IncomingAsk>>, workers: ForeignWorkers) -> Self {
+    pub(in crate::bridge) const fn new(
+        ask: Option<Arc<dyn IncomingAsk>>,
+        workers: ForeignWorkers,
+    ) -> Self {
         Self {
             ask,
             workers,
@@ -50,7 +53,7 @@ impl Question {
     }
 
     /// Puts the question. Where there is nobody to ask, the call is taken.
-    pub(super) fn put(&mut self, call: &CallObject) {
+    pub(in crate::bridge) fn put(&mut self, call: &CallObject) {
         self.answer = Some(match &self.ask {
             Some(ask) => ask.ask(call.clone()),
             None => Box::pin(std::future::ready(CallDecision::Accept(Box::default()))),
@@ -58,7 +61,7 @@ impl Question {
     }
 
     /// The answer, once; never, while there is no question. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Settled {
+    pub(in crate::bridge) async fn next(&mut self) -> Settled {
         let decision = match &mut self.answer {
             Some(answer) => answer.as_mut().await,
             None => std::future::pending().await,

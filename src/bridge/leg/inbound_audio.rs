@@ -31,17 +31,17 @@ const SLICE_MESSAGES: usize = 32;
 static JITTER_BUFFER: [u8; 3 * FRAME_BYTES] = [MULAW_SILENCE; 3 * FRAME_BYTES];
 
 /// The incoming audio of one call, shared by the media thread and the driver.
-pub(super) struct InboundAudio {
+pub(in crate::bridge) struct InboundAudio {
     state: Mutex<InboundState>,
     wake: Notify,
 }
 
 /// What the port's lock guards.
-pub(super) struct InboundState {
-    pub(super) uplink: Uplink,
-    pub(super) writer: Option<DirectWriter>,
+pub(in crate::bridge) struct InboundState {
+    pub(in crate::bridge) uplink: Uplink,
+    pub(in crate::bridge) writer: Option<DirectWriter>,
     /// The leg that this one is joined with: it gets the audio.
-    pub(super) relay: Option<Arc<OutboundAudio>>,
+    pub(in crate::bridge) relay: Option<Arc<OutboundAudio>>,
     waiting: VecDeque<Vec<u8>>,
     /// The driver is passing on what was kept. Until it is done, what comes stays
     /// in the uplink, behind that.
@@ -49,11 +49,11 @@ pub(super) struct InboundState {
     /// Message under construction.
     scratch: Vec<u8>,
     /// Messages dropped because too many waited.
-    pub(super) dropped: u64,
+    pub(in crate::bridge) dropped: u64,
 }
 
 impl InboundAudio {
-    pub(super) fn new(uplink: Uplink) -> Arc<Self> {
+    pub(in crate::bridge) fn new(uplink: Uplink) -> Arc<Self> {
         let state = InboundState {
             uplink,
             writer: None,
@@ -70,12 +70,12 @@ impl InboundAudio {
     }
 
     /// For a moment; never across an await.
-    pub(super) fn lock(&self) -> MutexGuard<'_, InboundState> {
+    pub(in crate::bridge) fn lock(&self) -> MutexGuard<'_, InboundState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when messages wait for the driver, or held packets for a tick.
-    pub(super) async fn woken(&self) {
+    pub(in crate::bridge) async fn woken(&self) {
         self.wake.notified().await;
     }
 }
@@ -98,7 +98,7 @@ impl InboundState {
     /// Sends what the uplink has ready: by the direct writer, or to the driver behind
     /// what waits for it already. More than a slice is left to the driver, which is
     /// to be woken then.
-    pub(super) fn send(&mut self) -> bool {
+    pub(in crate::bridge) fn send(&mut self) -> bool {
         if let Some(relay) = &self.relay {
             send_to(relay, &mut self.uplink);
             return false;
@@ -117,20 +117,20 @@ impl InboundState {
     }
 
     /// Whether the driver must pass on what was kept before the stream can end.
-    pub(super) fn is_catching_up(&self) -> bool {
+    pub(in crate::bridge) fn is_catching_up(&self) -> bool {
         self.is_catching_up
     }
 
     /// From now on this leg's audio and digits go to another leg, beginning
     /// with what comes now.
-    pub(super) fn join(&mut self, other: &Arc<OutboundAudio>) {
+    pub(in crate::bridge) fn join(&mut self, other: &Arc<OutboundAudio>) {
         self.uplink.go_live();
         let _ = other.downlink().push(&JITTER_BUFFER);
         self.relay = Some(other.clone());
     }
 
     /// Sends or keeps a message that is not the uplink's own, in its turn.
-    pub(super) fn post(&mut self, message: Vec<u8>) {
+    pub(in crate::bridge) fn post(&mut self, message: Vec<u8>) {
         self.send();
         self.scratch = message;
         self.dispatch();
@@ -138,14 +138,14 @@ impl InboundState {
 
     /// A worker is attached, with what was kept for it: the driver passes that on.
     /// To be called before the port's lock is given back.
-    pub(super) fn catch_up(&mut self) {
+    pub(in crate::bridge) fn catch_up(&mut self) {
         self.is_catching_up = true;
     }
 
     /// Puts what waits for the driver next into the empty `slice`, in order. It
     /// must be in the socket before the next slice is asked for: only a slice that
     /// stays empty opens the direct writer again.
-    pub(super) fn take_slice(&mut self, slice: &mut Vec<Vec<u8>>) {
+    pub(in crate::bridge) fn take_slice(&mut self, slice: &mut Vec<Vec<u8>>) {
         if self.relay.is_some() {
             self.send();
         }
@@ -168,14 +168,14 @@ impl InboundState {
     /// The worker is gone: gives what waits for it, to be dropped after the lock is
     /// released.
     #[must_use = "to be dropped after the lock is released"]
-    pub(super) fn forget_waiting(&mut self) -> VecDeque<Vec<u8>> {
+    pub(in crate::bridge) fn forget_waiting(&mut self) -> VecDeque<Vec<u8>> {
         self.is_catching_up = false;
         std::mem::take(&mut self.waiting)
     }
 
     /// How long audio has been waiting for its worker: in the socket, or here
     /// for the driver, where a message is a frame.
-    pub(super) fn waits_for(&self) -> Duration {
+    pub(in crate::bridge) fn waits_for(&self) -> Duration {
         let here = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let in_socket = self
             .writer

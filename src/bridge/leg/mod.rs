@@ -1,0 +1,13 @@
+//! What lives as long as one leg of a call.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `sip_leg` | the leg as SIP knows it: its events, and the commands about it |
+//! | `leg_media` | its audio: what goes out and what comes in |
+//! | `outbound_audio` | outgoing audio, shared with the pacer thread |
+//! | `inbound_audio` | incoming audio, shared with the engine's media thread |
+
+pub(super) mod inbound_audio;
+pub(super) mod leg_media;
+pub(super) mod outbound_audio;
+pub(super) mod sip_leg;
