@@ -93,7 +93,7 @@ pub(super) struct Line {
     /// The line as calls and the SIP engine have it; none for one that is not held.
     pub(super) held: Option<Held>,
     /// The line as it is wanted, while its password is being decrypted.
-    pub(super) sealed: Option<Sealed>,
+    pub(super) sealed: Option<Box<Sealed>>,
     /// Its password as it is stored, and what it was decrypted to.
     pub(super) password: Option<(Secret, Opened)>,
     /// Its calls in progress.

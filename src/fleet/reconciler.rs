@@ -92,10 +92,9 @@ impl LineReconciler {
         let plan = move || desired::lock(&desired).plan_start(&config, &fleet, start);
         match spawn_blocking(plan).await {
             Ok(plan) => {
-                let mut sent = 0;
+                // As fast as the engine takes them: there is no call yet whose commands would wait.
                 for line in plan.hold {
                     self.hold(line).await?;
-                    self.wait_now_and_then(&mut sent).await?;
                 }
                 self.fleet.judge(plan.known);
                 self.flush().await

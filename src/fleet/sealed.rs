@@ -49,10 +49,10 @@ impl Fleet {
             if same.is_none() {
                 self.sealed_order.push_back(id);
             }
-            line.sealed = Some(Sealed {
+            line.sealed = Some(Box::new(Sealed {
                 line: wanted,
                 is_begun: same.is_some_and(|sealed| sealed.is_begun),
-            });
+            }));
         }
         self.lines.retain(|_, line| !line.is_empty());
     }
@@ -79,7 +79,7 @@ impl Fleet {
         opened: &Opened,
     ) -> Option<SealedLine> {
         let line = self.lines.get_mut(&password.line)?;
-        let is_wanted = |sealed: &mut Sealed| is_same(&sealed.line.stored, &password.stored);
+        let is_wanted = |sealed: &mut Box<Sealed>| is_same(&sealed.line.stored, &password.stored);
         let sealed = line.sealed.take_if(is_wanted)?;
         line.password = Some((password.stored.clone(), opened.clone()));
         self.sealed -= 1;
