@@ -191,21 +191,15 @@ mod tests {
     use super::*;
     use crate::core::call_facts::{CallFacts, CallState};
     use crate::core::call_object::CallDirection;
-    use crate::core::ids::{CallId, LineId};
-    use crate::core::private::Private;
     use std::sync::Arc;
 
     fn record() -> CallRecord {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
         let facts = CallFacts {
-            id: CallId::random(),
             sip_call_id: Some("x@y".into()),
-            line: LineId::new("7"),
-            restaurant: None,
             direction: CallDirection::Outbound,
-            from: Private::new("+331"),
-            to: Private::new("+332"),
             started: at,
+            ..CallFacts::example()
         };
         let mut state = CallState {
             answered: Some(at + Duration::from_secs(2)),

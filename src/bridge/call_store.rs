@@ -293,7 +293,6 @@ impl Drop for CallHandle {
 mod tests {
     use super::*;
     use crate::core::call_facts::CallFacts;
-    use crate::core::ids::LineId;
 
     #[derive(Default)]
     struct Heard(Mutex<Vec<(CallStatus, Option<String>)>>);
@@ -307,16 +306,7 @@ mod tests {
 
     fn call() -> CallObject {
         CallObject {
-            facts: Arc::new(CallFacts {
-                id: CallId::random(),
-                sip_call_id: None,
-                line: LineId::new("7"),
-                restaurant: None,
-                direction: CallDirection::Inbound,
-                from: Private::new("1"),
-                to: Private::new("2"),
-                started: SystemTime::UNIX_EPOCH,
-            }),
+            facts: Arc::new(CallFacts::example()),
             state: CallState::default(),
         }
     }

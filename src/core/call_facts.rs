@@ -37,6 +37,23 @@ pub struct CallFacts {
     pub started: SystemTime,
 }
 
+#[cfg(test)]
+impl CallFacts {
+    /// A call that came in over line 7, for tests.
+    pub(crate) fn example() -> Self {
+        Self {
+            id: CallId::random(),
+            sip_call_id: None,
+            line: LineId::new("7"),
+            restaurant: None,
+            direction: CallDirection::Inbound,
+            from: Private::new("+33612345678"),
+            to: Private::new("+33972360682"),
+            started: SystemTime::UNIX_EPOCH,
+        }
+    }
+}
+
 /// `customParameters` of a call, shared. `Debug` shows the names alone: the
 /// values tell who calls.
 #[derive(Clone, Default, PartialEq, Eq)]

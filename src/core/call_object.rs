@@ -162,7 +162,6 @@ impl CallObject {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::ids::{CallId, LineId};
     use crate::core::private::Private;
     use std::collections::BTreeMap;
     use std::time::Duration;
@@ -196,14 +195,11 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
         let call = CallObject {
             facts: Arc::new(CallFacts {
-                id: CallId::random(),
-                sip_call_id: None,
-                line: LineId::new("7"),
-                restaurant: None,
                 direction: CallDirection::Outbound,
                 from: Private::new("+33972360682"),
                 to: Private::new("+33612345678"),
                 started: at,
+                ..CallFacts::example()
             }),
             state: CallState {
                 status: CallStatus::Active,

@@ -249,6 +249,11 @@ mod tests {
         [&header.to_bytes()[..], &[0xff; 160]].concat()
     }
 
+    fn writer() -> MessageWriter {
+        let (stream, call) = (StreamId::random(), CallId::random());
+        MessageWriter::new(&stream, &call, &AccountSid::of_node("test"))
+    }
+
     /// The number of a message in its stream.
     fn number(message: &[u8]) -> u64 {
         let json: serde_json::Value = serde_json::from_slice(message).unwrap();
@@ -267,12 +272,7 @@ mod tests {
         }
         {
             let mut state = port.lock();
-            let writer = MessageWriter::new(
-                &StreamId::random(),
-                &CallId::random(),
-                &AccountSid::of_node("test"),
-            );
-            state.uplink.attach(writer);
+            state.uplink.attach(writer());
             state.catch_up();
         }
         // The media thread goes on meanwhile.
@@ -305,12 +305,7 @@ mod tests {
     fn what_a_long_gap_leaves_is_not_encoded_in_one_go_by_the_media_thread() {
         const LOST: u16 = 200;
         let port = port();
-        let writer = MessageWriter::new(
-            &StreamId::random(),
-            &CallId::random(),
-            &AccountSid::of_node("test"),
-        );
-        port.lock().uplink.attach(writer);
+        port.lock().uplink.attach(writer());
         let start = Instant::now();
         port.handle_rtp(start, &packet(0));
         // The network is back after four seconds, and the gap is filled up to now.
@@ -333,12 +328,7 @@ mod tests {
     #[test]
     fn while_the_driver_catches_up_the_media_thread_encodes_nothing() {
         let port = port();
-        let writer = MessageWriter::new(
-            &StreamId::random(),
-            &CallId::random(),
-            &AccountSid::of_node("test"),
-        );
-        port.lock().uplink.attach(writer);
+        port.lock().uplink.attach(writer());
         port.lock().catch_up();
         port.handle_rtp(Instant::now(), &packet(1));
         assert!(port.lock().waiting.is_empty());

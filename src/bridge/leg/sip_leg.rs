@@ -21,12 +21,7 @@ impl Leg {
         engine: &SharedEngine,
         call: IncomingCall,
     ) -> (Self, RtpReceiver) {
-        let leg = Self {
-            id: call.leg,
-            events: call.events,
-            engine: engine.clone(),
-        };
-        (leg, call.rtp)
+        (Self::new(engine, call.leg, call.events), call.rtp)
     }
 
     /// The leg of a call that we placed, and its RTP.
@@ -34,12 +29,15 @@ impl Leg {
         engine: &SharedEngine,
         call: OutgoingLeg,
     ) -> (Self, RtpReceiver) {
-        let leg = Self {
-            id: call.leg,
-            events: call.events,
+        (Self::new(engine, call.leg, call.events), call.rtp)
+    }
+
+    fn new(engine: &SharedEngine, id: LegId, events: mpsc::Receiver<LegEvent>) -> Self {
+        Self {
+            id,
+            events,
             engine: engine.clone(),
-        };
-        (leg, call.rtp)
+        }
     }
 
     /// The next event; `None` when the engine is gone. Cancel-safe.

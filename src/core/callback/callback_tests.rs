@@ -2,9 +2,6 @@
 
 use super::*;
 use crate::core::call_facts::{CallFacts, CallState};
-use crate::core::call_object::CallDirection;
-use crate::core::ids::LineId;
-use crate::core::private::Private;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,14 +12,8 @@ fn start() -> SystemTime {
 pub(super) fn call() -> CallObject {
     CallObject {
         facts: Arc::new(CallFacts {
-            id: CallId::random(),
-            sip_call_id: None,
-            line: LineId::new("7"),
-            restaurant: None,
-            direction: CallDirection::Inbound,
-            from: Private::new("+33612345678"),
-            to: Private::new("+33972360682"),
             started: start(),
+            ..CallFacts::example()
         }),
         state: CallState {
             custom_params: BTreeMap::from([("a".into(), "b&c".into())]).into(),
