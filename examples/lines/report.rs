@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sipbridge::fleet::registration::REGISTERS_PER_SECOND_MAX;
+use sipbridge::fleet::REGISTERS_PER_SECOND_MAX;
 
 use crate::Args;
 use crate::control::{self, Control};

@@ -226,8 +226,7 @@ pub async fn compose(
         &registrar,
         loader,
     );
-    let file_mistakes = start.unshown_file_mistakes(config.database.is_none());
-    reconciler.start(start).await?;
+    let file_mistakes = reconciler.start(start).await?;
     let monitor = Arc::new(Monitor::default());
     let health = HealthReporter::new(
         &config,

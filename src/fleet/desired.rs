@@ -56,6 +56,8 @@ pub(super) struct Plan {
     pub(super) errors: Vec<String>,
     /// Warnings that were not logged before.
     pub(super) warnings: Vec<String>,
+    /// How many mistakes of the lines file are shown with no line; of the start alone.
+    pub(super) unshown_file_mistakes: usize,
 }
 
 /// What became of a line whose password was decrypted.
@@ -103,10 +105,15 @@ impl DesiredLines {
             fleet.lock().keep_password(line, stored, opened);
         }
         let mut known = start.judged();
-        if config.database.is_none() {
-            start.judge_file(&mut known);
+        let unshown_file_mistakes = match config.database {
+            None => start.judge_file(&mut known),
+            // The file's own mistakes are no lines of the database.
+            Some(_) => start.file_mistakes.len(),
+        };
+        Plan {
+            unshown_file_mistakes,
+            ..self.compare(config, fleet, start, known)
         }
-        self.compare(config, fleet, start, known)
     }
 
     /// Compares what is held with what the database has. Takes about 20 ms of
@@ -118,7 +125,7 @@ impl DesiredLines {
         stored: StoredLines,
     ) -> Plan {
         let caches = CredentialCaches {
-            lines: fleet.lock().credentials(),
+            lines: fleet.credentials(),
             servers: std::mem::take(&mut self.servers),
         };
         let mut now = snapshot_with(config, LinesFile::default(), Some(stored), caches);
@@ -149,7 +156,7 @@ impl DesiredLines {
             }
         }
         wanted.extend(sealed.iter().map(|sealed| sealed.ready.clone()));
-        fleet.lock().seal(sealed);
+        fleet.seal(sealed);
         let (mut changed, remove) = fleet.changes(wanted);
         changed.sort_by_key(|(change, _)| *change);
         self.loader.tidy();
@@ -232,12 +239,5 @@ impl WantedLine {
     /// What is known of it, for people.
     pub(super) fn health(&self) -> LineHealth {
         usable(&self.ready)
-    }
-
-    /// Where it registers; `None` for a line that does not.
-    pub(super) fn registrar(&self) -> Option<&str> {
-        let server = self.account.server.as_deref();
-        let server = server.unwrap_or(&self.account.domain);
-        self.account.register.then_some(server)
     }
 }

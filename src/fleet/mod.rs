@@ -11,7 +11,7 @@
 //! | `line` | one line: what is known of it, held, registered, called |
 //! | [`table`] | all lines; looking them up |
 //! | [`admission`] | whether one more call may come in |
-//! | [`registration`], `enlist`, `register_queue`, `register_pace` | when each line registers, and its state |
+//! | [`registration`], `scheduling`, `register_queue`, `register_pace` | when each line registers, and its state |
 //! | [`sealed`] | lines whose passwords are still to be decrypted, in their order |
 //! | [`changes`] | how a wanted line differs from the one that is held |
 //! | `number_index` | lines by the number that they call from |
@@ -35,7 +35,6 @@ pub mod call_limiter;
 pub mod changes;
 mod decrypting;
 mod desired;
-mod enlist;
 pub mod forms;
 mod line;
 pub mod line_directory;
@@ -45,6 +44,7 @@ mod register_pace;
 mod register_queue;
 pub mod registrar;
 pub mod registration;
+mod scheduling;
 pub mod sealed;
 pub mod shared;
 pub mod snapshot;
@@ -61,7 +61,7 @@ pub use call_limiter::{CallLimiter, CallPermit};
 pub use line::{LineHealth, LineProfile};
 pub use line_directory::LineDirectory;
 pub use reconciler::{LineReconciler, Reading};
-pub use register_pace::REGISTERS_PER_SECOND;
+pub use register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
 pub use registrar::RegistrarHandle;
 pub use shared::SharedFleet;
 pub use watcher::DatabaseWatcher;

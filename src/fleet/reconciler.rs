@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::{JoinError, block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
@@ -82,28 +82,21 @@ impl LineReconciler {
     }
 
     /// Holds the lines of the start. Returns when the engine knows every line, so that none of
-    /// their calls is refused as unknown.
+    /// their calls is refused as unknown: how many mistakes of the lines file are shown with no line.
     ///
     /// # Errors
     /// When the SIP engine is gone.
-    pub async fn start(&self, start: LineSnapshot) -> Result<(), SubmitError> {
-        let (config, fleet) = (self.config.clone(), self.fleet.clone());
-        let desired = self.desired.clone();
-        let plan = move || desired::lock(&desired).plan_start(&config, &fleet, start);
-        match spawn_blocking(plan).await {
-            Ok(plan) => {
-                // As fast as the engine takes them: there is no call yet whose commands would wait.
-                for line in plan.hold {
-                    self.hold(line).await?;
-                }
-                self.fleet.judge(plan.known);
-                self.flush().await
-            }
-            Err(error) => {
-                error!(%error, "the lines cannot be worked out: none is held");
-                Ok(())
-            }
+    pub async fn start(&self, start: LineSnapshot) -> Result<usize, SubmitError> {
+        let plan = block_in_place(|| {
+            desired::lock(&self.desired).plan_start(&self.config, &self.fleet, start)
+        });
+        // As fast as the engine takes them: there is no call yet whose commands would wait.
+        for line in plan.hold {
+            self.hold(line).await?;
         }
+        self.fleet.judge(plan.known);
+        self.flush().await?;
+        Ok(plan.unshown_file_mistakes)
     }
 
     /// Runs until nothing can change any more, or the SIP engine is shut down.
@@ -196,8 +189,9 @@ impl LineReconciler {
     async fn apply(&self, plan: Plan) -> Result<(), SubmitError> {
         plan.errors.iter().for_each(|problem| error!("{problem}"));
         plan.warnings.iter().for_each(|warning| warn!("{warning}"));
-        let removed = plan.remove.len();
-        let (mut registering, mut adjusted) = (0, 0);
+        let registers = |line: &WantedLine| line.change == LineChange::Register;
+        let registering = plan.hold.iter().filter(|line| registers(line)).count();
+        let (adjusted, removed) = (plan.hold.len() - registering, plan.remove.len());
         let mut sent = 0;
         for line in plan.remove {
             info!(%line, "line removed, paused or not usable any more: it unregisters");
@@ -205,13 +199,8 @@ impl LineReconciler {
             self.wait_now_and_then(&mut sent).await?;
         }
         for line in plan.hold {
-            let registers = line.change == LineChange::Register;
-            *(if registers {
-                &mut registering
-            } else {
-                &mut adjusted
-            }) += 1;
-            info!(line = %line.ready.line.id, registers, "line added or changed");
+            let id = &line.ready.line.id;
+            info!(line = %id, registers = registers(&line), "line added or changed");
             self.hold(line).await?;
             self.wait_now_and_then(&mut sent).await?;
         }
@@ -236,16 +225,22 @@ impl LineReconciler {
 
     /// The calls' side first: a call may come as soon as the engine knows the line.
     async fn hold(&self, line: WantedLine) -> Result<(), SubmitError> {
-        let id = line.ready.line.id.clone();
-        let is_sealed = line.ready.is_sealed;
-        self.fleet.hold(line.ready.clone(), line.profile.clone());
-        if line.change != LineChange::Adjust {
-            let account = &line.account;
+        let WantedLine {
+            change,
+            account,
+            profile,
+            ready,
+        } = line;
+        let is_sealed = ready.is_sealed;
+        self.fleet.hold(ready, profile);
+        if change != LineChange::Adjust {
             self.submit(|| Command::AddLine(Box::new(account.clone())))
                 .await?;
         }
-        if line.change == LineChange::Register {
-            self.registrar.enlist(&id, line.registrar(), is_sealed);
+        if change == LineChange::Register {
+            let server = account.server.as_deref().unwrap_or(&account.domain);
+            let server = account.register.then_some(server);
+            self.registrar.schedule(&account.line, server, is_sealed);
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ impl RegistrarHandle {
     /// Takes a line that is new to the engine, or that it has with other
     /// values now: it registers at this server in its turn, once its password is there. One without a
     /// server does not register.
-    pub(super) fn enlist(&self, line: &LineId, server: Option<&str>, is_sealed: bool) {
+    pub(super) fn schedule(&self, line: &LineId, server: Option<&str>, is_sealed: bool) {
         let mut fleet = self.fleet.lock();
         match server {
             None => fleet.register_never(line),
@@ -238,7 +238,7 @@ mod tests {
 
     const RETRY_IN: Duration = Duration::from_secs(2);
 
-    /// A registrar of lines that are held, and that nobody enlisted yet.
+    /// A registrar of lines that are held, and that nobody scheduled yet.
     fn registrar(ids: &[&str]) -> RegistrarHandle {
         let fleet = SharedFleet::new(Limits::default());
         for id in ids {
@@ -259,7 +259,7 @@ mod tests {
     fn a_refused_line_says_when_it_is_tried_and_registers_once_it_is_added() {
         let line = LineId::new("7");
         let registrar = registrar(&["7"]);
-        registrar.enlist(&line, SERVER, false);
+        registrar.schedule(&line, SERVER, false);
         for reason in ["no certificate", "no room"] {
             registrar.handle_refused(&line, reason.into(), RETRY_IN);
             let status = registrar.status(&line).expect("it is held");
@@ -289,7 +289,7 @@ mod tests {
     fn a_refused_line_that_does_not_register_is_off_again_once_it_is_added() {
         let line = LineId::new("7");
         let registrar = registrar(&["7"]);
-        registrar.enlist(&line, None, false);
+        registrar.schedule(&line, None, false);
         registrar.handle_refused(&line, "no room".into(), RETRY_IN);
         assert_eq!(state(&registrar, &line), Some(RegistrationState::Refused));
         registrar.handle_added(&line);
@@ -300,8 +300,8 @@ mod tests {
     fn a_sealed_line_has_no_turn_before_its_password_is_there() {
         let [sealed, open] = ["sealed", "open"].map(LineId::new);
         let registrar = registrar(&["sealed", "open"]);
-        registrar.enlist(&sealed, SERVER, true);
-        registrar.enlist(&open, SERVER, false);
+        registrar.schedule(&sealed, SERVER, true);
+        registrar.schedule(&open, SERVER, false);
         let turn = |registrar: &RegistrarHandle, after_s: u64| {
             let now = Instant::now().into_std() + Duration::from_secs(after_s);
             registrar.fleet.lock().poll_register(now)
@@ -322,7 +322,7 @@ mod tests {
         );
         assert!(registrar.register_now(&sealed), "it is on its way");
         assert_eq!(turn(&registrar, 3), None);
-        registrar.enlist(&sealed, SERVER, false);
+        registrar.schedule(&sealed, SERVER, false);
         assert_eq!(
             state(&registrar, &sealed),
             Some(RegistrationState::Registering)
@@ -335,7 +335,7 @@ mod tests {
     fn late_news_of_a_removed_line_do_not_bring_it_back() {
         let line = LineId::new("7");
         let registrar = registrar(&["7"]);
-        registrar.enlist(&line, SERVER, false);
+        registrar.schedule(&line, SERVER, false);
         let was_scheduled = registrar.fleet.lock().remove(&line);
         registrar.note_removed(&line, was_scheduled);
         registrar.handle_refused(&line, "no room".into(), RETRY_IN);

@@ -14,7 +14,6 @@ use rand::RngExt;
 
 use super::line::Line;
 use super::register_pace::RegisterPace;
-pub use super::register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
 use super::register_queue::{TimerKey, TimerPhase};
 use super::table::Fleet;
 use crate::core::ids::LineId;

@@ -10,8 +10,8 @@ use std::collections::HashSet;
 use super::table::Fleet;
 use crate::core::ids::LineId;
 use crate::core::private::Secret;
+use crate::lines::SealedLine;
 use crate::lines::credential_cache::Opened;
-use crate::lines::{CredentialCache, SealedLine};
 
 /// A password to be decrypted.
 #[derive(Clone, Debug)]
@@ -31,21 +31,24 @@ pub(super) struct Sealed {
 }
 
 impl Fleet {
-    /// These are the lines whose passwords are to be decrypted from now on. New ones come
-    /// last, in their order; those that were there with the same password keep their turn.
-    pub fn seal(&mut self, lines: Vec<SealedLine>) {
-        let wanted: HashSet<&LineId> = lines.iter().map(|line| &line.ready.line.id).collect();
+    /// No password is to be decrypted from now on but those of these lines.
+    pub fn unseal_others(&mut self, wanted: &HashSet<LineId>) {
         for (id, line) in &mut self.lines {
-            if !wanted.contains(id) {
-                line.sealed = None;
+            if !wanted.contains(id) && line.sealed.take().is_some() {
+                self.sealed -= 1;
             }
         }
-        self.sealed = lines.len();
+    }
+
+    /// The passwords of these lines are to be decrypted. New ones come
+    /// last, in their order; those that were there with the same password keep their turn.
+    pub fn seal(&mut self, lines: impl IntoIterator<Item = SealedLine>) {
         for wanted in lines {
             let id = wanted.ready.line.id.clone();
             let line = self.lines.entry(id.clone()).or_default();
-            let same = line.sealed.take();
-            let same = same.filter(|sealed| is_same(&sealed.line.stored, &wanted.stored));
+            let before = line.sealed.take();
+            self.sealed += usize::from(before.is_none());
+            let same = before.filter(|sealed| is_same(&sealed.line.stored, &wanted.stored));
             if same.is_none() {
                 self.sealed_order.push_back(id);
             }
@@ -54,7 +57,6 @@ impl Fleet {
                 is_begun: same.is_some_and(|sealed| sealed.is_begun),
             }));
         }
-        self.lines.retain(|_, line| !line.is_empty());
     }
 
     /// The password to be decrypted now, if there is one. Each is given out once.
@@ -97,17 +99,18 @@ impl Fleet {
         self.lines.entry(line).or_default().password = Some((stored, opened));
     }
 
-    /// The passwords that were decrypted, to make lines ready with. One that is not among them
-    /// is left sealed.
+    /// The lines whose passwords were decrypted, in no order.
     #[must_use]
-    pub fn credentials(&self) -> CredentialCache {
-        let mut cache = CredentialCache::deferring();
-        for (id, line) in &self.lines {
-            if let Some((stored, opened)) = &line.password {
-                cache.put(id.as_str(), stored.clone(), opened.clone());
-            }
-        }
-        cache
+    pub fn with_password(&self) -> Vec<LineId> {
+        let lines = self.lines.iter();
+        let lines = lines.filter(|(_, line)| line.password.is_some());
+        lines.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// What a line's password is as it is stored, and what it was decrypted to.
+    #[must_use]
+    pub fn password(&self, line: &LineId) -> Option<&(Secret, Opened)> {
+        self.lines.get(line)?.password.as_ref()
     }
 }
 
@@ -171,7 +174,7 @@ mod tests {
             assert!(lines.take_sealed(&password, &opened()).is_none(), "once");
         }
         assert!(!lines.is_decrypting());
-        assert!(lines.credentials().get("a").is_some(), "kept");
+        assert!(lines.password(&LineId::new("a")).is_some(), "kept");
     }
 
     #[test]
@@ -180,9 +183,9 @@ mod tests {
         let (id, stored) = (LineId::new("first"), Secret::new("1".into()));
         lines.keep_password(id.clone(), stored, opened());
         lines.seal(vec![line("other", "2")]);
-        assert!(lines.credentials().get("first").is_some());
+        assert!(lines.password(&id).is_some());
         lines.forget_others(&HashSet::new());
-        assert!(lines.credentials().get("first").is_none(), "no such line");
+        assert!(lines.password(&id).is_none(), "no such line");
     }
 
     #[test]
@@ -190,6 +193,7 @@ mod tests {
         let mut lines = fleet();
         lines.seal(vec![line("changed", "1"), line("gone", "1")]);
         let [changed, gone] = [(); 2].map(|()| lines.begin_decrypting().expect("two of them"));
+        lines.unseal_others(&HashSet::from([LineId::new("changed")]));
         lines.seal(vec![line("changed", "2")]);
         assert!(lines.take_sealed(&changed, &opened()).is_none());
         assert!(lines.take_sealed(&gone, &opened()).is_none());

@@ -1,9 +1,10 @@
 //! The one table, shared: by the SIP engine's callback, which asks whether a call may
 //! come in, by the tasks that reconcile and register, by calls and by the API.
 //!
-//! Lock rule: the lock is held for one question or one step. Whoever walks over
-//! thousands of lines that he brings along does so in slices of `SLICE`, so that an INVITE waits for
-//! microseconds; nobody holds it across an await, a log line or a call into another room.
+//! Lock rule: the lock is held for one question or one step. What is to be done with each of
+//! thousands of lines is done in slices of `SLICE`, so that an INVITE does not wait for all of them; a walk
+//! that only looks (counts, ids, who is no more) passes the table once. Nobody holds the lock across an
+//! await, a log line or a call into another room.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use super::changes::LineChange;
 use super::line::{LineHealth, LineProfile};
 use super::table::Fleet;
 use crate::core::ids::LineId;
-use crate::lines::ReadyLine;
+use crate::lines::{CredentialCache, ReadyLine, SealedLine};
 
 /// Lines that are compared or changed under one lock.
 const SLICE: usize = 64;
@@ -58,6 +59,34 @@ impl SharedFleet {
         }
         let gone = self.lock().held_besides(&ids);
         (changed, gone)
+    }
+
+    /// These are the lines whose passwords are to be decrypted from now on.
+    pub(super) fn seal(&self, lines: Vec<SealedLine>) {
+        let ids: HashSet<LineId> = lines
+            .iter()
+            .map(|line| line.ready.line.id.clone())
+            .collect();
+        self.lock().unseal_others(&ids);
+        for slice in Slices(lines.into_iter()) {
+            self.lock().seal(slice);
+        }
+    }
+
+    /// The passwords that were decrypted, to make lines ready with. One that is not among them
+    /// is left sealed.
+    pub(super) fn credentials(&self) -> CredentialCache {
+        let mut cache = CredentialCache::deferring();
+        let lines = self.lock().with_password();
+        for slice in lines.chunks(SLICE) {
+            let fleet = self.lock();
+            for id in slice {
+                if let Some((stored, opened)) = fleet.password(id) {
+                    cache.put(id.as_str(), stored.clone(), opened.clone());
+                }
+            }
+        }
+        cache
     }
 
     /// Replaces what is known of all lines.

@@ -252,17 +252,6 @@ impl LineSnapshot {
         self.file_mistakes.iter().filter(is_left).count()
     }
 
-    /// How many mistakes of the lines file are shown with no line: all of them where the lines
-    /// are those of a database.
-    #[must_use]
-    pub fn unshown_file_mistakes(&self, is_file_alone: bool) -> usize {
-        if is_file_alone {
-            self.judge_file(&mut self.judged())
-        } else {
-            self.file_mistakes.len()
-        }
-    }
-
     /// The transports of the lines' servers.
     pub fn transports(&self) -> impl Iterator<Item = Transport> {
         let sealed = self.loaded.sealed.iter().map(|sealed| &sealed.ready);
