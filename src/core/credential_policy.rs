@@ -70,7 +70,7 @@ pub struct Challenge<'a> {
 
 /// Why a challenge is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Withheld {
+pub enum CredentialWithheld {
     /// The dialog came from somebody else.
     #[error("the call did not come from the line's SIP server")]
     ForeignDialog,
@@ -123,19 +123,25 @@ impl CredentialPolicy {
     ///
     /// # Errors
     /// Says why it must not be answered.
-    pub fn judge(&mut self, challenge: &Challenge<'_>, now: Instant) -> Result<(), Withheld> {
+    pub fn judge(
+        &mut self,
+        challenge: &Challenge<'_>,
+        now: Instant,
+    ) -> Result<(), CredentialWithheld> {
         match challenge.to {
             Challenged::Register => {
                 self.learn_realm(challenge.realm);
                 return Ok(());
             }
             Challenged::Unregister => return Ok(()),
-            Challenged::InDialog { with_server: false } => return Err(Withheld::ForeignDialog),
+            Challenged::InDialog { with_server: false } => {
+                return Err(CredentialWithheld::ForeignDialog);
+            }
             Challenged::Invite | Challenged::InDialog { with_server: true } => {}
         }
         let is_server = |address| self.is_server(address, now);
         if !is_server(challenge.sent_to) || !is_server(challenge.came_from) {
-            return Err(Withheld::ForeignAddress);
+            return Err(CredentialWithheld::ForeignAddress);
         }
         if self.knows_realm(challenge.realm) {
             return Ok(());
@@ -144,7 +150,7 @@ impl CredentialPolicy {
             self.learn_realm(challenge.realm);
             return Ok(());
         }
-        Err(Withheld::ForeignRealm)
+        Err(CredentialWithheld::ForeignRealm)
     }
 
     fn learn_realm(&mut self, realm: &str) {
@@ -198,19 +204,19 @@ mod tests {
             (challenge(ours, SERVER, "Carrier"), Ok(())),
             (
                 challenge(foreign, SERVER, "carrier"),
-                Err(Withheld::ForeignDialog),
+                Err(CredentialWithheld::ForeignDialog),
             ),
             (
                 challenge(ours, STRANGER, "carrier"),
-                Err(Withheld::ForeignAddress),
+                Err(CredentialWithheld::ForeignAddress),
             ),
             (
                 challenge(ours, SERVER, "mallory"),
-                Err(Withheld::ForeignRealm),
+                Err(CredentialWithheld::ForeignRealm),
             ),
             (
                 challenge(ours, SERVER, "carrier.example"),
-                Err(Withheld::ForeignRealm),
+                Err(CredentialWithheld::ForeignRealm),
             ),
         ];
         for (challenge, expected) in cases {
@@ -224,7 +230,10 @@ mod tests {
                 came_from,
                 realm: "carrier",
             };
-            assert_eq!(policy.judge(&mixed, now), Err(Withheld::ForeignAddress));
+            assert_eq!(
+                policy.judge(&mixed, now),
+                Err(CredentialWithheld::ForeignAddress)
+            );
         }
     }
 
@@ -235,7 +244,7 @@ mod tests {
         let invite = |realm| challenge(Challenged::Invite, SERVER, realm);
         assert_eq!(
             policy.judge(&invite("other"), now),
-            Err(Withheld::ForeignRealm)
+            Err(CredentialWithheld::ForeignRealm)
         );
         assert_eq!(policy.judge(&invite("carrier"), now), Ok(()));
 
@@ -244,14 +253,14 @@ mod tests {
         let inside = |realm| challenge(in_dialog, SERVER, realm);
         assert_eq!(
             trunk.judge(&inside("first"), now),
-            Err(Withheld::ForeignRealm)
+            Err(CredentialWithheld::ForeignRealm)
         );
         assert_eq!(trunk.judge(&inside("CARRIER.example"), now), Ok(()));
         assert_eq!(trunk.judge(&invite("first"), now), Ok(()));
         assert_eq!(trunk.judge(&inside("first"), now), Ok(()));
         assert_eq!(
             trunk.judge(&invite("second"), now),
-            Err(Withheld::ForeignRealm)
+            Err(CredentialWithheld::ForeignRealm)
         );
     }
 
@@ -262,7 +271,10 @@ mod tests {
         let old = challenge(Challenged::Unregister, STRANGER, "old");
         assert_eq!(policy.judge(&old, now), Ok(()));
         let invite = challenge(Challenged::Invite, SERVER, "old");
-        assert_eq!(policy.judge(&invite, now), Err(Withheld::ForeignRealm));
+        assert_eq!(
+            policy.judge(&invite, now),
+            Err(CredentialWithheld::ForeignRealm)
+        );
         assert!(!policy.is_server(STRANGER, now));
     }
 

@@ -21,7 +21,7 @@ const OVER_KEPT: Duration = Duration::from_secs(600);
 
 /// Why a worker may not attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Denied {
+pub(super) enum AttachDenied {
     /// No such call.
     Unknown,
     /// The token is not the one of the call's present attempt.
@@ -83,20 +83,20 @@ impl AttachTable {
     }
 
     /// Uses up a token. The claim is given back when it is dropped undelivered.
-    pub(super) fn claim(&self, call: &CallId, offered: &str) -> Result<Claim, Denied> {
+    pub(super) fn claim(&self, call: &CallId, offered: &str) -> Result<Claim, AttachDenied> {
         let mut table = self.table();
         let Some(entry) = table.live.get_mut(call) else {
             return Err(if table.over.contains(call) {
-                Denied::Over
+                AttachDenied::Over
             } else {
-                Denied::Unknown
+                AttachDenied::Unknown
             });
         };
         if !entry.token.matches(offered) {
-            return Err(Denied::WrongToken);
+            return Err(AttachDenied::WrongToken);
         }
         if entry.claimed {
-            return Err(Denied::Attached);
+            return Err(AttachDenied::Attached);
         }
         entry.claimed = true;
         Ok(Claim {
@@ -237,7 +237,7 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    fn denied(attach_table: &AttachTable, call: &CallId, token: &str) -> Option<Denied> {
+    fn denied(attach_table: &AttachTable, call: &CallId, token: &str) -> Option<AttachDenied> {
         attach_table.claim(call, token).err()
     }
 
@@ -248,21 +248,21 @@ mod tests {
         let _ticket = attach_table.expect(call.clone(), token.clone());
         assert_eq!(
             denied(&attach_table, &CallId::random(), token.expose()),
-            Some(Denied::Unknown)
+            Some(AttachDenied::Unknown)
         );
         assert_eq!(
             denied(&attach_table, &call, "guess"),
-            Some(Denied::WrongToken)
+            Some(AttachDenied::WrongToken)
         );
         let claim = attach_table.claim(&call, token.expose());
         assert!(claim.is_ok());
         assert_eq!(
             denied(&attach_table, &call, token.expose()),
-            Some(Denied::Attached)
+            Some(AttachDenied::Attached)
         );
         assert_eq!(
             denied(&attach_table, &call, "guess"),
-            Some(Denied::WrongToken)
+            Some(AttachDenied::WrongToken)
         );
     }
 
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(ticket.renew(second.clone()), Ok(()));
         assert_eq!(
             denied(&attach_table, &call, first.expose()),
-            Some(Denied::WrongToken)
+            Some(AttachDenied::WrongToken)
         );
         let claim = attach_table.claim(&call, second.expose());
         assert!(ticket.is_claimed());
@@ -299,7 +299,7 @@ mod tests {
         attach_table.expect(call.clone(), token.clone()).finish();
         assert_eq!(
             denied(&attach_table, &call, token.expose()),
-            Some(Denied::Over)
+            Some(AttachDenied::Over)
         );
         assert_eq!(attach_table.calls(), 0);
 
@@ -309,11 +309,14 @@ mod tests {
         }
         assert_eq!(attach_table.table().over.len(), OVER_MAX);
         assert_eq!(attach_table.table().over_since.len(), OVER_MAX);
-        assert_eq!(denied(&attach_table, &call, ""), Some(Denied::Unknown));
+        assert_eq!(
+            denied(&attach_table, &call, ""),
+            Some(AttachDenied::Unknown)
+        );
 
         let last = CallId::random();
         attach_table.finish(&last, now + OVER_KEPT);
         assert_eq!(attach_table.table().over.len(), 1);
-        assert_eq!(denied(&attach_table, &last, ""), Some(Denied::Over));
+        assert_eq!(denied(&attach_table, &last, ""), Some(AttachDenied::Over));
     }
 }

@@ -6,7 +6,7 @@
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use url::form_urlencoded;
 
-use super::attach_table::Denied;
+use super::attach_table::AttachDenied;
 use crate::core::ids::CallId;
 
 /// Longest request head taken.
@@ -39,13 +39,13 @@ pub(super) enum UpgradeRefusal {
     HeadTooLarge,
 }
 
-impl From<Denied> for UpgradeRefusal {
-    fn from(denied: Denied) -> Self {
+impl From<AttachDenied> for UpgradeRefusal {
+    fn from(denied: AttachDenied) -> Self {
         match denied {
-            Denied::Unknown => Self::NotFound,
-            Denied::WrongToken => Self::WrongToken,
-            Denied::Attached => Self::AlreadyAttached,
-            Denied::Over => Self::CallOver,
+            AttachDenied::Unknown => Self::NotFound,
+            AttachDenied::WrongToken => Self::WrongToken,
+            AttachDenied::Attached => Self::AlreadyAttached,
+            AttachDenied::Over => Self::CallOver,
         }
     }
 }

@@ -34,7 +34,7 @@ const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Who sent an INVITE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
+pub struct CallSource {
     /// What counts as one source.
     pub source: IpAddr,
     /// A trunk, or somebody who knows a line's token.
@@ -115,7 +115,7 @@ impl Drop for Permit {
 
 /// Who may call: known sources, their rates, and what is counted of the others.
 #[derive(Default)]
-pub struct Access {
+pub struct AccessControl {
     rules: RwLock<Rules>,
     known: Arc<RwLock<Known>>,
     connections: Mutex<Connections>,
@@ -137,7 +137,7 @@ struct Rules {
     _allowed: Option<Permit>,
 }
 
-impl Access {
+impl AccessControl {
     /// Sets the rules of a run.
     pub fn begin(&self, access: &engine::Access, servers: Option<Servers>) {
         let rules = Rules {
@@ -187,7 +187,7 @@ impl Access {
     ///
     /// # Errors
     /// Why not. It is counted.
-    pub fn judge_begin(&self, now: Instant, caller: Caller) -> Result<(), AccessReason> {
+    pub fn judge_begin(&self, now: Instant, caller: CallSource) -> Result<(), AccessReason> {
         let rate = self.rate_of(caller);
         let has_rate = rate.is_none_or(|rate| {
             let mut rates = lock(&self.rates);
@@ -200,7 +200,7 @@ impl Access {
         decision.inspect_err(|reason| self.count(*reason))
     }
 
-    fn rate_of(&self, caller: Caller) -> Option<Rate> {
+    fn rate_of(&self, caller: CallSource) -> Option<Rate> {
         if !caller.is_known {
             return Some(Rate::per_second(STRANGER_RATE.0, STRANGER_RATE.1));
         }
@@ -214,7 +214,7 @@ impl Access {
         (most > 0 && known.is_several(servers.as_ref())).then(|| Rate::per_second(share, share))
     }
 
-    fn judge_unacknowledged(&self, caller: Caller) -> Result<(), AccessReason> {
+    fn judge_unacknowledged(&self, caller: CallSource) -> Result<(), AccessReason> {
         let of_source = lock(&self.unacknowledged)
             .get(&caller.source)
             .map_or(0, |count| count.load(Ordering::Relaxed));
@@ -231,7 +231,7 @@ impl Access {
     }
 
     /// Counts a call of a source that is answered, until the answer is dropped.
-    pub fn note_unacknowledged(&self, caller: Caller) -> Unacknowledged {
+    pub fn note_unacknowledged(&self, caller: CallSource) -> Unacknowledged {
         let mut counts = lock(&self.unacknowledged);
         if counts.len() >= COUNTS_KEPT {
             counts.retain(|_, count| count.load(Ordering::Relaxed) > 0);
@@ -279,7 +279,7 @@ impl Access {
     }
 
     /// Tells, seldom, that calls of a trunk are refused for their source.
-    pub fn tell_held_back(&self, caller: Caller, reason: AccessReason) {
+    pub fn tell_held_back(&self, caller: CallSource, reason: AccessReason) {
         let due = lock(&self.held_back)
             .get_or_insert(LogLimiter::new(SAID_EVERY))
             .count(Instant::now());
@@ -307,8 +307,8 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn access(accept: Accept, calls_per_second: u32, networks: &str) -> Access {
-        let access = Access::default();
+    fn access(accept: Accept, calls_per_second: u32, networks: &str) -> AccessControl {
+        let access = AccessControl::default();
         let rules = engine::Access {
             accept,
             allow_from: crate::core::access::cidr::parse_list(networks).expect("networks"),
@@ -319,7 +319,7 @@ mod tests {
         access
     }
 
-    fn begun(access: &Access, caller: Caller, tries: u32) -> usize {
+    fn begun(access: &AccessControl, caller: CallSource, tries: u32) -> usize {
         let now = Instant::now();
         let may = |_: &u32| access.judge_begin(now, caller).is_ok();
         (0..tries).filter(may).count()
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn one_trunk_of_several_gets_half_of_the_rate_and_one_alone_all() {
-        let trunk = |text| Caller {
+        let trunk = |text| CallSource {
             source: ip(text),
             is_known: true,
         };
@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn a_stranger_begins_little_and_holds_less() {
         let access = access(Accept::Any, 0, "");
-        let stranger = Caller {
+        let stranger = CallSource {
             source: ip("203.0.113.5"),
             is_known: false,
         };
@@ -373,7 +373,7 @@ mod tests {
             access.judge_begin(now, stranger),
             Err(AccessReason::SourceRate)
         );
-        let other = Caller {
+        let other = CallSource {
             source: ip("203.0.113.6"),
             ..stranger
         };
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn all_together_hold_so_many_unacknowledged_and_no_more() {
         let access = access(Accept::Trunks, 0, "0.0.0.0/0");
-        let trunk = |number: u32| Caller {
+        let trunk = |number: u32| CallSource {
             source: IpAddr::from(number.to_be_bytes()),
             is_known: true,
         };

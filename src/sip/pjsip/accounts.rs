@@ -9,7 +9,7 @@ use super::calls;
 use super::ffi;
 use super::plain::{boxed, zeroed};
 use super::registering;
-use super::shared::{Binding, Line, Lines, Shared, shared};
+use super::shared::{Binding, EngineLine, Lines, Shared, shared};
 use super::text::{self, PjStrings};
 use crate::core::access::Cidr;
 use crate::core::ids::LineId;
@@ -94,7 +94,7 @@ pub fn add(
         text::status_text(status)
     })?;
     shared.change_lines(|lines| {
-        let line = Line {
+        let line = EngineLine {
             account: id,
             domain: account.domain.clone(),
             secure: account.transport == Transport::Tls,

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::ffi::{self, pjsip_rx_data};
-use super::modules::{Callbacks, Module};
-use super::received::Received;
+use super::modules::{Module, ModuleCallbacks};
+use super::received::ReceivedMessage;
 use super::shared::{Shared, guarded};
 use crate::core::log_limiter::LogLimiter;
 use crate::core::sdp::judge::{LABELS, Place, SdpRefusal, UNFORESEEN, judge};
@@ -97,10 +97,10 @@ static MODULE: Module = Module::new(
     c"sipbridge-bodies",
     // Ahead of the transactions, which hand messages to the dialogs.
     -2,
-    Callbacks {
+    ModuleCallbacks {
         rx_request: Some(on_rx_request),
         rx_response: Some(on_rx_response),
-        ..Callbacks::NONE
+        ..ModuleCallbacks::NONE
     },
 );
 
@@ -114,7 +114,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
     guarded("bodies_request", None, ffi::TRUE, |shared| {
         // SAFETY: pjsip passes a parsed request, which no other thread touches during
         // the call.
-        let request = unsafe { Received::new(rdata) };
+        let request = unsafe { ReceivedMessage::new(rdata) };
         take_request(shared, request)
     })
 }
@@ -122,7 +122,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
 unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     guarded("bodies_response", None, ffi::TRUE, |shared| {
         // SAFETY: as above, for a response.
-        let response = unsafe { Received::new(rdata) };
+        let response = unsafe { ReceivedMessage::new(rdata) };
         let method = response.method_name().to_ascii_uppercase();
         let is_refusal = response.message().status() >= 300;
         if !carries_description(&method) || is_refusal {
@@ -139,7 +139,7 @@ fn carries_description(method: &str) -> bool {
     matches!(method, "INVITE" | "ACK" | "PRACK" | "UPDATE")
 }
 
-fn take_request(shared: &Shared, request: Received<'_>) -> ffi::pj_bool_t {
+fn take_request(shared: &Shared, request: ReceivedMessage<'_>) -> ffi::pj_bool_t {
     // pjsip takes the name of a method in any case.
     let method = request.message().method_name().to_ascii_uppercase();
     let place = match method.as_str() {
@@ -174,7 +174,7 @@ fn take_request(shared: &Shared, request: Received<'_>) -> ffi::pj_bool_t {
 }
 
 /// Takes a body away that cannot be refused.
-fn drop_body(shared: &Shared, received: Received<'_>, method: &str, refusal: &SdpRefusal) {
+fn drop_body(shared: &Shared, received: ReceivedMessage<'_>, method: &str, refusal: &SdpRefusal) {
     received.message().drop_body();
     if let Some(count) = shared.bodies.count(refusal) {
         let (peer, call_id) = received.sender();
@@ -186,7 +186,7 @@ fn drop_body(shared: &Shared, received: Received<'_>, method: &str, refusal: &Sd
 }
 
 /// Replaces a body by our own rendering of what it says.
-fn replace(shared: &Shared, received: Received<'_>, place: Place) -> Result<(), SdpRefusal> {
+fn replace(shared: &Shared, received: ReceivedMessage<'_>, place: Place) -> Result<(), SdpRefusal> {
     let message = received.message();
     let raw = raw_body(received)?;
     let (Some((boundary, bytes)), Some(body)) = (raw, message.body()) else {
@@ -218,7 +218,7 @@ type RawBody<'a> = (Option<String>, &'a [u8]);
 
 /// The bytes of a body, as many as Content-Length says, and the boundary of a
 /// multipart one.
-fn raw_body(received: Received<'_>) -> Result<Option<RawBody<'_>>, SdpRefusal> {
+fn raw_body(received: ReceivedMessage<'_>) -> Result<Option<RawBody<'_>>, SdpRefusal> {
     let declared = received.content_length();
     let Some(body) = received.message().body() else {
         // pjsip makes no body of a multipart one that it cannot read.
@@ -253,7 +253,7 @@ fn within(bytes: &[u8], declared: Option<usize>) -> Result<&[u8], SdpRefusal> {
 }
 
 /// Cuts a body that pjsip does not read as SDP to its Content-Length.
-fn cut_to_length(received: Received<'_>) -> Result<(), SdpRefusal> {
+fn cut_to_length(received: ReceivedMessage<'_>) -> Result<(), SdpRefusal> {
     let Some(body) = received.message().body() else {
         return Ok(());
     };
@@ -268,7 +268,7 @@ fn cut_to_length(received: Received<'_>) -> Result<(), SdpRefusal> {
 }
 
 /// Answers a request with the status of a refusal, and says why. Not for an ACK.
-fn respond(request: Received<'_>, refusal: &SdpRefusal) {
+fn respond(request: ReceivedMessage<'_>, refusal: &SdpRefusal) {
     let warning = format!("{} {WARN_AGENT} \"{refusal}\"", refusal.warning());
     let mut headers = vec![("Warning", warning.as_str())];
     match refusal {

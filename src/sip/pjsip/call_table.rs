@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::access::{Caller, Unacknowledged};
+use super::access::{CallSource, Unacknowledged};
 use super::rtp_gate::RtpGate;
 use super::slots::Slots;
 use crate::core::ids::{LegId, LineId};
@@ -90,7 +90,7 @@ struct Leg {
     /// A re-INVITE of ours for hold or resume is under way.
     reinviting: bool,
     /// Who sent the INVITE, where it came in.
-    caller: Option<Caller>,
+    caller: Option<CallSource>,
     /// Answered, and its ACK has not come.
     unacknowledged: Option<Unacknowledged>,
 }
@@ -204,12 +204,12 @@ impl CallTable {
     }
 
     /// Notes who sent the INVITE of a leg.
-    pub fn note_caller(&self, leg: LegId, caller: Caller) {
+    pub fn note_caller(&self, leg: LegId, caller: CallSource) {
         self.with(leg, |leg| leg.caller = Some(caller));
     }
 
     /// Who sent the INVITE of a leg.
-    pub fn caller(&self, leg: LegId) -> Option<Caller> {
+    pub fn caller(&self, leg: LegId) -> Option<CallSource> {
         self.with(leg, |leg| leg.caller).flatten()
     }
 

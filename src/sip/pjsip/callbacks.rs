@@ -13,7 +13,7 @@ use super::ffi::{self, pjsua_acc_id, pjsua_call_id};
 use super::invite_filter::called;
 use super::invite_headers::InviteHeaders;
 use super::outgoing;
-use super::received::Received;
+use super::received::ReceivedMessage;
 use super::registering;
 use super::requests;
 use super::shared::{Shared, guarded};
@@ -51,7 +51,7 @@ unsafe extern "C" fn on_incoming_call(
     guarded("incoming_call", Some(call), (), |shared| {
         // SAFETY: pjsua passes the INVITE, parsed, which no other thread touches during
         // the call.
-        let invite = unsafe { Received::new(rdata) };
+        let invite = unsafe { ReceivedMessage::new(rdata) };
         if let Err(status) = announce(shared, account, call, invite) {
             calls::end_without_leg(shared, call, status);
         }
@@ -61,7 +61,11 @@ unsafe extern "C" fn on_incoming_call(
 /// The line of an INVITE that pjsua gave to an account. Where our own choice is
 /// another by now, since lines change, or none, pjsua has guessed: better no
 /// line than the wrong one.
-fn line_called(shared: &Shared, account: pjsua_acc_id, invite: Received<'_>) -> Option<LineId> {
+fn line_called(
+    shared: &Shared,
+    account: pjsua_acc_id,
+    invite: ReceivedMessage<'_>,
+) -> Option<LineId> {
     let (uri, to) = called(invite);
     shared.with_lines(|lines| {
         let ours = lines.table.find(&uri, &to)?;
@@ -75,7 +79,7 @@ fn announce(
     shared: &Shared,
     account: pjsua_acc_id,
     call: pjsua_call_id,
-    invite: Received<'_>,
+    invite: ReceivedMessage<'_>,
 ) -> Result<(), c_uint> {
     let line = line_called(shared, account, invite);
     let leg = shared.slots.ensure_open(call).ok_or(503_u32)?;
@@ -272,7 +276,7 @@ unsafe extern "C" fn on_call_tsx_state(
 fn note_peer(shared: &Shared, call: pjsua_call_id, tsx: Transaction<'_>, change: StateChange<'_>) {
     let carries_sdp = tsx.method() == ffi::PJSIP_INVITE_METHOD || tsx.method_name() == "UPDATE";
     if carries_sdp
-        && let Some(source) = change.received().and_then(Received::source)
+        && let Some(source) = change.received().and_then(ReceivedMessage::source)
         && let Some(leg) = shared.slots.current(call)
     {
         shared.slots.note_peer(leg, source.ip());
@@ -398,7 +402,7 @@ fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registration {
     // SAFETY: the reason lives as long as the block.
     let reason = unsafe { text::to_string(&answer.reason) };
     // SAFETY: null or the response, parsed, which lives as long as the block.
-    let response = (!answer.rdata.is_null()).then(|| unsafe { Received::new(answer.rdata) });
+    let response = (!answer.rdata.is_null()).then(|| unsafe { ReceivedMessage::new(answer.rdata) });
     let retry_after = response.and_then(|response| response.message().retry_after());
     // A refused credential has both: pjsip's own error, and the 401 that it came with.
     let (status, text) = match answer.status {

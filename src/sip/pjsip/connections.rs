@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::ffi;
 use super::shared::{Lines, Shared, guarded};
 use super::strangers;
-use super::transports::Transport as Connection;
+use super::transports::TransportRef as Connection;
 use crate::core::address::Transport;
 use crate::core::ids::LineId;
 use crate::sip::engine::{EngineEvent, Registration};
@@ -17,9 +17,9 @@ use crate::sip::engine::{EngineEvent, Registration};
 /// Connections that stand, by pjsip's address of them: one that never came to
 /// be is the failure of its request, and told as such.
 #[derive(Default)]
-pub struct Connections(Mutex<HashSet<usize>>);
+pub struct ConnectionSet(Mutex<HashSet<usize>>);
 
-impl Connections {
+impl ConnectionSet {
     fn standing(&self) -> MutexGuard<'_, HashSet<usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,8 +3,8 @@
 
 use super::ffi::{self, pjsip_rx_data};
 use super::headers::Header;
-use super::modules::{Callbacks, Module};
-use super::received::Received;
+use super::modules::{Module, ModuleCallbacks};
+use super::received::ReceivedMessage;
 use super::sending::Sending;
 use super::shared::guarded;
 use super::transactions::{self, Locked};
@@ -15,10 +15,10 @@ static MODULE: Module = Module::new(
     // A request of a dialog passes the transaction layer first, the dialogs
     // (32) read its Contact afterwards.
     -1,
-    Callbacks {
+    ModuleCallbacks {
         rx_request: Some(on_rx_request),
         rx_response: Some(on_rx_response),
-        ..Callbacks::NONE
+        ..ModuleCallbacks::NONE
     },
 );
 
@@ -31,7 +31,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
     guarded("contacts", None, (), |_| {
         // SAFETY: pjsip passes a parsed request, which no other thread touches during
         // the call.
-        let request = unsafe { Received::new(rdata) };
+        let request = unsafe { ReceivedMessage::new(rdata) };
         let message = request.message();
         let is_direct =
             message.count(ffi::PJSIP_H_VIA) == 1 && message.count(ffi::PJSIP_H_RECORD_ROUTE) == 0;
@@ -44,7 +44,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
 unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     guarded("contacts_response", None, (), |_| {
         // SAFETY: as above, for a response.
-        let response = unsafe { Received::new(rdata) };
+        let response = unsafe { ReceivedMessage::new(rdata) };
         let message = response.message();
         let status = u16::try_from(message.status()).unwrap_or(0);
         if !refreshes_target(&response.method_name(), status) || message.contact_uri().is_none() {
@@ -75,7 +75,7 @@ fn is_routed(tsx: &Locked) -> bool {
     sent.is_some_and(|sent| sent.has_to_tag() && sent.count(ffi::PJSIP_H_ROUTE) > 0)
 }
 
-fn rewrite(received: Received<'_>, via_host: Option<&str>, is_direct: bool) {
+fn rewrite(received: ReceivedMessage<'_>, via_host: Option<&str>, is_direct: bool) {
     let Some(contact) = received.message().contact_uri() else {
         return;
     };

@@ -29,7 +29,7 @@ const UNREGISTER_MAX: Duration = Duration::from_secs(2);
 const RETRIES_AT_ONCE: usize = 32;
 
 /// What the thread works with.
-pub struct Control {
+pub struct ControlThread {
     config: EngineConfig,
     orders: Receiver<ControlCommand>,
     stopping: Arc<AtomicBool>,
@@ -40,7 +40,7 @@ pub struct Control {
     refused: RefusedLines<Account>,
 }
 
-impl Control {
+impl ControlThread {
     pub fn new(
         config: EngineConfig,
         orders: Receiver<ControlCommand>,
@@ -139,7 +139,7 @@ impl Control {
     }
 }
 
-impl Control {
+impl ControlThread {
     fn retry_refused(&mut self, shared: &Shared) {
         let due = self.refused.due(RETRIES_AT_ONCE, Instant::now());
         let due: Vec<Account> = due.into_iter().cloned().collect();

@@ -23,23 +23,23 @@ use std::time::Instant;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
 use super::headers::Header;
 use super::messages::Message;
-use super::modules::{Callbacks, Module};
+use super::modules::{Module, ModuleCallbacks};
 use super::policies::{Mark, Policies};
-use super::received::Received;
+use super::received::ReceivedMessage;
 use super::sending::Sending;
 use super::shared::{Shared, guarded};
-use super::transactions::{self, Dialog, Locked, Transaction};
-use crate::core::credential_policy::{Challenge, Challenged, Withheld};
+use super::transactions::{self, DialogRef, Locked, Transaction};
+use crate::core::credential_policy::{Challenge, Challenged, CredentialWithheld};
 
 static MODULE: Module = Module::new(
     c"sipbridge-credentials",
     // Responses come here before the transactions (16), requests of ours before
     // they are printed (8).
     -4,
-    Callbacks {
+    ModuleCallbacks {
         rx_response: Some(on_rx_response),
         tx_request: Some(on_tx_request),
-        ..Callbacks::NONE
+        ..ModuleCallbacks::NONE
     },
 );
 
@@ -60,7 +60,7 @@ pub fn mark_dialog(policies: &Policies, call: i32, tsx: Transaction<'_>) {
     }
 }
 
-fn read_mark(dialog: Option<Dialog<'_>>) -> Option<Mark> {
+fn read_mark(dialog: Option<DialogRef<'_>>) -> Option<Mark> {
     Mark::from_data(dialog?.data(MODULE.index()?)?)
 }
 
@@ -112,13 +112,13 @@ fn inspect(shared: &Shared, request: Sending<'_>, message: Message<'_>) {
     if unsafe { message.headers().retain(keep) } > 0 {
         // A buffer that was printed already is printed again.
         request.invalidate();
-        withheld(shared, to.ip(), "", Withheld::ForeignAddress);
+        withheld(shared, to.ip(), "", CredentialWithheld::ForeignAddress);
     }
 }
 
 /// A request outside of a dialog: where a REGISTER or first INVITE goes is where
 /// the server is, and the dialog that begins is with it.
-fn begin(shared: &Shared, message: Message<'_>, dialog: Option<Dialog<'_>>, to: IpAddr) -> bool {
+fn begin(shared: &Shared, message: Message<'_>, dialog: Option<DialogRef<'_>>, to: IpAddr) -> bool {
     let is_register = message.method() == Some(ffi::PJSIP_REGISTER_METHOD);
     if !is_register && message.method() != Some(ffi::PJSIP_INVITE_METHOD) {
         return false;
@@ -149,7 +149,7 @@ unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t
     guarded("rx_response", None, ffi::TRUE, |shared| {
         // SAFETY: pjsip passes a parsed response, which no other thread touches during
         // the call.
-        let response = unsafe { Received::new(rdata) };
+        let response = unsafe { ReceivedMessage::new(rdata) };
         match response.message().status() {
             401 | 407 => judge(shared, response),
             200..=299 => keep_own_contacts(shared, response),
@@ -160,7 +160,7 @@ unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t
 }
 
 /// Leaves our own Contacts in the 200 to a REGISTER, where there are any.
-fn keep_own_contacts(shared: &Shared, response: Received<'_>) {
+fn keep_own_contacts(shared: &Shared, response: ReceivedMessage<'_>) {
     if response.method() != ffi::PJSIP_REGISTER_METHOD {
         return;
     }
@@ -201,7 +201,7 @@ struct Request {
 }
 
 impl Request {
-    fn of(response: Received<'_>) -> Option<Self> {
+    fn of(response: ReceivedMessage<'_>) -> Option<Self> {
         // No other lock is held here, as in the transaction layer right after.
         transactions::of_response(response, |tsx| Self::read(tsx)).flatten()
     }
@@ -233,7 +233,7 @@ impl Request {
 }
 
 /// Takes out of a 401 or 407 what must not or cannot be answered.
-fn judge(shared: &Shared, response: Received<'_>) {
+fn judge(shared: &Shared, response: ReceivedMessage<'_>) {
     let from = response.source();
     let request = Request::of(response);
     let keep = |header: Header<'_>| {
@@ -261,10 +261,10 @@ fn decision(
     request: &Request,
     came_from: IpAddr,
     realm: &str,
-) -> Result<(), Withheld> {
+) -> Result<(), CredentialWithheld> {
     let mut table = shared.policies.lock();
     let (Some(to), Some(sent_to)) = (request.kind, request.sent_to) else {
-        return Err(Withheld::ForeignAddress);
+        return Err(CredentialWithheld::ForeignAddress);
     };
     let by_token = || table.by_token.get(request.token.as_ref()?).copied();
     let number = match to {
@@ -277,7 +277,7 @@ fn decision(
         return if is_last {
             Ok(())
         } else {
-            Err(Withheld::ForeignDialog)
+            Err(CredentialWithheld::ForeignDialog)
         };
     };
     let challenge = Challenge {
@@ -289,7 +289,7 @@ fn decision(
     policy.judge(&challenge)
 }
 
-fn withheld(shared: &Shared, address: IpAddr, realm: &str, why: Withheld) {
+fn withheld(shared: &Shared, address: IpAddr, realm: &str, why: CredentialWithheld) {
     shared
         .counters
         .challenges_refused

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 
-use super::control::Control;
+use super::control::ControlThread;
 use super::shared::{ControlCommand, LEGS_MAX, Run, shared};
 use super::stack::{self, OpenPorts};
 use super::{in_flight, threads};
@@ -125,7 +125,8 @@ impl PjsipEngine {
         shared().change_lines(|lines| lines.table.set_key(config.access.contact_key.clone()));
         let stopping = Arc::new(AtomicBool::new(false));
         let ports = Arc::new(OpenPorts::default());
-        let control = Control::new(config, receiver, Arc::clone(&stopping), Arc::clone(&ports));
+        let control =
+            ControlThread::new(config, receiver, Arc::clone(&stopping), Arc::clone(&ports));
         let (started, result) = sync_channel(1);
         let spawned = std::thread::Builder::new()
             .name("sip-control".into())

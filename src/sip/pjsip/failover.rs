@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use super::addresses::socket_address;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
 use super::messages::Message;
-use super::modules::{Callbacks, Module};
-use super::received::Received;
+use super::modules::{Module, ModuleCallbacks};
+use super::received::ReceivedMessage;
 use super::sending::Sending;
 use super::shared::{Shared, guarded};
 use super::transactions::{self, Locked};
@@ -29,10 +29,10 @@ static MODULE: Module = Module::new(
     c"sipbridge-failover",
     // Between transports (8) and transactions (16).
     -2,
-    Callbacks {
+    ModuleCallbacks {
         rx_response: Some(on_rx_response),
         tx_request: Some(on_tx_request),
-        ..Callbacks::NONE
+        ..ModuleCallbacks::NONE
     },
 );
 
@@ -115,7 +115,7 @@ unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t
     guarded("failover", None, ffi::FALSE, |shared| {
         // SAFETY: pjsip passes a parsed response, which no other thread touches during
         // the call.
-        let response = unsafe { Received::new(rdata) };
+        let response = unsafe { ReceivedMessage::new(rdata) };
         let Some(from) = response.source() else {
             return ffi::FALSE;
         };
@@ -135,13 +135,13 @@ unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t
 
 /// Sends the request of a 503 to its next address; the address that failed.
 /// `None` where there is no other, and the 503 is the answer.
-fn retry_elsewhere(response: Received<'_>) -> Option<SocketAddr> {
+fn retry_elsewhere(response: ReceivedMessage<'_>) -> Option<SocketAddr> {
     // No other lock is held here.
     transactions::of_response(response, |tsx| retry_locked(tsx, response)).flatten()
 }
 
 /// `response` is the one of this transaction.
-fn retry_locked(tsx: &mut Locked, response: Received<'_>) -> Option<SocketAddr> {
+fn retry_locked(tsx: &mut Locked, response: ReceivedMessage<'_>) -> Option<SocketAddr> {
     let waits = matches!(
         tsx.state,
         ffi::PJSIP_TSX_STATE_CALLING | ffi::PJSIP_TSX_STATE_PROCEEDING
@@ -163,7 +163,12 @@ fn retry_locked(tsx: &mut Locked, response: Received<'_>) -> Option<SocketAddr> 
 }
 
 /// Answers the 503 to an INVITE, which pjsip does not get to see.
-fn acknowledge(tsx: &Locked, response: Received<'_>, address: &ffi::pj_sockaddr, length: c_int) {
+fn acknowledge(
+    tsx: &Locked,
+    response: ReceivedMessage<'_>,
+    address: &ffi::pj_sockaddr,
+    length: c_int,
+) {
     let mut ack = std::ptr::null_mut();
     let (invite, rdata) = (tsx.last_tx, response.as_ptr());
     // SAFETY: the INVITE is the transaction's own, the response lives, see `Received`;

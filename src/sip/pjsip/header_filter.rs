@@ -13,8 +13,8 @@
 
 use super::ffi::{self, pjsip_rx_data};
 use super::headers::Header;
-use super::modules::{Callbacks, Module};
-use super::received::Received;
+use super::modules::{Module, ModuleCallbacks};
+use super::received::ReceivedMessage;
 use super::shared::{Shared, guarded};
 use super::uris::Uri;
 use crate::sip::contact::names_target;
@@ -23,10 +23,10 @@ static MODULE: Module = Module::new(
     c"sipbridge-header-filter",
     // Behind the filter of strangers, who get no answer; before the transactions.
     -3,
-    Callbacks {
+    ModuleCallbacks {
         rx_request: Some(on_rx_request),
         rx_response: Some(on_rx_response),
-        ..Callbacks::NONE
+        ..ModuleCallbacks::NONE
     },
 );
 
@@ -40,7 +40,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
     guarded("header_filter_request", None, ffi::TRUE, |shared| {
         // SAFETY: pjsip passes a parsed request, which no other thread touches during
         // the call.
-        let request = unsafe { Received::new(rdata) };
+        let request = unsafe { ReceivedMessage::new(rdata) };
         let message = request.message();
         let keep = |header: Header<'_>| !is_credential(header.kind());
         // SAFETY: pjsip keeps no pointer to headers of these types.
@@ -60,7 +60,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
 unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t {
     guarded("header_filter_response", None, ffi::TRUE, |shared| {
         // SAFETY: as above, for a response.
-        let response = unsafe { Received::new(rdata) };
+        let response = unsafe { ReceivedMessage::new(rdata) };
         // A redirection may name a telephone number; nobody here follows it.
         let is_refusal = response.message().status() >= 300;
         if is_refusal || !has_foreign_uri(response) {
@@ -83,7 +83,7 @@ fn is_credential(kind: ffi::pjsip_hdr_e) -> bool {
 }
 
 /// Whether the way of a dialog leads over something that is no SIP host.
-fn has_foreign_uri(received: Received<'_>) -> bool {
+fn has_foreign_uri(received: ReceivedMessage<'_>) -> bool {
     let names_target = names_target(&received.method_name());
     let is_foreign = |uri: Option<Uri<'_>>| uri.and_then(Uri::sip).is_none();
     received
@@ -98,7 +98,7 @@ fn has_foreign_uri(received: Received<'_>) -> bool {
         })
 }
 
-fn note(shared: &Shared, received: Received<'_>) {
+fn note(shared: &Shared, received: ReceivedMessage<'_>) {
     let why = "a message is not taken: its Contact or a route is no SIP address";
     if let Some(count) = shared.tell_seldom(why) {
         let (peer, call_id) = received.sender();

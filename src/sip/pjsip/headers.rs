@@ -72,7 +72,7 @@ pub struct Contact<'a> {
 }
 
 /// A challenge for credentials.
-pub struct Challenge {
+pub struct ChallengeHeader {
     pub is_digest: bool,
     /// Empty unless it is one of Digest.
     pub realm: String,
@@ -146,7 +146,7 @@ impl<'a> Header<'a> {
     }
 
     /// A challenge of a 401 or 407.
-    pub fn challenge(self) -> Option<Challenge> {
+    pub fn challenge(self) -> Option<ChallengeHeader> {
         let header: &ffi::pjsip_www_authenticate_hdr = self.of()?;
         // SAFETY: the text lies in the memory of the message.
         let scheme = unsafe { text::to_string(&header.scheme) };
@@ -157,7 +157,7 @@ impl<'a> Header<'a> {
             // SAFETY: the text lies in the memory of the message.
             unsafe { text::to_string(&digest.realm) }
         });
-        Some(Challenge {
+        Some(ChallengeHeader {
             is_digest,
             realm: realm.unwrap_or_default(),
         })
@@ -219,14 +219,14 @@ impl<'a> Header<'a> {
 }
 
 /// The headers of a message, one by one, however many there are.
-pub struct Headers<'a> {
+pub struct HeaderList<'a> {
     /// Where the ring ends.
     head: *mut pjsip_hdr,
     next: *mut pjsip_hdr,
     message: PhantomData<&'a pjsip_hdr>,
 }
 
-impl<'a> Headers<'a> {
+impl<'a> HeaderList<'a> {
     /// # Safety
     /// `head` must be the header list of a message that lives for `'a` and that the
     /// calling thread has to itself for that time: a ring that ends at its head.
@@ -255,7 +255,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-impl<'a> Iterator for Headers<'a> {
+impl<'a> Iterator for HeaderList<'a> {
     type Item = Header<'a>;
 
     fn next(&mut self) -> Option<Header<'a>> {

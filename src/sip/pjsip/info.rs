@@ -1,7 +1,7 @@
 //! SIP INFO inside a call: digits, and what else trunks put into it. All of it
 //! is read and answered here: pjsua knows fewer forms, and reads a body in C.
 
-use super::received::Received;
+use super::received::ReceivedMessage;
 use super::shared::Shared;
 use crate::core::ids::LegId;
 use crate::core::info_digits;
@@ -11,7 +11,7 @@ use crate::sip::engine::LegEvent;
 pub const ACCEPT: &str = "application/dtmf-relay, application/dtmf";
 
 /// Takes an INFO; gives the status to answer it with.
-pub fn take(shared: &Shared, leg: Option<LegId>, request: Received<'_>) -> u16 {
+pub fn take(shared: &Shared, leg: Option<LegId>, request: ReceivedMessage<'_>) -> u16 {
     let Some((content_type, content)) = request.message().body_text() else {
         // A keep-alive of older trunks (RFC 2976).
         return 200;

@@ -8,12 +8,12 @@ use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::access::Caller;
+use super::access::CallSource;
 use super::ffi::{self, pjsip_rx_data, pjsip_tx_data};
 use super::headers::retry_after_value;
 use super::messages::Message;
-use super::modules::{Callbacks, Module};
-use super::received::Received;
+use super::modules::{Module, ModuleCallbacks};
+use super::received::ReceivedMessage;
 use super::sending::Sending;
 use super::shared::{Shared, guarded};
 use super::strangers;
@@ -41,10 +41,10 @@ static MODULE: Module = Module::new(
     c"sipbridge-gate",
     // Behind the transaction layer, before the dialogs (32).
     4,
-    Callbacks {
+    ModuleCallbacks {
         rx_request: Some(on_rx_request),
         tx_response: Some(on_tx_response),
-        ..Callbacks::NONE
+        ..ModuleCallbacks::NONE
     },
 );
 
@@ -95,7 +95,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
     guarded("gate", None, ffi::TRUE, |shared| {
         // SAFETY: pjsip passes a parsed request, which no other thread touches during
         // the call.
-        let request = unsafe { Received::new(rdata) };
+        let request = unsafe { ReceivedMessage::new(rdata) };
         let message = request.message();
         let method = message.method().unwrap_or(ffi::PJSIP_OTHER_METHOD);
         // A REGISTER belongs to no dialog, whatever its To says: pjsip would leave
@@ -133,7 +133,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
 }
 
 /// Whom a request is for, by its first line and by its To.
-pub fn called(request: Received<'_>) -> (UriParts, UriParts) {
+pub fn called(request: ReceivedMessage<'_>) -> (UriParts, UriParts) {
     let parts = |uri: Option<Uri<'_>>| uri.map(Uri::parts).unwrap_or_default();
     (
         parts(request.message().request_uri()),
@@ -144,7 +144,7 @@ pub fn called(request: Received<'_>) -> (UriParts, UriParts) {
 /// Judges a new INVITE. A stranger (`--accept any`) hears of a call that is
 /// taken and of nothing else: neither which users there are, nor more bytes
 /// than he sent.
-fn judge(shared: &Shared, caller: Caller, uri: &UriParts, to: &UriParts) -> InviteDecision {
+fn judge(shared: &Shared, caller: CallSource, uri: &UriParts, to: &UriParts) -> InviteDecision {
     let decision = match shared.access.judge_begin(Instant::now(), caller) {
         Ok(()) => judge_call(shared, uri, to),
         Err(reason) => {
@@ -203,7 +203,7 @@ fn no_call_id() -> bool {
     count >= unsafe { ffi::pjsua_call_get_max_count() }
 }
 
-fn respond(request: Received<'_>, refusal: Refusal) {
+fn respond(request: ReceivedMessage<'_>, refusal: Refusal) {
     let after = refusal.retry_after.map(retry_after_value);
     let mut headers = Vec::new();
     if let Some(after) = &after {
@@ -275,7 +275,7 @@ pub unsafe extern "C" fn on_acc_find_for_incoming(
     guarded("acc_find", None, (), |shared| {
         // SAFETY: pjsua passes a parsed request, which no other thread touches during
         // the call.
-        let (uri, to) = called(unsafe { Received::new(rdata.cast_mut()) });
+        let (uri, to) = called(unsafe { ReceivedMessage::new(rdata.cast_mut()) });
         let found = shared.with_lines(|lines| {
             let line = lines.table.find(&uri, &to)?;
             lines.table.data(line).map(|line| line.account)

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::ffi;
-use super::received::Received;
+use super::received::ReceivedMessage;
 use super::uris::Uri;
 use crate::sip::header_names::can_be_handed_on;
 use crate::sip::identity::IdentityHeaders;
@@ -27,7 +27,7 @@ pub struct InviteHeaders {
 
 impl InviteHeaders {
     /// Reads those of an INVITE.
-    pub fn read(invite: Received<'_>) -> Self {
+    pub fn read(invite: ReceivedMessage<'_>) -> Self {
         let mut headers = Self::default();
         let message = invite.message();
         headers.identity.from = invite.caller_uri().map(Uri::parts).unwrap_or_default();

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use super::ffi::{self, pjsip_msg, pjsip_msg_body};
-use super::headers::{Header, Headers};
+use super::headers::{Header, HeaderList};
 use super::text;
 use super::uris::{SipUri, Uri};
 
@@ -96,12 +96,12 @@ impl<'a> Message<'a> {
     }
 
     /// Its headers, however many there are.
-    pub fn headers(self) -> Headers<'a> {
+    pub fn headers(self) -> HeaderList<'a> {
         // SAFETY: as for `get`. The address of the list, not what is in it: a list's
         // entries lead back to it.
         let head = unsafe { &raw mut (*self.message).hdr };
         // SAFETY: the list of a whole message, which lives as `new` says.
-        unsafe { Headers::new(head) }
+        unsafe { HeaderList::new(head) }
     }
 
     /// The first header that is the wanted one, within reason.

@@ -14,14 +14,14 @@ pub type OnTx = unsafe extern "C" fn(*mut pjsip_tx_data) -> ffi::pj_status_t;
 
 /// What a module wants to see.
 #[derive(Clone, Copy)]
-pub struct Callbacks {
+pub struct ModuleCallbacks {
     pub rx_request: Option<OnRx>,
     pub rx_response: Option<OnRx>,
     pub tx_request: Option<OnTx>,
     pub tx_response: Option<OnTx>,
 }
 
-impl Callbacks {
+impl ModuleCallbacks {
     /// Nothing.
     pub const NONE: Self = Self {
         rx_request: None,
@@ -41,7 +41,7 @@ unsafe impl Sync for Module {}
 impl Module {
     /// A module that is not registered yet. `priority` is counted from the
     /// transaction layer: below 0 a received message comes here before it.
-    pub const fn new(name: &'static CStr, priority: c_int, callbacks: Callbacks) -> Self {
+    pub const fn new(name: &'static CStr, priority: c_int, callbacks: ModuleCallbacks) -> Self {
         Self(UnsafeCell::new(ffi::pjsip_module {
             prev: ptr::null_mut(),
             next: ptr::null_mut(),

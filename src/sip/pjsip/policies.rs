@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::core::credential_policy::{Challenge, CredentialPolicy, Withheld};
+use crate::core::credential_policy::{Challenge, CredentialPolicy, CredentialWithheld};
 use crate::dns::Watched;
 use crate::sip::engine::Account;
 use crate::sip::uri::UriParts;
@@ -41,7 +41,7 @@ impl Policy {
             || self.learned.is_server(address, Instant::now())
     }
 
-    pub(super) fn judge(&mut self, challenge: &Challenge<'_>) -> Result<(), Withheld> {
+    pub(super) fn judge(&mut self, challenge: &Challenge<'_>) -> Result<(), CredentialWithheld> {
         let now = Instant::now();
         for address in [challenge.sent_to, challenge.came_from] {
             if self.is_server(address) {

@@ -12,17 +12,17 @@ use super::messages::Message;
 use super::plain::zeroed;
 use super::pools::Pool;
 use super::text;
-use super::transports::Transport;
+use super::transports::TransportRef;
 use super::uris::Uri;
 
 /// A message that pjsip's parser let through, for as long as a callback has it.
 #[derive(Clone, Copy)]
-pub struct Received<'a> {
+pub struct ReceivedMessage<'a> {
     rdata: *mut pjsip_rx_data,
     lives: PhantomData<&'a pjsip_rx_data>,
 }
 
-impl<'a> Received<'a> {
+impl<'a> ReceivedMessage<'a> {
     /// # Safety
     /// `rdata` must be a parsed message that lives for `'a` and that the calling
     /// thread has to itself for that time. pjsip's transport layer lets none through
@@ -58,10 +58,10 @@ impl<'a> Received<'a> {
     }
 
     /// Over what it came.
-    pub fn transport(self) -> Transport<'a> {
+    pub fn transport(self) -> TransportRef<'a> {
         let transport = self.get().tp_info.transport;
         // SAFETY: a transport lives as long as what it hands on.
-        unsafe { Transport::new(transport) }
+        unsafe { TransportRef::new(transport) }
     }
 
     /// Its memory.

@@ -8,7 +8,7 @@ use super::calls;
 use super::ffi::{self, pjsua_call_id};
 use super::info;
 use super::invite_filter::ALLOW;
-use super::received::Received;
+use super::received::ReceivedMessage;
 use super::shared::Shared;
 use super::transactions::Transaction;
 use crate::core::ids::LegId;
@@ -65,7 +65,12 @@ fn header_for(method: &str, status: u16) -> Option<(&'static str, &'static str)>
 }
 
 /// Takes a request within a dialog, and answers it unless pjsip does.
-pub fn take(shared: &Shared, call: pjsua_call_id, tsx: Transaction<'_>, request: Received<'_>) {
+pub fn take(
+    shared: &Shared,
+    call: pjsua_call_id,
+    tsx: Transaction<'_>,
+    request: ReceivedMessage<'_>,
+) {
     if matches!(
         tsx.method(),
         ffi::PJSIP_INVITE_METHOD
@@ -89,7 +94,7 @@ pub fn take(shared: &Shared, call: pjsua_call_id, tsx: Transaction<'_>, request:
     }
 }
 
-fn facts(call: pjsua_call_id, tsx: Transaction<'_>, request: Received<'_>) -> Facts {
+fn facts(call: pjsua_call_id, tsx: Transaction<'_>, request: ReceivedMessage<'_>) -> Facts {
     let message = request.message();
     let event = message.printed("Event");
     let event = event.as_deref().and_then(|event| event.split(';').next());
@@ -120,7 +125,7 @@ fn is_subscribed(tsx: Transaction<'_>) -> bool {
 
 /// pjsua says nothing of a last NOTIFY that it cannot read, or has no body;
 /// that the transfer is over is noted here, and told if pjsua stays silent.
-fn take_notify(shared: &Shared, leg: Option<LegId>, request: Received<'_>) {
+fn take_notify(shared: &Shared, leg: Option<LegId>, request: ReceivedMessage<'_>) {
     if let (Some(leg), true) = (leg, request.message().ends_subscription()) {
         shared.slots.transfer_notified(leg, Instant::now());
     }

@@ -7,7 +7,7 @@ use super::addresses::socket_address;
 use super::ffi::{self, pjsip_tx_data};
 use super::messages::Message;
 use super::pools::Pool;
-use super::transactions::Dialog;
+use super::transactions::DialogRef;
 
 /// A message of ours that is whole, for as long as a callback or a transaction has it.
 #[derive(Clone, Copy)]
@@ -63,12 +63,12 @@ impl<'a> Sending<'a> {
     }
 
     /// The dialog that it belongs to.
-    pub fn dialog(self) -> Option<Dialog<'a>> {
+    pub fn dialog(self) -> Option<DialogRef<'a>> {
         // SAFETY: reads a field of the message, see `get`.
         let dialog = unsafe { ffi::pjsip_tdata_get_dlg(self.tdata) };
         // SAFETY: a dialog lives while a request of its own is sent, which happens
         // with the dialog's lock held or by a transaction of it.
-        unsafe { Dialog::new(dialog) }
+        unsafe { DialogRef::new(dialog) }
     }
 
     /// Has it printed again, from what is in the message now.

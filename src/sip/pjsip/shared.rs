@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::access::{Access, Permit};
+use super::access::{AccessControl, Permit};
 use super::bodies::Bodies;
 use super::call_table::{CallTable, Delivered, Emitted};
-use super::connections::Connections;
+use super::connections::ConnectionSet;
 use super::hangups::Hangups;
 use super::outgoing::PendingDials;
 use super::policies::Policies;
@@ -58,7 +58,7 @@ pub struct Run {
 }
 
 /// A line as the engine keeps it.
-pub struct Line {
+pub struct EngineLine {
     /// pjsua's account.
     pub account: i32,
     /// For the destination of a transfer or call.
@@ -138,7 +138,7 @@ impl Binding {
 /// The lines, by what names them.
 #[derive(Default)]
 pub struct Lines {
-    pub table: LineTable<Line>,
+    pub table: LineTable<EngineLine>,
     pub by_account: HashMap<i32, LineId>,
     /// Domain of each account until it is deleted: its calls outlive the line.
     pub domains: HashMap<i32, String>,
@@ -146,7 +146,7 @@ pub struct Lines {
 
 /// Counters, each only rising.
 #[derive(Default)]
-pub struct Counters {
+pub struct EngineCounters {
     pub unknown_line: AtomicU64,
     pub refused: AtomicU64,
     pub rtp_overflow: AtomicU64,
@@ -163,19 +163,19 @@ pub struct Counters {
 /// All that a callback can reach; it lives as long as the process.
 pub struct Shared {
     pub slots: CallTable,
-    pub counters: Counters,
+    pub counters: EngineCounters,
     pub draining: AtomicBool,
     pub lines: RwLock<Lines>,
     pub pending_dials: PendingDials,
     pub bodies: Bodies,
     /// Connections that stand.
-    pub connections: Connections,
+    pub connections: ConnectionSet,
     /// Requests that wait for the address of a name.
     pub resolving: Waiting,
     pub policies: Policies,
     pub wishes: Wishes,
     pub hangups: Hangups,
-    pub access: Access,
+    pub access: AccessControl,
     /// By the reason.
     full: Mutex<BTreeMap<&'static str, LogLimiter>>,
     run: RwLock<Option<Run>>,
@@ -186,17 +186,17 @@ pub fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
     SHARED.get_or_init(|| Shared {
         slots: CallTable::new(LEGS_MAX),
-        counters: Counters::default(),
+        counters: EngineCounters::default(),
         draining: AtomicBool::new(false),
         lines: RwLock::default(),
         pending_dials: PendingDials::default(),
         bodies: Bodies::default(),
-        connections: Connections::default(),
+        connections: ConnectionSet::default(),
         resolving: Waiting::default(),
         policies: Policies::default(),
         wishes: Wishes::default(),
         hangups: Hangups::default(),
-        access: Access::default(),
+        access: AccessControl::default(),
         full: Mutex::default(),
         run: RwLock::new(None),
     })

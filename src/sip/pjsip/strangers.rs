@@ -8,14 +8,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::access::Caller;
+use super::access::CallSource;
 #[cfg(pj_rx_filter)]
 use super::addresses::socket_address;
 use super::ffi::{self, pjsip_rx_data, pjsip_transport};
-use super::modules::{Callbacks, Module};
-use super::received::Received;
+use super::modules::{Module, ModuleCallbacks};
+use super::received::ReceivedMessage;
 use super::shared::{Shared, guarded};
-use super::transports::Transport as Connection;
+use super::transports::TransportRef as Connection;
 #[cfg(pj_rx_filter)]
 use crate::core::access::glance::{Glance, is_head_whole};
 #[cfg(pj_rx_filter)]
@@ -30,9 +30,9 @@ static MODULE: Module = Module::new(
     // Before the transaction layer, where not even a retransmission is answered,
     // and before whoever refuses a request for its body.
     -5,
-    Callbacks {
+    ModuleCallbacks {
         rx_request: Some(on_rx_request),
-        ..Callbacks::NONE
+        ..ModuleCallbacks::NONE
     },
 );
 
@@ -73,15 +73,15 @@ impl Origin {
 }
 
 /// Who sent a request.
-pub fn caller(shared: &Shared, request: Received<'_>) -> Option<Caller> {
+pub fn caller(shared: &Shared, request: ReceivedMessage<'_>) -> Option<CallSource> {
     let origin = Origin::of(request.source(), request.transport())?;
-    Some(Caller {
+    Some(CallSource {
         source: source_of(origin.address),
         is_known: origin.is_known(shared) || has_token(shared, request),
     })
 }
 
-fn has_token(shared: &Shared, request: Received<'_>) -> bool {
+fn has_token(shared: &Shared, request: ReceivedMessage<'_>) -> bool {
     let uri = request.message().request_uri();
     let token = uri.and_then(|uri| uri.parts().line);
     token.is_some_and(|token| shared.with_lines(|lines| lines.table.is_token(&token)))
@@ -146,7 +146,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
     guarded("strangers", None, ffi::TRUE, |shared| {
         // SAFETY: pjsip passes a parsed request, which no other thread touches during
         // the call.
-        let request = unsafe { Received::new(rdata) };
+        let request = unsafe { ReceivedMessage::new(rdata) };
         let Some(origin) = Origin::of(request.source(), request.transport()) else {
             return ffi::TRUE;
         };
@@ -170,7 +170,7 @@ unsafe extern "C" fn on_rx_request(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t 
 fn judge_request(
     shared: &Shared,
     origin: &Origin,
-    request: Received<'_>,
+    request: ReceivedMessage<'_>,
 ) -> Result<(), AccessReason> {
     if origin.is_known(shared) || shared.access.hears_anybody() || has_token(shared, request) {
         return Ok(());

@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 
 use super::ffi::{self, pjsip_dialog, pjsip_rx_data, pjsip_transaction};
 use super::plain::{boxed, zeroed};
-use super::received::Received;
+use super::received::ReceivedMessage;
 use super::sending::Sending;
 use super::text;
 
@@ -63,16 +63,16 @@ impl<'a> Transaction<'a> {
     }
 
     /// The dialog that it belongs to.
-    pub fn dialog(self) -> Option<Dialog<'a>> {
+    pub fn dialog(self) -> Option<DialogRef<'a>> {
         // SAFETY: reads a field of the transaction, see `get`.
         let dialog = unsafe { ffi::pjsip_tsx_get_dlg(self.tsx) };
         // SAFETY: the dialog of a transaction lives as long as that names it.
-        unsafe { Dialog::new(dialog) }
+        unsafe { DialogRef::new(dialog) }
     }
 
     /// Answers its request, with one header more; gives up where there is no memory.
     /// Only for one of the other side.
-    pub fn answer(self, request: Received<'_>, status: c_int, header: Option<(&str, &str)>) {
+    pub fn answer(self, request: ReceivedMessage<'_>, status: c_int, header: Option<(&str, &str)>) {
         let (endpoint, text) = (self.get().endpt, ptr::null());
         let mut response = ptr::null_mut();
         let (rdata, out) = (request.as_ptr(), &raw mut response);
@@ -130,7 +130,7 @@ impl<'a> StateChange<'a> {
     }
 
     /// The message that led to it.
-    pub fn received(self) -> Option<Received<'a>> {
+    pub fn received(self) -> Option<ReceivedMessage<'a>> {
         if self.change.type_ != ffi::PJSIP_EVENT_RX_MSG {
             return None;
         }
@@ -138,7 +138,7 @@ impl<'a> StateChange<'a> {
         let rdata = unsafe { self.change.src.rdata };
         // SAFETY: pjsip keeps the message while it tells of it, on the thread that
         // received it.
-        (!rdata.is_null()).then(|| unsafe { Received::new(rdata) })
+        (!rdata.is_null()).then(|| unsafe { ReceivedMessage::new(rdata) })
     }
 
     /// The transaction.
@@ -151,12 +151,12 @@ impl<'a> StateChange<'a> {
 
 /// A dialog that lives for `'a`, with its lock held by the calling thread.
 #[derive(Clone, Copy)]
-pub struct Dialog<'a> {
+pub struct DialogRef<'a> {
     dialog: *mut pjsip_dialog,
     lives: PhantomData<&'a pjsip_dialog>,
 }
 
-impl Dialog<'_> {
+impl DialogRef<'_> {
     /// `None` for null.
     ///
     /// # Safety
@@ -189,7 +189,10 @@ impl Dialog<'_> {
 /// What `read` makes of the transaction of a response, which is locked
 /// meanwhile; `None` where the response belongs to none. The calling thread must
 /// hold no lock that a holder of the transaction's may wait for.
-pub fn of_response<T>(response: Received<'_>, read: impl FnOnce(&mut Locked) -> T) -> Option<T> {
+pub fn of_response<T>(
+    response: ReceivedMessage<'_>,
+    read: impl FnOnce(&mut Locked) -> T,
+) -> Option<T> {
     let mut key: ffi::pj_str_t = zeroed();
     let (pool, method) = (response.pool().as_ptr(), response.method_ptr());
     let (role, rdata) = (ffi::PJSIP_ROLE_UAC, response.as_ptr());

@@ -9,12 +9,12 @@ use crate::core::address::Transport as Kind;
 
 /// A transport whose memory is there for `'a`.
 #[derive(Clone, Copy)]
-pub struct Transport<'a> {
+pub struct TransportRef<'a> {
     transport: *mut pjsip_transport,
     lives: PhantomData<&'a pjsip_transport>,
 }
 
-impl Transport<'_> {
+impl TransportRef<'_> {
     /// # Safety
     /// `transport` must be a transport of pjsip, whose memory stays for `'a`: while a
     /// callback has it, or a reference to its group lock is held.
