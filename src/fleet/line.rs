@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::admission::LineCalls;
+use super::leases::Lease;
 use super::registration::RegistrationStage;
 use super::sealed::Sealed;
 use crate::core::address::Transport;
@@ -75,15 +76,6 @@ pub enum LineHealth {
     },
 }
 
-/// Whether this bridge is the one that holds a line. Bridges do not share lines yet:
-/// it always is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Lease {
-    /// It is ours for good.
-    #[default]
-    Held,
-}
-
 /// One line of the table. There is an entry for every line that is held, that
 /// something is known of, or that has calls.
 #[derive(Debug, Default)]
@@ -98,7 +90,7 @@ pub(super) struct Line {
     pub(super) password: Option<(Secret, Opened)>,
     /// Its calls in progress.
     pub(super) calls: LineCalls,
-    /// Whether it is ours.
+    /// Whether this bridge registers it.
     pub(super) lease: Lease,
 }
 

@@ -12,6 +12,7 @@
 //! | [`table`] | all lines; looking them up |
 //! | [`admission`] | whether one more call may come in |
 //! | [`registration`], `scheduling`, `register_queue`, `register_pace` | when each line registers, and its state |
+//! | [`leases`] | lines that bridges share: which of them this one registers |
 //! | [`sealed`] | lines whose passwords are still to be decrypted, in their order |
 //! | [`changes`] | how a wanted line differs from the one that is held |
 //! | `number_index` | lines by the number that they call from |
@@ -36,6 +37,7 @@ pub mod changes;
 mod decrypting;
 mod desired;
 pub mod forms;
+pub mod leases;
 mod line;
 pub mod line_directory;
 mod number_index;

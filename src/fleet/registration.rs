@@ -88,6 +88,8 @@ pub struct RegistrationCounts {
     pub decrypting: usize,
     /// The engine could not add them.
     pub refused: usize,
+    /// Another bridge registers them, or none yet.
+    pub elsewhere: usize,
 }
 
 /// What a result meant for a line, for one log line each.
@@ -124,6 +126,8 @@ pub(super) enum RegistrationStage {
     Scheduled(Scheduled),
     /// The engine could not add it; the engine will try again.
     Refused(EngineRefusal),
+    /// Another bridge registers it, at this registrar.
+    Elsewhere(Arc<str>),
 }
 
 /// A line that takes part in registering.
@@ -233,6 +237,7 @@ impl Fleet {
                 },
                 RegistrationStage::Decrypting => counts.decrypting += 1,
                 RegistrationStage::Refused(_) => counts.refused += 1,
+                RegistrationStage::Elsewhere(_) => counts.elsewhere += 1,
                 RegistrationStage::NotAsked | RegistrationStage::Off => {}
             }
         }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::leases::Lease;
 use super::line::Line;
 use super::register_queue::TimerPhase;
 use super::registration::{EngineRefusal, LineState, RegistrationStage, Scheduled, Then};
@@ -12,12 +13,19 @@ use crate::core::ids::LineId;
 
 impl Fleet {
     /// Registers a line at this registrar as soon as its turn comes. One that
-    /// registers already starts anew.
+    /// registers already starts anew; one that another bridge registers waits for its lease.
     pub fn register(&mut self, line: &LineId, registrar: &str, now: Instant) {
         self.unschedule(line);
-        let Some(held) = self.lines.get_mut(line).and_then(|line| line.held.as_mut()) else {
+        let Some(found) = self.lines.get_mut(line) else {
             return;
         };
+        let Some(held) = found.held.as_mut() else {
+            return;
+        };
+        if found.lease == Lease::Elsewhere {
+            held.registration = RegistrationStage::Elsewhere(registrar.into());
+            return;
+        }
         let registrar = self.turns.join(registrar);
         let timer = self.turns.start(line, &registrar, TimerPhase::Due, now);
         held.registration = RegistrationStage::Scheduled(Scheduled {
@@ -81,6 +89,7 @@ impl Fleet {
             RegistrationStage::Refused(refusal) => refusal.then.clone(),
             RegistrationStage::Off => Then::Off,
             RegistrationStage::Decrypting => Then::Decrypting,
+            RegistrationStage::Elsewhere(registrar) => Then::Register(registrar.clone()),
             RegistrationStage::NotAsked | RegistrationStage::Scheduled(_) => {
                 registrar.map_or(Then::NotAsked, Then::Register)
             }

@@ -22,6 +22,8 @@ pub enum RegistrationState {
     Off,
     /// It takes calls, and registers once its password is decrypted.
     Decrypting,
+    /// It takes calls; another bridge registers it.
+    Elsewhere,
 }
 
 impl RegistrationState {
@@ -35,6 +37,7 @@ impl RegistrationState {
             Self::Refused => "refused",
             Self::Off => "off",
             Self::Decrypting => "decrypting",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }
@@ -67,6 +70,7 @@ pub(super) fn of_line(fleet: &Fleet, line: &LineId, now: Instant) -> Option<Line
         RegistrationStage::NotAsked => return None,
         RegistrationStage::Off => return Some(plain(RegistrationState::Off, None)),
         RegistrationStage::Decrypting => return Some(plain(RegistrationState::Decrypting, None)),
+        RegistrationStage::Elsewhere(_) => return Some(plain(RegistrationState::Elsewhere, None)),
         RegistrationStage::Refused(refusal) => {
             return Some(LineRegistration {
                 next_try_at: Some(wall(refusal.next_try)),

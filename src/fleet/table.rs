@@ -9,7 +9,8 @@ use rand::rngs::StdRng;
 
 use super::admission::{BridgeCalls, Limits};
 use super::changes::{LineChange, change_of};
-use super::line::{Held, Lease, Line, LineHealth, LineProfile};
+use super::leases::Lease;
+use super::line::{Held, Line, LineHealth, LineProfile};
 use super::number_index::NumberIndex;
 use super::register_queue::RegisterQueue;
 use super::registration::RegistrationStage;
@@ -39,6 +40,8 @@ pub struct Fleet {
     /// What concerns the calls of all lines together.
     pub(super) bridge: BridgeCalls,
     pub(super) random: StdRng,
+    /// The lease of a line that is new.
+    pub(super) new_lease: Lease,
 }
 
 impl Fleet {
@@ -54,6 +57,7 @@ impl Fleet {
             sealed: 0,
             bridge: BridgeCalls::new(limits),
             random: StdRng::seed_from_u64(seed),
+            new_lease: Lease::default(),
         }
     }
 
@@ -64,9 +68,7 @@ impl Fleet {
     #[must_use]
     pub fn change_of(&self, wanted: &ReadyLine) -> Option<LineChange> {
         let line = self.lines.get(&wanted.line.id);
-        match line.map(|line| line.lease).unwrap_or_default() {
-            Lease::Held => change_of(line.and_then(Line::ready), wanted),
-        }
+        change_of(line.and_then(Line::ready), wanted)
     }
 
     /// Holds a line, or changes it for the calls to come. Its registration stays as it is
@@ -79,6 +81,7 @@ impl Fleet {
             held.profile = profile.clone();
         } else {
             self.held += 1;
+            line.lease = self.new_lease;
             line.held = Some(Held {
                 ready,
                 profile: profile.clone(),

@@ -109,7 +109,7 @@ impl World {
             .env("RUST_LOG", "warn,sipbridge=info")
             .env(
                 "ASAN_OPTIONS",
-                "detect_leaks=0:quarantine_size_mb=64:allocator_may_return_null=1:exitcode=77",
+                "detect_leaks=0:quarantine_size_mb=64:allocator_may_return_null=1:exitcode=77:handle_abort=1:handle_abort=1",
             )
             .env("UBSAN_OPTIONS", "print_stacktrace=1")
             .line_field("maxConcurrentCalls", json!(50));
