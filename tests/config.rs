@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use sipbridge::config::flags::{FLAGS, FlagKind};
 use sipbridge::config::{
-    AnswerMode, Checked, Config, ConfigError, FlagProblem, LogFormat, RawArgs, validate,
+    AnswerMode, Checked, Config, ConfigError, Dispatch, FlagProblem, LogFormat, RawArgs, validate,
 };
 use sipbridge::core::address::Transport;
 use sipbridge::core::callback::Method;
@@ -183,6 +183,28 @@ fn flags_that_belong_together_are_asked_for() {
     ]));
     let needs = FlagProblem::Needs("sip-username");
     assert_eq!(orphan.mistakes, [ConfigError::new("sip-password", needs)]);
+}
+
+#[test]
+fn a_dispatch_needs_what_it_dispatches_with() {
+    let (redis, target) = (("redis-url", "redis://h"), ("ws-target", "ws://h"));
+    for (given, dispatch) in [
+        (&[redis][..], Dispatch::Queue),
+        (&[redis, target], Dispatch::Queue),
+        (&[target], Dispatch::Push),
+        (&[redis, target, ("dispatch", "push")], Dispatch::Push),
+    ] {
+        let all = [&[("lines", "/proc/version")], given].concat();
+        let checked = validate(RawArgs::from_pairs(&all));
+        assert_eq!(checked.mistakes, [], "{given:?}");
+        assert_eq!(checked.config.worker.dispatch, dispatch, "{given:?}");
+    }
+    for (given, dispatch, needs) in [(redis, "push", "ws-target"), (target, "queue", "redis-url")] {
+        let all = [("lines", "/proc/version"), given, ("dispatch", dispatch)];
+        let needs = FlagProblem::Needs(needs);
+        let mistakes = validate(RawArgs::from_pairs(&all)).mistakes;
+        assert_eq!(mistakes, [ConfigError::new("dispatch", needs)]);
+    }
 }
 
 #[test]

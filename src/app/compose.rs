@@ -26,7 +26,7 @@ use crate::bridge::intake::Intake;
 use crate::bridge::overload::{Monitor, OverloadInputs};
 use crate::bridge::place::CallPlacer;
 use crate::callbacks::{CallbackError, WebhookDispatcher};
-use crate::config::Config;
+use crate::config::{Config, Dispatch};
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
@@ -302,7 +302,7 @@ fn start_queue(config: &Config, stream_url: &str) -> Result<Option<Queue>, Start
         url: Secret::new(queue.redis_url.expose().to_owned()),
         queue: queue.queue.clone(),
         node_id: config.node_id.clone(),
-        stream_url_base: Some(stream_url.to_owned()),
+        stream_url_base: Some(stream_url.to_owned()).filter(|url| !url.is_empty()),
         ca_file: queue.redis_ca.clone(),
         dead_after: DEAD_AFTER,
     };
@@ -326,7 +326,9 @@ async fn open_stream_port(
     config: &Config,
     workers: &Workers,
 ) -> Result<(Option<StreamServer>, String), StartError> {
-    let Some(queue) = &config.queue else {
+    let jobs = config.queue.as_ref();
+    let jobs = jobs.filter(|_| config.worker.dispatch == Dispatch::Queue);
+    let Some(queue) = jobs else {
         return Ok((None, String::new()));
     };
     let address = SocketAddr::new(config.network.bind, queue.stream_port);
@@ -435,6 +437,7 @@ fn settings(config: &Config, stream_url: String) -> Settings {
         params: config.worker.params.clone(),
         sip_headers: config.worker.sip_headers.clone(),
         trust_privacy: config.sip.trust_privacy,
+        pushes_jobs: config.worker.dispatch == Dispatch::Queue,
     }
 }
 

@@ -30,6 +30,8 @@ use crate::worker::{AttachTable as Workers, Dialer};
 pub struct Settings {
     /// When to answer.
     pub answer: AnswerMode,
+    /// Whether calls become jobs in Redis; else their worker is dialled.
+    pub pushes_jobs: bool,
     /// How long a caller waits for a worker.
     pub worker_timeout: Duration,
     /// How long a taken job may go undialled.

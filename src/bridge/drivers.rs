@@ -75,7 +75,7 @@ impl Drivers {
                 worker_timeout: settings.worker_timeout,
             },
             sources: WorkerSources {
-                queue: context.queue.clone(),
+                queue: context.queue.clone().filter(|_| settings.pushes_jobs),
                 waiting: context.workers.clone(),
                 dialer: context.dialer.clone(),
             },

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use super::EXIT_FAILURE;
 use super::callers;
 use crate::app::database;
-use crate::config::{self, Checked, Config, Database, QueueSettings, RawArgs};
+use crate::config::{self, Checked, Config, Database, Dispatch, QueueSettings, RawArgs};
 use crate::core::address::Transport;
 use crate::core::private::Secret;
 use crate::fleet::forms::dial_line;
@@ -292,7 +292,8 @@ fn check_ports(config: &Config, report: &mut Report) {
             port_is_free("sip-port", "TCP", sip, TcpListener::bind, report);
         }
     }
-    if let Some(queue) = &config.queue {
+    let is_queued = config.worker.dispatch == Dispatch::Queue;
+    if let Some(queue) = config.queue.as_ref().filter(|_| is_queued) {
         let stream = (bind, queue.stream_port);
         port_is_free("stream-port", "TCP", stream, TcpListener::bind, report);
     }

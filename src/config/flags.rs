@@ -182,6 +182,8 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Redis list of jobs"),
     value("ws-target", "WS_TARGET", "URL")
         .help(WORKER, "Worker to dial for each call, ws:// or wss://; with --redis-url, while Redis is away"),
+    value("dispatch", "DISPATCH", "queue|push")
+        .help(WORKER, "How a call finds its worker: as a job in Redis, or by dialling --ws-target; with push, --redis-url gets events and state, and no jobs [default: queue with --redis-url, else push]"),
     value("stream-port", "STREAM_PORT", "PORT").or("8081")
         .help(WORKER, "Port where workers of the queue dial in"),
     value("stream-url", "STREAM_URL", "URL")

@@ -174,9 +174,20 @@ pub struct CallsConfig {
     pub answer: AnswerMode,
 }
 
+/// How a call finds its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dispatch {
+    /// As a job in Redis.
+    Queue,
+    /// The worker is dialled.
+    Push,
+}
+
 /// How workers get their calls.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
+    /// `--dispatch`, or what there is.
+    pub dispatch: Dispatch,
     /// `--ws-target`: the worker to dial.
     pub ws_target: Option<ServiceUrl>,
     /// `--worker-timeout`.

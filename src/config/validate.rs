@@ -16,8 +16,8 @@ use super::raw_args::RawArgs;
 use super::reader::Reader;
 use super::records;
 use super::settings::{
-    AnswerMode, AudioConfig, CallsConfig, Config, Database, FlagsLine, LogFormat, NetworkConfig,
-    SipConfig, TurnServer,
+    AnswerMode, AudioConfig, CallsConfig, Config, Database, Dispatch, FlagsLine, LogFormat,
+    NetworkConfig, SipConfig, TurnServer,
 };
 use super::workers::{queue, worker};
 use crate::core::address::Transport;
@@ -390,13 +390,24 @@ fn check_together(config: &Config, reader: &mut Reader) {
             reader.warn(name, "has no effect without --redis-url");
         }
     }
+    for name in ["stream-url", "stream-port", "queue"] {
+        let is_pushed = config.worker.dispatch == Dispatch::Push;
+        if !no_redis && is_pushed && reader.given.explicit(name).is_some() {
+            reader.warn(
+                name,
+                "has no effect with --dispatch push: there are no jobs",
+            );
+        }
+    }
     access::check(config.api_bind, reader);
     records::check(config.database.is_some(), reader);
     check_ports(config, reader);
 }
 
 fn check_ports(config: &Config, reader: &mut Reader) {
-    let stream = config.queue.as_ref().map(|queue| queue.stream_port);
+    let is_queued = config.worker.dispatch == Dispatch::Queue;
+    let stream = config.queue.as_ref().filter(|_| is_queued);
+    let stream = stream.map(|queue| queue.stream_port);
     let is_tcp = config.sip.transport != Transport::Udp;
     let (sip, api) = (config.sip.port, config.api_port);
     if api != 0 && stream == Some(api) {

@@ -6,13 +6,14 @@ use std::collections::btree_map::Entry;
 
 use super::config_error::FlagProblem;
 use super::reader::Reader;
-use super::settings::{QueueSettings, WorkerConfig};
+use super::settings::{Dispatch, QueueSettings, WorkerConfig};
 use super::url::ServiceUrl;
 use crate::sip::header_names::HeaderNames;
 
 /// `ws_target` is read before: other settings look at it.
 pub(super) fn worker(reader: &mut Reader, ws_target: Option<ServiceUrl>) -> WorkerConfig {
     WorkerConfig {
+        dispatch: dispatch(reader),
         ws_target,
         timeout: reader.seconds("worker-timeout", 0.1),
         claim_timeout: reader.seconds("claim-timeout", 0.1),
@@ -20,6 +21,31 @@ pub(super) fn worker(reader: &mut Reader, ws_target: Option<ServiceUrl>) -> Work
         params: params(reader),
         sip_headers: sip_headers(reader),
     }
+}
+
+/// Jobs where there is a Redis for them, unless it is to coordinate alone.
+fn dispatch(reader: &mut Reader) -> Dispatch {
+    let has_redis = reader.given.explicit("redis-url").is_some();
+    if reader.given.explicit("dispatch").is_none() {
+        return if has_redis {
+            Dispatch::Queue
+        } else {
+            Dispatch::Push
+        };
+    }
+    let dispatch = reader.choice(
+        "dispatch",
+        "queue or push",
+        [Dispatch::Queue, Dispatch::Push],
+    );
+    let needed = match dispatch {
+        Dispatch::Queue => "redis-url",
+        Dispatch::Push => "ws-target",
+    };
+    if reader.given.explicit(needed).is_none() {
+        reader.mistake("dispatch", FlagProblem::Needs(needed));
+    }
+    dispatch
 }
 
 fn max_attempts(reader: &mut Reader) -> u32 {

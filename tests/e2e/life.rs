@@ -169,6 +169,29 @@ async fn push_mode_dials_the_worker() {
     worker.assert_numbered();
 }
 
+/// Redis coordinates, and hears of calls; the workers are dialled.
+#[tokio::test(flavor = "multi_thread")]
+async fn push_mode_beside_a_redis_pushes_no_job() {
+    let redis = Redis::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/media", listener.local_addr().unwrap());
+    let bridge = Setup::queue(&redis)
+        .args(&["--ws-target", &url, "--dispatch", "push"])
+        .start()
+        .await;
+    let call = Caller::connect(bridge.sip(), NUMBER);
+    let (mut call, mut worker) = tokio::join!(call, Worker::accept(&listener));
+    let jobs: u64 = redis.query(&["LLEN", "queue:incoming_calls"]).await;
+    assert_eq!(jobs, 0);
+    call.bye().await;
+    worker.listen_to_end().await;
+    until(SOON, "the call's events", async || {
+        let events: u64 = redis.query(&["XLEN", "stream:call_events"]).await;
+        events >= 2
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_absent_at_start_is_waited_for() {
     let mut redis = Redis::absent();

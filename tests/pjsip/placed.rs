@@ -84,6 +84,7 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
             params: BTreeMap::new(),
             sip_headers: Default::default(),
             trust_privacy: true,
+            pushes_jobs: true,
         },
         engine,
         pacer: Arc::new(

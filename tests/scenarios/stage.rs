@@ -72,6 +72,7 @@ impl Setup {
                 params: BTreeMap::new(),
                 sip_headers: Default::default(),
                 trust_privacy: true,
+                pushes_jobs: true,
             },
             fallback_number: None,
             dials_per_hour: None,
