@@ -18,7 +18,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out="$here/pjproject"
 prefix="$out/install" src="$out/src"
 patches=("$here/pjproject.patch" "$here/pjproject-large.patch" "$here/pjproject-sdp.patch" "$here/pjproject-safety.patch" "$here/pjproject-lost.patch"
-    "$here/pjproject-ioqueue.patch")
+    "$here/pjproject-ioqueue.patch" "$here/pjproject-places.patch")
 
 configure_flags=(
     --enable-epoll --disable-video --disable-sound --disable-libwebrtc

@@ -5,7 +5,7 @@ use sipbridge::core::private::Private;
 use sipbridge::sip::engine::{Command, LegEvent, SipEngine};
 
 use crate::peer::Peer;
-use crate::stage::{bye, ended, established, media, next, packet, stage, up};
+use crate::stage::{CALLS_MAX, bye, ended, established, media, next, packet, stage, up};
 
 #[test]
 fn each_request_in_a_call_has_its_answer_and_the_call_goes_on() {
@@ -191,4 +191,34 @@ fn digits_by_info_in_the_forms_of_gateways_are_told_once() {
         assert!(call.events.try_recv().is_err(), "{content_type} {body:?}");
     }
     bye(&mut dialog, &mut call);
+}
+
+/// pjsua gives a call's place to another call at once, while the dialog of the first lives on for
+/// 32 s (RFC 3261 timer J). What comes in it then is no business of the call in its place.
+#[test]
+fn requests_in_the_dialog_of_an_ended_call_reach_no_other_call() {
+    let mut stage = stage();
+    let peer = stage.peer();
+    let mut ended = Vec::new();
+    // More than pjsua has places.
+    for _ in 0..2 * CALLS_MAX {
+        let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+        bye(&mut dialog, &mut call);
+        ended.push(dialog);
+    }
+    let (mut live, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    for dialog in &mut ended {
+        let body = "Signal=7\r\nDuration=160\r\n";
+        let answered = dialog.ask("INFO", body, "Content-Type: application/dtmf-relay\r\n");
+        assert!(answered.status() >= 400, "{}", answered.status());
+        let refer = "Refer-To: <sip:other@127.0.0.1>\r\n";
+        let answered = dialog.ask("REFER", "", refer);
+        assert_ne!(
+            answered.status(),
+            603,
+            "the call was asked, or a call at least"
+        );
+    }
+    assert!(call.events.try_recv().is_err(), "a digit of another call");
+    bye(&mut live, &mut call);
 }

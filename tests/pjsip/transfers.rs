@@ -7,7 +7,10 @@ use sipbridge::core::private::Private;
 use sipbridge::sip::engine::{Command, IncomingCall, LegEvent, SipEngine};
 
 use crate::peer::{Dialog, PATIENCE, Peer};
-use crate::stage::{Stage, bye, next, packet, stage, up};
+use crate::stage::{CALLS_MAX, Stage, bye, fresh_stage, next, packet, stage, up};
+
+/// Places that pjsua has beyond those of calls.
+const SPARE_PLACES: usize = 64;
 
 /// Body and Subscription-State of a NOTIFY.
 type Notify = (&'static str, &'static str);
@@ -148,4 +151,35 @@ fn a_refer_that_is_never_answered_is_told() {
     goes_on(&mut call, &peer, bridge);
     bye(&mut dialog, &mut call);
     assert_eq!(stage.engine.stats().panics, 0);
+}
+
+/// pjsua gives the place of a call that ended to another one, while the dialog and the
+/// subscription of its REFER live on.
+#[test]
+fn the_news_of_an_ended_calls_transfer_end_no_other_calls_transfer() {
+    let mut stage = fresh_stage();
+    let peer = stage.peer();
+    let (mut old_dialog, mut old, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    refer(&stage, &old);
+    old_dialog.serve("REFER", 202);
+    let accepted = next(&mut old.events, "accepted");
+    assert!(matches!(accepted, LegEvent::Transfer { status: 100, .. }));
+    bye(&mut old_dialog, &mut old);
+    // Each takes the next place: then comes the old call's again.
+    for _ in 1..CALLS_MAX + SPARE_PLACES {
+        let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+        bye(&mut dialog, &mut call);
+    }
+    let (mut dialog, mut call, ..) = up(&mut stage, &peer, &peer.usual_sdp());
+    refer(&stage, &call);
+    dialog.serve("REFER", 202);
+    let extra = "Event: refer\r\nSubscription-State: terminated;reason=noresource\r\nContent-Type: message/sipfrag\r\n";
+    old_dialog.ask("NOTIFY", "SIP/2.0 200 OK\r\n", extra);
+    notify(
+        &mut dialog,
+        "SIP/2.0 486 Busy Here\r\n",
+        "terminated;reason=noresource",
+    );
+    assert_eq!(outcome(&mut call), [100, 486]);
+    bye(&mut dialog, &mut call);
 }
