@@ -96,9 +96,7 @@ impl Situation<'_> {
             },
             LeaseStage::Offered => self.of_offered_by_me(line),
             // Who is still to let go would miss that, were the lease to go on at once.
-            LeaseStage::Confirmed { from, .. }
-                if self.peers.is_alive(from) && !self.is_draining =>
-            {
+            LeaseStage::Confirmed { from, .. } if self.peers.is_alive(from) => {
                 self.of_held(line, false)
             }
             LeaseStage::Held | LeaseStage::Confirmed { .. } => self.of_held(line, true),
@@ -210,9 +208,12 @@ impl Situation<'_> {
             None if line.local.is_active() => ask(Ask::Reclaim),
             // A contact of the dead node may be the one that is registered.
             Some(_) if line.local.is_active() && is_unwanted => let_go(LetGo::Forget),
-            // Registered as it is, it can wait for a holder that may be about to come back.
+            // Registered as it is, it can wait for a beat of a holder that may be about to come back.
             Some(_) if line.local.is_active() => {
-                self.once(self.no_claims_before.unwrap_or(self.now), Ask::Claim)
+                let time = self
+                    .no_claims_before
+                    .and_then(|time| time.checked_sub(self.beat * 2));
+                self.once(time.unwrap_or(self.now), Ask::Claim)
             }
             _ if is_unwanted || self.is_draining => WAIT,
             _ => {

@@ -35,7 +35,7 @@ impl Coordinator {
     }
 
     /// Whether all lines are to be looked at; those that changed have been.
-    fn take_view(&mut self, view: ClusterView, now: Instant) -> bool {
+    fn take_view(&mut self, mut view: ClusterView, now: Instant) -> bool {
         let is_first = self.views == 0;
         self.views += 1;
         self.is_busy = false;
@@ -51,6 +51,8 @@ impl Coordinator {
             let (known, found) = (self.fence, view.fence);
             Self::tell(&mut self.events, Event::RedisForgot { known, found });
             self.no_claims_before = Some(now + self.settings.lease_ttl);
+            // It cannot say that nothing has changed when it does not know what was.
+            view.leases.get_or_insert_default();
         }
         self.fence = view.fence;
 
