@@ -5,6 +5,8 @@ use super::*;
 const REFRESH: Duration = Duration::from_secs(60);
 const CONTACT_EXPIRES: Duration = Duration::from_secs(100);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pokes are answered by one beat in this time at most.
+const BETWEEN_BEATS: Duration = Duration::from_millis(150);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What goes wrong, or is done to a node.
@@ -260,11 +262,16 @@ impl World {
         self.now = end;
     }
 
-    /// Until `is_over`; at most for `time`.
-    pub fn run_until(&mut self, time: Duration, is_over: impl Fn(&Self) -> bool) -> bool {
+    /// Until `is_over`, which is asked each `every`; at most for `time`.
+    pub fn run_until(
+        &mut self,
+        time: Duration,
+        every: Duration,
+        is_over: impl Fn(&Self) -> bool,
+    ) -> bool {
         let end = self.now + time;
-        while self.queue.peek().is_some_and(|next| next.0.at <= end) {
-            self.step();
+        while self.now < end {
+            self.run_for(every.min(end - self.now));
             if is_over(self) {
                 return true;
             }
@@ -600,12 +607,14 @@ impl World {
                 self.send(node, Request::Command(command));
             } else if (it.beat_wanted || it.coordinator.needs_view()) && now >= it.no_beat_before {
                 it.beat_wanted = false;
+                it.no_beat_before = now + BETWEEN_BEATS;
                 self.send(node, Request::Beat);
             }
         }
         let it = &mut self.nodes[node];
         let mut next = it.coordinator.next_timeout();
-        if it.request.is_none() && it.no_beat_before > now {
+        let waits = it.beat_wanted || it.coordinator.needs_view();
+        if it.request.is_none() && waits && it.no_beat_before > now {
             next = Some(next.map_or(it.no_beat_before, |next| next.min(it.no_beat_before)));
         }
         if let Some(next) = next.filter(|next| it.wake_at.is_none_or(|at| *next < at)) {

@@ -64,12 +64,16 @@ impl Coordinator {
             changed.insert(id);
         }
         for (id, lease) in view.leases.iter().flatten() {
-            if self.set_lease(id, Some(lease), is_first, now) {
-                changed.insert(id.clone());
+            let line = self.lines.get_mut(id);
+            if let Some(line) = line.filter(|line| line.lease.as_ref() == Some(lease)) {
+                line.seen = self.views;
+                continue;
             }
+            self.set_lease(id, Some(lease), is_first, now);
             if let Some(line) = self.lines.get_mut(id) {
                 line.seen = self.views;
             }
+            changed.insert(id.clone());
         }
         if view.leases.is_some() {
             let is_gone = |line: &Line| line.lease.is_some() && line.seen != self.views;
@@ -131,20 +135,12 @@ impl Coordinator {
         self.is_fresh = false;
     }
 
-    /// Takes in a lease. Returns whether it is another than was known.
-    fn set_lease(
-        &mut self,
-        id: &LineId,
-        new: Option<&Lease>,
-        is_first: bool,
-        now: Instant,
-    ) -> bool {
-        if new.is_none() && !self.lines.contains_key(id) {
-            return false;
-        }
+    /// Takes in a lease.
+    fn set_lease(&mut self, id: &LineId, new: Option<&Lease>, is_first: bool, now: Instant) {
         let line = match self.lines.get_mut(id) {
-            Some(line) if line.lease.as_ref() == new => return false,
+            Some(line) if line.lease.as_ref() == new => return,
             Some(line) => line,
+            None if new.is_none() => return,
             None => {
                 let mut line = Line::new(id);
                 line.place = self.peers.shares().place(line.hash, &self.me);
@@ -189,7 +185,6 @@ impl Coordinator {
         for event in event.into_iter().chain(failed) {
             Self::tell(&mut self.events, event);
         }
-        true
     }
 
     /// This node holds a line anew, or in another stage. Says who held it before and why it moved, if it has.
