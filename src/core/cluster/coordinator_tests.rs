@@ -479,6 +479,54 @@ fn after_redis_has_forgotten_those_who_are_registered_claim_at_once_and_others_w
 }
 
 #[test]
+fn a_lease_that_vanished_is_left_to_a_live_holder_for_two_beats() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 20);
+    let mut b = site.node("b", lines(20));
+    site.beat(&mut b);
+    let x = line_of(&b, 20, "b");
+    site.redis.leases.remove(&x);
+    site.redis.revision += 1;
+    site.beat(&mut b);
+    assert_eq!(site.commands(&mut b), [], "a is up and may be registered");
+    for most in [1, 2] {
+        site.view(&mut a);
+        site.pass(site.beat, &mut [&mut b]);
+        let claims = site.commands(&mut b);
+        assert_eq!(claims.len(), most - 1, "after {most} beats");
+    }
+    assert!(b.it.holds(&x));
+}
+
+#[test]
+fn a_line_that_was_moving_is_left_to_whom_it_moved_from_for_two_beats() {
+    let mut site = Site::new();
+    let (mut a, _, x) = moving(&mut site);
+    site.pass(site.ttl, &mut [&mut a]);
+    let mut c = site.node("c", lines(20));
+    c.node.capacity = 1_000_000;
+    site.beat(&mut c);
+    assert_eq!(c.it.best(&x), Some(&id("c")), "by its weight");
+    assert_eq!(
+        site.commands(&mut c),
+        [],
+        "a is registered, and will take it back"
+    );
+    for most in [1, 2] {
+        site.view(&mut a);
+        site.pass(site.beat, &mut [&mut c]);
+        let claims = site.commands(&mut c);
+        assert_eq!(claims.len(), most - 1, "after {most} beats");
+    }
+    // Where a did not: it is told by the stage that it moves to c now.
+    let from = id("a");
+    assert_eq!(
+        site.lease(&x),
+        ("c".to_owned(), LeaseStage::Moving { from })
+    );
+}
+
+#[test]
 fn redis_that_forgot_and_has_no_revision_to_compare_counts_as_empty() {
     let mut site = Site::new();
     let mut a = site.holding("a", 1);

@@ -34,15 +34,21 @@ pub enum Command {
 impl Command {
     /// The lines that it is about.
     pub fn lines(&self) -> impl Iterator<Item = &LineId> {
-        let (plain, fenced, shown): (&[LineId], &[(LineId, Fence)], &[(LineId, bool)]) = match self
-        {
-            Self::Reclaim(lines) => (&[], lines, &[]),
-            Self::Confirm(lines) => (&[], &[], lines),
+        let plain = match self {
+            Self::Reclaim(_) | Self::Confirm(_) => &[][..],
             Self::Claim(lines)
             | Self::Offer { lines, .. }
             | Self::Withdraw(lines)
             | Self::Release(lines)
-            | Self::Done(lines) => (lines, &[], &[]),
+            | Self::Done(lines) => lines,
+        };
+        let fenced = match self {
+            Self::Reclaim(lines) => &lines[..],
+            _ => &[],
+        };
+        let shown = match self {
+            Self::Confirm(lines) => &lines[..],
+            _ => &[],
         };
         let fenced = fenced.iter().map(|(line, _)| line);
         let shown = shown.iter().map(|(line, _)| line);

@@ -114,3 +114,33 @@ fn without_faults_no_line_ever_has_two_registered_nodes_outside_of_a_handover() 
         assert_eq!(world.gaps, 0, "callers reached nobody");
     }
 }
+
+#[test]
+fn while_redis_is_away_for_all_or_comes_back_empty_nothing_moves() {
+    let first: u64 = rand::random::<u64>() >> 16;
+    for seed in first..first + 40 {
+        println!("seed {seed}");
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut world = World::new(StdRng::seed_from_u64(seed), 30);
+        world.is_strict = true;
+        for node in 0..4 {
+            world.add_node(100);
+            world.fault_in(
+                Duration::from_millis(random.random_range(0..90)),
+                Fault::Start(node),
+            );
+        }
+        world.run_for(Duration::from_secs(90));
+        world.check_calm();
+        world.moves.clear();
+        let away = Duration::from_millis(random.random_range(10..40_000));
+        let fault = match seed % 2 {
+            0 => Fault::RedisAway(away),
+            _ => Fault::RedisEmpty(away),
+        };
+        world.fault_in(Duration::from_millis(random.random_range(0..4_000)), fault);
+        world.run_for(Duration::from_secs(150));
+        world.check_calm();
+        assert!(world.moves.is_empty(), "{:?} after {away:?}", world.moves);
+    }
+}

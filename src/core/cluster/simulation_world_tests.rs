@@ -122,6 +122,7 @@ pub struct SimulatedNode {
     pub is_draining: bool,
     is_stopping: bool,
     is_frozen: bool,
+    frozen_at: Instant,
     is_cut: bool,
     pub coordinator: Coordinator,
     wanted: BTreeSet<LineId>,
@@ -134,6 +135,8 @@ pub struct SimulatedNode {
     fleet: BTreeMap<LineId, FleetLine>,
     wake_at: Option<Instant>,
     deferred: Vec<Happening>,
+    /// It woke past its lease, then: no REGISTER before a beat that it asked for since.
+    woke_at: Option<Instant>,
     stages: u32,
 }
 
@@ -154,6 +157,7 @@ pub struct World {
     /// How often a line's registrar had no contact of a live node any more because one was taken back.
     pub gaps: usize,
     redis_is_away: bool,
+    redis_is_down: bool,
     is_lossy: bool,
     registrars: BTreeMap<LineId, Registrar>,
     unheld_since: BTreeMap<LineId, Instant>,
@@ -195,6 +199,7 @@ impl World {
             moves: BTreeMap::new(),
             gaps: 0,
             redis_is_away: false,
+            redis_is_down: false,
             is_lossy: false,
             unheld_since: BTreeMap::new(),
             doubled_since: BTreeMap::new(),
@@ -217,6 +222,7 @@ impl World {
             is_draining: false,
             is_stopping: false,
             is_frozen: false,
+            frozen_at: self.now,
             is_cut: false,
             wanted: self.lines.iter().cloned().collect(),
             request: None,
@@ -227,6 +233,7 @@ impl World {
             fleet: BTreeMap::new(),
             wake_at: None,
             deferred: Vec::new(),
+            woke_at: None,
             stages: 0,
         });
     }
@@ -314,6 +321,13 @@ impl World {
     /// At Redis or at the registrar.
     fn arrive(&mut self, node: usize, is_of_this_life: bool, what: Happening) {
         match what {
+            // What was on its way when Redis went down is lost with it.
+            Happening::Execute(_, number) if self.redis_is_down => {
+                if let Some(number) = number.filter(|_| is_of_this_life) {
+                    let lost = Happening::Answered(number, Answer::Failed);
+                    self.put(REQUEST_TIMEOUT, node, lost);
+                }
+            }
             Happening::Execute(request, number) => {
                 let answer = self.execute(node, request, is_of_this_life);
                 let delay = Duration::from_millis(self.random.random_range(1..30));
@@ -430,11 +444,11 @@ impl World {
         }
         if was_live && !is_live(&registrar.contacts, &self.nodes) && !is_ending {
             self.gaps += 1;
-            // It may have been killed just after it was confirmed.
+            // It may have been killed just after it was confirmed, or have come not to want it.
             let lease = self.redis.leases.get(line);
             let holder = lease.and_then(|lease| self.nodes.iter().find(|it| it.id == lease.node));
             assert!(
-                !holder.is_some_and(|holder| holder.is_running),
+                !holder.is_some_and(|it| it.is_running && it.wanted.contains(line)),
                 "{line}: {} took the last contact away: {lease:?}",
                 self.nodes[node].id
             );
@@ -493,6 +507,10 @@ impl World {
         let Some((_, request, asked_at)) = it.request.take_if(|request| request.0 == number) else {
             return;
         };
+        if matches!(request, Request::Beat) && it.woke_at.is_some_and(|woke_at| asked_at >= woke_at)
+        {
+            it.woke_at = None;
+        }
         match (request, answer) {
             (Request::Beat, Answer::View(view, revision, made_at)) => {
                 it.coordinator.handle_view(view, asked_at, now);
@@ -543,6 +561,10 @@ impl World {
     }
 
     fn send_register(&mut self, node: usize, line: &LineId) {
+        assert_eq!(
+            self.nodes[node].woke_at, None,
+            "{line}: a REGISTER before it asked Redis"
+        );
         let Some(fleet) = self.nodes[node].fleet.get_mut(line) else {
             return;
         };
@@ -674,6 +696,9 @@ impl World {
             Fault::Start(node) => self.start(node),
             Fault::Kill(node) => self.kill(node),
             Fault::Freeze(node, time) if self.nodes[node].is_running => {
+                if !self.nodes[node].is_frozen {
+                    self.nodes[node].frozen_at = self.now;
+                }
                 self.nodes[node].is_frozen = true;
                 self.fault_in(time, Fault::Wake(node, self.nodes[node].life));
             }
@@ -688,10 +713,14 @@ impl World {
                 self.redis_is_away = true;
                 self.fault_in(time, Fault::RedisBack);
             }
-            Fault::RedisBack => self.redis_is_away = false,
+            Fault::RedisBack => {
+                self.redis_is_away = false;
+                self.redis_is_down = false;
+            }
             Fault::RedisEmpty(time) => {
                 self.redis.restart_empty();
                 self.redis_is_away = true;
+                self.redis_is_down = true;
                 self.fault_in(time, Fault::RedisBack);
             }
             Fault::Flap(node, times) => {
@@ -764,6 +793,7 @@ impl World {
 
     fn calm(&mut self) {
         self.redis_is_away = false;
+        self.redis_is_down = false;
         self.is_lossy = false;
         for registrar in self.registrars.values_mut() {
             registrar.refuses.clear();
@@ -822,10 +852,18 @@ impl World {
         it.fleet.clear();
         it.wake_at = None;
         it.deferred.clear();
+        it.woke_at = None;
     }
 
     fn wake(&mut self, node: usize) {
-        self.nodes[node].is_frozen = false;
+        let is_expired = !self.redis.is_alive(&self.nodes[node].id, self.now);
+        let it = &mut self.nodes[node];
+        // Where Redis was away before it froze, it knew that it was cut off, and keeps what it has.
+        let knew = it.coordinator.is_cut_off(it.frozen_at);
+        if std::mem::take(&mut it.is_frozen) && is_expired && !knew && it.view_at.is_some() {
+            let slept = self.now - it.frozen_at;
+            it.woke_at = (slept > self.settings.lease_ttl).then_some(self.now);
+        }
         for what in std::mem::take(&mut self.nodes[node].deferred) {
             self.happen(node, what);
             self.pump(node);
