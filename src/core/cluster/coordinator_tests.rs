@@ -714,3 +714,34 @@ fn a_restart_under_the_same_name_goes_on_with_its_leases() {
     assert_eq!(site.actions(&mut a).len(), 3);
     assert_eq!(moves(&mut a), [], "nothing moved");
 }
+
+#[test]
+fn that_redis_forgot_is_seen_by_ones_own_leases_where_another_has_raised_the_fence() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 10);
+    let mut b = site.node("b", lines(20));
+    site.beat(&mut b);
+    assert_eq!(site.commands(&mut b).len(), 1, "the other ten");
+    for action in site.actions(&mut b) {
+        if let LineAction::Register { line, .. } = action {
+            b.it.handle_registered(&line, false, site.now);
+        }
+    }
+    a.it.set_wanted(lines(20), site.now);
+    site.beat(&mut a);
+    site.beat(&mut b);
+    site.redis.restart_empty();
+    site.beat(&mut b);
+    assert!(matches!(site.command(&mut b), Some(Command::Reclaim(_))));
+    events(&mut a);
+    site.beat(&mut a);
+    let forgot = |event: &Event| matches!(event, Event::RedisForgot { .. });
+    assert!(events(&mut a).iter().any(forgot));
+    let reclaimed = site.commands(&mut a);
+    assert!(
+        reclaimed
+            .iter()
+            .all(|c| matches!(c, Command::Reclaim(_) | Command::Offer { .. }))
+    );
+    assert_eq!(site.redis.leases.len(), 20);
+}

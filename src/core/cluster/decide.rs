@@ -235,13 +235,13 @@ impl Situation<'_> {
 
     /// Whether a live node is likely to be registered for a line that nobody holds, and will have it back at its next view.
     fn another_comes_first(&self, line: &Line) -> bool {
-        let other = match line.lease.as_ref().map(|lease| &lease.stage) {
-            Some(LeaseStage::Moving { from } | LeaseStage::Confirmed { from, .. }) => Some(from),
-            Some(_) => None,
-            // It has vanished from Redis; a node that is up gives up no line that it could hold.
-            None => line.former.as_ref(),
-        };
-        other.is_some_and(|id| id != self.me && self.peers.stage(id) == Some(NodeStage::Up))
+        match line.lease.as_ref().map(|lease| &lease.stage) {
+            Some(LeaseStage::Moving { from } | LeaseStage::Confirmed { from, .. }) => {
+                from != self.me && self.peers.stage(from) == Some(NodeStage::Up)
+            }
+            Some(_) => false,
+            None => line.has_vanished,
+        }
     }
 }
 

@@ -118,6 +118,8 @@ pub(super) struct Line {
     pub(super) lease: Option<Lease>,
     /// Who held it before the present lease, or last where there is none.
     pub(super) former: Option<NodeId>,
+    /// Its lease is gone, though its holder was up.
+    pub(super) has_vanished: bool,
     /// The last one under which this node held it.
     pub(super) fence: Fence,
     pub(super) local: Local,
@@ -150,6 +152,7 @@ impl Line {
             place: Place::default(),
             lease: None,
             former: None,
+            has_vanished: false,
             fence: Fence::default(),
             local: Local::Idle,
             is_refresh_due: false,

@@ -1,6 +1,6 @@
 //! The nodes as last seen, and the shares that follow from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::rendezvous::Shares;
 use super::{Event, Node, NodeId, NodeStage};
@@ -12,6 +12,8 @@ pub(super) struct Peers {
     nodes: Vec<Node>,
     /// Where each is in `nodes`.
     by_id: BTreeMap<NodeId, usize>,
+    /// Those that were up in the view before.
+    were_up: BTreeSet<NodeId>,
     shares: Shares,
 }
 
@@ -21,6 +23,7 @@ impl Peers {
             me,
             nodes: Vec::new(),
             by_id: BTreeMap::new(),
+            were_up: BTreeSet::new(),
             shares: Shares::default(),
         }
     }
@@ -53,6 +56,13 @@ impl Peers {
             is_changed = true;
             tell(Event::NodeWent(gone.clone()));
         }
+        let is_up = |node: &&Node| node.stage == NodeStage::Up;
+        self.were_up = self
+            .nodes
+            .iter()
+            .filter(is_up)
+            .map(|node| node.id.clone())
+            .collect();
         self.nodes = nodes;
         self.by_id = by_id;
         is_changed
@@ -94,6 +104,11 @@ impl Peers {
 
     pub(super) fn stage(&self, node: &NodeId) -> Option<NodeStage> {
         self.get(node).map(|node| node.stage)
+    }
+
+    /// Whether a node is up, or was in the view before.
+    pub(super) fn was_up(&self, node: &NodeId) -> bool {
+        self.stage(node) == Some(NodeStage::Up) || self.were_up.contains(node)
     }
 
     /// The other nodes that are up, whatever lines they could hold.

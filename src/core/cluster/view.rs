@@ -45,15 +45,13 @@ impl Coordinator {
             .update(view.nodes, |event| Self::tell(events, event));
         let is_shared_anew = self.share();
         let no_leases = view.leases.as_ref().is_some_and(Vec::is_empty);
-        let forgot =
+        let mut forgot =
             view.fence < self.fence || (is_first && no_leases && self.peers.others_have_lines());
         if forgot {
-            let (known, found) = (self.fence, view.fence);
-            Self::tell(&mut self.events, Event::RedisForgot { known, found });
-            self.no_claims_before = Some(now + self.settings.lease_ttl);
             // It cannot say that nothing has changed when it does not know what was.
             view.leases.get_or_insert_default();
         }
+        let (known, found) = (self.fence, view.fence);
         self.fence = view.fence;
 
         let mut changed = std::mem::take(&mut self.recheck);
@@ -79,10 +77,23 @@ impl Coordinator {
             let is_gone = |line: &Line| line.lease.is_some() && line.seen != self.views;
             let gone = self.lines.iter().filter(|(_, line)| is_gone(line));
             let gone: Vec<LineId> = gone.map(|(id, _)| id.clone()).collect();
+            // Nobody but this node takes its leases away. The fence does not tell when another has claimed anew already.
+            let was_mine = |line: &Line| {
+                let lease = line.lease.as_ref();
+                line.local.is_active() && lease.is_some_and(|lease| lease.node == self.me)
+            };
+            forgot |= gone
+                .iter()
+                .filter_map(|id| self.lines.get(id))
+                .any(was_mine);
             for id in gone {
                 self.set_lease(&id, None, is_first, now);
                 changed.insert(id);
             }
+        }
+        if forgot {
+            Self::tell(&mut self.events, Event::RedisForgot { known, found });
+            self.no_claims_before = Some(now + self.settings.lease_ttl);
         }
         self.review_these(changed, now);
         nodes_changed || is_shared_anew || forgot
@@ -159,6 +170,11 @@ impl Coordinator {
         line.offered_since = new
             .is_some_and(|lease| lease.stage == LeaseStage::Offered)
             .then_some(now);
+        // Only the holder releases a line, and one that is up gives up none that it could hold.
+        line.has_vanished = new.is_none()
+            && old
+                .as_ref()
+                .is_some_and(|old| old.node != self.me && self.peers.was_up(&old.node));
         let holder = new.map(|lease| &lease.node);
         if let Some(before) = old.as_ref().filter(|old| Some(&old.node) != holder) {
             line.former = Some(before.node.clone());
