@@ -19,7 +19,7 @@
 //!
 //! # How it decides
 //!
-//! Per line there is what Redis last said (its lease) and what this node does at the registrar. [`decide`](super::decide) derives
+//! Per line there is what Redis last said (its lease) and what this node does at the registrar. `decide` derives
 //! the next step from these two and from the nodes that are alive. Commands only nudge: nothing is taken as done because it was
 //! asked for. So a script that ran although its answer was lost, a lease of a former life of this node, and a view after a
 //! long sleep need no rules of their own. What is asked for is kept per line until it is taken out by `poll_*`, and
@@ -31,11 +31,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::decide::{Situation, decide};
-use super::line::{Ask, Line, Local, Step};
+use super::line::{Ask, Line};
 use super::peers::Peers;
 use super::rendezvous::lines_digest;
-use super::{Event, Fence, LineId, Node, NodeId, NodeStage};
+use super::{Event, Fence, LineId, NodeId};
 
 /// Times and limits of a [`Coordinator`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,184 +247,9 @@ impl Coordinator {
     }
 
     /// Whether it sleeps until now, past its lease.
-    fn has_slept(&self, now: Instant) -> bool {
+    pub(super) fn has_slept(&self, now: Instant) -> bool {
         // A node that is awake looks at the clock at each beat.
         let gap = now.saturating_duration_since(self.last_seen);
         gap > self.settings.lease_ttl / 2 && self.is_cut_off(now)
-    }
-
-    pub(super) fn share(&mut self) -> bool {
-        let is_changed = self.peers.share(self.my_digest, !self.is_draining);
-        if is_changed {
-            for line in self.lines.values_mut() {
-                line.place = self.peers.shares().place(line.hash, &self.me);
-            }
-        }
-        is_changed
-    }
-
-    /// Whether all can see that this node drains, and somebody could take its lines.
-    fn has_taker(&self) -> bool {
-        self.is_draining
-            && self.peers.stage(&self.me) == Some(NodeStage::Draining)
-            && self.peers.others_up().next().is_some()
-    }
-
-    /// Decides anew for all lines.
-    pub(super) fn review_all(&mut self, now: Instant) {
-        let ids: Vec<LineId> = self.lines.keys().cloned().collect();
-        self.review_these(ids, now);
-    }
-
-    pub(super) fn review_these(&mut self, ids: impl IntoIterator<Item = LineId>, now: Instant) {
-        for id in ids {
-            self.review(&id, now);
-        }
-    }
-
-    /// Decides anew for a line, and files it under what it needs.
-    pub(super) fn review(&mut self, id: &LineId, now: Instant) {
-        let has_taker = self.has_taker();
-        let Some(line) = self.lines.get_mut(id) else {
-            return;
-        };
-        let is_held = line
-            .lease
-            .as_ref()
-            .is_some_and(|lease| lease.node == self.me || self.peers.is_alive(&lease.node));
-        if is_held {
-            line.unheld_since = None;
-        } else {
-            line.unheld_since.get_or_insert(now);
-        }
-        let situation = Situation {
-            now,
-            me: &self.me,
-            peers: &self.peers,
-            beat: self.settings.beat(),
-            handover_timeout: self.settings.handover_timeout,
-            is_draining: self.is_draining,
-            is_stopping: self.is_stopping,
-            has_taker,
-            no_claims_before: self.no_claims_before,
-        };
-        let (mut step, due) = decide(line, &situation);
-        if let Step::Ask(ask) = step
-            && line.asked.contains(ask, self.views)
-        {
-            // It has run, and things are not as this node thinks.
-            step = Step::Wait;
-            self.recheck.insert(id.clone());
-        }
-        match line.step {
-            Step::Wait => {}
-            Step::Ask(ask) => {
-                self.asks[ask.kind()].remove(id);
-            }
-            Step::Register | Step::LetGo { .. } => {
-                self.actions.remove(id);
-            }
-        }
-        match step {
-            Step::Wait => {}
-            Step::Ask(ask) => {
-                self.asks[ask.kind()].insert(id.clone());
-            }
-            Step::Register | Step::LetGo { .. } => {
-                self.actions.insert(id.clone());
-            }
-        }
-        line.step = step;
-        if line.due != due {
-            if let Some(due) = line.due.take() {
-                self.timers.remove(&(due, id.clone()));
-            }
-            if let Some(due) = due {
-                self.timers.insert((due, id.clone()));
-            }
-            line.due = due;
-        }
-        if line.is_void() {
-            self.lines.remove(id);
-        }
-    }
-}
-
-/// Questions.
-impl Coordinator {
-    /// Whether this node holds a line, as far as it knows.
-    #[must_use]
-    pub fn holds(&self, line: &LineId) -> bool {
-        self.holder(line) == Some(&self.me)
-    }
-
-    /// Who holds a line, alive or not.
-    #[must_use]
-    pub fn holder(&self, line: &LineId) -> Option<&NodeId> {
-        self.lines
-            .get(line)?
-            .lease
-            .as_ref()
-            .map(|lease| &lease.node)
-    }
-
-    /// The nodes that were alive in the last view.
-    #[must_use]
-    pub fn nodes(&self) -> &[Node] {
-        self.peers.nodes()
-    }
-
-    /// Who should hold a line; `None` where nobody has a share, or the line is not known.
-    #[must_use]
-    pub fn best(&self, line: &LineId) -> Option<&NodeId> {
-        self.lines.get(line)?.place.best.as_ref()
-    }
-
-    /// Whether Redis has not answered for a lease ttl: others may have taken this node's lines over.
-    #[must_use]
-    pub fn is_cut_off(&self, now: Instant) -> bool {
-        let since = self.last_beat.unwrap_or(self.started);
-        now.saturating_duration_since(since) >= self.settings.lease_ttl
-    }
-
-    /// Whether this node slept past its lease and has not yet asked Redis what became of its lines: it neither registers,
-    /// renews nor answers before.
-    #[must_use]
-    pub fn must_ask_first(&self, now: Instant) -> bool {
-        self.slept_at.is_some() || self.has_slept(now)
-    }
-
-    /// Whether a beat is wanted before the next tick: after a sleep, after a lost answer, or for others to see that this
-    /// node drains. A runner whose beat fails waits before the next, all the same.
-    #[must_use]
-    pub fn needs_view(&self) -> bool {
-        let shown = self.peers.stage(&self.me);
-        let is_unseen = self.is_draining && shown.is_some_and(|stage| stage == NodeStage::Up);
-        !self.is_fresh || is_unseen
-    }
-
-    /// The lines that this node could hold and that no live node holds, as far as it knows.
-    pub fn lines_without_holder(&self) -> impl Iterator<Item = &LineId> {
-        let is_unheld = |line: &Line| {
-            let holder = line.lease.as_ref().map(|lease| &lease.node);
-            line.is_wanted && !holder.is_some_and(|node| self.peers.is_alive(node))
-        };
-        self.lines
-            .iter()
-            .filter(move |(_, line)| is_unheld(line))
-            .map(|(id, _)| id)
-    }
-
-    /// Whether this node drains and has nothing more to hand over: it holds no line, and is registered for none.
-    #[must_use]
-    pub fn may_exit(&self) -> bool {
-        let is_over = |line: &Line| {
-            line.local == Local::Idle
-                && !line.is_in_flight
-                && line.lease.as_ref().is_none_or(|lease| {
-                    lease.node != self.me && !super::line::is_leaving(lease, &self.me)
-                })
-        };
-        self.is_draining && self.lines.values().all(is_over)
     }
 }

@@ -574,6 +574,18 @@ fn a_lease_granted_before_a_sleep_is_not_acted_on() {
 }
 
 #[test]
+fn a_line_that_waits_to_be_registered_is_not_while_asleep() {
+    let mut site = Site::new();
+    let mut a = site.node("a", lines(1));
+    site.beat(&mut a);
+    site.commands(&mut a);
+    site.now += site.ttl + SECOND;
+    assert_eq!(site.actions(&mut a), []);
+    site.beat(&mut a);
+    assert_eq!(site.actions(&mut a), [register(line(0), None)]);
+}
+
+#[test]
 fn a_lost_answer_leaves_the_word_to_the_next_view() {
     let mut site = Site::new();
     let mut a = site.node("a", lines(2));

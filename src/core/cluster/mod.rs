@@ -8,9 +8,10 @@
 //! |---|---|
 //! | `mod` | [`NodeId`], [`Fence`], [`Lease`], [`Node`], [`ClusterView`]: what Redis says |
 //! | [`rendezvous`] | which node should hold which line |
-//! | [`coordinator`] | [`Coordinator`], the machine of one node: who calls what in which order, its state, questions |
+//! | [`coordinator`] | [`Coordinator`], the machine of one node: who calls what in which order, its state |
+//! | `questions` | what it can be asked |
 //! | `view` | what Redis says, taken in |
-//! | `decide` | the rules: what one line needs next |
+//! | `decide`, `review` | the rules: what one line needs next; for which lines they are looked at |
 //! | `requests` | what is wanted, taken out; what the registrar said, taken in |
 //! | [`outputs`] | [`Command`], [`LineAction`], [`Event`]: what is wanted |
 //! | `line`, `peers` | what is known of a line, of the nodes |
@@ -49,8 +50,10 @@ mod decide;
 mod line;
 pub mod outputs;
 mod peers;
+mod questions;
 pub mod rendezvous;
 mod requests;
+mod review;
 mod view;
 
 #[cfg(test)]
