@@ -8,6 +8,9 @@ use super::*;
 /// A node that came and went within this time gets no share for as long after it has come again.
 const SETTLING: Duration = Duration::from_secs(60);
 
+/// How long it is remembered when a node came and was seen last.
+const SEEN_KEPT: Duration = Duration::from_secs(120);
+
 /// Redis.
 #[derive(Debug)]
 pub struct SimulatedRedis {
@@ -29,11 +32,14 @@ pub struct SimulatedRedis {
 struct Heart {
     info: Node,
     settled_at: Instant,
+    alive_since: Instant,
     beaten_at: Instant,
 }
 
 #[derive(Debug)]
 struct Seen {
+    instance: Arc<str>,
+    settled_at: Instant,
     came_at: Instant,
     last_at: Instant,
 }
@@ -79,7 +85,7 @@ impl SimulatedRedis {
 
     /// Since when a node is alive without a break.
     pub fn alive_since(&self, node: &NodeId) -> Option<Instant> {
-        self.seen.get(node).map(|seen| seen.came_at)
+        self.hearts.get(node).map(|heart| heart.alive_since)
     }
 
     /// Whether no live node holds a line.
@@ -104,30 +110,32 @@ impl SimulatedRedis {
         if known.is_some_and(|heart| heart.info.instance != info.instance) {
             return Err(Conflict);
         }
-        let settled_at = match (known, self.seen.get(&info.id)) {
-            (Some(heart), _) => heart.settled_at,
-            (None, Some(seen))
+        let alive_since = known.map_or(now, |heart| heart.alive_since);
+        let seen = self
+            .seen
+            .get(&info.id)
+            .filter(|seen| now - seen.last_at < SEEN_KEPT);
+        let (came_at, settled_at) = match seen {
+            // Cut off from Redis and back, it is no other.
+            Some(seen) if seen.instance == info.instance => (seen.came_at, seen.settled_at),
+            Some(seen)
                 if seen.last_at - seen.came_at < SETTLING && now - seen.last_at < SETTLING =>
             {
-                now + SETTLING
+                (now, now + SETTLING)
             }
-            (None, _) => now,
+            _ => (now, now),
         };
-        if known.is_none() {
-            self.seen.insert(
-                info.id.clone(),
-                Seen {
-                    came_at: now,
-                    last_at: now,
-                },
-            );
-        }
-        if let Some(seen) = self.seen.get_mut(&info.id) {
-            seen.last_at = now;
-        }
+        let seen = Seen {
+            instance: info.instance.clone(),
+            settled_at,
+            came_at,
+            last_at: now,
+        };
+        self.seen.insert(info.id.clone(), seen);
         let heart = Heart {
             info: info.clone(),
             settled_at,
+            alive_since,
             beaten_at: now,
         };
         self.hearts.insert(info.id.clone(), heart);
