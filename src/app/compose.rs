@@ -42,7 +42,7 @@ use crate::fleet::{
 use crate::lines::FileError;
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
-use crate::queue::{DEAD_AFTER, Queue, QueueConfig, QueueError, RedisState};
+use crate::queue::{LEASE_TTL, Queue, QueueConfig, QueueError, RedisState, dead_after};
 use crate::sip::engine::{Access, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError};
 use crate::sip::pjsip::{PjsipEngine, PjsipError};
 use crate::store::call_log::CallLogTask;
@@ -304,7 +304,9 @@ fn start_queue(config: &Config, stream_url: &str) -> Result<Option<Queue>, Start
         node_id: config.node_id.clone(),
         stream_url_base: Some(stream_url.to_owned()),
         ca_file: queue.redis_ca.clone(),
-        dead_after: DEAD_AFTER,
+        dead_after: dead_after(LEASE_TTL),
+        lease_ttl: LEASE_TTL,
+        shares_lines: false,
     };
     Ok(Some(Queue::start(&queue)?))
 }

@@ -360,7 +360,9 @@ pub fn probe_redis(queue: &QueueSettings, node_id: &str) -> Result<(), String> {
         node_id: node_id.to_owned(),
         stream_url_base: None,
         ca_file: queue.redis_ca.clone(),
-        dead_after: queue::DEAD_AFTER,
+        dead_after: queue::dead_after(queue::LEASE_TTL),
+        lease_ttl: queue::LEASE_TTL,
+        shares_lines: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

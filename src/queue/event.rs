@@ -1,5 +1,5 @@
-//! What happens to calls, for others to read: `stream:call_events`, capped at
-//! about 10,000, and one hash `call:{callId}` per call.
+//! What happens to calls, and to lines that bridges share, for others to read:
+//! `stream:call_events`, capped at about 10,000, and one hash `call:{callId}` per call.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use super::state::{Keys, OPEN_CALLS_KEPT};
 use crate::core::call_facts::CallFacts;
 use crate::core::call_object::CallDirection;
-use crate::core::ids::StreamId;
+use crate::core::cluster::NodeId;
+use crate::core::ids::{LineId, StreamId};
 use crate::core::outcome::Outcome;
 use crate::core::timestamp::rfc3339_ms;
 
@@ -94,6 +95,63 @@ impl CallEventKind {
             Self::Ended { .. } => ("ended", "endedAt"),
         };
         (Some(state), time)
+    }
+}
+
+/// A line went from one bridge to another: `line.moved` in the stream, of no call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineMoved {
+    /// The line.
+    pub line: LineId,
+    /// Who held it before; `None` where nobody did.
+    pub from: Option<NodeId>,
+    /// Who holds it now; `None` when nobody does.
+    pub to: Option<NodeId>,
+    /// Why it moved.
+    pub reason: MoveReason,
+}
+
+/// Why a line moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MoveReason {
+    /// Nobody held it.
+    Unheld,
+    /// Its holder was dead.
+    Takeover,
+    /// Its holder gave it away, so that each has its share.
+    Handover,
+    /// Its holder gave it away because it was told to stop, or to pause.
+    Drain,
+}
+
+impl MoveReason {
+    /// The name used in the stream and in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unheld => "unheld",
+            Self::Takeover => "takeover",
+            Self::Handover => "handover",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+impl LineMoved {
+    /// The command that writes it, as the node that says so.
+    pub(super) fn command(&self, node: &str, at: SystemTime) -> redis::Cmd {
+        let mut command = redis::cmd("XADD");
+        command.arg(STREAM).arg("MAXLEN").arg("~").arg(STREAM_MAX);
+        command.arg("*").arg("event").arg("line.moved");
+        command.arg("lineId").arg(self.line.as_str());
+        for (name, holder) in [("from", &self.from), ("to", &self.to)] {
+            if let Some(holder) = holder {
+                command.arg(name).arg(holder.as_str());
+            }
+        }
+        command.arg("reason").arg(self.reason.as_str());
+        command.arg("node").arg(node).arg("at").arg(rfc3339_ms(at));
+        command
     }
 }
 

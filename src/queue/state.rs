@@ -12,10 +12,8 @@ use redis::Pipeline;
 use crate::core::ids::LineId;
 use crate::core::timestamp::{rest_of_day, rfc3339_ms, utc_day};
 
-/// Time between two heartbeats.
-pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a heartbeat, and what lives with it, is good for.
-const HEARTBEAT_KEPT_S: u64 = 30;
+/// How long sums over the nodes stay readable when nobody computes them any more.
+const STATISTICS_KEPT_S: u64 = 30;
 /// How long a dead node's registrations stay readable for who takes over.
 const REGISTRATIONS_KEPT_S: u64 = 24 * 3_600;
 /// The set of nodes that have ever beaten and are not known to be dead.
@@ -32,9 +30,15 @@ const DAY_KEPT_S: u64 = 48 * 3_600;
 /// KEYS: the nodes, the three statistics, the queue, the counts of the day.
 /// ARGV: seconds that a statistic is good for, seconds left of the day.
 const STATISTICS: &str = r"
-local active = 0
+local active, keys = 0, {}
 for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  active = active + (tonumber(redis.call('GET', 'bridge:' .. node .. ':active_calls')) or 0)
+  keys[#keys + 1] = 'bridge:' .. node .. ':active_calls'
+end
+for first = 1, #keys, 500 do
+  local last = math.min(first + 499, #keys)
+  for _, calls in ipairs(redis.call('MGET', unpack(keys, first, last))) do
+    active = active + (tonumber(calls or 0) or 0)
+  end
 end
 redis.call('SET', KEYS[2], active, 'EX', ARGV[1])
 redis.call('SET', KEYS[3], redis.call('LLEN', KEYS[5]), 'EX', ARGV[1])
@@ -152,26 +156,30 @@ impl Keys {
     }
 
     /// Writes the node's state. `written` is what this connection has written
-    /// before; without it the set of registrations is written anew.
+    /// before; without it the set of registrations is written anew. `heartbeat` is the
+    /// time to write as one; `kept` is how long it, and what lives with it, is good for.
     pub(super) fn write(
         &self,
         state: &NodeState,
         written: Option<&NodeState>,
-        now: SystemTime,
+        heartbeat: Option<SystemTime>,
+        kept: Duration,
     ) -> Pipeline {
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         pipeline.add_command(self.announce());
-        for (what, value) in [
-            ("heartbeat", rfc3339_ms(now)),
-            ("active_calls", state.active_calls.to_string()),
-            (
-                "state",
-                if state.draining { "draining" } else { "up" }.into(),
-            ),
-        ] {
-            let command = pipeline.cmd("SET").arg(self.own(what)).arg(value);
-            command.arg("EX").arg(HEARTBEAT_KEPT_S);
+        let stage = if state.draining { "draining" } else { "up" };
+        let values = [
+            ("heartbeat", heartbeat.map(rfc3339_ms)),
+            ("active_calls", Some(state.active_calls.to_string())),
+            ("state", Some(stage.to_owned())),
+        ];
+        for (what, value) in values {
+            if let Some(value) = value {
+                let command = pipeline.cmd("SET").arg(self.own(what)).arg(value);
+                let kept = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+                command.arg("PX").arg(kept);
+            }
         }
         let command = pipeline.cmd("EXPIRE").arg(self.open_calls());
         command.arg(OPEN_CALLS_KEPT.as_secs());
@@ -240,7 +248,7 @@ impl Keys {
             .arg("stats:calls_today")
             .arg(&self.queue)
             .arg(day_counts(now))
-            .arg(HEARTBEAT_KEPT_S)
+            .arg(STATISTICS_KEPT_S)
             .arg(rest_of_day(now).as_secs());
         command
     }

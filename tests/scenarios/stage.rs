@@ -28,7 +28,7 @@ use sipbridge::fleet::{
 use sipbridge::lines::ReadyLine;
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
-use sipbridge::queue::{Queue, QueueConfig, RedisState};
+use sipbridge::queue::{LEASE_TTL, Queue, QueueConfig, RedisState};
 use sipbridge::sip::engine::SipEngine;
 use sipbridge::worker::{AttachTable as Workers, Dialer, StreamServer};
 use tokio::net::TcpListener;
@@ -183,7 +183,9 @@ async fn connect(redis: &Redis, stream_url: &str) -> Queue {
         node_id: "scenarios".into(),
         stream_url_base: Some(stream_url.into()),
         ca_file: None,
-        dead_after: sipbridge::queue::DEAD_AFTER,
+        dead_after: sipbridge::queue::dead_after(LEASE_TTL),
+        lease_ttl: LEASE_TTL,
+        shares_lines: false,
     };
     let queue = Queue::start(&config).unwrap();
     if is_up(redis) {

@@ -76,6 +76,13 @@ pub enum LeaseStage {
         /// Who held it before.
         from: NodeId,
     },
+    /// The holder's, which is registered; the one before has not said yet that it let go.
+    Confirmed {
+        /// Who held it before.
+        from: NodeId,
+        /// Whether the registrar still listed the contact of that one.
+        shown: bool,
+    },
 }
 
 /// Whether a node takes lines.
