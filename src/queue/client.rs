@@ -138,13 +138,15 @@ impl Queue {
         })
     }
 
-    /// Connects once and proves that jobs can be pushed; leaves nothing behind.
+    /// Connects once and proves that jobs can be pushed, and lines shared where that is
+    /// asked for; leaves nothing behind.
     ///
     /// # Errors
     /// When they cannot, with the reason.
     pub async fn probe(config: &QueueConfig) -> Result<(), QueueError> {
         let client = open(&config.url, config.ca_file.as_deref())?;
-        probe::run(&client, &config.queue, &config.node_id).await
+        let (queue, node) = (&config.queue, &config.node_id);
+        probe::run(&client, queue, node, config.shares_lines).await
     }
 
     /// Pushes a job behind those that wait. Fails at once when Redis is known

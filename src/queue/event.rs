@@ -107,34 +107,8 @@ pub struct LineMoved {
     pub from: Option<NodeId>,
     /// Who holds it now; `None` when nobody does.
     pub to: Option<NodeId>,
-    /// Why it moved.
-    pub reason: MoveReason,
-}
-
-/// Why a line moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MoveReason {
-    /// Nobody held it.
-    Unheld,
-    /// Its holder was dead.
-    Takeover,
-    /// Its holder gave it away, so that each has its share.
-    Handover,
-    /// Its holder gave it away because it was told to stop, or to pause.
-    Drain,
-}
-
-impl MoveReason {
-    /// The name used in the stream and in logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Unheld => "unheld",
-            Self::Takeover => "takeover",
-            Self::Handover => "handover",
-            Self::Drain => "drain",
-        }
-    }
+    /// Why it moved, in a word.
+    pub reason: &'static str,
 }
 
 impl LineMoved {
@@ -149,7 +123,7 @@ impl LineMoved {
                 command.arg(name).arg(holder.as_str());
             }
         }
-        command.arg("reason").arg(self.reason.as_str());
+        command.arg("reason").arg(self.reason);
         command.arg("node").arg(node).arg("at").arg(rfc3339_ms(at));
         command
     }

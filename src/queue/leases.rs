@@ -92,8 +92,8 @@ impl LeaseStore {
         &self.instance
     }
 
-    /// Resolves once the node's name is this instance's, which the first connection to
-    /// Redis decides: at once where nobody has it, or a bridge that crashed; after one
+    /// Resolves once the node's name is this instance's and Redis is connected. The first
+    /// connection decides: at once where nobody has it, or a bridge that crashed; after one
     /// lease ttl at most where that is uncertain.
     ///
     /// # Errors
@@ -106,19 +106,24 @@ impl LeaseStore {
         let mut status = self.shared.status.subscribe();
         loop {
             match &*membership.borrow_and_update() {
-                Membership::Joined => return Ok(()),
                 Membership::Conflict => return Err(self.conflict()),
                 Membership::NotPermitted(text) => {
                     let text = text.clone();
                     return Err(QueueError::NotPermitted { text });
                 }
-                Membership::Unknown => {}
+                Membership::Unknown | Membership::Joined => {}
             }
-            if let RedisState::Disconnected { failure, .. } = &*status.borrow_and_update()
-                && *failure != RedisFailure::Connecting
-            {
-                let failure = *failure;
-                return Err(QueueError::Disconnected { failure });
+            match &*status.borrow_and_update() {
+                // The name comes before the connection.
+                RedisState::Connected { .. } => return Ok(()),
+                RedisState::Disconnected {
+                    failure: RedisFailure::Connecting,
+                    ..
+                } => {}
+                RedisState::Disconnected { failure, .. } => {
+                    let failure = *failure;
+                    return Err(QueueError::Disconnected { failure });
+                }
             }
             // Both senders live as long as `shared`.
             tokio::select! {

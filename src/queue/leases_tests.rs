@@ -1,3 +1,5 @@
+//! How leases, and answers of scripts, are read.
+
 use super::*;
 
 fn read(text: &str) -> Option<Lease> {

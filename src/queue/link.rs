@@ -207,7 +207,12 @@ impl Link {
                 return ControlFlow::Continue(failed);
             }
             if let Some(failure) = shared.failure() {
-                return ControlFlow::Continue((failure, "a call found it".into()));
+                let text = if failure == RedisFailure::Conflict {
+                    membership::conflict(&shared).to_string()
+                } else {
+                    "a call found it".into()
+                };
+                return ControlFlow::Continue((failure, text));
             }
         }
     }
@@ -232,7 +237,7 @@ impl Link {
         if changed || self.statistics_at.elapsed() >= STATISTICS_INTERVAL {
             self.shared.removals().look_again();
             self.remove_jobs(connection).await?;
-            self.write_statistics(connection).await?;
+            self.write_statistics(false, connection).await?;
         }
         self.tidy(connection).await
     }
@@ -296,19 +301,23 @@ impl Link {
         let pipeline = self.shared.keys.write(&state, written, heartbeat, kept);
         bounded(COMMAND_TIMEOUT, pipeline.exec_async(connection)).await?;
         self.written = Some((state, Instant::now()));
-        self.write_statistics(connection).await
+        self.shared.today().set_written(None);
+        self.write_statistics(true, connection).await
     }
 
     async fn write_statistics(
         &mut self,
+        all: bool,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Failed> {
         let now = SystemTime::now();
         let (shared, mut pipeline) = (&self.shared, redis::pipe());
-        shared.today().write(&shared.keys, now, &mut pipeline);
-        pipeline.add_command(shared.keys.statistics(now));
+        let count = shared.today().write(&shared.keys, now, &mut pipeline);
+        pipeline.add_command(shared.keys.statistics(now, all));
         self.statistics_at = Instant::now();
-        bounded(PROOF_TIMEOUT, pipeline.exec_async(connection)).await
+        bounded(PROOF_TIMEOUT, pipeline.exec_async(connection)).await?;
+        shared.today().set_written(count);
+        Ok(())
     }
 
     /// Writes the batch. What Redis refuses for good is dropped; the rest is
@@ -430,7 +439,7 @@ impl Link {
         closing.run(|_| true, connection).await?;
         let erase = self.shared.keys.erase();
         bounded(COMMAND_TIMEOUT, erase.exec_async(connection)).await?;
-        self.write_statistics(connection).await
+        self.write_statistics(true, connection).await
     }
 }
 

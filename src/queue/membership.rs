@@ -10,6 +10,9 @@
 //!   anew is that of a bridge that runs, and this one does not start. One that is not
 //!   expires: Redis has only not noticed yet that the other's connection is dead.
 //!
+//! An instance that had the name once and finds another's heartbeat was frozen, or cut off
+//! from Redis, while that one took over: it never takes the name from it.
+//!
 //! All of it happens before a connection is given out and before anything is tidied up,
 //! so that a bridge that must not run closes no calls of the one that does.
 
@@ -149,6 +152,10 @@ impl Joining<'_> {
         let Some(first) = self.take(b"", connection).await? else {
             return Ok(());
         };
+        let known = self.shared.membership.borrow().clone();
+        if matches!(known, Membership::Joined | Membership::Conflict) {
+            return Err(self.conflict());
+        }
         let mut deadline = Instant::now();
         if self.is_listened_to(connection).await? {
             deadline += first.left.max(self.shared.lease_ttl).min(WAIT_MAX);

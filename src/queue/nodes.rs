@@ -69,7 +69,8 @@ local function beat(...)
   redis.call('SADD', KEYS[4], ARGV[1])
   redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[3])
   redis.call('DEL', KEYS[2])
-  redis.call('HSET', KEYS[2], 'instance', ARGV[2], 'ttl', ARGV[3], 'settled_at', seen(), ...)
+  redis.call('HSET', KEYS[2], 'instance', ARGV[2], 'beat_at', string.format('%.0f', now),
+    'settled_at', seen(), ...)
   redis.call('PEXPIRE', KEYS[2], ARGV[3])
 end
 ";
@@ -78,8 +79,7 @@ end
 /// most leases, most nodes, fields and values of the info.
 ///
 /// The answer is `{{'conflict'}}`, or the lists `ok` with fence and revision; the nodes,
-/// each as name, milliseconds that the heartbeat has left, Redis' time in milliseconds,
-/// and the info; and where they have changed the leases, as line, lease in turn.
+/// each as name, Redis' time in milliseconds, and the info; and where they have changed the leases, as line, lease in turn.
 const BEAT: &str = r"
 local instance = owner()
 if instance ~= '' and instance ~= ARGV[2] and redis.call('EXISTS', KEYS[1]) == 1 then
@@ -92,17 +92,22 @@ local function number(key)
   return string.format('%.0f', value)
 end
 local revision = number(KEYS[7])
-local nodes = {}
-for _, node in ipairs(redis.call('SMEMBERS', KEYS[4])) do
-  if #nodes >= tonumber(ARGV[9]) then break end
-  local left = redis.call('PTTL', 'bridge:' .. node .. ':heartbeat')
-  if left ~= -2 then
-    local info = redis.pcall('HGETALL', 'bridge:' .. node .. ':info')
-    local one = {node, tostring(left), string.format('%.0f', now)}
-    if not info.err and #info <= 200 then
-      for _, text in ipairs(info) do one[#one + 1] = text end
+local known, nodes = redis.call('SMEMBERS', KEYS[4]), {}
+for first = 1, math.min(#known, tonumber(ARGV[9])), 500 do
+  local heartbeats = {}
+  for index = first, math.min(#known, first + 499) do
+    heartbeats[#heartbeats + 1] = 'bridge:' .. known[index] .. ':heartbeat'
+  end
+  for index, beats in ipairs(redis.call('MGET', unpack(heartbeats))) do
+    if beats then
+      local node = known[first + index - 1]
+      local info = redis.pcall('HGETALL', 'bridge:' .. node .. ':info')
+      local one = {node, string.format('%.0f', now)}
+      if not info.err and #info <= 200 then
+        for _, text in ipairs(info) do one[#one + 1] = text end
+      end
+      nodes[#nodes + 1] = one
     end
-    nodes[#nodes + 1] = one
   end
 end
 local answer = {{'ok', number(KEYS[6]), revision}, nodes}
@@ -249,10 +254,9 @@ fn read_leases(texts: Vec<Vec<u8>>) -> Vec<(LineId, Lease)> {
     texts.chunks(2).filter_map(lease).collect()
 }
 
-/// Reads a node: its name, how long its heartbeat is good for, Redis' time, and its info
-/// as name and value in turn.
+/// Reads a node: its name, Redis' time, and its info as name and value in turn.
 fn read_node(texts: &[Vec<u8>]) -> Option<Node> {
-    let [name, left, now, info @ ..] = texts else {
+    let [name, now, info @ ..] = texts else {
         return None;
     };
     let name = std::str::from_utf8(name).ok()?;
@@ -273,9 +277,10 @@ fn read_node(texts: &[Vec<u8>]) -> Option<Node> {
     let text = |name: &str| info.get(name).map(|value| Arc::<str>::from(*value));
     let digest = info.get("lines_digest");
     let digest = digest.and_then(|value| u64::from_str_radix(value, 16).ok());
-    let settles_in =
-        whole("settled_at").map_or(0, |at| at.saturating_sub(number(now).unwrap_or(at)));
-    let age = whole("ttl").map_or(0, |ttl| ttl.saturating_sub(number(left).unwrap_or(ttl)));
+    let now = number(now);
+    let after = |at: u64, before: u64| Duration::from_millis(at.saturating_sub(before));
+    let settles_in = whole("settled_at").zip(now);
+    let beaten = whole("beat_at").zip(now);
     Some(Node {
         id: NodeId::new(name),
         instance: text("instance").unwrap_or_default(),
@@ -291,8 +296,10 @@ fn read_node(texts: &[Vec<u8>]) -> Option<Node> {
         api_url: text("api"),
         stream_url: text("stream"),
         lines_digest: digest.unwrap_or(0),
-        settles_in: Duration::from_millis(settles_in).min(SETTLES_WITHIN),
-        heartbeat_age: Duration::from_millis(age),
+        settles_in: settles_in
+            .map_or(Duration::ZERO, |(at, now)| after(at, now))
+            .min(SETTLES_WITHIN),
+        heartbeat_age: beaten.map_or(Duration::ZERO, |(at, now)| after(now, at)),
     })
 }
 

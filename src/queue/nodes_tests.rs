@@ -1,3 +1,5 @@
+//! How nodes and leases are read from the answer to a heartbeat.
+
 use super::*;
 
 fn node(texts: &[&str]) -> Option<Node> {
@@ -18,11 +20,11 @@ fn a_node_is_read_as_it_was_written() {
         lines_digest: u64::MAX - 1,
     };
     let fields = info.fields();
-    let mut texts = vec!["a", "9000", "1000"];
+    let mut texts = vec!["a", "3000"];
     for (name, value) in &fields {
         texts.extend([*name, value.as_str()]);
     }
-    texts.extend(["instance", "i", "ttl", "10000", "settled_at", "31000"]);
+    texts.extend(["instance", "i", "beat_at", "2000", "settled_at", "33000"]);
     let read = node(&texts).unwrap();
     let expected = Node {
         id: NodeId::new("a"),
@@ -46,7 +48,6 @@ fn a_node_that_cannot_be_understood_is_the_least_that_it_could_be() {
     let long = "x".repeat(VALUE_MAX_BYTES + 1);
     let texts = [
         "a",
-        "-1",
         "?",
         "capacity",
         "-3",
@@ -58,7 +59,7 @@ fn a_node_that_cannot_be_understood_is_the_least_that_it_could_be() {
         &long,
         "settled_at",
         "1e9",
-        "ttl",
+        "beat_at",
         "x",
         "lines_digest",
         "g",
@@ -66,7 +67,7 @@ fn a_node_that_cannot_be_understood_is_the_least_that_it_could_be() {
         "",
         "odd",
     ];
-    for texts in [&texts[..], &texts[..3]] {
+    for texts in [&texts[..], &texts[..2]] {
         let read = node(texts).unwrap();
         assert_eq!((read.capacity, read.lines, read.calls), (1, 0, 0));
         assert_eq!((read.stage, read.lines_digest), (NodeStage::Up, 0));
@@ -74,12 +75,12 @@ fn a_node_that_cannot_be_understood_is_the_least_that_it_could_be() {
         assert_eq!(read.heartbeat_age, Duration::ZERO);
         assert_eq!((&*read.version, &*read.instance), ("", ""));
     }
-    let far = ["a", "1", "1", "settled_at", "18446744073709551615"];
+    let far = ["a", "1", "settled_at", "18446744073709551615"];
     assert_eq!(node(&far).unwrap().settles_in, SETTLES_WITHIN);
-    assert_eq!(node(&["a", "1", "1", "capacity", "0"]).unwrap().capacity, 1);
-    assert_eq!(node(&["", "1", "1"]), None);
-    assert_eq!(node(&[&"a".repeat(256), "1", "1"]), None);
-    assert_eq!(node(&["a", "1"]), None);
+    assert_eq!(node(&["a", "1", "capacity", "0"]).unwrap().capacity, 1);
+    assert_eq!(node(&["", "1"]), None);
+    assert_eq!(node(&[&"a".repeat(256), "1"]), None);
+    assert_eq!(node(&["a"]), None);
 }
 
 #[test]

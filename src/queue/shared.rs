@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::client::{PUSH_TIMEOUT, QueueConfig, QueueStats};
 use super::error::{QueueError, RedisFailure};
 use super::jobs::Jobs;
-use super::membership::Membership;
+use super::membership::{self, Membership};
 use super::removals::Removals;
 use super::state::{Keys, NodeState, Today};
 
@@ -124,6 +124,7 @@ impl Shared {
         let slot = self.slot();
         match &slot.connection {
             Ok(connection) => Ok((connection.clone(), slot.generation)),
+            Err(RedisFailure::Conflict) => Err(membership::conflict(self)),
             Err(failure) => Err(QueueError::Disconnected { failure: *failure }),
         }
     }

@@ -27,8 +27,10 @@ pub(super) const OPEN_CALLS_KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// How long a day's counts are kept.
 const DAY_KEPT_S: u64 = 48 * 3_600;
 
+/// Writes what has changed; all of it where told so, in time before it expires.
+///
 /// KEYS: the nodes, the three statistics, the queue, the counts of the day.
-/// ARGV: seconds that a statistic is good for, seconds left of the day.
+/// ARGV: seconds that a statistic is good for, seconds left of the day, 1 to write all.
 const STATISTICS: &str = r"
 local active, keys = 0, {}
 for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
@@ -40,13 +42,18 @@ for first = 1, #keys, 500 do
     active = active + (tonumber(calls or 0) or 0)
   end
 end
-redis.call('SET', KEYS[2], active, 'EX', ARGV[1])
-redis.call('SET', KEYS[3], redis.call('LLEN', KEYS[5]), 'EX', ARGV[1])
 local today = 0
 for _, calls in ipairs(redis.call('HVALS', KEYS[6])) do
   today = today + (tonumber(calls) or 0)
 end
-redis.call('SET', KEYS[4], today, 'EX', ARGV[2])
+local sums = {active, redis.call('LLEN', KEYS[5]), today}
+local kept = {ARGV[1], ARGV[1], ARGV[2]}
+local before = redis.call('MGET', KEYS[2], KEYS[3], KEYS[4])
+for index, sum in ipairs(sums) do
+  if ARGV[3] == '1' or before[index] ~= tostring(sum) then
+    redis.call('SET', KEYS[index + 1], sum, 'EX', kept[index])
+  end
+end
 return 1";
 
 /// How many calls this node has taken on the present UTC day. Kept here and
@@ -59,6 +66,8 @@ pub(super) struct Today {
     /// What an earlier life of the node had counted; unknown before the first
     /// connection.
     before: Option<u64>,
+    /// The count that the connection in use has written.
+    written: Option<u64>,
 }
 
 impl Today {
@@ -84,13 +93,27 @@ impl Today {
         self.before = Some(calls);
     }
 
-    /// Adds the commands that write the count, where it is known.
-    pub(super) fn write(&mut self, keys: &Keys, now: SystemTime, pipeline: &mut Pipeline) {
-        if let Some(calls) = self.total(now) {
+    /// Adds the commands that write the count, where it is known and other than what was
+    /// written. Gives what to tell [`Self::set_written`] once they have run.
+    pub(super) fn write(
+        &mut self,
+        keys: &Keys,
+        now: SystemTime,
+        pipeline: &mut Pipeline,
+    ) -> Option<u64> {
+        let total = self.total(now);
+        if let Some(calls) = total.filter(|_| total != self.written) {
             let key = day_counts(now);
             pipeline.cmd("HSET").arg(&key).arg(&keys.node).arg(calls);
             pipeline.cmd("EXPIRE").arg(&key).arg(DAY_KEPT_S);
         }
+        total
+    }
+
+    /// What Redis has as the count; `None` when that may be anything: on a new connection,
+    /// and now and then, in case it has forgotten.
+    pub(super) fn set_written(&mut self, count: Option<u64>) {
+        self.written = count;
     }
 
     /// The count of the day of `now`, where this life may write it.
@@ -108,6 +131,7 @@ impl Today {
                 before: self.before.map(|_| 0),
                 day,
                 calls: 0,
+                written: None,
             };
         }
     }
@@ -236,8 +260,9 @@ impl Keys {
         pipeline
     }
 
-    /// Recomputes the statistics from all nodes.
-    pub(super) fn statistics(&self, now: SystemTime) -> redis::Cmd {
+    /// Recomputes the statistics from all nodes. `all`: keeps those alive that have not
+    /// changed, too.
+    pub(super) fn statistics(&self, now: SystemTime, all: bool) -> redis::Cmd {
         let mut command = redis::cmd("EVAL");
         command
             .arg(STATISTICS)
@@ -249,7 +274,8 @@ impl Keys {
             .arg(&self.queue)
             .arg(day_counts(now))
             .arg(STATISTICS_KEPT_S)
-            .arg(rest_of_day(now).as_secs());
+            .arg(rest_of_day(now).as_secs())
+            .arg(u8::from(all));
         command
     }
 }
@@ -277,5 +303,22 @@ mod tests {
         today.count(NOON + DAY);
         assert_eq!(today.total(NOON + DAY), Some(1));
         assert_eq!(today.total(NOON + 2 * DAY), Some(0));
+
+        let commands = |today: &mut Today, at| {
+            let mut pipeline = redis::pipe();
+            let total = today.write(&keys, at, &mut pipeline);
+            (total, pipeline.cmd_iter().count())
+        };
+        let later = NOON + 2 * DAY;
+        assert_eq!(commands(&mut today, later), (Some(0), 2));
+        today.set_written(Some(0));
+        assert_eq!(commands(&mut today, later), (Some(0), 0), "nothing new");
+        today.count(later);
+        assert_eq!(commands(&mut today, later), (Some(1), 2));
+        today.set_written(Some(1));
+        today.set_written(None);
+        assert_eq!(commands(&mut today, later), (Some(1), 2));
+        today.set_written(Some(0));
+        assert_eq!(commands(&mut today, later + DAY), (Some(0), 2), "a new day");
     }
 }

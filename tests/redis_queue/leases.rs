@@ -8,7 +8,7 @@ use redis::AsyncCommands;
 use sipbridge::core::cluster::{Fence, LeaseStage, NodeId};
 use sipbridge::core::ids::LineId;
 use sipbridge::core::private::Secret;
-use sipbridge::queue::{LineMoved, MoveReason, Queue, QueueError, Revision};
+use sipbridge::queue::{LineMoved, Queue, QueueError, Revision};
 
 use crate::lease_stage::{
     Sharer, confirmed, granted, held, info, kill_heartbeat, lease, lines, moving, numbered, only,
@@ -459,6 +459,14 @@ async fn a_user_without_the_rights_is_told_which() {
         let text = error.to_string().to_lowercase();
         assert!(text.contains(&word.to_lowercase()), "{text}");
     }
+    for user in ["keys", "commands", "none"] {
+        let mut config = sharing(&server, user);
+        config.url = Secret::new(format!("redis://{user}:pa55@127.0.0.1:{}/", server.port));
+        Queue::probe(&config).await.unwrap_err();
+        config.shares_lines = false;
+        let alone = Queue::probe(&config).await;
+        assert_eq!(alone.is_ok(), user != "none", "{user}: {alone:?}");
+    }
     // It may not touch the leases.
     let queue = start("commands").await;
     connected(&queue).await;
@@ -472,6 +480,11 @@ async fn a_user_without_the_rights_is_told_which() {
     println!("{error}");
     assert!(sharer.beat(&info(), None).await.is_err());
 
+    let mut config = sharing(&server, "right");
+    config.url = Secret::new(format!("redis://right:pa55@127.0.0.1:{}/", server.port));
+    Queue::probe(&config).await.unwrap();
+    let left: Vec<String> = server.query("KEYS cluster:*").await;
+    assert_eq!(left, Vec::<String>::new());
     let queue = start("right").await;
     connected(&queue).await;
     let sharer = Sharer::of(queue);
@@ -527,7 +540,7 @@ fn moved(line: &str) -> LineMoved {
         line: LineId::new(line),
         from: Some(NodeId::new("b")),
         to: Some(NodeId::new("a")),
-        reason: MoveReason::Takeover,
+        reason: "takeover",
     }
 }
 
@@ -538,7 +551,7 @@ async fn moves_are_told_in_the_stream_of_events() {
     let mut moves = vec![moved("l1")];
     moves.push(LineMoved {
         from: None,
-        reason: MoveReason::Unheld,
+        reason: "claimed",
         ..moved("l2")
     });
     a.record_moves(&moves).await.unwrap();
@@ -556,7 +569,7 @@ async fn moves_are_told_in_the_stream_of_events() {
         assert_eq!(events[0][name], value, "{name}");
     }
     assert!(events[0]["at"].ends_with('Z'));
-    assert!(!events[1].contains_key("from") && events[1]["reason"] == "unheld");
+    assert!(!events[1].contains_key("from") && events[1]["reason"] == "claimed");
 
     let many: Vec<_> = (0..12_000).map(|line| moved(&line.to_string())).collect();
     a.record_moves(&many).await.unwrap();

@@ -65,7 +65,9 @@ async fn a_heartbeat_says_what_the_node_is_and_tells_of_all_that_live() {
         assert!((50_000..=60_000).contains(&left), "{key}: {left} ms");
     }
     // A heartbeat ages by Redis' clock.
-    let _: u64 = server.query("PEXPIRE bridge:b:heartbeat 45000").await;
+    let beat_at: u64 = server.query("HGET bridge:b:info beat_at").await;
+    let earlier = format!("HSET bridge:b:info beat_at {}", beat_at - 15_000);
+    let _: u64 = server.query(&earlier).await;
     let aged = a.look().await;
     let age = find(&aged, "b").unwrap().heartbeat_age;
     assert!((15..17).contains(&age.as_secs()), "{age:?}");
@@ -94,7 +96,7 @@ async fn nonsense_that_others_wrote_harms_nobody() {
     let () = redis.set(b"bridge:\xff:heartbeat", "x").await.unwrap();
     let () = redis.set("bridge:string:info", "x").await.unwrap();
     let () = redis.lpush("bridge:list:info", "x").await.unwrap();
-    let pairs = [("capacity", "-1"), ("settled_at", "x"), ("ttl", "1e99")];
+    let pairs = [("capacity", "-1"), ("settled_at", "x"), ("beat_at", "1e99")];
     let () = redis
         .hset_multiple("bridge:numbers:info", &pairs)
         .await
@@ -158,7 +160,8 @@ async fn a_second_bridge_of_one_name_is_refused_and_touches_nothing_of_the_first
     assert_eq!(error, QueueError::Conflict { node: "n".into() });
     assert!(error.to_string().contains("another --node-id"), "{error}");
     assert_eq!(never_connected(&second).await, RedisFailure::Conflict);
-    assert!(store.claim(&l).await.is_err());
+    let error = store.claim(&l).await.unwrap_err();
+    assert_eq!(error, QueueError::Conflict { node: "n".into() });
     second.stop().await;
     // The first one goes on as if nothing had been.
     assert!(server.query::<bool>("EXISTS bridge:n:heartbeat").await);
@@ -195,10 +198,34 @@ async fn the_name_of_a_bridge_that_crashed_is_taken_at_once() {
         matches!(state, RedisState::Disconnected { failure, .. } if failure == conflict)
     })
     .await;
-    assert!(crashed.claim(&lines(&["l2"])).await.is_err());
+    let error = crashed.claim(&lines(&["l2"])).await.unwrap_err();
+    let conflict = QueueError::Conflict { node: "n".into() };
+    assert_eq!(error, conflict, "still");
     crashed.queue.stop().await;
     let told = again.look().await;
     assert_eq!(&find(&told, "n").unwrap().instance, again.instance());
+}
+
+#[tokio::test]
+async fn of_two_that_start_at_once_under_one_name_one_stays() {
+    let server = Server::started().await;
+    for round in 0..5 {
+        let node = format!("n{round}");
+        let config = sharing(&server, &node);
+        let twins = [(); 2].map(|()| Queue::start(&config).unwrap());
+        for twin in &twins {
+            // Whoever comes second takes the name over, or is refused.
+            let _ = twin.lease_store().unwrap().join().await;
+        }
+        let mut stays = 0;
+        for twin in &twins {
+            match twin.lease_store().unwrap().beat(&info(), None).await {
+                Ok(_) => stays += 1,
+                Err(error) => assert_eq!(error, QueueError::Conflict { node: node.clone() }),
+            }
+        }
+        assert_eq!(stays, 1);
+    }
 }
 
 #[tokio::test]
