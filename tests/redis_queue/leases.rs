@@ -8,7 +8,7 @@ use redis::AsyncCommands;
 use sipbridge::core::cluster::{Fence, LeaseStage, NodeId};
 use sipbridge::core::ids::LineId;
 use sipbridge::core::private::Secret;
-use sipbridge::queue::{LineMoved, Queue, QueueError, Revision};
+use sipbridge::queue::{LineMoved, Queue, QueueConfig, QueueError, Revision};
 
 use crate::lease_stage::{
     Sharer, confirmed, granted, held, info, kill_heartbeat, lease, lines, moving, numbered, only,
@@ -98,10 +98,10 @@ async fn a_handover_goes_through_all_its_stages() {
     );
     let leases = a.look().await.view.leases.unwrap();
     assert_eq!(leases, [(l[0].clone(), expected)]);
-    assert_eq!(only(b.done(&l).await.unwrap()).0, false);
+    assert!(!only(b.done(&l).await.unwrap()).0);
     assert_eq!(only(a.done(&l).await.unwrap()), (true, Some(held("b", 2))));
-    assert_eq!(only(a.done(&l).await.unwrap()).0, false, "once");
-    assert_eq!(only(a.release(&l, &[]).await.unwrap()).0, false);
+    assert!(!only(a.done(&l).await.unwrap()).0, "once");
+    assert!(!only(a.release(&l, &[]).await.unwrap()).0);
     assert_eq!(only(b.release(&l, &[]).await.unwrap()), (true, None));
     assert!(!server.query::<bool>("EXISTS cluster:leases").await);
     assert_eq!(a.take(&l).await, [held("a", 3)], "fences only rise");
@@ -114,12 +114,12 @@ async fn an_offer_is_taken_back_and_a_line_given_back() {
     let l = lines(&["l1"]);
     a.take(&l).await;
     a.offer(&l, &[]).await.unwrap();
-    assert_eq!(only(b.withdraw(&l).await.unwrap()).0, false);
+    assert!(!only(b.withdraw(&l).await.unwrap()).0);
     assert_eq!(
         only(a.withdraw(&l).await.unwrap()),
         (true, Some(held("a", 1)))
     );
-    assert_eq!(only(b.claim(&l).await.unwrap()).0, false);
+    assert!(!only(b.claim(&l).await.unwrap()).0);
 
     a.offer(&l, &[]).await.unwrap();
     b.take(&l).await;
@@ -164,6 +164,32 @@ async fn the_lines_of_a_dead_holder_go_to_who_claims_them_in_any_stage() {
             held("c", fence + 4),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_holder_that_says_nothing_loses_its_lines_after_the_lease_ttl() {
+    let server = Server::started().await;
+    let hasty = QueueConfig {
+        lease_ttl: Duration::from_secs(1),
+        ..sharing(&server, "a")
+    };
+    let a = Sharer::of(start_queue(&hasty).await);
+    let b = Sharer::start(&server, "b").await;
+    let l = lines(&["l1"]);
+    a.take(&l).await;
+    a.look().await;
+    let last = Instant::now();
+    eventually("it is taken over", async || {
+        only(b.claim(&l).await.unwrap()).0
+    })
+    .await;
+    let took = last.elapsed();
+    println!("taken over after {took:?}");
+    assert!(took > Duration::from_millis(950) && took < Duration::from_secs(5));
+    // It wakes up, and sees whose the line is.
+    let view = a.look().await.view;
+    assert_eq!(view.leases.unwrap(), [(l[0].clone(), held("b", 2))]);
+    assert!(!only(a.claim(&l).await.unwrap()).0);
 }
 
 #[tokio::test]

@@ -170,7 +170,7 @@ async fn a_second_bridge_of_one_name_is_refused_and_touches_nothing_of_the_first
         Some("ringing")
     );
     assert_eq!(server.query::<usize>("SCARD bridge:n:calls").await, 1);
-    assert_eq!(only(first.claim(&l).await.unwrap()).0, true);
+    assert!(only(first.claim(&l).await.unwrap()).0);
     assert!(!first_beats.is_finished());
     first_beats.abort();
 }
@@ -238,6 +238,31 @@ async fn a_frozen_bridge_that_wakes_can_change_no_lease() {
     let error = frozen.release(&l, &[]).await.unwrap_err();
     assert_eq!(error, QueueError::Conflict { node: "n".into() });
     assert!(server.query::<bool>("HEXISTS cluster:leases l1").await);
+}
+
+#[tokio::test]
+async fn a_bridge_that_stops_leaves_alone_who_has_taken_its_name() {
+    let server = Server::started().await;
+    let frozen = Sharer::start(&server, "n").await;
+    let again = Sharer::start(&server, "n").await;
+    let call = CallId::random();
+    again.queue.record(event(&call, CallEventKind::Ringing));
+    eventually("the call is known", async || {
+        server.call(&call, "state").await.is_some()
+    })
+    .await;
+    // It wakes up to a SIGTERM.
+    frozen.queue.stop().await;
+    assert_eq!(
+        server.call(&call, "state").await.as_deref(),
+        Some("ringing")
+    );
+    for key in ["heartbeat", "info", "state"] {
+        let key = format!("EXISTS bridge:n:{key}");
+        assert!(server.query::<bool>(&key).await, "{key}");
+    }
+    let told = again.look().await;
+    assert_eq!(&find(&told, "n").unwrap().instance, again.instance());
 }
 
 #[tokio::test]
