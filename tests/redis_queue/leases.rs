@@ -383,6 +383,16 @@ async fn leases_come_along_only_when_they_have_changed() {
     a.release(&l, &[]).await.unwrap();
     seen = change(seen, "released").await;
     assert_eq!(a.look_again(seen).await.view.leases, None);
+
+    // The clock of Redis went back by an hour: what comes later is still later.
+    let ahead: u64 = server.query("GET cluster:revision").await;
+    let ahead = ahead + 3_600_000_000;
+    let _: String = server.query(&format!("SET cluster:revision {ahead}")).await;
+    seen = change(seen, "moved ahead").await;
+    a.take(&l).await;
+    let now: u64 = server.query("GET cluster:revision").await;
+    assert_eq!(now, ahead + 1);
+    change(seen, "claimed by a late clock").await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use redis::AsyncCommands;
 use sipbridge::core::cluster::{Fence, NodeStage};
 use sipbridge::core::ids::CallId;
+use sipbridge::core::private::Secret;
 use sipbridge::queue::{
     CallEventKind, NodeInfo, Queue, QueueConfig, QueueError, RedisFailure, RedisState,
 };
@@ -14,7 +15,8 @@ use sipbridge::queue::{
 use crate::lease_stage::{
     Sharer, find, info, kill_heartbeat, lines, make_older, numbered, only, sharing,
 };
-use crate::stage::{Server, connected, event, eventually, start_queue};
+use crate::proxy::{Mode, Proxy};
+use crate::stage::{Server, connected, disconnected, event, eventually, start_queue};
 
 /// As a node with a heartbeat that is soon over.
 fn hasty(server: &Server, node: &str) -> QueueConfig {
@@ -238,6 +240,30 @@ async fn a_frozen_bridge_that_wakes_can_change_no_lease() {
     let error = frozen.release(&l, &[]).await.unwrap_err();
     assert_eq!(error, QueueError::Conflict { node: "n".into() });
     assert!(server.query::<bool>("HEXISTS cluster:leases l1").await);
+}
+
+#[tokio::test]
+async fn a_bridge_that_was_cut_off_never_takes_its_name_back() {
+    let server = Server::started().await;
+    let proxy = Proxy::to(server.port).await;
+    let mut config = sharing(&server, "n");
+    config.url = Secret::new(proxy.url());
+    let cut_off = Sharer::of(start_queue(&config).await);
+    proxy.set(Mode::Cut);
+    disconnected(&cut_off.queue).await;
+    let again = Sharer::start(&server, "n").await;
+    proxy.turn_to(server.port).await;
+    let mut watch = cut_off.queue.watch();
+    let decided = watch.wait_for(|state| match state {
+        RedisState::Connected { .. } => true,
+        RedisState::Disconnected { failure, .. } => *failure == RedisFailure::Conflict,
+    });
+    let decided = tokio::time::timeout(Duration::from_secs(15), decided).await;
+    decided.expect("nothing was decided").unwrap();
+    let error = cut_off.join().await.unwrap_err();
+    assert_eq!(error, QueueError::Conflict { node: "n".into() });
+    let told = again.look().await;
+    assert_eq!(&find(&told, "n").unwrap().instance, again.instance());
 }
 
 #[tokio::test]
