@@ -144,7 +144,7 @@ impl RegistrarHandle {
     /// Takes in what a REGISTER came to.
     pub fn handle_result(&self, line: LineId, state: Registration) {
         let (result, answer) = match state {
-            Registration::Registered { expires } => {
+            Registration::Registered { expires, .. } => {
                 (RegisterResult::Registered { expires }, String::new())
             }
             Registration::Failed {

@@ -264,7 +264,12 @@ pub struct LegEnd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Registration {
     /// 200 OK; valid for so long, refreshed before.
-    Registered { expires: Duration },
+    Registered {
+        expires: Duration,
+        /// Whether the 200 lists a Contact of this line that another bridge made: one
+        /// with the line's token, but another host or port than ours.
+        siblings_listed: bool,
+    },
     /// Refused or unanswered. 408 and 503 stand for no answer and no transport.
     Failed {
         status: u16,

@@ -24,6 +24,7 @@ mod placed;
 mod registering;
 mod requests;
 mod shutdown;
+mod siblings;
 mod sources;
 mod stage;
 mod streams;

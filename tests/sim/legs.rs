@@ -145,6 +145,7 @@ impl State {
         };
         let success = Registration::Registered {
             expires: account.expires,
+            siblings_listed: false,
         };
         let state = self.answers.get(&line).cloned().unwrap_or(success);
         self.registers.push(line.clone());
