@@ -125,6 +125,12 @@ pub enum Command {
     Register(LineId),
     /// Sends REGISTER with expiry 0.
     Unregister(LineId),
+    /// Refreshes the line's registration no more, without a word to the registrar:
+    /// another bridge is registered for the line, and an un-REGISTER would take its
+    /// Contact away where a registrar keeps one. A REGISTER that is under way is waited
+    /// for. The line stays and takes calls, and may register again. Answered by
+    /// [`Registration::Unregistered`].
+    Forget(LineId),
     /// Sends 180, 183 or 200 to the INVITE.
     Answer { leg: LegId, status: u16 },
     /// Refuses the INVITE with a final status, and Retry-After where given.
@@ -277,7 +283,8 @@ pub enum Registration {
         /// Retry-After, where the answer had one.
         retry_after: Option<Duration>,
     },
-    /// REGISTER with expiry 0 was answered, or timed out.
+    /// REGISTER with expiry 0 was answered, or timed out; or the registration is
+    /// forgotten.
     Unregistered,
 }
 

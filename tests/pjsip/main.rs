@@ -12,6 +12,7 @@ mod credentials;
 mod descriptions;
 mod exhausted;
 mod footprint;
+mod forgetting;
 mod holds;
 mod hostile;
 mod ice;

@@ -116,7 +116,8 @@ impl State {
                 self.lines.remove(&line);
             }
             Command::Register(line) => self.register(line),
-            Command::Unregister(line) => {
+            // The registrar of the script does not tell one from the other.
+            Command::Unregister(line) | Command::Forget(line) => {
                 self.announce(EngineEvent::Registration {
                     line,
                     state: Registration::Unregistered,

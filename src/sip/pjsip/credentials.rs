@@ -12,6 +12,8 @@
 //!   first ten, and ours may be the eleventh; and where a registrar rewrites Contacts,
 //!   it may take that of another bridge for ours.
 //!
+//! A refresh of a registration that is forgotten is stopped here (`registering`).
+//!
 //! Where the server is: what DNS says, and what `CredentialPolicy` learned.
 //!
 //! An account is found by the `line` parameter of our Contact while there is no
@@ -27,6 +29,7 @@ use super::messages::Message;
 use super::modules::{Module, ModuleCallbacks};
 use super::policies::{Mark, Policies};
 use super::received::ReceivedMessage;
+use super::registering;
 use super::sending::Sending;
 use super::shared::{Shared, guarded};
 use super::transactions::{self, DialogRef, Locked, Transaction};
@@ -78,9 +81,13 @@ unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_
         // SAFETY: pjsip passes the request that it is about to print, with the address
         // that it goes to; no other thread touches it during the call.
         let request = unsafe { Sending::new(tdata) };
-        if let Some(message) = request.message() {
-            inspect(shared, request, message);
+        let Some(message) = request.message() else {
+            return ffi::PJ_SUCCESS;
+        };
+        if !registering::may_send(shared, request, message) {
+            return EPERM;
         }
+        inspect(shared, request, message);
         ffi::PJ_SUCCESS
     })
 }

@@ -30,6 +30,7 @@ pub(super) struct Table {
 
 /// The policy of one account, and where its server is by DNS.
 pub(super) struct Policy {
+    account: i32,
     pub(super) learned: CredentialPolicy,
     /// Whether the last 200 to a REGISTER listed a Contact of another bridge.
     pub(super) siblings_listed: bool,
@@ -83,6 +84,7 @@ impl Policies {
         let server = account.server.as_deref().unwrap_or(&account.domain);
         let host = UriParts::parse(&format!("sip:{server}")).host;
         let policy = Policy {
+            account: id,
             learned: CredentialPolicy::new(&[&account.domain, &host], Instant::now()),
             siblings_listed: false,
             located,
@@ -99,6 +101,13 @@ impl Policies {
     /// An account is deleted. Its dialogs are over.
     pub fn forget(&self, id: i32) {
         self.lock().forget(id);
+    }
+
+    /// The newest account of the line with this token.
+    pub fn account_of(&self, token: &str) -> Option<i32> {
+        let table = self.lock();
+        let newest = table.by_token.get(token)?;
+        table.policies.get(newest).map(|policy| policy.account)
     }
 
     /// Whether the last 200 to a REGISTER of an account listed a Contact of its line
