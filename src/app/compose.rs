@@ -19,7 +19,7 @@ use super::retention;
 use super::stream_url::stream_base_url;
 use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
-use crate::bridge::context::{Context, Settings};
+use crate::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
 use crate::bridge::dialling::Dialling;
 use crate::bridge::drivers::Drivers;
 use crate::bridge::intake::Intake;
@@ -213,6 +213,7 @@ pub async fn compose(
                 .judging_workers(config.dialling.judges_workers),
         ),
         shutdown: Arc::default(),
+        cut_off: Arc::default(),
     });
     let drivers = Drivers::new(&context);
     let calls = CallsInProgress::new(&context);
@@ -423,6 +424,7 @@ fn settings(config: &Config, stream_url: String) -> Settings {
     Settings {
         answer: config.calls.answer,
         worker_timeout: config.worker.timeout,
+        ring_while_cut_off: RING_WHILE_CUT_OFF,
         claim_timeout: config.worker.claim_timeout,
         max_attempts: config.worker.max_attempts,
         max_duration: config.calls.max_duration,

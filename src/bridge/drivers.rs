@@ -2,6 +2,7 @@
 //! needs and no others.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{Instrument, Span, info_span, warn};
 
@@ -44,6 +45,7 @@ pub struct Drivers {
     ask: Option<Arc<dyn IncomingAsk>>,
     dialling: Arc<Dialling>,
     shutdown: Arc<Shutdown>,
+    cut_off: Arc<AtomicBool>,
     pacer: Arc<Pacer>,
     gauges: Arc<AudioMetrics>,
     outlets: Outlets,
@@ -65,6 +67,7 @@ impl Drivers {
             ask: context.ask.clone(),
             dialling: context.dialling.clone(),
             shutdown: context.shutdown.clone(),
+            cut_off: context.cut_off.clone(),
             pacer: context.pacer.clone(),
             gauges: context.gauges.clone(),
             outlets: Outlets {
@@ -187,6 +190,7 @@ impl Drivers {
             (None, Some(_)) => WorkerRoute::Dial,
             (_, None) => WorkerRoute::Queue,
         };
+        let is_cut_off = self.cut_off.load(Ordering::Relaxed);
         CallPolicy {
             answer: settings.answer,
             search: SearchPolicy {
@@ -198,6 +202,7 @@ impl Drivers {
             max_duration: settings.max_duration,
             media_timeout: settings.media_timeout,
             fallback_number: line.fallback_number.clone(),
+            ring_before_fallback: is_cut_off.then_some(settings.ring_while_cut_off),
         }
     }
 

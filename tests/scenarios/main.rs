@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `before_worker` | cancel, races for a token, Redis away, no worker in time |
 //! | `streaming` | audio both ways, marks, clear, hold, digits, the last words |
+//! | `cut_off` | a bridge whose lines another one may have: calls ring before they get the fallback |
 //! | `dialling` | whom calls and transfers of the API may reach, and how often |
 //! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
 //! | `failover` | workers that never dial or are lost, and who comes next |
@@ -28,6 +29,7 @@
 
 mod before_worker;
 mod caller;
+mod cut_off;
 mod dialling;
 mod endings;
 mod failover;

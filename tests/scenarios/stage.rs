@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::sim::{SimCallee, SimEngine};
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
-use sipbridge::bridge::context::{Context, Settings};
+use sipbridge::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
 use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::drivers::Drivers;
 use sipbridge::bridge::intake::Intake;
@@ -49,6 +49,7 @@ pub struct Setup {
     pub fallback_number: Option<&'static str>,
     pub dials_per_hour: Option<u32>,
     pub judges_transfers: bool,
+    pub cut_off: bool,
     pub listener: Option<Arc<dyn StatusListener>>,
     redis: Option<Redis>,
     target: Option<String>,
@@ -60,6 +61,7 @@ impl Setup {
             settings: Settings {
                 answer: AnswerMode::Immediate,
                 worker_timeout: Duration::from_secs(20),
+                ring_while_cut_off: RING_WHILE_CUT_OFF,
                 claim_timeout: Duration::from_secs(5),
                 max_attempts: 3,
                 max_duration: None,
@@ -76,6 +78,7 @@ impl Setup {
             fallback_number: None,
             dials_per_hour: None,
             judges_transfers: false,
+            cut_off: false,
             listener: None,
             redis,
             target,
@@ -111,6 +114,12 @@ impl Setup {
 
     pub fn fallback_number(mut self, number: &'static str) -> Self {
         self.fallback_number = Some(number);
+        self
+    }
+
+    /// Others may have its lines.
+    pub fn cut_off(mut self) -> Self {
+        self.cut_off = true;
         self
     }
 
@@ -153,6 +162,7 @@ impl Setup {
                     .judging_workers(self.judges_transfers),
             ),
             shutdown: Arc::default(),
+            cut_off: Arc::new(self.cut_off.into()),
             settings: self.settings,
         });
         let registrar = RegistrarHandle::new(&fleet, None);
