@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing::{Instrument, Span, info_span, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 
 use super::audio_metrics::AudioMetrics;
 use super::call::call_terms::{CallTerms, ForeignWorkers};
@@ -13,7 +13,7 @@ use super::call::destinations::Destinations;
 use super::call::driver::{Driver, Parts, Start};
 use super::call::idle_sounds::IdleSounds;
 use super::call::incoming::{IncomingAsk, Question};
-use super::call::opening::{incoming_call, placed_call};
+use super::call::opening::{caller_hash, incoming_call, placed_call};
 use super::call::publisher::{Outlets, Publisher};
 use super::call::worker_search::{WorkerSearch, WorkerSources};
 use super::call::worker_session::WorkerSession;
@@ -33,6 +33,7 @@ use crate::fleet::CallPermit;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
 use crate::media::pacer::Pacer;
+use crate::queue::{CallerHash, LostCall};
 use crate::sip::engine::{Command, IncomingCall, OutgoingLeg, SharedEngine};
 use crate::sip::rtp_channel::RtpReceiver;
 
@@ -99,7 +100,12 @@ impl Drivers {
             warn!(line = %incoming.line, "a call of a line that is gone is refused");
             return self.refuse(incoming.leg);
         };
-        let terms = CallTerms::default();
+        let caller = caller_hash(&line, &incoming.caller);
+        let terms = CallTerms {
+            lost: self.lost_call(&line, caller.as_ref()).await,
+            caller,
+            ..CallTerms::default()
+        };
         let call = incoming_call(&self.settings, &line, &incoming, &terms);
         let span = span(&call.facts);
         async {
@@ -117,6 +123,14 @@ impl Drivers {
         }
         .instrument(span)
         .await;
+    }
+
+    /// The call of the same caller that was lost a short time ago.
+    async fn lost_call(&self, line: &LineProfile, caller: Option<&CallerHash>) -> Option<LostCall> {
+        let queue = self.sources.queue.as_ref()?;
+        let lost = queue.lost_call(&line.id, caller?).await?;
+        info!(lost = %lost.id, "the caller lost this call and rings again");
+        Some(lost)
     }
 
     /// The driver of a call that we placed, the call as it begins, and what the
@@ -158,7 +172,8 @@ impl Drivers {
         let (account, gauges) = (self.settings.account_sid.clone(), self.gauges.clone());
         let shutdown = self.shutdown.clone();
         let parts = Parts {
-            publisher: Publisher::new(self.outlets.clone(), call, handle),
+            publisher: Publisher::new(self.outlets.clone(), call, handle)
+                .remembering(terms.caller, terms.lost.map(|lost| lost.id)),
             leg,
             early,
             media,

@@ -83,7 +83,7 @@ pub struct QueueStats {
 /// The handle. Cheap to clone; when the last one is dropped the task stops.
 #[derive(Clone)]
 pub struct Queue {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     events: mpsc::Sender<(u64, CallEvent)>,
     done: watch::Receiver<bool>,
 }

@@ -10,6 +10,7 @@
 //! | `shared` | what the handle and the task share |
 //! | `state` | the state keys and the scripts that keep the statistics true |
 //! | `calls` | the open calls: restored after Redis forgot them, closed after a crash |
+//! | [`lost_calls`] | calls lost with their bridge or worker, for callers who ring again |
 //! | `stale_jobs` | jobs and calls of dead bridges |
 //! | `connection` | one connection, commands bounded in time |
 //! | `probe` | whether a Redis can take jobs at all |
@@ -26,6 +27,7 @@ pub mod event;
 pub mod job;
 mod jobs;
 mod link;
+pub mod lost_calls;
 mod probe;
 mod removals;
 mod shared;
@@ -37,4 +39,5 @@ pub use error::{QueueError, RedisFailure};
 pub use event::{CallEvent, CallEventKind};
 pub use job::Job;
 pub use jobs::Taken;
+pub use lost_calls::{CallMemory, CallerHash, LostCall};
 pub use shared::RedisState;

@@ -180,6 +180,7 @@ fn job(document: &Value) -> Value {
         expires: now,
         attempt: 1,
         resumed: false,
+        resumed_from: None,
         custom_parameters: CustomParams::default(),
     };
     let payload = job.payload(text(document, "/bridgeNodeId"));

@@ -11,6 +11,7 @@ mod access;
 mod crash;
 mod failures;
 mod jobs;
+mod lost_calls;
 mod probe;
 mod proxy;
 mod stage;

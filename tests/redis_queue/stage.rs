@@ -214,6 +214,7 @@ pub fn job() -> Job {
         expires: created + Duration::from_secs(30),
         attempt: 1,
         resumed: false,
+        resumed_from: None,
         custom_parameters: BTreeMap::from([("restaurantId".into(), "restaurant-1".into())]).into(),
     }
 }
@@ -237,6 +238,7 @@ pub fn event(call: &CallId, kind: CallEventKind) -> CallEvent {
         attempt: 1,
         at: SystemTime::now(),
         kind,
+        memory: None,
     }
 }
 

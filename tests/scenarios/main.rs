@@ -16,6 +16,7 @@
 //! | `on_hold` | hold and resume: who hears what, what waits, refused re-INVITEs |
 //! | `placed` | calls that we place, and what is asked of a call from outside |
 //! | `random` | any order of events, seeded |
+//! | `ringing_again` | callers whose call was lost, and who ring again |
 //! | `second_leg` | the fallback number, joined with the caller where REFER is refused |
 //!
 //! What it leaves out: SIP itself (`tests/pjsip`) and the binary (`tests/e2e`).
@@ -39,6 +40,7 @@ mod lines;
 mod on_hold;
 mod placed;
 mod random;
+mod ringing_again;
 mod second_leg;
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::sim::{SimCallee, SimEngine};
+use crate::sim::{SimCallee, SimEngine, pcmu};
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
 use sipbridge::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
 use sipbridge::bridge::dialling::Dialling;
@@ -270,6 +270,19 @@ impl Stage {
         let line = LineId::new(LINE);
         self.invited.fetch_add(1, Ordering::Relaxed);
         Caller::new(self.sim.invite(&line, FROM, "anything").unwrap())
+    }
+
+    /// The INVITE of somebody, with headers.
+    pub fn call_from(&self, from: &str, headers: &[(&str, &str)]) -> Caller {
+        let line = LineId::new(LINE);
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
+        self.invited.fetch_add(1, Ordering::Relaxed);
+        let call = self
+            .sim
+            .invite_with(&line, from, "anything", pcmu(), headers.collect());
+        Caller::new(call.unwrap())
     }
 
     /// Places a call.

@@ -134,7 +134,7 @@ impl<'a> Header<'a> {
     /// The seconds of an Expires.
     pub fn expires(self) -> Option<u32> {
         let header: &ffi::pjsip_expires_hdr = self.of()?;
-        u32::try_from(header.ivalue).ok()
+        Some(header.ivalue)
     }
 
     /// Whether it is an Expires of 0.
