@@ -72,6 +72,12 @@ impl RegistrationWish {
         self.waiting.get_or_insert(wish);
     }
 
+    /// Whether the registration is forgotten: it is none any more.
+    #[must_use]
+    pub const fn is_forgotten(&self) -> bool {
+        self.is_forgotten
+    }
+
     /// Nothing is under way any more: an answer came, or it was never sent.
     /// Says what waits.
     pub fn answered(&mut self) -> Option<Wish> {
@@ -129,12 +135,12 @@ mod tests {
         assert_eq!(wish.answered(), Some(Forget));
         assert_eq!(wish.next(now), Some(Forget));
         assert!(!wish.is_open(now), "no answer comes to it");
-        assert!(!wish.may_send(now));
+        assert!(!wish.may_send(now) && wish.is_forgotten());
         assert_eq!(wish.want(Unregister, now), Some(Unregister));
         assert_eq!(wish.answered(), None);
         assert!(!wish.may_send(now), "there was nothing to take back");
         assert_eq!(wish.want(Register, now), Some(Register));
-        assert!(wish.may_send(now));
+        assert!(wish.may_send(now) && !wish.is_forgotten());
     }
 
     #[test]

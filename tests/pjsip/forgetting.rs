@@ -2,13 +2,18 @@
 //! registrar: no un-REGISTER, no refresh. It still takes calls, and may register
 //! again.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
-use sipbridge::sip::engine::{Command, Registration};
+use sipbridge::sip::engine::{Command, EngineEvent, Registration, Transport};
+use tokio::sync::mpsc;
 
-use crate::peer::{Message, Peer, answer};
-use crate::stage::{Stage, account, bye, established, media, registered_for, registration, stage};
+use crate::peer::{Message, PATIENCE, Peer, answer};
+use crate::stage::{
+    Stage, account, bye, established, eventually, media, registered_for, registration, stage,
+};
 
 /// pjsip refreshes a registration of 2 s after one.
 const SHORT: u64 = 2;
@@ -146,4 +151,86 @@ fn a_line_that_is_given_back_while_a_register_is_under_way_stays_registered() {
     stage.submit(Command::RemoveLine(line));
     let last = registrar.wait("un-REGISTER", is_register);
     answer(&registrar.sip, &last, 200, "");
+}
+
+/// A registrar at the other end of one connection.
+struct Connected {
+    stream: TcpStream,
+    from: SocketAddr,
+    read: Vec<u8>,
+}
+
+impl Connected {
+    fn accept(listener: &TcpListener) -> Self {
+        let (stream, from) = listener.accept().expect("the engine connects");
+        let limit = stream.set_read_timeout(Some(PATIENCE));
+        limit.expect("a limit");
+        let read = Vec::new();
+        Self { stream, from, read }
+    }
+
+    /// Takes the next REGISTER, which has no body, and accepts it.
+    fn accept_register(&mut self) {
+        let end = loop {
+            let end = self.read.windows(4).position(|four| four == b"\r\n\r\n");
+            if let Some(at) = end {
+                break at + 4;
+            }
+            let mut piece = [0; 4_096];
+            let length = self.stream.read(&mut piece).expect("a REGISTER");
+            assert!(length > 0, "the engine closed its connection");
+            self.read.extend_from_slice(&piece[..length]);
+        };
+        let bytes: Vec<u8> = self.read.drain(..end).collect();
+        let request = Message::parse(&bytes, self.from).expect("a message");
+        assert!(is_register(&request), "{request:?}");
+        let copied = ["via", "from", "to", "call-id", "cseq", "contact"];
+        let copied =
+            copied.map(|name| format!("{name}: {}\r\n", request.header(name).expect(name)));
+        let text = format!(
+            "SIP/2.0 200 OK\r\n{}Expires: 300\r\nContent-Length: 0\r\n\r\n",
+            copied.concat()
+        );
+        self.stream.write_all(text.as_bytes()).expect("it is open");
+    }
+}
+
+/// It is registered over no connection any more.
+#[test]
+fn a_lost_connection_is_no_news_of_a_forgotten_line() {
+    let mut stage = stage();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (kept, given) = (LineId::new("kept"), LineId::new("given-away"));
+    let mut registrar = None;
+    for line in [&kept, &given] {
+        let mut added = account(line.as_str(), line.as_str(), Some(address));
+        added.transport = Transport::Tcp;
+        stage.add_line(added);
+        stage.submit(Command::Register(line.clone()));
+        let connected = registrar.get_or_insert_with(|| Connected::accept(&listener));
+        connected.accept_register();
+        assert_eq!(registration(&mut stage, line), registered_for(300));
+    }
+    stage.submit(Command::Forget(given.clone()));
+    assert_eq!(registration(&mut stage, &given), Registration::Unregistered);
+    drop((registrar, listener));
+    let mut told = Vec::new();
+    let mut listen = |events: &mut mpsc::Receiver<EngineEvent>| {
+        while let Ok(event) = events.try_recv() {
+            if let EngineEvent::Registration { line, state } = event {
+                assert!(matches!(state, Registration::Failed { status: 503, .. }));
+                told.push(line);
+            }
+        }
+        !told.is_empty()
+    };
+    eventually("the loss is told", || listen(&mut stage.events));
+    // All lines are told at once.
+    std::thread::sleep(Duration::from_millis(100));
+    listen(&mut stage.events);
+    assert_eq!(told, [kept.clone()]);
+    for line in [kept, given] {
+        stage.submit(Command::RemoveLine(line));
+    }
 }

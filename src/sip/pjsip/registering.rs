@@ -53,6 +53,13 @@ impl Wishes {
         wish.is_some_and(|wish| wish.is_open(Instant::now()))
     }
 
+    /// Whether the registration of an account is forgotten.
+    pub fn is_forgotten(&self, account: i32) -> bool {
+        let wishes = self.lock();
+        let wish = wishes.get(&account);
+        wish.is_some_and(RegistrationWish::is_forgotten)
+    }
+
     fn waiting(&self) -> Vec<i32> {
         let wishes = self.lock();
         wishes.keys().copied().collect()
