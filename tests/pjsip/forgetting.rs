@@ -229,7 +229,7 @@ fn a_lost_connection_is_no_news_of_a_forgotten_line() {
     // All lines are told at once.
     std::thread::sleep(Duration::from_millis(100));
     listen(&mut stage.events);
-    assert_eq!(told, [kept.clone()]);
+    assert_eq!(told, std::slice::from_ref(&kept));
     for line in [kept, given] {
         stage.submit(Command::RemoveLine(line));
     }
