@@ -58,6 +58,7 @@ const FUNCTIONS: &[&str] = &[
     "pjsua_acc_add",
     "pjsua_acc_config_default",
     "pjsua_acc_del",
+    "pjsua_acc_get_config",
     "pjsua_acc_get_info",
     "pjsua_acc_modify",
     "pjsua_acc_set_registration",

@@ -19,6 +19,7 @@
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken; signed, retried, kept |
+//! | [`cluster`] | lines shared with other bridges: beats, leases, lines registered and let go |
 //! | [`bridge`] | the driver that joins them, one task per call |
 //! | [`api`] | HTTP: health, metrics, calls, administration of lines and SIP servers |
 //! | [`watchdog`] | liveness of threads, hard exit when pjsip hangs |
@@ -37,13 +38,14 @@
 //!
 //! `core` and `files` import nothing of ours, and everybody may import them; `config` only `core`, `sip` and `lines`. `dns`, `sip`, `media`, `worker`, `queue`, `callbacks`
 //! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
-//! `fleet` imports those that it holds lines with; `bridge` joins them all; `api` and `watchdog` stand above; `app` joins all, `cli` is on top. `tests/layout.rs` enforces it.
+//! `fleet` imports those that it holds lines with; `cluster` that and `queue`; `bridge` joins them all; `api` and `watchdog` stand above; `app` joins all, `cli` is on top. `tests/layout.rs` enforces it.
 
 pub mod api;
 pub mod app;
 pub mod bridge;
 pub mod callbacks;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod dns;

@@ -32,6 +32,7 @@ fn health(draining: bool) -> Health {
         overloaded: false,
         readings: Readings::default(),
         engine: EngineStats::default(),
+        cluster: None,
         redis: None,
         has_ws_target: true,
         counters: Default::default(),

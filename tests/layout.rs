@@ -52,6 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "core", "files", "config", "sip", "media", "queue", "lines", "store",
         ],
     ),
+    ("cluster", &["fleet", "core", "sip", "queue"]),
     (
         "bridge",
         &[
@@ -74,6 +75,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "api",
         &[
             "fleet",
+            "cluster",
             "core",
             "files",
             "config",

@@ -8,6 +8,7 @@ use super::health::Health;
 use super::problem::{Problem, ProblemKind};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::place::CallPlacer;
+use crate::cluster::ClusterHandle;
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
 use crate::fleet::{LineDirectory, RegistrarHandle};
@@ -44,6 +45,8 @@ pub struct Control {
     pub node: Option<String>,
     /// The database, where there is one.
     pub store: Option<Store>,
+    /// The bridges that lines are shared with, where they are.
+    pub cluster: Option<ClusterHandle>,
     /// The lines' registrations.
     pub registrar: RegistrarHandle,
     /// What the API demands of its clients.

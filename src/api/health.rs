@@ -56,6 +56,8 @@ pub struct LineCounts {
     pub registering: usize,
     /// They take calls, and register once their passwords are decrypted.
     pub decrypting: usize,
+    /// Another bridge registers them, or none yet; their calls are taken here as well.
+    pub elsewhere: usize,
     /// Refused or unanswered; retried with backoff.
     pub failed: usize,
     /// Not registering, by `--no-register`; their calls are taken.
@@ -68,8 +70,19 @@ impl LineCounts {
     /// Lines whose calls can reach us.
     #[must_use]
     pub const fn usable(&self) -> usize {
-        self.registered + self.unregistered
+        self.registered + self.unregistered + self.elsewhere
     }
+}
+
+/// The bridges that share lines, as this one sees them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterHealth {
+    /// Whether others may have taken our lines over.
+    pub is_cut_off: bool,
+    /// Lines that no living bridge is registered for.
+    pub lines_without_holder: usize,
+    /// The bridges that are alive, with how many lines each is registered for.
+    pub nodes: Vec<(String, u32)>,
 }
 
 /// Redis as the queue sees it.
@@ -119,6 +132,8 @@ pub struct Health {
     pub engine: EngineStats,
     /// Redis; `None` when no `--redis-url` was given.
     pub redis: Option<RedisHealth>,
+    /// The bridges that lines are shared with, where they are.
+    pub cluster: Option<ClusterHealth>,
     /// Whether there is a `--ws-target` to fall back to, or to use instead.
     pub has_ws_target: bool,
     /// What only metrics tell, but for the records of calls.
@@ -313,6 +328,7 @@ mod tests {
             overloaded: false,
             readings: Readings::default(),
             engine: EngineStats::default(),
+            cluster: None,
             redis: Some(RedisHealth {
                 connected: true,
                 since: Duration::from_secs(4),

@@ -245,11 +245,27 @@ fn lines(text: &mut Exposition, health: &Health) {
         ("registered", count(lines.registered)),
         ("registering", count(lines.registering)),
         ("decrypting", count(lines.decrypting)),
+        ("elsewhere", count(lines.elsewhere)),
         ("failed", count(lines.failed)),
         ("unregistered", count(lines.unregistered)),
         ("unusable", count(lines.unusable)),
     ];
     text.gauges("sipbridge_lines", "Phone lines by state.", "state", states);
+    if let Some(cluster) = &health.cluster {
+        let help = "Lines of this bridge that no living bridge is registered for.";
+        let name = "sipbridge_lines_without_holder";
+        text.gauge(name, help, count(cluster.lines_without_holder));
+        let help = "Whether others may have taken the lines over, since Redis does not answer.";
+        text.gauge(
+            "sipbridge_cluster_cut_off",
+            help,
+            u8::from(cluster.is_cut_off),
+        );
+        let help = "Lines that are registered at each bridge that is alive.";
+        let nodes = cluster.nodes.iter();
+        let nodes = nodes.map(|(node, lines)| (node.as_str(), u64::from(*lines)));
+        text.gauges("sipbridge_node_lines", help, "node", nodes);
+    }
     let name = "sipbridge_registration_failures_total";
     let failures = health.counters.registration_failures;
     text.counter(name, "Registrations that failed or were lost.", failures);

@@ -43,6 +43,6 @@ pub mod server;
 mod visitors;
 
 pub use control::{Control, HealthSource};
-pub use health::{CallTotals, Health, HealthStatus, LineCounts, RedisHealth};
+pub use health::{CallTotals, ClusterHealth, Health, HealthStatus, LineCounts, RedisHealth};
 pub use router::{health_only, routes};
 pub use server::{ApiError, ApiListener, ApiServer};

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::admin::{fallback, lines, register, servers};
+use super::admin::{cluster, fallback, lines, register, servers};
 use super::control::{Control, HealthSource};
 use super::idempotency::{self, Answers};
 use super::problem::{Problem, ProblemKind};
@@ -56,6 +56,9 @@ pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(register::of_phone_line))
         .routes(routes!(register::of_line))
         .routes(routes!(fallback::get, fallback::put))
+        .routes(routes!(cluster::list))
+        .routes(routes!(cluster::drain))
+        .routes(routes!(cluster::resume))
 }
 
 /// What needs no token.

@@ -106,6 +106,12 @@ impl ApiListener {
         Ok(Self { listener, local })
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
     /// Answers from now on.
     #[must_use]
     pub fn serve(self, router: Router) -> ApiServer {

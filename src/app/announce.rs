@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use super::compose::StartError;
+use super::start_error::StartError;
 use crate::config::Config;
 use crate::core::numbers;
 use crate::fleet::snapshot::LineSnapshot;

@@ -16,19 +16,22 @@ use super::contact_key::contact_key;
 use super::health::HealthReporter;
 use super::logging;
 use super::retention;
+use super::start_error::StartError;
 use super::stream_url::stream_base_url;
-use crate::api::{self, ApiError, ApiListener, ApiServer, Control};
+use crate::api::{self, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
-use crate::bridge::context::{Context, Settings};
+use crate::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
 use crate::bridge::dialling::Dialling;
 use crate::bridge::drivers::Drivers;
 use crate::bridge::intake::Intake;
 use crate::bridge::overload::{Monitor, OverloadInputs};
 use crate::bridge::place::CallPlacer;
-use crate::callbacks::{CallbackError, WebhookDispatcher};
+use crate::callbacks::WebhookDispatcher;
+use crate::cluster::{ClusterHandle, ClusterParts, ClusterTask};
 use crate::config::{Config, Dispatch};
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
+use crate::core::cluster::CoordinatorSettings;
 use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
@@ -39,69 +42,20 @@ use crate::fleet::{
     CallLimiter, DatabaseWatcher, Limits, LineDirectory, LineReconciler, RegistrarHandle,
     SharedFleet,
 };
-use crate::lines::FileError;
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
-use crate::queue::{DEAD_AFTER, Queue, QueueConfig, QueueError, RedisState};
-use crate::sip::engine::{Access, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine, SubmitError};
-use crate::sip::pjsip::{PjsipEngine, PjsipError};
+use crate::queue::{LEASE_TTL, LeaseStore, Queue, QueueConfig, QueueError, RedisState, dead_after};
+use crate::sip::engine::{Access, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine};
+use crate::sip::pjsip::PjsipEngine;
 use crate::store::call_log::CallLogTask;
-use crate::store::{CallLog, Store, StoreError};
+use crate::store::{CallLog, Store};
 use crate::watchdog::{Pulse, Watchdog};
-use crate::worker::{AttachTable as Workers, Dialer, StreamServer, WorkerError};
+use crate::worker::{AttachTable as Workers, Dialer, StreamServer};
 
 /// Most legs of the SIP engine.
 const MAX_LEGS: u32 = 1_024;
 /// How long the first registrations wait for Redis.
 const REDIS_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Why the bridge could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The lines file as a whole cannot be used.
-    #[error(transparent)]
-    LinesFile(#[from] FileError),
-    /// The database cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The folder of the database cannot be made.
-    #[error("--data-dir {}: cannot be created: {source}", folder.display())]
-    DataDir {
-        /// The folder.
-        folder: std::path::PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Nothing to hold.
-    #[error(
-        "no phone line can be used ({unusable} have mistakes, listed above); see --lines, --database-url and --sip-domain"
-    )]
-    NoLine {
-        /// How many lines were left out.
-        unusable: usize,
-    },
-    /// The queue cannot be used.
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    /// The workers' port or target cannot be used.
-    #[error(transparent)]
-    Worker(#[from] WorkerError),
-    /// The API port cannot be used.
-    #[error(transparent)]
-    Api(#[from] ApiError),
-    /// Callbacks cannot be sent.
-    #[error(transparent)]
-    Callbacks(#[from] CallbackError),
-    /// SIP cannot be started.
-    #[error(transparent)]
-    Sip(#[from] PjsipError),
-    /// The SIP engine takes no commands.
-    #[error("lines cannot be added: {0}")]
-    Command(#[from] SubmitError),
-    /// The system gives no thread.
-    #[error("the system gives no thread or signal handler: {0}")]
-    Thread(std::io::Error),
-}
 
 /// The bridge, running.
 pub struct Running {
@@ -115,6 +69,10 @@ pub struct Running {
     pub watchdog: Watchdog,
     /// The lines' registrations.
     pub registrar: RegistrarHandle,
+    /// The lines' leases, where bridges share lines.
+    pub cluster: Option<ClusterHandle>,
+    /// Keeps the leases.
+    pub leasing: Option<JoinHandle<()>>,
     /// Keeps the lines registered.
     pub registering: JoinHandle<()>,
     /// Notices an overload.
@@ -160,6 +118,11 @@ pub async fn compose(
     let workers = Workers::default();
     let (stream_server, stream_url) = open_stream_port(&config, &workers).await?;
     let queue = start_queue(&config, &stream_url)?;
+    let leases = queue.as_ref().and_then(Queue::lease_store);
+    if let Some(leases) = &leases {
+        take_name(leases).await?;
+        fleet.share_lines();
+    }
     let dialer = config.worker.ws_target.as_ref();
     let dialer = dialer
         .map(|target| Dialer::new(target.expose(), None))
@@ -213,6 +176,7 @@ pub async fn compose(
                 .judging_workers(config.dialling.judges_workers),
         ),
         shutdown: Arc::default(),
+        cut_off: Arc::default(),
     });
     let drivers = Drivers::new(&context);
     let calls = CallsInProgress::new(&context);
@@ -227,6 +191,26 @@ pub async fn compose(
         loader,
     );
     let file_mistakes = reconciler.start(start).await?;
+    let shared = leases.clone().zip(config.cluster).map(|(store, cluster)| {
+        ClusterTask::new(ClusterParts {
+            store,
+            registrar: registrar.clone(),
+            engine: engine.clone(),
+            call_limiter: context.call_limiter.clone(),
+            cut_off: context.cut_off.clone(),
+            settings: CoordinatorSettings {
+                lease_ttl: cluster.lease_ttl,
+                handover_timeout: cluster.handover_timeout,
+                ..CoordinatorSettings::default()
+            },
+            capacity: config.calls.max_calls,
+            api_url: Some(format!("http://{}", listener.local_addr()).into()),
+            stream_url: Some(context.settings.stream_url.as_str())
+                .filter(|url| !url.is_empty())
+                .map(Into::into),
+        })
+    });
+    let (leasing, cluster) = shared.unzip();
     let monitor = Arc::new(Monitor::default());
     let health = HealthReporter::new(
         &config,
@@ -237,6 +221,7 @@ pub async fn compose(
         shown_pulses,
         told,
     );
+    let health = health.sharing_lines(cluster.clone());
     let api = listener.serve(api::routes(Arc::new(Control {
         health: health.source(),
         placer: CallPlacer::new(&context, &drivers),
@@ -245,6 +230,7 @@ pub async fn compose(
         node: context.call_log.as_ref().map(|log| log.node().to_owned()),
         store: store.as_ref().map(|(store, _)| store.clone()),
         registrar: registrar.clone(),
+        cluster: cluster.clone(),
         token: config.api_token.clone(),
         key: config.encryption_key.clone(),
     })));
@@ -253,12 +239,14 @@ pub async fn compose(
     let registering_task = tokio::spawn({
         let registrar = registrar.clone();
         let engine = engine.clone();
-        let queue = queue.clone();
+        // A line that is shared waits for its lease.
+        let queue = queue.clone().filter(|_| leases.is_none());
         async move {
             await_redis(queue).await;
             registrar.run(engine).await;
         }
     });
+    let leasing = leasing.map(|task| tokio::spawn(task.run()));
     if let Some(queue) = queue {
         tokio::spawn(calls.clone().publish(queue));
     }
@@ -280,6 +268,8 @@ pub async fn compose(
         queue: context.queue.clone(),
         watchdog,
         registrar,
+        cluster,
+        leasing,
         registering: registering_task,
         monitoring,
         intake,
@@ -298,15 +288,34 @@ fn start_queue(config: &Config, stream_url: &str) -> Result<Option<Queue>, Start
     let Some(queue) = &config.queue else {
         return Ok(None);
     };
+    let lease_ttl = config
+        .cluster
+        .map_or(LEASE_TTL, |cluster| cluster.lease_ttl);
     let queue = QueueConfig {
         url: Secret::new(queue.redis_url.expose().to_owned()),
         queue: queue.queue.clone(),
         node_id: config.node_id.clone(),
         stream_url_base: Some(stream_url.to_owned()).filter(|url| !url.is_empty()),
         ca_file: queue.redis_ca.clone(),
-        dead_after: DEAD_AFTER,
+        dead_after: dead_after(lease_ttl),
+        lease_ttl,
+        shares_lines: config.cluster.is_some(),
     };
     Ok(Some(Queue::start(&queue)?))
+}
+
+/// Takes this bridge's name in the cluster. A Redis that is away holds nothing up.
+async fn take_name(leases: &LeaseStore) -> Result<(), StartError> {
+    match leases.join().await {
+        Ok(()) => Ok(()),
+        Err(error @ (QueueError::Conflict { .. } | QueueError::NotPermitted { .. })) => {
+            Err(StartError::Queue(error))
+        }
+        Err(error) => {
+            warn!(%error, "the other bridges are not known yet");
+            Ok(())
+        }
+    }
 }
 
 fn start_call_log(
@@ -425,6 +434,7 @@ fn settings(config: &Config, stream_url: String) -> Settings {
     Settings {
         answer: config.calls.answer,
         worker_timeout: config.worker.timeout,
+        ring_while_cut_off: RING_WHILE_CUT_OFF,
         claim_timeout: config.worker.claim_timeout,
         max_attempts: config.worker.max_attempts,
         max_duration: config.calls.max_duration,

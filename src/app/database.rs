@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::compose::StartError;
 use super::sealing::seal;
+use super::start_error::StartError;
 
 use crate::config::{Config, Database};
 use crate::core::ids::LineId;

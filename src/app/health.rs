@@ -5,13 +5,14 @@ use std::time::{Instant, SystemTime};
 
 use super::logging;
 use crate::api::metrics::{CallbackTotals, MetricCounters};
-use crate::api::{CallTotals, Health, HealthSource, LineCounts, RedisHealth};
+use crate::api::{CallTotals, ClusterHealth, Health, HealthSource, LineCounts, RedisHealth};
 use crate::bridge::audio_metrics::AudioMetrics;
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::Context;
 use crate::bridge::dialling::Dialling;
 use crate::bridge::overload::Monitor;
 use crate::callbacks::{CallbackStats, StatusCallbacks};
+use crate::cluster::ClusterHandle;
 use crate::config::Config;
 use crate::core::call_object::CallDirection;
 use crate::fleet::{CallLimiter, LineDirectory, RegistrarHandle};
@@ -40,6 +41,7 @@ pub struct HealthReporter {
     monitor: Arc<Monitor>,
     pulses: Vec<Pulse>,
     callbacks: StatusCallbacks,
+    cluster: Option<ClusterHandle>,
 }
 
 impl HealthReporter {
@@ -73,7 +75,14 @@ impl HealthReporter {
             monitor,
             pulses,
             callbacks,
+            cluster: None,
         }
+    }
+
+    /// The same of a bridge that shares its lines.
+    #[must_use]
+    pub fn sharing_lines(self, cluster: Option<ClusterHandle>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// For the API.
@@ -99,6 +108,7 @@ impl HealthReporter {
                 .queue
                 .as_ref()
                 .map(|queue| redis(&queue.status(), queue.stats())),
+            cluster: self.cluster.as_ref().map(cluster),
             has_ws_target: self.has_ws_target,
             counters: self.counters(),
         }
@@ -155,10 +165,22 @@ impl HealthReporter {
             registered: counts.registered,
             registering: counts.registering,
             decrypting: counts.decrypting,
+            elsewhere: counts.elsewhere,
             failed: counts.failed,
             unregistered: 0,
             unusable,
         }
+    }
+}
+
+fn cluster(cluster: &ClusterHandle) -> ClusterHealth {
+    let nodes = cluster.nodes().into_iter();
+    ClusterHealth {
+        is_cut_off: cluster.is_cut_off(),
+        lines_without_holder: cluster.lines_without_holder(),
+        nodes: nodes
+            .map(|node| (node.id.to_string(), node.lines))
+            .collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`run`] | the bridge: start order, and the order in which it goes down |
-//! | [`compose`] | builds the rooms and joins them |
+//! | [`compose`], [`start_error`] | builds the rooms and joins them; why that fails |
 //! | [`announce`] | what the start says of the lines |
 //! | `calls_in_progress` | how many calls go on, and how they are ended |
 //! | [`callbacks`] | callbacks joined with the calls and the database |
@@ -31,6 +31,7 @@ pub mod logging;
 pub mod retention;
 pub mod run;
 pub mod sealing;
+pub mod start_error;
 pub mod stream_url;
 
 /// Exit code: something failed while running, or `check` found something unusable.

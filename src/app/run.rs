@@ -27,18 +27,24 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::calls_in_progress::CallsInProgress;
-use super::compose::{Running, StartError, compose};
+use super::compose::{Running, compose};
+use super::start_error::StartError;
 use super::{EXIT_FAILURE, announce, callbacks, database, descriptors, drain, logging};
 use crate::api::ApiListener;
+use crate::cluster::ClusterHandle;
 use crate::config::Config;
 use crate::watchdog::{Stage, Watchdog};
 
 /// What follows the calls' end may take this long before it counts as hung.
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(8);
+/// How long giving up the leases may take.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+/// How long INVITEs may still come once no registrar has our Contacts: some round trips.
+const STRAGGLERS: Duration = Duration::from_millis(500);
 /// How long the last records of calls may take.
 const RECORDS_LIMIT: Duration = Duration::from_secs(2);
 /// Exit code after a signal before the bridge is up: there was nothing to end.
@@ -51,7 +57,8 @@ pub fn run(mut config: Config) -> ExitCode {
     logging::start(config.log_format, &config.log_filter);
     config.calls.max_calls = descriptors::raise_limit(config.calls.max_calls);
     let code = match start_and_serve(config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Told) => ExitCode::SUCCESS,
+        Ok(End::Replaced) => ExitCode::from(EXIT_FAILURE),
         Err(error) => {
             error!("not started: {error}");
             ExitCode::from(EXIT_FAILURE)
@@ -61,7 +68,7 @@ pub fn run(mut config: Config) -> ExitCode {
     code
 }
 
-fn start_and_serve(config: Config) -> Result<(), StartError> {
+fn start_and_serve(config: Config) -> Result<End, StartError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("tokio")
         .enable_all()
@@ -72,6 +79,9 @@ fn start_and_serve(config: Config) -> Result<(), StartError> {
         let limits = Limits {
             drain: config.drain_timeout,
             shutdown: config.shutdown_timeout,
+            handover: config
+                .cluster
+                .map_or(Duration::ZERO, |cluster| cluster.handover_timeout),
         };
         // Before the database is touched: a bridge that is started a second
         // time by mistake ends here, and does not take the calls of the one
@@ -81,10 +91,29 @@ fn start_and_serve(config: Config) -> Result<(), StartError> {
         let (store, start) = database::prepare(&config).await?;
         announce::lines(&config, &start)?;
         let running = compose(config, start, store, listener).await?;
-        signals.first().await;
+        let end = tokio::select! {
+            () = signals.first() => End::Told,
+            () = replaced(running.cluster.as_ref()) => End::Replaced,
+        };
         go_down(running, limits).await;
-        Ok(())
+        Ok(end)
     })
+}
+
+/// Why the bridge went down.
+enum End {
+    /// It was told to.
+    Told,
+    /// Another bridge runs under its node id.
+    Replaced,
+}
+
+/// Returns when another bridge turned out to run under our name.
+async fn replaced(cluster: Option<&ClusterHandle>) {
+    match cluster {
+        Some(cluster) => cluster.conflict().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// SIGTERM and Ctrl+C, watched by a task of their own: the start blocks now
@@ -140,6 +169,8 @@ struct Limits {
     drain: Duration,
     /// After that, until they are hung up.
     shutdown: Duration,
+    /// How long other bridges may take to take the lines.
+    handover: Duration,
 }
 
 async fn go_down(running: Running, limits: Limits) {
@@ -149,6 +180,8 @@ async fn go_down(running: Running, limits: Limits) {
         queue,
         watchdog,
         registrar,
+        cluster,
+        leasing,
         registering,
         monitoring,
         intake,
@@ -167,10 +200,13 @@ async fn go_down(running: Running, limits: Limits) {
         shutdown_timeout_s = limits.shutdown.as_secs(),
         "shutting down: no new calls, lines unregister"
     );
-    calls.drain();
     if let Some(queue) = &queue {
         queue.set_draining();
     }
+    if let Some(cluster) = &cluster {
+        hand_over(cluster, limits.handover).await;
+    }
+    calls.drain();
     let tasks = [Some(holding), keeping, forgetting];
     for task in tasks.into_iter().flatten() {
         task.abort();
@@ -188,6 +224,13 @@ async fn go_down(running: Running, limits: Limits) {
         }
     }
     drain::unregister_rest(&engine, lines, limits.shutdown).await;
+    if let Some(cluster) = &cluster {
+        cluster.stop(RELEASE_LIMIT).await;
+    }
+    if let Some(leasing) = leasing {
+        leasing.abort();
+        let _ = leasing.await;
+    }
 
     watchdog.stage(Stage::Queue);
     if let Some(stream_server) = stream_server {
@@ -219,6 +262,23 @@ async fn go_down(running: Running, limits: Limits) {
     }
     api.stop().await;
     info!("down");
+}
+
+/// Has other bridges take the lines, and takes calls until they have: each is registered there before it is let go
+/// here, so that no caller is refused.
+async fn hand_over(cluster: &ClusterHandle, limit: Duration) {
+    let has_taker = cluster.has_taker();
+    cluster.drain();
+    if !has_taker {
+        return;
+    }
+    let started = Instant::now();
+    if cluster.handed_over(limit).await {
+        let after_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(after_ms, "other bridges have the lines");
+        // What a registrar had sent here by then.
+        sleep(STRAGGLERS).await;
+    }
 }
 
 /// Returns when the calls are over, by themselves or hung up.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::audio_metrics::AudioMetrics;
@@ -25,6 +26,10 @@ use crate::sip::header_names::HeaderNames;
 use crate::store::CallLog;
 use crate::worker::{AttachTable as Workers, Dialer};
 
+/// How long calls ring at a bridge that is cut off: longer than a worker takes to answer
+/// at the bridge that has its lines now.
+pub const RING_WHILE_CUT_OFF: Duration = Duration::from_secs(4);
+
 /// What every call goes by.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -34,6 +39,9 @@ pub struct Settings {
     pub pushes_jobs: bool,
     /// How long a caller waits for a worker.
     pub worker_timeout: Duration,
+    /// How long a call that comes while the bridge is cut off from its cluster rings
+    /// before it is served by the fallback.
+    pub ring_while_cut_off: Duration,
     /// How long a taken job may go undialled.
     pub claim_timeout: Duration,
     /// Most jobs for a caller who has no steady worker.
@@ -97,6 +105,9 @@ pub struct Context {
     pub dialling: Arc<Dialling>,
     /// The signal that calls must end.
     pub shutdown: Arc<Shutdown>,
+    /// Whether the bridge is cut off from its cluster: others may have taken its lines
+    /// over, and the same calls ring there.
+    pub cut_off: Arc<AtomicBool>,
 }
 
 /// What a call goes by before its media is negotiated: the worker may be

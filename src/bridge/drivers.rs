@@ -2,8 +2,9 @@
 //! needs and no others.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tracing::{Instrument, Span, info_span, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 
 use super::audio_metrics::AudioMetrics;
 use super::call::call_terms::{CallTerms, ForeignWorkers};
@@ -12,7 +13,7 @@ use super::call::destinations::Destinations;
 use super::call::driver::{Driver, Parts, Start};
 use super::call::idle_sounds::IdleSounds;
 use super::call::incoming::{IncomingAsk, Question};
-use super::call::opening::{incoming_call, placed_call};
+use super::call::opening::{caller_hash, incoming_call, placed_call};
 use super::call::publisher::{Outlets, Publisher};
 use super::call::worker_search::{WorkerSearch, WorkerSources};
 use super::call::worker_session::WorkerSession;
@@ -32,6 +33,7 @@ use crate::fleet::CallPermit;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
 use crate::media::pacer::Pacer;
+use crate::queue::{CallerHash, LostCall};
 use crate::sip::engine::{Command, IncomingCall, OutgoingLeg, SharedEngine};
 use crate::sip::rtp_channel::RtpReceiver;
 
@@ -44,6 +46,7 @@ pub struct Drivers {
     ask: Option<Arc<dyn IncomingAsk>>,
     dialling: Arc<Dialling>,
     shutdown: Arc<Shutdown>,
+    cut_off: Arc<AtomicBool>,
     pacer: Arc<Pacer>,
     gauges: Arc<AudioMetrics>,
     outlets: Outlets,
@@ -65,6 +68,7 @@ impl Drivers {
             ask: context.ask.clone(),
             dialling: context.dialling.clone(),
             shutdown: context.shutdown.clone(),
+            cut_off: context.cut_off.clone(),
             pacer: context.pacer.clone(),
             gauges: context.gauges.clone(),
             outlets: Outlets {
@@ -96,7 +100,12 @@ impl Drivers {
             warn!(line = %incoming.line, "a call of a line that is gone is refused");
             return self.refuse(incoming.leg);
         };
-        let terms = CallTerms::default();
+        let caller = caller_hash(&line, &incoming.caller);
+        let terms = CallTerms {
+            lost: self.lost_call(&line, caller.as_ref()).await,
+            caller,
+            ..CallTerms::default()
+        };
         let call = incoming_call(&self.settings, &line, &incoming, &terms);
         let span = span(&call.facts);
         async {
@@ -114,6 +123,14 @@ impl Drivers {
         }
         .instrument(span)
         .await;
+    }
+
+    /// The call of the same caller that was lost a short time ago.
+    async fn lost_call(&self, line: &LineProfile, caller: Option<&CallerHash>) -> Option<LostCall> {
+        let queue = self.sources.queue.as_ref()?;
+        let lost = queue.lost_call(&line.id, caller?).await?;
+        info!(lost = %lost.id, "the caller lost this call and rings again");
+        Some(lost)
     }
 
     /// The driver of a call that we placed, the call as it begins, and what the
@@ -155,7 +172,8 @@ impl Drivers {
         let (account, gauges) = (self.settings.account_sid.clone(), self.gauges.clone());
         let shutdown = self.shutdown.clone();
         let parts = Parts {
-            publisher: Publisher::new(self.outlets.clone(), call, handle),
+            publisher: Publisher::new(self.outlets.clone(), call, handle)
+                .remembering(terms.caller, terms.lost.map(|lost| lost.id)),
             leg,
             early,
             media,
@@ -187,6 +205,7 @@ impl Drivers {
             (None, Some(_)) => WorkerRoute::Dial,
             (_, None) => WorkerRoute::Queue,
         };
+        let is_cut_off = self.cut_off.load(Ordering::Relaxed);
         CallPolicy {
             answer: settings.answer,
             search: SearchPolicy {
@@ -198,6 +217,7 @@ impl Drivers {
             max_duration: settings.max_duration,
             media_timeout: settings.media_timeout,
             fallback_number: line.fallback_number.clone(),
+            ring_before_fallback: is_cut_off.then_some(settings.ring_while_cut_off),
         }
     }
 

@@ -113,6 +113,7 @@ mod tests {
         let registrar = RegistrarHandle::new(&fleet, None);
         let registered = Registration::Registered {
             expires: Duration::from_secs(300),
+            siblings_listed: false,
         };
         handle_registration(&engine, &registrar, line.clone(), registered.clone());
         assert!(events.try_recv().is_err(), "it may stay");

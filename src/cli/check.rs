@@ -336,7 +336,8 @@ fn bind_problem(error: &io::Error) -> String {
 fn check_workers(config: &Config, report: &mut Report) {
     if let Some(queue) = &config.queue {
         let url = &queue.redis_url;
-        match probe_redis(queue, &config.node_id) {
+        let shares_lines = config.cluster.is_some();
+        match probe_redis(queue, &config.node_id, shares_lines) {
             Ok(()) => report.ok(format_args!("--redis-url: {url} answers, and takes jobs")),
             Err(error) => report.error(format_args!("--redis-url: {url}: {error}")),
         }
@@ -350,9 +351,11 @@ fn check_workers(config: &Config, report: &mut Report) {
 
 /// Connects to Redis and proves that jobs can be pushed.
 ///
+/// With `shares_lines` also that lines can be shared with other bridges.
+///
 /// # Errors
 /// Why not, and what to do, without the password.
-pub fn probe_redis(queue: &QueueSettings, node_id: &str) -> Result<(), String> {
+pub fn probe_redis(queue: &QueueSettings, node_id: &str, shares_lines: bool) -> Result<(), String> {
     // TLS needs a process-wide provider; a second installation changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = queue::QueueConfig {
@@ -361,7 +364,9 @@ pub fn probe_redis(queue: &QueueSettings, node_id: &str) -> Result<(), String> {
         node_id: node_id.to_owned(),
         stream_url_base: None,
         ca_file: queue.redis_ca.clone(),
-        dead_after: queue::DEAD_AFTER,
+        dead_after: queue::dead_after(queue::LEASE_TTL),
+        lease_ttl: queue::LEASE_TTL,
+        shares_lines,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

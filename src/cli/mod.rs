@@ -5,6 +5,8 @@
 //! | [`check`] | `sipbridge check` |
 //! | [`lines`] | `sipbridge lines` |
 //! | [`line_states`] | what a running bridge says of its lines |
+//! | [`nodes`] | `sipbridge nodes` |
+//! | [`running_bridge`] | the running bridge of the same settings, asked over its API |
 //! | `callers` | lines whose calls would not be heard |
 //! | [`encrypt`] | `sipbridge encrypt` |
 
@@ -13,6 +15,8 @@ pub mod check;
 pub mod encrypt;
 pub mod line_states;
 pub mod lines;
+pub mod nodes;
+pub mod running_bridge;
 
 use std::process::ExitCode;
 
@@ -29,6 +33,7 @@ pub fn main() -> ExitCode {
         Ok(Invocation::Run(given)) => configure_and_run(given),
         Ok(Invocation::Check(given)) => check::main(given),
         Ok(Invocation::Lines(given)) => lines::main(given),
+        Ok(Invocation::Nodes(given)) => nodes::main(given),
         Ok(Invocation::Encrypt { line_id, given }) => encrypt::main(&line_id, given),
         Err(error) => {
             // Help and version go to standard output with 0, mistakes to standard error with 2.

@@ -214,6 +214,12 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLBACKS, "Host at which a client's own callbackUrl and wsTarget are signed as well, beside those of the flags' URLs; may be repeated, or with commas between"),
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis and the database: unique among bridges, and the same after a restart, which the host's name of a container may not be [default: the host's name]"),
+    value("cluster", "CLUSTER", "on|off").or("on")
+        .help(RUN, "Share the lines with the other bridges on the same Redis: each line is registered by one of them, and by another within seconds when that one dies; off: register all lines, whoever else does"),
+    value("lease-ttl", "LEASE_TTL", "SECONDS").or("10")
+        .help(RUN, "How long the lines of a bridge stay its own after its last heartbeat to Redis, 2 to 300; the same for all bridges"),
+    value("handover-timeout", "HANDOVER_TIMEOUT", "SECONDS").or("15")
+        .help(RUN, "How long a bridge that was told to stop waits for others to take its lines, and takes calls meanwhile"),
     value("api-port", "API_PORT", "PORT").or("8080")
         .help(RUN, "Port of the HTTP API and GET /health"),
     value("api-bind", "API_BIND", "IP").or("127.0.0.1")
@@ -291,6 +297,13 @@ pub fn command() -> Command {
              --api-token). Changes nothing: a lines file is shown as it would be imported. Exits with 1 when a line is unusable.",
         )
         .args(FLAGS.iter().map(arg));
+    let nodes = Command::new("nodes")
+        .about("Prints the bridges that share lines: state, version, lines, calls, heartbeat")
+        .long_about(
+            "Prints the bridges that share lines, as the bridge that runs with these settings sees them; it is asked over its API \
+             (--api-bind, --api-port, --api-token), and has a star. Changes nothing. Exits with 1 when no bridge answers.",
+        )
+        .args(FLAGS.iter().map(arg));
     Command::new("sipbridge")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Turns SIP phone lines into Twilio Media Streams calls for AI workers")
@@ -303,6 +316,7 @@ pub fn command() -> Command {
         .subcommand(check)
         .subcommand(encrypt)
         .subcommand(lines)
+        .subcommand(nodes)
 }
 
 fn arg(flag: &Flag) -> Arg {

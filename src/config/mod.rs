@@ -22,6 +22,7 @@
 mod access;
 pub mod callbacks;
 pub mod callers;
+pub mod cluster;
 pub mod config_error;
 mod dialling;
 pub mod flags;
@@ -39,8 +40,8 @@ pub use config_error::{ConfigError, FlagProblem, Warning};
 pub use dialling::DiallingConfig;
 pub use raw_args::{Invocation, RawArgs, read};
 pub use settings::{
-    AnswerMode, AudioConfig, CallsConfig, Config, Database, Dispatch, FlagsLine, LogFormat,
-    NetworkConfig, QueueSettings, SipConfig, TurnServer, WorkerConfig,
+    AnswerMode, AudioConfig, CallsConfig, ClusterConfig, Config, Database, Dispatch, FlagsLine,
+    LogFormat, NetworkConfig, QueueSettings, SipConfig, TurnServer, WorkerConfig,
 };
 pub use url::ServiceUrl;
 pub use validate::{Checked, encryption_key, validate};

@@ -25,6 +25,8 @@ pub enum Invocation {
     Check(RawArgs),
     /// Print the lines without starting.
     Lines(RawArgs),
+    /// Print the bridges that share lines.
+    Nodes(RawArgs),
     /// Encrypt the password on standard input for a line.
     Encrypt {
         /// The line's id.
@@ -59,6 +61,7 @@ pub fn read(
             given,
         },
         Some(("lines", _)) => Invocation::Lines(given),
+        Some(("nodes", _)) => Invocation::Nodes(given),
         Some(_) => Invocation::Check(given),
         None => Invocation::Run(given),
     })

@@ -44,6 +44,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Redis, where `--redis-url` is given.
     pub queue: Option<QueueSettings>,
+    /// How lines are shared with other bridges; `None` for not at all.
+    pub cluster: Option<ClusterConfig>,
     /// Callbacks over HTTP.
     pub callbacks: CallbacksConfig,
     /// `--node-id`, or the host's name.
@@ -172,6 +174,15 @@ pub struct CallsConfig {
     pub rtp_timeout: Option<Duration>,
     /// `--answer`.
     pub answer: AnswerMode,
+}
+
+/// How bridges share their lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// `--lease-ttl`: how long the lines of a bridge stay its own after its last heartbeat.
+    pub lease_ttl: Duration,
+    /// `--handover-timeout`: how long a bridge that ends waits for others to take its lines.
+    pub handover_timeout: Duration,
 }
 
 /// How a call finds its worker.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::access;
 use super::callbacks::callbacks;
 use super::callers;
+use super::cluster;
 use super::config_error::{ConfigError, FlagProblem, Warning};
 use super::dialling::dialling;
 use super::flags::FLAGS;
@@ -121,6 +122,7 @@ fn config(reader: &mut Reader) -> Config {
         },
         worker: worker(reader, ws_target),
         queue: queue(reader),
+        cluster: cluster::cluster(reader),
         node_id: node_id(reader),
         api_bind: reader
             .address("api-bind")

@@ -16,7 +16,7 @@
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
 //! | [`refused_lines`] | lines that the SIP engine could not add, and when each is tried again |
-//! | [`cluster`] | bridges that share lines: which node registers which
+//! | [`cluster`] | bridges that share lines: which node registers which |
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |

@@ -1,6 +1,7 @@
 //! What is wanted of one account at its registrar, and what is on its way
-//! there. A SIP stack sends one REGISTER of an account at a time; what is
-//! wanted meanwhile waits for the answer, and only the last wish counts.
+//! there. A SIP stack sends one REGISTER of an account at a time, refreshes of its
+//! own among them; what is wanted meanwhile waits for the answer, and only the last
+//! wish counts.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,16 @@ use std::time::{Duration, Instant};
 /// a little later the next may be tried, whatever became of it.
 const ANSWER_MAX: Duration = Duration::from_secs(40);
 
-/// What a REGISTER is to do.
+/// What is to become of a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// Register, or refresh.
     Register,
     /// Take the registration back: expiry 0.
     Unregister,
+    /// Refresh it no more, without a word to the registrar: another bridge registers
+    /// the line now, and an un-REGISTER could take its Contact away.
+    Forget,
 }
 
 /// The state of one account.
@@ -22,6 +26,7 @@ pub enum Wish {
 pub struct RegistrationWish {
     in_flight_since: Option<Instant>,
     waiting: Option<Wish>,
+    is_forgotten: bool,
 }
 
 impl RegistrationWish {
@@ -39,14 +44,38 @@ impl RegistrationWish {
             return None;
         }
         let wish = self.waiting.take()?;
-        self.in_flight_since = Some(now);
+        self.is_forgotten = match wish {
+            Wish::Register => false,
+            Wish::Unregister => self.is_forgotten,
+            Wish::Forget => true,
+        };
+        // Nothing is sent to forget, and no answer comes.
+        self.in_flight_since = (wish != Wish::Forget).then_some(now);
         Some(wish)
+    }
+
+    /// The stack is about to send a REGISTER for the first time, one that was asked
+    /// for or a refresh of its own. Whether it may: a registration that is forgotten is
+    /// not refreshed.
+    pub fn may_send(&mut self, now: Instant) -> bool {
+        if self.is_forgotten {
+            return false;
+        }
+        let is_out = |since: &Instant| now.saturating_duration_since(*since) < ANSWER_MAX;
+        self.in_flight_since = self.in_flight_since.filter(is_out).or(Some(now));
+        true
     }
 
     /// The stack was busy with a REGISTER of its own, a refresh: the wish waits
     /// for the answer to that, unless there is a later one.
     pub fn was_busy(&mut self, wish: Wish) {
         self.waiting.get_or_insert(wish);
+    }
+
+    /// Whether the registration is forgotten: it is none any more.
+    #[must_use]
+    pub const fn is_forgotten(&self) -> bool {
+        self.is_forgotten
     }
 
     /// Nothing is under way any more: an answer came, or it was never sent.
@@ -67,7 +96,7 @@ impl RegistrationWish {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Wish::{Register, Unregister};
+    use Wish::{Forget, Register, Unregister};
 
     #[test]
     fn one_at_a_time_and_the_last_wish_counts() {
@@ -94,6 +123,36 @@ mod tests {
         assert_eq!(wish.want(Unregister, now), None);
         wish.was_busy(Register);
         assert_eq!(wish.answered(), Some(Unregister), "the later wish stays");
+    }
+
+    #[test]
+    fn what_is_forgotten_waits_for_the_answer_and_is_refreshed_no_more() {
+        let now = Instant::now();
+        let mut wish = RegistrationWish::default();
+        assert_eq!(wish.want(Register, now), Some(Register));
+        assert!(wish.may_send(now));
+        assert_eq!(wish.want(Forget, now), None, "a REGISTER is under way");
+        assert_eq!(wish.answered(), Some(Forget));
+        assert_eq!(wish.next(now), Some(Forget));
+        assert!(!wish.is_open(now), "no answer comes to it");
+        assert!(!wish.may_send(now) && wish.is_forgotten());
+        assert_eq!(wish.want(Unregister, now), Some(Unregister));
+        assert_eq!(wish.answered(), None);
+        assert!(!wish.may_send(now), "there was nothing to take back");
+        assert_eq!(wish.want(Register, now), Some(Register));
+        assert!(wish.may_send(now) && !wish.is_forgotten());
+    }
+
+    #[test]
+    fn a_refresh_that_the_stack_sends_by_itself_is_under_way() {
+        let now = Instant::now();
+        let mut wish = RegistrationWish::default();
+        assert!(wish.may_send(now));
+        assert!(wish.is_open(now));
+        assert_eq!(wish.want(Forget, now), None);
+        let later = now + ANSWER_MAX;
+        assert!(wish.may_send(later - Duration::from_secs(1)), "the same");
+        assert_eq!(wish.next(later), Some(Forget), "its answer never came");
     }
 
     #[test]

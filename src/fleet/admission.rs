@@ -26,6 +26,8 @@ const CALLS_PER_FREE_PLACE: u32 = 2;
 /// A line may use this part of the calls a second.
 const LINES_AT_FULL_RATE: u32 = 2;
 const SECOND: Duration = Duration::from_secs(1);
+/// A call counts as being set up for so long after its INVITE.
+const SET_UP: Duration = Duration::from_secs(3);
 
 /// Most calls of the bridge. A line's own limit is its `maxConcurrentCalls`; one line
 /// alone need not share.
@@ -127,6 +129,7 @@ impl BridgeCalls {
 pub(super) struct LineCalls {
     active: u32,
     pace: TokenBucket,
+    admitted_at: Option<Instant>,
 }
 
 impl LineCalls {
@@ -143,7 +146,16 @@ impl Fleet {
     /// The refusal to send.
     pub fn admit(&mut self, now: Instant, line: &LineId) -> Result<(), Refusal> {
         let decision = self.check(line).and_then(|()| self.count(now, line));
-        decision.map_err(|reason| self.refuse(reason))
+        decision.map_err(|reason| self.refuse(reason))?;
+        self.line(line).calls.admitted_at = Some(now);
+        Ok(())
+    }
+
+    /// Whether a call of a line has just come in.
+    #[must_use]
+    pub fn is_being_set_up(&self, now: Instant, line: &LineId) -> bool {
+        let admitted = self.lines.get(line).and_then(|line| line.calls.admitted_at);
+        admitted.is_some_and(|at| now.saturating_duration_since(at) < SET_UP)
     }
 
     /// Takes a place. The rate was [`Fleet::admit`]'s business.

@@ -49,6 +49,12 @@ impl CallLimiter {
         })
     }
 
+    /// Whether a call of a line has just come in.
+    #[must_use]
+    pub fn is_being_set_up(&self, line: &LineId) -> bool {
+        self.fleet.lock().is_being_set_up(Instant::now(), line)
+    }
+
     /// Calls in progress.
     #[must_use]
     pub fn active(&self) -> u32 {

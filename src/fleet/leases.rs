@@ -58,6 +58,13 @@ impl Fleet {
         was_scheduled
     }
 
+    /// Whether a line is held, and the SIP engine has not refused it.
+    #[must_use]
+    pub fn is_in_engine(&self, line: &LineId) -> bool {
+        let held = self.lines.get(line).and_then(|line| line.held.as_ref());
+        held.is_some_and(|held| !matches!(held.registration, RegistrationStage::Refused(_)))
+    }
+
     /// The lines that this bridge could register, in no order: those that take part in it.
     #[must_use]
     pub fn shareable(&self) -> Vec<LineId> {

@@ -23,6 +23,7 @@
 //! | [`reconciler`], `decrypting` | the plan carried out; passwords decrypted meanwhile |
 //! | [`watcher`] | a new snapshot whenever the database is changed |
 //! | [`forms`], [`sounds`] | a line as the SIP engine and its calls need it |
+//! | [`results`] | what REGISTERs came to, for who decides which bridge registers a line |
 //! | [`status`], `words` | a registration for people |
 //!
 //! # Threads
@@ -46,6 +47,7 @@ mod register_pace;
 mod register_queue;
 pub mod registrar;
 pub mod registration;
+pub mod results;
 mod scheduling;
 pub mod sealed;
 pub mod shared;
@@ -65,5 +67,6 @@ pub use line_directory::LineDirectory;
 pub use reconciler::{LineReconciler, Reading};
 pub use register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
 pub use registrar::RegistrarHandle;
+pub use results::{RegisterOutcome, RegisterOutcomes};
 pub use shared::SharedFleet;
 pub use watcher::DatabaseWatcher;

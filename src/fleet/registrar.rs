@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::registration::{RegisterResult, RegistrationChange, RegistrationCounts};
+use super::results::RegisterOutcomes;
 use super::shared::SharedFleet;
 use super::status::{self, LineRegistration};
 use crate::core::ids::LineId;
@@ -33,6 +34,7 @@ struct Shared {
     /// Registrations that failed or were lost.
     failures: AtomicU64,
     queue: Option<Queue>,
+    outcomes: RegisterOutcomes,
 }
 
 impl RegistrarHandle {
@@ -44,6 +46,7 @@ impl RegistrarHandle {
             stopping: AtomicBool::new(false),
             failures: AtomicU64::new(0),
             queue,
+            outcomes: RegisterOutcomes::default(),
         };
         Self {
             fleet: fleet.clone(),
@@ -62,12 +65,14 @@ impl RegistrarHandle {
             Some(server) => fleet.register(line, server, Instant::now().into_std()),
         }
         drop(fleet);
+        self.shared.outcomes.note_lines();
         self.shared.changed.notify_one();
     }
 
     /// A line that is held no more. Taking it off its server is the engine's business.
     pub(super) fn note_removed(&self, line: &LineId, was_scheduled: bool) {
         self.publish_unregistered(line, was_scheduled);
+        self.shared.outcomes.note_lines();
         self.shared.changed.notify_one();
     }
 
@@ -85,6 +90,47 @@ impl RegistrarHandle {
         let known = self.fleet.lock().register_now(line, now);
         self.shared.changed.notify_one();
         known
+    }
+
+    /// The lease of a line is ours: it registers now, also where it is registered already. False when no such line
+    /// is held.
+    #[must_use]
+    pub fn take_lease(&self, line: &LineId) -> bool {
+        let now = Instant::now().into_std();
+        let mut fleet = self.fleet.lock();
+        let is_held = fleet.take_lease(line, now);
+        if is_held {
+            // One whose password is being decrypted registers by itself.
+            let _ = fleet.register_now(line, now);
+        }
+        drop(fleet);
+        self.shared.changed.notify_one();
+        is_held
+    }
+
+    /// The lease of a line is ours no more: no REGISTER of it is begun.
+    pub fn give_lease(&self, line: &LineId) {
+        let was_scheduled = self.fleet.lock().give_lease(line);
+        self.publish_unregistered(line, was_scheduled);
+        self.shared.changed.notify_one();
+    }
+
+    /// Whether the SIP engine has a line, and answers for it.
+    #[must_use]
+    pub fn is_in_engine(&self, line: &LineId) -> bool {
+        self.fleet.lock().is_in_engine(line)
+    }
+
+    /// The lines that this bridge could register.
+    #[must_use]
+    pub fn shareable(&self) -> Vec<LineId> {
+        self.fleet.lock().shareable()
+    }
+
+    /// What REGISTERs came to.
+    #[must_use]
+    pub fn outcomes(&self) -> &RegisterOutcomes {
+        &self.shared.outcomes
     }
 
     /// What is known of a line's registration; `None` for a line that is not held.
@@ -143,8 +189,9 @@ impl RegistrarHandle {
 
     /// Takes in what a REGISTER came to.
     pub fn handle_result(&self, line: LineId, state: Registration) {
+        self.shared.outcomes.put(&line, (&state).into());
         let (result, answer) = match state {
-            Registration::Registered { expires } => {
+            Registration::Registered { expires, .. } => {
                 (RegisterResult::Registered { expires }, String::new())
             }
             Registration::Failed {

@@ -34,6 +34,11 @@ impl SharedFleet {
         }
     }
 
+    /// Bridges share the lines: those that are held from now on register only once their lease is taken.
+    pub fn share_lines(&self) {
+        self.lock().share_lines();
+    }
+
     /// Holds a line, or changes it for the calls to come.
     pub fn hold(&self, ready: ReadyLine, profile: Arc<LineProfile>) {
         self.lock().hold(ready, profile);

@@ -9,6 +9,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::{run, run_all};
 use super::event::{CallEvent, KEPT_AFTER_END, KEPT_WHILE_OPEN, STREAM, STREAM_MAX, hash_key};
+use super::lost_calls::{self, KEEP};
 use super::shared::Failed;
 use super::state::{Keys, OPEN_CALLS, OPEN_CALLS_KEPT, node_key};
 use crate::core::ids::CallId;
@@ -46,14 +47,17 @@ return 1";
 ///
 /// KEYS: call hash, event stream, the node's open calls, its heartbeat. ARGV:
 /// call, 1 for the guard, time, outcome, duration, seconds to keep the hash,
-/// stream length.
+/// stream length, memory of the call, seconds to keep it; the key of the memory is the
+/// last of KEYS, where it has one.
 const CLOSE: &str = r"
 if ARGV[2] == '1' and redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 if redis.call('SREM', KEYS[3], ARGV[1]) == 0 then return 0 end
 local call = redis.call('HMGET', KEYS[1], 'state', 'line', 'node', 'attempt', 'restaurantId', 'direction')
 if not call[1] or call[1] == 'ended' then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'ended', 'endedAt', ARGV[3], 'outcome', ARGV[4], 'durationMs', ARGV[5])
+redis.call('HDEL', KEYS[1], 'caller', 'customParameters')
 redis.call('EXPIRE', KEYS[1], ARGV[6])
+if KEYS[5] then keep(KEYS[5], ARGV[1], ARGV[8], ARGV[9]) end
 local event = {'event', 'call.ended', 'callId', ARGV[1]}
 for index, name in ipairs({'line', 'node', 'attempt', 'restaurantId', 'direction'}) do
   if call[index + 1] then
@@ -192,25 +196,44 @@ impl Closing<'_> {
         last_seen: SystemTime,
         connection: &mut MultiplexedConnection,
     ) -> Result<u64, Failed> {
-        let mut answers = redis::pipe();
+        let mut known = redis::pipe();
         for call in calls {
-            answers.cmd("HGET").arg(hash_key(call)).arg("answeredAt");
+            let command = known.cmd("HMGET").arg(hash_key(call));
+            command.arg(&["answeredAt", "line", "caller", "customParameters"]);
         }
-        let answered: Vec<Option<String>> = run_all(&answers, connection).await?;
+        type Known = (
+            Option<String>,
+            Option<String>,
+            Option<String>,
+            Option<String>,
+        );
+        let known: Vec<Known> = run_all(&known, connection).await?;
+        let is_lost = self.outcome == Outcome::BridgeLost;
+        let lost_for = is_lost.then(|| last_seen.elapsed().unwrap_or_default());
         let mut pipeline = redis::pipe();
-        for (call, answered) in calls.iter().zip(answered) {
+        for (call, (answered, line, caller, parameters)) in calls.iter().zip(known) {
+            let memory = line.zip(caller).map(|(line, caller)| {
+                let parameters = parameters.unwrap_or_default();
+                lost_calls::closed(call, &line, &caller, &parameters, lost_for)
+            });
             let answered = answered.and_then(|at| parse_rfc3339_ms(&at));
             let duration = answered
                 .and_then(|at| last_seen.duration_since(at).ok())
                 .unwrap_or_default();
-            let command = pipeline.cmd("EVAL").arg(CLOSE).arg(4);
+            let command = pipeline.cmd("EVAL").arg([KEEP, CLOSE].concat());
+            command.arg(4 + usize::from(memory.is_some()));
             command.arg(hash_key(call)).arg(STREAM);
             command.arg(self.key(OPEN_CALLS)).arg(self.key("heartbeat"));
+            let (value, seconds) = memory.map_or_else(Default::default, |memory| {
+                command.arg(memory.key);
+                (memory.value, memory.seconds)
+            });
             command.arg(call).arg(u8::from(self.unless_alive));
             command.arg(rfc3339_ms(SystemTime::now()));
             command.arg(self.outcome.as_str());
             command.arg(duration.as_millis().to_string());
             command.arg(KEPT_AFTER_END.as_secs()).arg(STREAM_MAX);
+            command.arg(value).arg(seconds);
         }
         let closed: Vec<u64> = run_all(&pipeline, connection).await?;
         Ok(closed.iter().sum())

@@ -15,10 +15,11 @@ use rustls::pki_types::pem::PemObject;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::error::{QueueError, RedisFailure};
+use super::error::QueueError;
 use super::event::CallEvent;
 use super::job::Job;
 use super::jobs::Taken;
+use super::leases::LeaseStore;
 use super::link::Link;
 use super::probe;
 use super::shared::{RedisState, Shared};
@@ -33,9 +34,11 @@ pub const PUSH_TIMEOUT: Duration = Duration::from_secs(1);
 const INTERRUPTION: Duration = Duration::from_secs(3);
 /// How long a graceful stop may take.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a silent node is waited for: longer than anybody needs to
-/// reconnect, twice a heartbeat's expiry.
-pub const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// How long a heartbeat is good for, `--lease-ttl`, unless told otherwise.
+pub const LEASE_TTL: Duration = Duration::from_secs(10);
+/// How long a bridge needs at most to be connected again to a Redis that can be
+/// reached: the longest pause between two attempts, and the attempt.
+const RECONNECTED_WITHIN: Duration = Duration::from_secs(10);
 /// Events that wait for Redis; more are dropped and counted. Some minutes at
 /// 5 calls a second, about 2 MB.
 const EVENTS_MAX: usize = 4_096;
@@ -65,8 +68,21 @@ pub struct QueueConfig {
     /// PEM certificates trusted for `rediss://` instead of the public roots.
     pub ca_file: Option<PathBuf>,
     /// How long another node must be silent, and Redis connected to us, before
-    /// its calls count as lost; [`DEAD_AFTER`] but in tests.
+    /// its calls count as lost; [`dead_after`] but in tests.
     pub dead_after: Duration,
+    /// `--lease-ttl`: how long a heartbeat, and what lives with it, is good for;
+    /// written every third of that.
+    pub lease_ttl: Duration,
+    /// Whether bridges share lines. The heartbeat is then written by
+    /// [`LeaseStore::beat`], and only one bridge at a time can have the name.
+    pub shares_lines: bool,
+}
+
+/// How long a silent node is waited for: twice a heartbeat's expiry, by when its lines
+/// have been taken over, and longer than anybody needs to reconnect.
+#[must_use]
+pub fn dead_after(lease_ttl: Duration) -> Duration {
+    (lease_ttl * 2).max(RECONNECTED_WITHIN)
 }
 
 /// Counters of a [`Queue`], each only rising.
@@ -83,7 +99,7 @@ pub struct QueueStats {
 /// The handle. Cheap to clone; when the last one is dropped the task stops.
 #[derive(Clone)]
 pub struct Queue {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     events: mpsc::Sender<(u64, CallEvent)>,
     done: watch::Receiver<bool>,
 }
@@ -122,13 +138,15 @@ impl Queue {
         })
     }
 
-    /// Connects once and proves that jobs can be pushed; leaves nothing behind.
+    /// Connects once and proves that jobs can be pushed, and lines shared where that is
+    /// asked for; leaves nothing behind.
     ///
     /// # Errors
     /// When they cannot, with the reason.
     pub async fn probe(config: &QueueConfig) -> Result<(), QueueError> {
         let client = open(&config.url, config.ca_file.as_deref())?;
-        probe::run(&client, &config.queue, &config.node_id).await
+        let (queue, node) = (&config.queue, &config.node_id);
+        probe::run(&client, queue, node, config.shares_lines).await
     }
 
     /// Pushes a job behind those that wait. Fails at once when Redis is known
@@ -189,7 +207,7 @@ impl Queue {
         self.shared
             .jobs()
             .insert(&payload, expires, SystemTime::now());
-        let result = self.query::<()>(&command).await;
+        let result = self.shared.query::<()>(&command).await;
         self.shared.queue_changed();
         match &result {
             Ok(()) => self.shared.jobs().acknowledge(&payload),
@@ -295,20 +313,11 @@ impl Queue {
         let _ = timeout(STOP_TIMEOUT, done.wait_for(|done| *done)).await;
     }
 
-    /// Runs one command on the present connection.
-    async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, QueueError> {
-        let (mut connection, generation) = self.shared.connection()?;
-        let result = query(command, &mut connection).await;
-        match &result {
-            Err(QueueError::TimedOut { .. }) => {
-                self.shared.broken(generation, RedisFailure::TimedOut);
-            }
-            Err(QueueError::Failed { failure, .. }) if failure.breaks_connection() => {
-                self.shared.broken(generation, *failure);
-            }
-            _ => {}
-        }
-        result
+    /// The leases and nodes of the bridges that share lines; `None` unless
+    /// [`QueueConfig::shares_lines`]. It uses the connection of this handle.
+    #[must_use]
+    pub fn lease_store(&self) -> Option<LeaseStore> {
+        LeaseStore::new(&self.shared)
     }
 }
 

@@ -42,6 +42,30 @@ pub enum QueueError {
         /// The server's or the system's words.
         text: String,
     },
+    /// The Redis user may not run what sharing lines takes.
+    #[error(
+        "the Redis user may not do what bridges need to share lines ({text}); give it the keys ~cluster:* and ~bridge:*, the channels &bridge:*, and the commands +@read +@write +@scripting +@pubsub +time"
+    )]
+    NotPermitted {
+        /// The server's words.
+        text: String,
+    },
+    /// Another bridge runs under the name of this one.
+    #[error(
+        "another bridge runs with --node-id {node}; each bridge needs a name of its own: stop that one, or start this one with another --node-id"
+    )]
+    Conflict {
+        /// The name.
+        node: String,
+    },
+    /// The hash of leases holds more lines than bridges can share.
+    #[error("the Redis key {key} holds more than {max} lines; remove those that no bridge has")]
+    TooManyLeases {
+        /// The key.
+        key: &'static str,
+        /// How many there may be.
+        max: usize,
+    },
     /// It answers, and is of a kind that the bridge cannot work with.
     #[error("{0}")]
     Unsuitable(&'static str),
@@ -84,6 +108,8 @@ pub enum RedisFailure {
     NoWrites,
     /// It refused the command: no permission, wrong type.
     Refused,
+    /// Another bridge runs under the name of this one.
+    Conflict,
     /// The bridge is shutting down.
     Stopped,
 }
@@ -101,6 +127,7 @@ impl RedisFailure {
             Self::NotReady => "not-ready",
             Self::NoWrites => "no-writes",
             Self::Refused => "refused",
+            Self::Conflict => "node-id-conflict",
             Self::Stopped => "stopped",
         }
     }

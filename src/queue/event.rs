@@ -1,13 +1,15 @@
-//! What happens to calls, for others to read: `stream:call_events`, capped at
-//! about 10,000, and one hash `call:{callId}` per call.
+//! What happens to calls, and to lines that bridges share, for others to read:
+//! `stream:call_events`, capped at about 10,000, and one hash `call:{callId}` per call.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::lost_calls::{CallMemory, Change, KEEP};
 use super::state::{Keys, OPEN_CALLS_KEPT};
 use crate::core::call_facts::CallFacts;
 use crate::core::call_object::CallDirection;
-use crate::core::ids::StreamId;
+use crate::core::cluster::{MoveReason, NodeId};
+use crate::core::ids::{LineId, StreamId};
 use crate::core::outcome::Outcome;
 use crate::core::timestamp::rfc3339_ms;
 
@@ -31,6 +33,8 @@ pub struct CallEvent {
     pub at: SystemTime,
     /// What happened.
     pub kind: CallEventKind,
+    /// What is kept of the call in case that it is lost, where its caller is known.
+    pub memory: Option<CallMemory>,
 }
 
 /// What can happen to a call.
@@ -97,6 +101,37 @@ impl CallEventKind {
     }
 }
 
+/// A line went from one bridge to another: `line.moved` in the stream, of no call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineMoved {
+    /// The line.
+    pub line: LineId,
+    /// Who held it before; `None` where nobody did.
+    pub from: Option<NodeId>,
+    /// Who holds it now; `None` when nobody does.
+    pub to: Option<NodeId>,
+    /// Why it moved.
+    pub reason: MoveReason,
+}
+
+impl LineMoved {
+    /// The command that writes it, as the node that says so.
+    pub(super) fn command(&self, node: &str, at: SystemTime) -> redis::Cmd {
+        let mut command = redis::cmd("XADD");
+        command.arg(STREAM).arg("MAXLEN").arg("~").arg(STREAM_MAX);
+        command.arg("*").arg("event").arg("line.moved");
+        command.arg("lineId").arg(self.line.as_str());
+        for (name, holder) in [("from", &self.from), ("to", &self.to)] {
+            if let Some(holder) = holder {
+                command.arg(name).arg(holder.as_str());
+            }
+        }
+        command.arg("reason").arg(self.reason.as_str());
+        command.arg("node").arg(node).arg("at").arg(rfc3339_ms(at));
+        command
+    }
+}
+
 /// The hash of a call.
 pub(super) fn hash_key(call: &str) -> String {
     format!("call:{call}")
@@ -108,20 +143,25 @@ pub(super) fn hash_key(call: &str) -> String {
 ///
 /// KEYS: call hash, event stream, the node's open calls. ARGV: number, seconds
 /// to keep the hash, stream length, call, 1 when it is over, seconds to keep
-/// the open calls, count of hash fields, hash fields, stream fields.
+/// the open calls, count of hash fields, memory of the call, seconds to keep it, hash
+/// fields, stream fields; the key of the memory is the last of KEYS, where it changes.
 const SCRIPT: &str = r"
 local last = tonumber(redis.call('HGET', KEYS[1], 'event') or '0')
 if last >= tonumber(ARGV[1]) then return 0 end
 local fields = tonumber(ARGV[7])
-redis.call('HSET', KEYS[1], 'event', ARGV[1], unpack(ARGV, 8, 7 + fields))
+redis.call('HSET', KEYS[1], 'event', ARGV[1], unpack(ARGV, 10, 9 + fields))
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 8 + fields))
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', unpack(ARGV, 10 + fields))
 if ARGV[5] == '1' then
   redis.call('SREM', KEYS[3], ARGV[4])
+  redis.call('HDEL', KEYS[1], 'caller', 'customParameters')
 else
   redis.call('SADD', KEYS[3], ARGV[4])
   redis.call('EXPIRE', KEYS[3], ARGV[6])
 end
+-- A call that gets its worker is the caller's last, whatever he lost before.
+local of = ARGV[5] == '1' and ARGV[4] or ''
+if KEYS[4] then keep(KEYS[4], of, ARGV[8], ARGV[9]) end
 return 1";
 
 impl CallEvent {
@@ -133,20 +173,28 @@ impl CallEvent {
         } else {
             KEPT_WHILE_OPEN
         };
+        let memory = self.change_of_memory(&keys.node);
         let mut command = redis::cmd("EVAL");
         command
-            .arg(SCRIPT)
-            .arg(3)
+            .arg([KEEP, SCRIPT].concat())
+            .arg(3 + usize::from(memory.is_some()))
             .arg(hash_key(self.facts.id.as_str()))
             .arg(STREAM)
-            .arg(keys.open_calls())
+            .arg(keys.open_calls());
+        let (value, seconds) = memory.map_or_else(Default::default, |memory| {
+            command.arg(memory.key);
+            (memory.value, memory.seconds)
+        });
+        command
             .arg(number)
             .arg(kept.as_secs())
             .arg(STREAM_MAX)
             .arg(self.facts.id.as_str())
             .arg(u8::from(self.is_last()))
             .arg(OPEN_CALLS_KEPT.as_secs())
-            .arg(hash.len() * 2);
+            .arg(hash.len() * 2)
+            .arg(value)
+            .arg(seconds);
         for (name, value) in hash.iter().chain(&stream) {
             command.arg(*name).arg(value);
         }
@@ -176,7 +224,22 @@ impl CallEvent {
         if let CallEventKind::Transfer { status } = self.kind {
             fields.push(("transferStatus", status.to_string()));
         }
+        // For whoever closes the call where the bridge cannot.
+        if let (Some(memory), false) = (&self.memory, self.is_last()) {
+            fields.push(("caller", memory.caller.as_str().to_owned()));
+            fields.push(("customParameters", memory.parameters()));
+        }
         fields
+    }
+
+    /// What the event does to the memory of the call.
+    fn change_of_memory(&self, node: &str) -> Option<Change> {
+        let (memory, line, call) = (self.memory.as_ref()?, &self.facts.line, &self.facts.id);
+        match self.kind {
+            CallEventKind::WorkerAttached { .. } => Some(memory.attached(line, call, node)),
+            CallEventKind::Ended { .. } => Some(memory.ended(line, call)),
+            _ => None,
+        }
     }
 
     fn stream_fields(&self, node: &str) -> Vec<(&'static str, String)> {

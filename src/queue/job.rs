@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::core::call_facts::{CallFacts, CustomParams};
-use crate::core::ids::StreamId;
+use crate::core::ids::{CallId, StreamId};
 use crate::core::private::{Private, Secret};
 use crate::core::timestamp::rfc3339_ms;
 
@@ -29,6 +29,8 @@ pub struct Job {
     pub attempt: u32,
     /// Whether an earlier worker was lost in mid-call.
     pub resumed: bool,
+    /// The call of the same caller that was lost a short time ago.
+    pub resumed_from: Option<CallId>,
     /// What the worker gets in `start` too.
     pub custom_parameters: CustomParams,
 }
@@ -56,6 +58,8 @@ struct JobJson<'job> {
     expires_at: String,
     attempt: u32,
     resumed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resumed_from: Option<&'job str>,
     custom_parameters: &'job BTreeMap<String, String>,
 }
 
@@ -84,6 +88,7 @@ impl Job {
             expires_at: rfc3339_ms(self.expires),
             attempt: self.attempt,
             resumed: self.resumed,
+            resumed_from: self.resumed_from.as_ref().map(CallId::as_str),
             custom_parameters: &self.custom_parameters,
         };
         // Strings and numbers under string keys: nothing that JSON lacks.
@@ -95,7 +100,7 @@ impl Job {
 mod tests {
     use super::*;
     use crate::core::call_object::CallDirection;
-    use crate::core::ids::{CallId, LineId};
+    use crate::core::ids::LineId;
     use serde_json::{Value, json};
     use std::time::Duration;
 
@@ -118,6 +123,7 @@ mod tests {
             expires: created + Duration::from_secs(30),
             attempt: 1,
             resumed: false,
+            resumed_from: None,
             custom_parameters: BTreeMap::from([("restaurantId".into(), "r-7".into())]).into(),
         }
     }
@@ -155,6 +161,16 @@ mod tests {
             assert!(value.get(name).is_none(), "{name} in {text}");
         }
         assert!(!text.contains("null"));
+    }
+
+    #[test]
+    fn a_caller_who_lost_a_call_is_recognised() {
+        let mut job = job();
+        let lost = CallId::random();
+        job.resumed_from = Some(lost.clone());
+        let value: Value = serde_json::from_str(&job.payload("n")).unwrap();
+        assert_eq!(value["resumedFrom"], lost.as_str());
+        assert_eq!(value["resumed"], false, "another call, not another worker");
     }
 
     #[test]

@@ -23,10 +23,11 @@ use super::client::PUSH_TIMEOUT;
 use super::connection::{COMMAND_TIMEOUT, bounded, connect, run, run_all};
 use super::error::RedisFailure;
 use super::event::CallEvent;
+use super::membership;
 use super::removals::KeyRemoval;
 use super::shared::{Failed, Shared};
 use super::stale_jobs;
-use super::state::{HEARTBEAT_INTERVAL, NodeState};
+use super::state::NodeState;
 use crate::core::log_limiter::LogLimiter;
 use crate::core::outcome::Outcome;
 
@@ -36,6 +37,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const TICK: Duration = Duration::from_millis(250);
 /// How often statistics are recomputed, which also proves the connection.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(1);
+/// How often leftovers are looked for.
+const TIDY_INTERVAL: Duration = Duration::from_secs(5);
 /// Events written at once.
 const EVENT_BATCH: usize = 64;
 /// At most one warning about a Redis that lacks a command in this time.
@@ -109,7 +112,9 @@ impl Link {
         let shared = Arc::clone(&self.shared);
         let mut connection = connect(&shared.client).await?;
         self.written = None;
-        // First, because it works even where there is no room for anything new.
+        // Before anything is written or removed in the node's name.
+        membership::join(&shared, &mut connection).await?;
+        // Next, because it works even where there is no room for anything new.
         self.remove_jobs(&mut connection).await?;
         // Alone, because a transaction would hide why it is refused.
         let proof = shared.keys.announce();
@@ -202,7 +207,12 @@ impl Link {
                 return ControlFlow::Continue(failed);
             }
             if let Some(failure) = shared.failure() {
-                return ControlFlow::Continue((failure, "a call found it".into()));
+                let text = if failure == RedisFailure::Conflict {
+                    membership::conflict(&shared).to_string()
+                } else {
+                    "a call found it".into()
+                };
+                return ControlFlow::Continue((failure, text));
             }
         }
     }
@@ -214,7 +224,8 @@ impl Link {
         }
         let due = match &self.written {
             Some((written, at)) => {
-                at.elapsed() >= HEARTBEAT_INTERVAL || *self.shared.state.borrow() != *written
+                at.elapsed() >= self.shared.heartbeat_interval()
+                    || *self.shared.state.borrow() != *written
             }
             None => true,
         };
@@ -226,7 +237,7 @@ impl Link {
         if changed || self.statistics_at.elapsed() >= STATISTICS_INTERVAL {
             self.shared.removals().look_again();
             self.remove_jobs(connection).await?;
-            self.write_statistics(connection).await?;
+            self.write_statistics(false, connection).await?;
         }
         self.tidy(connection).await
     }
@@ -234,7 +245,7 @@ impl Link {
     /// Looks for leftovers now and then.
     async fn tidy(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
         let dead_after = self.shared.dead_after;
-        if self.tidied_at.elapsed() < HEARTBEAT_INTERVAL.min(dead_after) {
+        if self.tidied_at.elapsed() < TIDY_INTERVAL.min(dead_after) {
             return Ok(());
         }
         self.tidied_at = Instant::now();
@@ -284,22 +295,29 @@ impl Link {
     async fn write_state(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
         let state = self.shared.state.borrow().clone();
         let written = self.written.as_ref().map(|(written, _)| written);
-        let pipeline = self.shared.keys.write(&state, written, SystemTime::now());
+        // Else the heartbeat is written by who shares the lines.
+        let heartbeat = self.shared.instance.is_none().then(SystemTime::now);
+        let kept = self.shared.lease_ttl;
+        let pipeline = self.shared.keys.write(&state, written, heartbeat, kept);
         bounded(COMMAND_TIMEOUT, pipeline.exec_async(connection)).await?;
         self.written = Some((state, Instant::now()));
-        self.write_statistics(connection).await
+        self.shared.today().set_written(None);
+        self.write_statistics(true, connection).await
     }
 
     async fn write_statistics(
         &mut self,
+        all: bool,
         connection: &mut MultiplexedConnection,
     ) -> Result<(), Failed> {
         let now = SystemTime::now();
         let (shared, mut pipeline) = (&self.shared, redis::pipe());
-        shared.today().write(&shared.keys, now, &mut pipeline);
-        pipeline.add_command(shared.keys.statistics(now));
+        let count = shared.today().write(&shared.keys, now, &mut pipeline);
+        pipeline.add_command(shared.keys.statistics(now, all));
         self.statistics_at = Instant::now();
-        bounded(PROOF_TIMEOUT, pipeline.exec_async(connection)).await
+        bounded(PROOF_TIMEOUT, pipeline.exec_async(connection)).await?;
+        shared.today().set_written(count);
+        Ok(())
     }
 
     /// Writes the batch. What Redis refuses for good is dropped; the rest is
@@ -409,6 +427,9 @@ impl Link {
             self.write_events(connection).await?;
         }
         self.remove_jobs(connection).await?;
+        if !membership::leave(&self.shared, connection).await? {
+            return Ok(());
+        }
         // Calls that were given up, or whose end found no room.
         let closing = Closing {
             node: &self.shared.keys.node,
@@ -418,7 +439,7 @@ impl Link {
         closing.run(|_| true, connection).await?;
         let erase = self.shared.keys.erase();
         bounded(COMMAND_TIMEOUT, erase.exec_async(connection)).await?;
-        self.write_statistics(connection).await
+        self.write_statistics(true, connection).await
     }
 }
 

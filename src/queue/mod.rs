@@ -10,10 +10,17 @@
 //! | `shared` | what the handle and the task share |
 //! | `state` | the state keys and the scripts that keep the statistics true |
 //! | `calls` | the open calls: restored after Redis forgot them, closed after a crash |
+//! | [`lost_calls`] | calls lost with their bridge or worker, for callers who ring again |
 //! | `stale_jobs` | jobs and calls of dead bridges |
 //! | `connection` | one connection, commands bounded in time |
 //! | `probe` | whether a Redis can take jobs at all |
 //! | `removals` | jobs that must leave the queue, kept while Redis is away |
+//! | [`leases`] | [`LeaseStore`]: who holds which line, for bridges that share lines |
+//! | `lease_scripts` | the scripts that change leases |
+//! | [`nodes`] | [`NodeInfo`]: what a node says of itself; the heartbeat, and what Redis says of all nodes |
+//! | `membership` | that only one bridge at a time has the node's name |
+//! | [`node_channel`] | [`NodeChannel`]: another bridge says that there is something to look at |
+//! | `script` | scripts that Redis knows by their digest |
 //! | [`error`] | [`QueueError`], [`RedisFailure`] |
 //!
 //! Leaves out: Redis Cluster and Sentinel; client certificates.
@@ -25,16 +32,27 @@ pub mod error;
 pub mod event;
 pub mod job;
 mod jobs;
+mod lease_scripts;
+pub mod leases;
 mod link;
+pub mod lost_calls;
+mod membership;
+pub mod node_channel;
+pub mod nodes;
 mod probe;
 mod removals;
+mod script;
 mod shared;
 mod stale_jobs;
 mod state;
 
-pub use client::{DEAD_AFTER, Queue, QueueConfig, QueueStats, open};
+pub use client::{LEASE_TTL, Queue, QueueConfig, QueueStats, dead_after, open};
 pub use error::{QueueError, RedisFailure};
-pub use event::{CallEvent, CallEventKind};
+pub use event::{CallEvent, CallEventKind, LineMoved};
 pub use job::Job;
 pub use jobs::Taken;
+pub use leases::{LeaseOutcome, LeaseStore};
+pub use lost_calls::{CallMemory, CallerHash, LostCall};
+pub use node_channel::NodeChannel;
+pub use nodes::{Beat, NodeInfo, Revision};
 pub use shared::RedisState;

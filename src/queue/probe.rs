@@ -3,10 +3,14 @@
 
 use redis::Client;
 use redis::aio::MultiplexedConnection;
+use tokio::time::timeout;
 
-use super::client::query;
+use super::client::{PUSH_TIMEOUT, query};
 use super::connection::connect;
 use super::error::{QueueError, RedisFailure};
+use super::leases::{FENCE, LEASES, REVISION};
+use super::membership::channel_name;
+use super::script::{Script, understood};
 use super::state::{NODES, node_key};
 
 /// Runs commands in turn. The first that Redis refuses is told with its own words.
@@ -33,6 +37,16 @@ return try('LPUSH', KEYS[1], ARGV[1]) or try('LREM', KEYS[1], 1, ARGV[1])
   or try('SET', KEYS[3], ARGV[1], 'EX', 10) or try('DEL', KEYS[3])
   or redis.status_reply('OK')";
 
+/// What sharing lines takes besides: the clock, the leases, and telling another node.
+///
+/// KEYS: the leases, the last fence, the revision, a key of this node. ARGV: the probe,
+/// the node's channel.
+const SHARE: &str = r"
+return try('TIME') or try('HSET', KEYS[1], ARGV[1], '') or try('HDEL', KEYS[1], ARGV[1])
+  or try('GET', KEYS[2]) or try('GET', KEYS[3])
+  or try('SET', KEYS[4], ARGV[1], 'PX', 1000) or try('DEL', KEYS[4])
+  or try('PUBLISH', ARGV[2], '') or redis.status_reply('OK')";
+
 /// No job has this text: it is no JSON.
 const PROBE: &str = "sipbridge check";
 
@@ -40,8 +54,13 @@ const CLUSTER: &str = "this is a node of a Redis cluster: the bridge keeps jobs 
 const SENTINEL: &str =
     "this is a Redis Sentinel, which keeps no data: give the address of the master that it watches";
 
-/// Connects and tries.
-pub(super) async fn run(client: &Client, queue: &str, node: &str) -> Result<(), QueueError> {
+/// Connects and tries; with `shares_lines` also what that takes.
+pub(super) async fn run(
+    client: &Client,
+    queue: &str,
+    node: &str,
+    shares_lines: bool,
+) -> Result<(), QueueError> {
     let mut connection = connect(client)
         .await
         .map_err(|(failure, text)| QueueError::Failed { failure, text })?;
@@ -63,7 +82,39 @@ pub(super) async fn run(client: &Client, queue: &str, node: &str) -> Result<(), 
         command.arg(PROBE);
         query::<String>(&command, &mut connection).await?;
     }
+    if shares_lines {
+        share(client, node, &mut connection).await?;
+    }
     Ok(())
+}
+
+/// Tries what sharing lines takes.
+async fn share(
+    client: &Client,
+    node: &str,
+    connection: &mut MultiplexedConnection,
+) -> Result<(), QueueError> {
+    let script = Script::new(&[TRY, SHARE]);
+    let key = node_key(node, "probe");
+    let keys = [LEASES, FENCE, REVISION, &key];
+    let channel = channel_name(node);
+    let arguments = [PROBE.as_bytes(), channel.as_bytes()];
+    let trying = script.run_on::<String>(connection, &keys, &arguments);
+    let tried = timeout(PUSH_TIMEOUT, trying).await;
+    let timed_out = QueueError::TimedOut {
+        after: PUSH_TIMEOUT,
+    };
+    tried
+        .map_err(|_| timed_out.clone())?
+        .map_err(|error| understood(&error))?;
+    let listening = async {
+        let mut pubsub = client.get_async_pubsub().await?;
+        pubsub.subscribe(&channel).await
+    };
+    let listened = timeout(PUSH_TIMEOUT, listening).await;
+    listened
+        .map_err(|_| timed_out)?
+        .map_err(|error| understood(&error))
 }
 
 /// What is wrong with the kind of server, where it tells its kind: a user may

@@ -2,17 +2,19 @@
 //! state to write, the removals, and the counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use redis::Client;
 use redis::aio::MultiplexedConnection;
+use redis::{Client, FromRedisValue, RedisError, RedisResult};
 use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::client::{QueueConfig, QueueStats};
+use super::client::{PUSH_TIMEOUT, QueueConfig, QueueStats};
 use super::error::{QueueError, RedisFailure};
 use super::jobs::Jobs;
+use super::membership::{self, Membership};
 use super::removals::Removals;
 use super::state::{Keys, NodeState, Today};
 
@@ -44,6 +46,12 @@ pub(super) struct Shared {
     pub(super) stream_url_base: Option<String>,
     /// How long a node must be silent before it counts as dead.
     pub(super) dead_after: Duration,
+    /// How long a heartbeat is good for.
+    pub(super) lease_ttl: Duration,
+    /// Of this life of the node; `None` where bridges share no lines.
+    pub(super) instance: Option<Arc<str>>,
+    /// Whether the node's name is this instance's.
+    pub(super) membership: watch::Sender<Membership>,
     slot: Mutex<Slot>,
     removals: Mutex<Removals>,
     jobs: Mutex<Jobs>,
@@ -88,6 +96,9 @@ impl Shared {
             },
             stream_url_base: base.map(|base| base.trim_end_matches('/').to_owned()),
             dead_after: config.dead_after,
+            lease_ttl: config.lease_ttl,
+            instance: config.shares_lines.then(random_instance),
+            membership: watch::Sender::default(),
             slot: Mutex::new(Slot {
                 generation: 0,
                 connection: Err(failure),
@@ -113,8 +124,59 @@ impl Shared {
         let slot = self.slot();
         match &slot.connection {
             Ok(connection) => Ok((connection.clone(), slot.generation)),
+            Err(RedisFailure::Conflict) => Err(membership::conflict(self)),
             Err(failure) => Err(QueueError::Disconnected { failure: *failure }),
         }
+    }
+
+    /// Runs one command on the present connection, within [`PUSH_TIMEOUT`].
+    pub(super) async fn query<T: FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+    ) -> Result<T, QueueError> {
+        let attempt =
+            async |connection: &mut MultiplexedConnection| command.query_async(connection).await;
+        let answer = self.attempt(attempt).await?;
+        answer.map_err(|error| QueueError::failed(&error))
+    }
+
+    /// Makes use of the present connection within [`PUSH_TIMEOUT`], and takes it out of
+    /// use when it is found broken. The inner result is what Redis or the connection
+    /// answered.
+    pub(super) async fn attempt<T>(
+        &self,
+        command: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<Result<T, RedisError>, QueueError> {
+        let (mut connection, generation) = self.connection()?;
+        let Ok(answer) = timeout(PUSH_TIMEOUT, command(&mut connection)).await else {
+            self.broken(generation, RedisFailure::TimedOut);
+            return Err(QueueError::TimedOut {
+                after: PUSH_TIMEOUT,
+            });
+        };
+        if let Err(error) = &answer {
+            let failure = RedisFailure::of(error);
+            if failure.breaks_connection() {
+                self.broken(generation, failure);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Another instance has the node's name: nothing more may be written under it.
+    pub(super) fn set_conflict(&self) {
+        self.membership.send_replace(Membership::Conflict);
+        let mut slot = self.slot();
+        if slot.connection.is_ok() {
+            slot.fail(RedisFailure::Conflict);
+            drop(slot);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Time between two heartbeats.
+    pub(super) fn heartbeat_interval(&self) -> Duration {
+        self.lease_ttl / 3
     }
 
     /// Takes a connection out of use. Later commands fail at once.
@@ -229,4 +291,9 @@ impl Shared {
             debug!(%failure, reason = text, "Redis is still away");
         }
     }
+}
+
+/// A name for this life of the node that no other has.
+fn random_instance() -> Arc<str> {
+    format!("{:032x}", rand::random::<u128>()).into()
 }

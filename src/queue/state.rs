@@ -12,10 +12,8 @@ use redis::Pipeline;
 use crate::core::ids::LineId;
 use crate::core::timestamp::{rest_of_day, rfc3339_ms, utc_day};
 
-/// Time between two heartbeats.
-pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a heartbeat, and what lives with it, is good for.
-const HEARTBEAT_KEPT_S: u64 = 30;
+/// How long sums over the nodes stay readable when nobody computes them any more.
+const STATISTICS_KEPT_S: u64 = 30;
 /// How long a dead node's registrations stay readable for who takes over.
 const REGISTRATIONS_KEPT_S: u64 = 24 * 3_600;
 /// The set of nodes that have ever beaten and are not known to be dead.
@@ -29,20 +27,33 @@ pub(super) const OPEN_CALLS_KEPT: Duration = Duration::from_secs(24 * 3_600);
 /// How long a day's counts are kept.
 const DAY_KEPT_S: u64 = 48 * 3_600;
 
+/// Writes what has changed; all of it where told so, in time before it expires.
+///
 /// KEYS: the nodes, the three statistics, the queue, the counts of the day.
-/// ARGV: seconds that a statistic is good for, seconds left of the day.
+/// ARGV: seconds that a statistic is good for, seconds left of the day, 1 to write all.
 const STATISTICS: &str = r"
-local active = 0
+local active, keys = 0, {}
 for _, node in ipairs(redis.call('SMEMBERS', KEYS[1])) do
-  active = active + (tonumber(redis.call('GET', 'bridge:' .. node .. ':active_calls')) or 0)
+  keys[#keys + 1] = 'bridge:' .. node .. ':active_calls'
 end
-redis.call('SET', KEYS[2], active, 'EX', ARGV[1])
-redis.call('SET', KEYS[3], redis.call('LLEN', KEYS[5]), 'EX', ARGV[1])
+for first = 1, #keys, 500 do
+  local last = math.min(first + 499, #keys)
+  for _, calls in ipairs(redis.call('MGET', unpack(keys, first, last))) do
+    active = active + (tonumber(calls or 0) or 0)
+  end
+end
 local today = 0
 for _, calls in ipairs(redis.call('HVALS', KEYS[6])) do
   today = today + (tonumber(calls) or 0)
 end
-redis.call('SET', KEYS[4], today, 'EX', ARGV[2])
+local sums = {active, redis.call('LLEN', KEYS[5]), today}
+local kept = {ARGV[1], ARGV[1], ARGV[2]}
+local before = redis.call('MGET', KEYS[2], KEYS[3], KEYS[4])
+for index, sum in ipairs(sums) do
+  if ARGV[3] == '1' or before[index] ~= tostring(sum) then
+    redis.call('SET', KEYS[index + 1], sum, 'EX', kept[index])
+  end
+end
 return 1";
 
 /// How many calls this node has taken on the present UTC day. Kept here and
@@ -55,6 +66,8 @@ pub(super) struct Today {
     /// What an earlier life of the node had counted; unknown before the first
     /// connection.
     before: Option<u64>,
+    /// The count that the connection in use has written.
+    written: Option<u64>,
 }
 
 impl Today {
@@ -80,13 +93,27 @@ impl Today {
         self.before = Some(calls);
     }
 
-    /// Adds the commands that write the count, where it is known.
-    pub(super) fn write(&mut self, keys: &Keys, now: SystemTime, pipeline: &mut Pipeline) {
-        if let Some(calls) = self.total(now) {
+    /// Adds the commands that write the count, where it is known and other than what was
+    /// written. Gives what to tell [`Self::set_written`] once they have run.
+    pub(super) fn write(
+        &mut self,
+        keys: &Keys,
+        now: SystemTime,
+        pipeline: &mut Pipeline,
+    ) -> Option<u64> {
+        let total = self.total(now);
+        if let Some(calls) = total.filter(|_| total != self.written) {
             let key = day_counts(now);
             pipeline.cmd("HSET").arg(&key).arg(&keys.node).arg(calls);
             pipeline.cmd("EXPIRE").arg(&key).arg(DAY_KEPT_S);
         }
+        total
+    }
+
+    /// What Redis has as the count; `None` when that may be anything: on a new connection,
+    /// and now and then, in case it has forgotten.
+    pub(super) fn set_written(&mut self, count: Option<u64>) {
+        self.written = count;
     }
 
     /// The count of the day of `now`, where this life may write it.
@@ -104,6 +131,7 @@ impl Today {
                 before: self.before.map(|_| 0),
                 day,
                 calls: 0,
+                written: None,
             };
         }
     }
@@ -152,26 +180,30 @@ impl Keys {
     }
 
     /// Writes the node's state. `written` is what this connection has written
-    /// before; without it the set of registrations is written anew.
+    /// before; without it the set of registrations is written anew. `heartbeat` is the
+    /// time to write as one; `kept` is how long it, and what lives with it, is good for.
     pub(super) fn write(
         &self,
         state: &NodeState,
         written: Option<&NodeState>,
-        now: SystemTime,
+        heartbeat: Option<SystemTime>,
+        kept: Duration,
     ) -> Pipeline {
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         pipeline.add_command(self.announce());
-        for (what, value) in [
-            ("heartbeat", rfc3339_ms(now)),
-            ("active_calls", state.active_calls.to_string()),
-            (
-                "state",
-                if state.draining { "draining" } else { "up" }.into(),
-            ),
-        ] {
-            let command = pipeline.cmd("SET").arg(self.own(what)).arg(value);
-            command.arg("EX").arg(HEARTBEAT_KEPT_S);
+        let stage = if state.draining { "draining" } else { "up" };
+        let values = [
+            ("heartbeat", heartbeat.map(rfc3339_ms)),
+            ("active_calls", Some(state.active_calls.to_string())),
+            ("state", Some(stage.to_owned())),
+        ];
+        for (what, value) in values {
+            if let Some(value) = value {
+                let command = pipeline.cmd("SET").arg(self.own(what)).arg(value);
+                let kept = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+                command.arg("PX").arg(kept);
+            }
         }
         let command = pipeline.cmd("EXPIRE").arg(self.open_calls());
         command.arg(OPEN_CALLS_KEPT.as_secs());
@@ -228,8 +260,9 @@ impl Keys {
         pipeline
     }
 
-    /// Recomputes the statistics from all nodes.
-    pub(super) fn statistics(&self, now: SystemTime) -> redis::Cmd {
+    /// Recomputes the statistics from all nodes. `all`: keeps those alive that have not
+    /// changed, too.
+    pub(super) fn statistics(&self, now: SystemTime, all: bool) -> redis::Cmd {
         let mut command = redis::cmd("EVAL");
         command
             .arg(STATISTICS)
@@ -240,8 +273,9 @@ impl Keys {
             .arg("stats:calls_today")
             .arg(&self.queue)
             .arg(day_counts(now))
-            .arg(HEARTBEAT_KEPT_S)
-            .arg(rest_of_day(now).as_secs());
+            .arg(STATISTICS_KEPT_S)
+            .arg(rest_of_day(now).as_secs())
+            .arg(u8::from(all));
         command
     }
 }
@@ -269,5 +303,22 @@ mod tests {
         today.count(NOON + DAY);
         assert_eq!(today.total(NOON + DAY), Some(1));
         assert_eq!(today.total(NOON + 2 * DAY), Some(0));
+
+        let commands = |today: &mut Today, at| {
+            let mut pipeline = redis::pipe();
+            let total = today.write(&keys, at, &mut pipeline);
+            (total, pipeline.cmd_iter().count())
+        };
+        let later = NOON + 2 * DAY;
+        assert_eq!(commands(&mut today, later), (Some(0), 2));
+        today.set_written(Some(0));
+        assert_eq!(commands(&mut today, later), (Some(0), 0), "nothing new");
+        today.count(later);
+        assert_eq!(commands(&mut today, later), (Some(1), 2));
+        today.set_written(Some(1));
+        today.set_written(None);
+        assert_eq!(commands(&mut today, later), (Some(1), 2));
+        today.set_written(Some(0));
+        assert_eq!(commands(&mut today, later + DAY), (Some(0), 2), "a new day");
     }
 }

@@ -125,6 +125,12 @@ pub enum Command {
     Register(LineId),
     /// Sends REGISTER with expiry 0.
     Unregister(LineId),
+    /// Refreshes the line's registration no more, without a word to the registrar:
+    /// another bridge is registered for the line, and an un-REGISTER would take its
+    /// Contact away where a registrar keeps one. A REGISTER that is under way is waited
+    /// for. The line stays and takes calls, and may register again. Answered by
+    /// [`Registration::Unregistered`].
+    Forget(LineId),
     /// Sends 180, 183 or 200 to the INVITE.
     Answer { leg: LegId, status: u16 },
     /// Refuses the INVITE with a final status, and Retry-After where given.
@@ -264,7 +270,12 @@ pub struct LegEnd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Registration {
     /// 200 OK; valid for so long, refreshed before.
-    Registered { expires: Duration },
+    Registered {
+        expires: Duration,
+        /// Whether the 200 lists a Contact of this line that another bridge made: one
+        /// with the line's token, but another host or port than ours.
+        siblings_listed: bool,
+    },
     /// Refused or unanswered. 408 and 503 stand for no answer and no transport.
     Failed {
         status: u16,
@@ -272,7 +283,8 @@ pub enum Registration {
         /// Retry-After, where the answer had one.
         retry_after: Option<Duration>,
     },
-    /// REGISTER with expiry 0 was answered, or timed out.
+    /// REGISTER with expiry 0 was answered, or timed out; or the registration is
+    /// forgotten.
     Unregistered,
 }
 

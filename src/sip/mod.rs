@@ -2,6 +2,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | [`bindings`] | which Contact of a registrar's list is ours, and whether a sibling's is listed |
 //! | [`contact`] | where requests go whose dialog began behind a NAT |
 //! | [`engine`] | the contract: commands in, events out, media links |
 //! | [`pjsip`] | the real one, on pjproject: the only unsafe room |
@@ -14,6 +15,7 @@
 //! | [`tls_roots`] | by which roots SIP servers are verified |
 //! | [`uri`] | SIP and tel URIs |
 
+pub mod bindings;
 pub mod contact;
 pub mod engine;
 pub mod header_names;

@@ -101,7 +101,7 @@ async fn bridge_lost(stage: &Stage) -> usize {
 
 /// Calls whose hash does not say that they ended.
 async fn open_calls(stage: &Stage) -> Vec<String> {
-    let keys: Vec<String> = stage.store.query(&["KEYS", "call:*"]).await;
+    let keys: Vec<String> = stage.store.query(&["KEYS", "call:CA*"]).await;
     let mut open = Vec::new();
     for key in keys {
         let state: Option<String> = stage.store.query(&["HGET", &key, "state"]).await;

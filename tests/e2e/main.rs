@@ -63,6 +63,7 @@ mod bad_input;
 mod behind_nat;
 mod callbacks;
 mod calls_api;
+mod cluster;
 mod connections;
 mod contract;
 mod delayed;

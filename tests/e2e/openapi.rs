@@ -79,6 +79,7 @@ const SERVERS: &str = "/api/admin/telephony/sip-servers";
 const SERVER: &str = "/api/admin/telephony/sip-servers/{id}";
 const LINES: &str = "/api/admin/telephony/phone-lines";
 const LINE: &str = "/api/admin/telephony/phone-lines/{id}";
+const NODES: &str = "/api/admin/cluster/nodes";
 const FALLBACK: &str = "/api/admin/telephony/fallback";
 
 fn admin_requests() -> Vec<Request> {
@@ -134,6 +135,21 @@ fn admin_requests() -> Vec<Request> {
             "POST",
             "/api/admin/telephony/lines/{id}/register",
             "x",
+            None,
+        ),
+        ("GET", NODES, "", None),
+        ("POST", "/api/admin/cluster/nodes/{id}/drain", "x", None),
+        (
+            "POST",
+            "/api/admin/cluster/nodes/{id}/drain",
+            "node-e2e",
+            None,
+        ),
+        ("POST", "/api/admin/cluster/nodes/{id}/resume", "x", None),
+        (
+            "POST",
+            "/api/admin/cluster/nodes/{id}/resume",
+            "node-e2e",
             None,
         ),
         ("DELETE", SERVER, "s", None),

@@ -129,7 +129,8 @@ async fn only_the_operators_hosts_get_signatures() {
             "{path}"
         );
     }
-    let with_host = [&allowed[..], &["--sign-host", "localhost"]].concat();
+    let with_host = ["--sign-host", "localhost", "--node-id", "other"];
+    let with_host = [&allowed[..], &with_host].concat();
     let other = bridge(&redis, &phone, &with_host).await;
     let trusted = format!("http://localhost:{port}/trusted");
     let call = Api::of(&other)

@@ -100,7 +100,7 @@ fn check(place: &str, line: &Line) {
     let arguments = std::iter::once("sipbridge").chain(line.words[1..].iter().map(String::as_str));
     let given: RawArgs = match config::read(arguments.map(OsString::from), environment) {
         Ok(Invocation::Run(given) | Invocation::Check(given)) => given,
-        Ok(Invocation::Encrypt { .. } | Invocation::Lines(_)) => return,
+        Ok(Invocation::Encrypt { .. } | Invocation::Lines(_) | Invocation::Nodes(_)) => return,
         Err(error) if error.exit_code() == 0 => return,
         Err(error) => panic!("{place}: {line:?}: {error}"),
     };

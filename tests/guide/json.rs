@@ -180,6 +180,7 @@ fn job(document: &Value) -> Value {
         expires: now,
         attempt: 1,
         resumed: false,
+        resumed_from: None,
         custom_parameters: CustomParams::default(),
     };
     let payload = job.payload(text(document, "/bridgeNodeId"));
@@ -224,6 +225,7 @@ fn health() -> Value {
         overloaded: false,
         readings: Readings::default(),
         engine: EngineStats::default(),
+        cluster: None,
         redis: Some(RedisHealth {
             connected: true,
             since: Duration::from_secs(1),

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
 use sipbridge::core::private::{Private, Secret};
-use sipbridge::sip::engine::{
-    Command, EngineEvent, IncomingCall, LegEvent, OutgoingCall, Registration, SipEngine,
-};
+use sipbridge::sip::engine::{Command, IncomingCall, LegEvent, OutgoingCall, SipEngine};
 
 use crate::outgoing::{placed, trunk};
 use crate::peer::{Dialog, Message, Peer, answer, answer_with};
-use crate::stage::{Stage, account, ended, established, line_token, media, next, stage};
+use crate::stage::{
+    Stage, account, ended, established, line_token, media, next, registered_for, registration,
+    stage,
+};
 
 /// Anybody but the carrier, on an address of his own.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
@@ -67,23 +68,8 @@ fn registered_with(
         200,
         &format!("Contact: {contact};expires=300\r\n"),
     );
-    assert_eq!(
-        registration(stage, &line),
-        Registration::Registered {
-            expires: Duration::from_secs(300)
-        }
-    );
+    assert_eq!(registration(stage, &line), registered_for(300));
     line
-}
-
-fn registration(stage: &mut Stage, line: &LineId) -> Registration {
-    loop {
-        if let EngineEvent::Registration { line: of, state } = next(&mut stage.events, "state")
-            && of == *line
-        {
-            return state;
-        }
-    }
 }
 
 fn remove(stage: &mut Stage, registrar: &Peer, line: LineId) {
@@ -349,10 +335,6 @@ fn our_expiry_is_ours_however_many_others_have_this_address() {
     }
     contacts.push_str(&format!("Contact: {contact};expires=77\r\n"));
     answer(&registrar.sip, &request, 200, &contacts);
-    let expires = Duration::from_secs(77);
-    assert_eq!(
-        registration(&mut stage, &line),
-        Registration::Registered { expires }
-    );
+    assert_eq!(registration(&mut stage, &line), registered_for(77));
     remove(&mut stage, &registrar, line);
 }

@@ -6,7 +6,7 @@ use sipbridge::core::ids::LineId;
 use sipbridge::sip::engine::{Command, EngineEvent, Registration, SipEngine};
 
 use crate::peer::{Peer, answer};
-use crate::stage::{account, bye, next, stage, up};
+use crate::stage::{account, bye, next, registered_for, stage, up};
 
 const LINES: usize = 500;
 const LINE_MAX_KIB: usize = 50;
@@ -51,9 +51,7 @@ fn a_registered_line_and_a_call_cost_what_they_may() {
         }
         for _ in 0..LINES {
             let event = next(&mut stage.events, "registration");
-            let registered = Registration::Registered {
-                expires: Duration::from_secs(300),
-            };
+            let registered = registered_for(300);
             assert!(
                 matches!(&event, EngineEvent::Registration { state, .. } if *state == registered),
                 "{event:?}"

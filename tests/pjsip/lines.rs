@@ -10,7 +10,8 @@ use sipbridge::sip::engine::{
 
 use crate::peer::{Message, Peer, answer};
 use crate::stage::{
-    Stage, account, bye, established, line_token, media, next, refuse_with, stage, up,
+    Stage, account, bye, established, line_token, media, next, refuse_with, registered_for,
+    registration, stage, up,
 };
 
 #[test]
@@ -131,9 +132,7 @@ fn a_line_registers_is_refreshed_on_demand_and_unregisters() {
         200,
         &format!("Contact: <{uri}>;expires=120\r\n"),
     );
-    let registered = Registration::Registered {
-        expires: Duration::from_secs(120),
-    };
+    let registered = registered_for(120);
     assert_eq!(registration(&mut stage, &line), registered);
 
     stage.submit(Command::Register(line.clone()));
@@ -187,9 +186,7 @@ fn a_contact_that_is_given_is_announced_with_user_and_line() {
             .for_each(|(_, value)| value.clone_from(&via));
         let contact = format!("Contact: {expected};expires=120\r\n");
         answer(&registrar.sip, &request, 200, &contact);
-        let registered = Registration::Registered {
-            expires: Duration::from_secs(120),
-        };
+        let registered = registered_for(120);
         assert_eq!(registration(&mut stage, &line), registered);
     }
     stage.submit(Command::RemoveLine(line));
@@ -254,17 +251,6 @@ fn a_contact_rewritten_behind_nat_keeps_user_and_line() {
         registrar.try_wait(Duration::from_secs(1), |message| is_register(message))
     {
         answer(&registrar.sip, &request, 200, "");
-    }
-}
-
-fn registration(stage: &mut Stage, line: &LineId) -> Registration {
-    loop {
-        if let EngineEvent::Registration { line: of, state } =
-            next(&mut stage.events, "registration")
-            && of == *line
-        {
-            return state;
-        }
     }
 }
 

@@ -72,6 +72,7 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
         settings: Settings {
             answer: AnswerMode::Immediate,
             worker_timeout: PATIENCE,
+            ring_while_cut_off: PATIENCE,
             claim_timeout: PATIENCE,
             max_attempts: 1,
             max_duration: None,
@@ -111,6 +112,7 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
             unavailable: hold,
         },
         shutdown: Default::default(),
+        cut_off: Default::default(),
     })
 }
 

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
-use sipbridge::sip::engine::{Command, EngineEvent, Registration, SipEngine};
+use sipbridge::sip::engine::{Command, Registration, SipEngine};
 
 use crate::peer::{Message, Peer, answer};
-use crate::stage::{Stage, account, next, stage, take_log};
+use crate::stage::{Stage, account, registration, stage, take_log};
 
 /// Longer than anything takes on loopback that is not waited for.
 const QUIET: Duration = Duration::from_millis(400);
@@ -24,16 +24,6 @@ fn accept(registrar: &Peer, request: &Message) {
     let contact = request.header("contact").expect("Contact");
     let contact = format!("Contact: {contact};expires=300\r\n");
     answer(&registrar.sip, request, 200, &contact);
-}
-
-fn registration(stage: &mut Stage, line: &LineId) -> Registration {
-    loop {
-        if let EngineEvent::Registration { line: of, state } = next(&mut stage.events, "state")
-            && of == *line
-        {
-            return state;
-        }
-    }
 }
 
 /// Adds a line and has its first REGISTER sent, which is not answered yet.

@@ -14,7 +14,7 @@ use sipbridge::core::media_link::{MediaLink, RtpPacket};
 use sipbridge::dns::{Files, Servers};
 use sipbridge::sip::engine::{
     Access, Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineConfig, EngineEvent,
-    IncomingCall, LegEnd, LegEvent, Refusal, SipEngine, Transport,
+    IncomingCall, LegEnd, LegEvent, Refusal, Registration, SipEngine, Transport,
 };
 use sipbridge::sip::pjsip::PjsipEngine;
 use sipbridge::sip::rtp_channel::RtpReceiver;
@@ -179,6 +179,26 @@ pub fn account(line: &str, username: &str, server: Option<SocketAddr>) -> Accoun
         register: server.is_some(),
         expires: Duration::from_secs(300),
         allow_from: Vec::new(),
+    }
+}
+
+/// A registration for so many seconds, of which no other bridge has a share.
+pub fn registered_for(seconds: u64) -> Registration {
+    Registration::Registered {
+        expires: Duration::from_secs(seconds),
+        siblings_listed: false,
+    }
+}
+
+/// The next news of a line's registration.
+pub fn registration(stage: &mut Stage, line: &LineId) -> Registration {
+    loop {
+        if let EngineEvent::Registration { line: of, state } =
+            next(&mut stage.events, "state of the registration")
+            && of == *line
+        {
+            return state;
+        }
     }
 }
 

@@ -16,13 +16,13 @@ use crate::stage::{
 };
 
 /// A bridge that can die as by kill -9.
-struct Bridge {
+pub struct Bridge {
     runtime: Option<Runtime>,
-    queue: Queue,
+    pub queue: Queue,
 }
 
 impl Bridge {
-    async fn start(config: &QueueConfig) -> Self {
+    pub async fn start(config: &QueueConfig) -> Self {
         let runtime = Runtime::new().unwrap();
         let queue = {
             let _inside = runtime.enter();
@@ -36,7 +36,7 @@ impl Bridge {
     }
 
     /// Nothing more is sent, nothing is tidied up.
-    fn crash(mut self) {
+    pub fn crash(mut self) {
         self.runtime.take().unwrap().shutdown_background();
     }
 }
@@ -90,7 +90,7 @@ async fn number(server: &Server, key: &str) -> Option<u64> {
 }
 
 /// Makes it look as if a node had been silent for a time.
-async fn age(server: &Server, node: &str, silent: Duration) {
+pub async fn age(server: &Server, node: &str, silent: Duration) {
     let left = Duration::from_secs(86_400) - silent;
     let command = format!("PEXPIRE bridge:{node}:calls {}", left.as_millis());
     assert_eq!(server.query::<u64>(&command).await, 1);
@@ -99,7 +99,7 @@ async fn age(server: &Server, node: &str, silent: Duration) {
 }
 
 /// As [`Server::config`], with little patience for the dead.
-fn hasty(server: &Server, node: &str) -> QueueConfig {
+pub fn hasty(server: &Server, node: &str) -> QueueConfig {
     QueueConfig {
         dead_after: Duration::from_millis(500),
         ..server.config(node)

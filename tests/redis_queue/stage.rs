@@ -16,7 +16,8 @@ use sipbridge::core::ids::{CallId, LineId, StreamId, Token};
 use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::{Private, Secret};
 use sipbridge::queue::{
-    CallEvent, CallEventKind, Job, Queue, QueueConfig, QueueError, RedisFailure, RedisState,
+    CallEvent, CallEventKind, Job, LEASE_TTL, Queue, QueueConfig, QueueError, RedisFailure,
+    RedisState,
 };
 use sipbridge::worker::attach_url;
 use tempfile::TempDir;
@@ -146,6 +147,8 @@ impl Server {
             stream_url_base: Some(BASE.into()),
             ca_file: None,
             dead_after: Duration::from_secs(60),
+            lease_ttl: LEASE_TTL,
+            shares_lines: false,
         }
     }
 
@@ -214,6 +217,7 @@ pub fn job() -> Job {
         expires: created + Duration::from_secs(30),
         attempt: 1,
         resumed: false,
+        resumed_from: None,
         custom_parameters: BTreeMap::from([("restaurantId".into(), "restaurant-1".into())]).into(),
     }
 }
@@ -237,6 +241,7 @@ pub fn event(call: &CallId, kind: CallEventKind) -> CallEvent {
         attempt: 1,
         at: SystemTime::now(),
         kind,
+        memory: None,
     }
 }
 

@@ -284,7 +284,7 @@ async fn a_driver_that_panics_leaves_no_open_record_and_no_job() {
     })
     .await;
     caller.ended_by_bridge().await;
-    let calls: Vec<String> = stage.redis().query(&["KEYS", "call:*"]).await;
+    let calls: Vec<String> = stage.redis().query(&["KEYS", "call:CA*"]).await;
     let state: String = stage.redis().query(&["HGET", &calls[0], "state"]).await;
     assert_eq!(state, "ended");
     assert_eq!(stage.finish().await, ["failed"]);

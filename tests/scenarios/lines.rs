@@ -191,10 +191,11 @@ async fn a_line_that_loses_its_registration_gets_it_again() {
         .sim
         .report_registration(&id, Registration::Unregistered);
     lines.is("a", RegistrationState::Failed).await;
-    let expires = std::time::Duration::from_secs(300);
-    lines
-        .sim
-        .answer_register(&id, Registration::Registered { expires });
+    let accepted = Registration::Registered {
+        expires: std::time::Duration::from_secs(300),
+        siblings_listed: false,
+    };
+    lines.sim.answer_register(&id, accepted);
     assert!(lines.registrar.register_now(&id));
     lines.is("a", RegistrationState::Registered).await;
 }

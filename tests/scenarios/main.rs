@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `before_worker` | cancel, races for a token, Redis away, no worker in time |
 //! | `streaming` | audio both ways, marks, clear, hold, digits, the last words |
+//! | `cut_off` | a bridge whose lines another one may have: calls ring before they get the fallback |
 //! | `dialling` | whom calls and transfers of the API may reach, and how often |
 //! | `endings` | who ends a call and how: close, drop, transfer, limits, shutdown |
 //! | `failover` | workers that never dial or are lost, and who comes next |
@@ -15,6 +16,7 @@
 //! | `on_hold` | hold and resume: who hears what, what waits, refused re-INVITEs |
 //! | `placed` | calls that we place, and what is asked of a call from outside |
 //! | `random` | any order of events, seeded |
+//! | `ringing_again` | callers whose call was lost, and who ring again |
 //! | `second_leg` | the fallback number, joined with the caller where REFER is refused |
 //!
 //! What it leaves out: SIP itself (`tests/pjsip`) and the binary (`tests/e2e`).
@@ -28,6 +30,7 @@
 
 mod before_worker;
 mod caller;
+mod cut_off;
 mod dialling;
 mod endings;
 mod failover;
@@ -37,6 +40,7 @@ mod lines;
 mod on_hold;
 mod placed;
 mod random;
+mod ringing_again;
 mod second_leg;
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::sim::{SimCallee, SimEngine};
+use crate::sim::{SimCallee, SimEngine, pcmu};
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
-use sipbridge::bridge::context::{Context, Settings};
+use sipbridge::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
 use sipbridge::bridge::dialling::Dialling;
 use sipbridge::bridge::drivers::Drivers;
 use sipbridge::bridge::intake::Intake;
@@ -28,7 +28,7 @@ use sipbridge::fleet::{
 use sipbridge::lines::ReadyLine;
 use sipbridge::media::pacer::Pacer;
 use sipbridge::media::sounds::Sounds;
-use sipbridge::queue::{Queue, QueueConfig, RedisState};
+use sipbridge::queue::{LEASE_TTL, Queue, QueueConfig, RedisState};
 use sipbridge::sip::engine::SipEngine;
 use sipbridge::worker::{AttachTable as Workers, Dialer, StreamServer};
 use tokio::net::TcpListener;
@@ -49,6 +49,7 @@ pub struct Setup {
     pub fallback_number: Option<&'static str>,
     pub dials_per_hour: Option<u32>,
     pub judges_transfers: bool,
+    pub cut_off: bool,
     pub listener: Option<Arc<dyn StatusListener>>,
     redis: Option<Redis>,
     target: Option<String>,
@@ -60,6 +61,7 @@ impl Setup {
             settings: Settings {
                 answer: AnswerMode::Immediate,
                 worker_timeout: Duration::from_secs(20),
+                ring_while_cut_off: RING_WHILE_CUT_OFF,
                 claim_timeout: Duration::from_secs(5),
                 max_attempts: 3,
                 max_duration: None,
@@ -77,6 +79,7 @@ impl Setup {
             fallback_number: None,
             dials_per_hour: None,
             judges_transfers: false,
+            cut_off: false,
             listener: None,
             redis,
             target,
@@ -112,6 +115,12 @@ impl Setup {
 
     pub fn fallback_number(mut self, number: &'static str) -> Self {
         self.fallback_number = Some(number);
+        self
+    }
+
+    /// Others may have its lines.
+    pub fn cut_off(mut self) -> Self {
+        self.cut_off = true;
         self
     }
 
@@ -154,6 +163,7 @@ impl Setup {
                     .judging_workers(self.judges_transfers),
             ),
             shutdown: Arc::default(),
+            cut_off: Arc::new(self.cut_off.into()),
             settings: self.settings,
         });
         let registrar = RegistrarHandle::new(&fleet, None);
@@ -184,7 +194,9 @@ async fn connect(redis: &Redis, stream_url: &str) -> Queue {
         node_id: "scenarios".into(),
         stream_url_base: Some(stream_url.into()),
         ca_file: None,
-        dead_after: sipbridge::queue::DEAD_AFTER,
+        dead_after: sipbridge::queue::dead_after(LEASE_TTL),
+        lease_ttl: LEASE_TTL,
+        shares_lines: false,
     };
     let queue = Queue::start(&config).unwrap();
     if is_up(redis) {
@@ -261,6 +273,19 @@ impl Stage {
         let line = LineId::new(LINE);
         self.invited.fetch_add(1, Ordering::Relaxed);
         Caller::new(self.sim.invite(&line, FROM, "anything").unwrap())
+    }
+
+    /// The INVITE of somebody, with headers.
+    pub fn call_from(&self, from: &str, headers: &[(&str, &str)]) -> Caller {
+        let line = LineId::new(LINE);
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
+        self.invited.fetch_add(1, Ordering::Relaxed);
+        let call = self
+            .sim
+            .invite_with(&line, from, "anything", pcmu(), headers.collect());
+        Caller::new(call.unwrap())
     }
 
     /// Places a call.

@@ -116,7 +116,8 @@ impl State {
                 self.lines.remove(&line);
             }
             Command::Register(line) => self.register(line),
-            Command::Unregister(line) => {
+            // The registrar of the script does not tell one from the other.
+            Command::Unregister(line) | Command::Forget(line) => {
                 self.announce(EngineEvent::Registration {
                     line,
                     state: Registration::Unregistered,
@@ -145,6 +146,7 @@ impl State {
         };
         let success = Registration::Registered {
             expires: account.expires,
+            siblings_listed: false,
         };
         let state = self.answers.get(&line).cloned().unwrap_or(success);
         self.registers.push(line.clone());

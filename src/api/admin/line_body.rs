@@ -53,11 +53,14 @@ pub struct Standing {
     /// By which rule it uses that server.
     rule: Option<String>,
     /// registered, registering, decrypting (it takes calls, and registers once its password
-    /// is decrypted), failed, refused (the SIP stack could not add it,
+    /// is decrypted), elsewhere (another bridge is registered for it, see `node`; calls that come here are taken),
+    /// failed, refused (the SIP stack could not add it,
     /// see `lastError` and `nextTryAt`) or off (not registering); unusable
     /// (see `lastError`), left-out (inactive, or of another provider), or
     /// pending (not taken up yet).
     state: &'static str,
+    /// The bridge that is registered for it, where bridges share lines.
+    node: Option<String>,
     /// When the registration ends unless it is refreshed.
     expires_at: Option<String>,
     /// When it is tried again.
@@ -159,6 +162,11 @@ pub fn standing(line: &LineId, control: &Control) -> Standing {
         standing.expires_at = registration.expires_at.map(rfc3339_ms);
         standing.next_try_at = registration.next_try_at.map(rfc3339_ms);
         standing.last_error = registration.last_error.or(standing.last_error);
+        let holder = control
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.holder(line));
+        standing.node = holder.map(|node| node.to_string());
     }
     standing
 }

@@ -37,6 +37,7 @@ static SPEC: Spec = Spec {
         "transport",
         "rule",
         "state",
+        "node",
         "expiresAt",
         "nextTryAt",
         "lastError",

@@ -9,8 +9,10 @@
 //! | [`line_body`] | a phone line as JSON, with what became of it |
 //! | [`register`] | `phone-lines/{id}/register` |
 //! | [`fallback`] | `fallback` |
+//! | [`cluster`] | `/api/admin/cluster/nodes`: the bridges that share lines |
 //! | [`password`] | passwords on their way into the database |
 
+pub mod cluster;
 pub mod fallback;
 pub mod line_body;
 pub mod lines;

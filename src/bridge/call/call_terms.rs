@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::core::outward::Outward;
 use crate::core::signature::Signer;
+use crate::queue::{CallerHash, LostCall};
 use crate::worker::{Dialer, WorkerError};
 
 /// Dials workers whose addresses clients of ours wrote.
@@ -41,6 +42,10 @@ pub(in crate::bridge) struct CallTerms {
     pub(in crate::bridge) dialer: Option<Dialer>,
     /// Where this call's status callbacks go.
     pub(in crate::bridge) callback_url: Option<String>,
+    /// Who calls, where he may be recognised when he rings again.
+    pub(in crate::bridge) caller: Option<CallerHash>,
+    /// The caller's call before, which was lost.
+    pub(in crate::bridge) lost: Option<LostCall>,
 }
 
 impl CallTerms {
@@ -59,6 +64,7 @@ impl CallTerms {
             custom_params,
             dialer,
             callback_url,
+            ..Self::default()
         })
     }
 }

@@ -13,7 +13,9 @@ use crate::core::ids::CallId;
 use crate::core::numbers;
 use crate::core::private::Private;
 use crate::fleet::LineProfile;
+use crate::queue::CallerHash;
 use crate::sip::engine::IncomingCall;
+use crate::sip::identity::Caller;
 
 /// The call that this INVITE begins.
 pub(in crate::bridge) fn incoming_call(
@@ -37,7 +39,21 @@ pub(in crate::bridge) fn incoming_call(
     };
     let mut parameters = custom_parameters(settings, line, &facts, terms);
     hand_on_headers(settings, incoming, &mut parameters);
+    // Under all that this call has by itself.
+    let lost = terms.lost.iter().flat_map(|lost| &lost.custom_parameters);
+    for (name, value) in lost {
+        let place = parameters.entry(name.clone());
+        place.or_insert_with(|| value.clone());
+    }
     begun(facts, parameters)
+}
+
+/// Who calls, where he may be recognised: a number that is not withheld, whether or not
+/// that is obeyed.
+pub(in crate::bridge) fn caller_hash(line: &LineProfile, caller: &Caller) -> Option<CallerHash> {
+    let is_shown = caller.withheld.is_none();
+    let number = is_shown.then(|| in_e164(&caller.shown, line))?;
+    CallerHash::new(&number)
 }
 
 /// A call that we placed from this line.
@@ -129,4 +145,37 @@ pub(in crate::bridge) fn add_parameters(call: &mut CallObject, more: &BTreeMap<S
     let added = more.iter().filter(|(name, _)| !is_promised(name));
     let added = added.map(|(name, value)| (name.clone(), value.clone()));
     call.state.custom_params.extend(added);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::dialling::DialLine;
+    use crate::core::ids::LineId;
+    use crate::core::numbers::Country;
+    use crate::sip::identity::Withheld;
+
+    #[test]
+    fn a_caller_is_recognised_by_his_number_and_never_where_he_withholds_it() {
+        let line = LineProfile {
+            dial: DialLine {
+                country: Country::parse("FR"),
+                hosts: Vec::new(),
+            },
+            ..LineProfile::bare(LineId::new("line-1"))
+        };
+        let shown = |number: &str| Caller {
+            shown: Private::new(number),
+            withheld: None,
+        };
+        let hash = caller_hash(&line, &shown("+33612345678"));
+        assert!(hash.is_some());
+        assert_eq!(caller_hash(&line, &shown("0612345678")), hash, "one number");
+        let withheld = Caller {
+            withheld: Some(Withheld::default()),
+            ..shown("+33612345678")
+        };
+        assert_eq!(caller_hash(&line, &withheld), None);
+        assert_eq!(caller_hash(&line, &shown("anonymous")), None);
+    }
 }

@@ -17,10 +17,10 @@ use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_facts::{CallFacts, CustomParams};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
-use crate::core::ids::{StreamId, Token};
+use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
 use crate::core::outcome::Outcome;
-use crate::queue::{CallEvent, CallEventKind, Job, Queue};
+use crate::queue::{CallEvent, CallEventKind, CallMemory, CallerHash, Job, Queue};
 use crate::store::{AudioStats, CallLog, CallRecord};
 use crate::worker::attach_url;
 
@@ -47,8 +47,14 @@ pub(in crate::bridge) struct Publisher {
     /// The present attempt, and its stream.
     attempt: Attempt,
     stream: StreamId,
+    /// Who calls, where he may be recognised when he rings again.
+    caller: Option<CallerHash>,
+    /// The caller's call before, which was lost.
+    resumed_from: Option<CallId>,
     /// A worker was attached.
     has_worker: bool,
+    /// The last worker was lost, and no other has come.
+    is_worker_lost: bool,
     came: Instant,
     answered: Option<Instant>,
 }
@@ -66,10 +72,24 @@ impl Publisher {
                 until: None,
             },
             stream: StreamId::random(),
+            caller: None,
+            resumed_from: None,
             has_worker: false,
+            is_worker_lost: false,
             came: Instant::now(),
             answered: None,
         }
+    }
+
+    /// The same, of a caller who may be recognised, and of a call that he lost before.
+    pub(in crate::bridge) fn remembering(
+        mut self,
+        caller: Option<CallerHash>,
+        resumed_from: Option<CallId>,
+    ) -> Self {
+        self.caller = caller;
+        self.resumed_from = resumed_from;
+        self
     }
 
     /// The call as others see it.
@@ -178,6 +198,7 @@ impl Publisher {
             expires: created + left.unwrap_or(self.outlets.worker_timeout),
             attempt: self.attempt.number,
             resumed: self.attempt.resumed,
+            resumed_from: self.resumed_from.clone(),
             custom_parameters: self.parameters(),
         }
     }
@@ -207,8 +228,10 @@ impl Publisher {
             Report::Ringing if self.facts().direction == CallDirection::Outbound => self.ringing(),
             Report::WorkerAttached => {
                 self.has_worker = true;
+                self.is_worker_lost = false;
                 self.show_worker();
             }
+            Report::WorkerLost => self.is_worker_lost = true,
             _ => {}
         }
         self.outlets.gauges.counters.step(report);
@@ -284,6 +307,8 @@ impl Publisher {
     /// handle ends its entry.
     pub(in crate::bridge) fn abandoned(&mut self) {
         let outcome = Outcome::Failed;
+        // The caller is cut off in mid-conversation, whoever is to blame.
+        self.is_worker_lost = self.has_worker;
         let duration = self.end(outcome);
         error!(
             call_id = %self.facts().id,
@@ -318,11 +343,31 @@ impl Publisher {
         });
     }
 
+    /// What is kept of the call in case that it is lost, with the events that need it.
+    fn memory(&self, kind: &CallEventKind) -> Option<CallMemory> {
+        let is_lost = match kind {
+            CallEventKind::Queued { .. }
+            | CallEventKind::Answered
+            | CallEventKind::WorkerAttached { .. } => false,
+            CallEventKind::Ended { outcome, .. } => {
+                self.is_worker_lost && *outcome != Outcome::Transferred
+            }
+            _ => return None,
+        };
+        Some(CallMemory {
+            caller: self.caller.clone()?,
+            custom_parameters: self.call.state.custom_params.clone(),
+            is_lost,
+        })
+    }
+
     fn publish(&self, kind: CallEventKind) {
         let Some(queue) = &self.outlets.queue else {
             return;
         };
+        let memory = self.memory(&kind);
         queue.record(CallEvent {
+            memory,
             facts: self.call.facts.clone(),
             attempt: self.attempt.number,
             at: SystemTime::now(),

@@ -13,6 +13,7 @@ pub(super) fn policy() -> CallPolicy {
         max_duration: None,
         media_timeout: Some(20 * SECOND),
         fallback_number: None,
+        ring_before_fallback: None,
     }
 }
 
@@ -528,6 +529,7 @@ fn every_order_of_inputs_ends_once() {
                 AnswerMode::OnWorker
             },
             max_duration: random.random::<bool>().then_some(60 * SECOND),
+            ring_before_fallback: random.random::<bool>().then_some(4 * SECOND),
             fallback_number: random.random::<bool>().then(|| Private::new("1")),
             ..by([
                 WorkerRoute::Queue,

@@ -84,6 +84,7 @@ mod tests {
             max_duration: None,
             media_timeout: None,
             fallback_number: None,
+            ring_before_fallback: None,
         });
         call.handle_question();
         let ringing = Output::Report(Report::Ringing);

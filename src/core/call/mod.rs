@@ -180,6 +180,7 @@ impl Call {
             Timer::Fallback => self.fallback_timeout(now),
             Timer::Transfer => self.transfer_timeout(),
             Timer::Hold => self.handle_held(now, 408),
+            Timer::Ring if self.phase == Phase::Yielding => self.take_caller(now),
             Timer::Ring => self.hang_up(now, Outcome::NoAnswer),
             Timer::Ending => self.finish(self.settled().unwrap_or(Outcome::Failed)),
         }
@@ -311,3 +312,7 @@ impl Call {
 #[cfg(test)]
 #[path = "call_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "yielding_tests.rs"]
+mod yielding_tests;

@@ -14,6 +14,8 @@ pub(super) enum Phase {
     Asking,
     /// It is not taken, and not refused.
     Ignored,
+    /// It rings, and another bridge may take it: this one has no queue.
+    Yielding,
     /// We placed the call; it is not answered.
     Dialling {
         /// The callee rings, or has.
@@ -72,6 +74,7 @@ impl Phase {
             Self::New => "new",
             Self::Asking => "asking",
             Self::Ignored => "ignored",
+            Self::Yielding => "yielding",
             Self::Dialling { .. } => "dialling",
             Self::AwaitingAck => "awaiting-ack",
             Self::Seeking => "seeking",

@@ -63,6 +63,10 @@ pub struct CallPolicy {
     pub media_timeout: Option<Duration>,
     /// Where the caller is transferred when no worker comes.
     pub fallback_number: Option<Private>,
+    /// How long the call rings before it is served, where the queue cannot be reached
+    /// and another bridge may have the caller too: whoever has workers answers first.
+    /// `None` where it is served at once, as is a call whose worker is dialled.
+    pub ring_before_fallback: Option<Duration>,
 }
 
 /// What the caller hears while no worker's audio is queued.
@@ -253,7 +257,8 @@ pub enum Output {
 /// The timers of a call. At most one of each runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timer {
-    /// Nobody answers: the callee, or another phone of a call that we leave.
+    /// Nobody answers: the callee, another phone of a call that we leave, or the other
+    /// bridge that may have a call of ours.
     Ring,
     /// A re-INVITE of ours is not answered.
     Hold,

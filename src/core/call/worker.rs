@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::dispatch::Step;
 use super::{
     AnswerMode, Call, Dialog, IdleSound, Output, PLAY_OUT_LIMIT, Phase, Report, Timer, WorkerInput,
+    WorkerRoute,
 };
 
 impl Call {
@@ -124,9 +125,22 @@ impl Call {
     /// answered at once, nobody is asked before the caller has acknowledged
     /// that: an INVITE alone, whose sender may be anybody, makes no job.
     pub(super) fn begin(&mut self, now: Instant) {
-        match self.policy.answer {
-            AnswerMode::Immediate => self.answer(),
-            AnswerMode::OnWorker => self.push(Output::Answer(180)),
+        let ring_for = self.policy.ring_before_fallback;
+        if let (Some(ring_for), WorkerRoute::Queue) = (ring_for, self.policy.search.route) {
+            self.phase = Phase::Yielding;
+            self.push(Output::Answer(180));
+            return self.arm(Timer::Ring, now + ring_for);
+        }
+        if self.policy.answer == AnswerMode::OnWorker {
+            self.push(Output::Answer(180));
+        }
+        self.take_caller(now);
+    }
+
+    /// The caller is ours: nobody else took the call, or nobody else could.
+    pub(super) fn take_caller(&mut self, now: Instant) {
+        if self.policy.answer == AnswerMode::Immediate {
+            self.answer();
         }
         self.push(Output::IdleSound(IdleSound::Waiting));
         if self.dialog == Dialog::Answered {

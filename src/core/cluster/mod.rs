@@ -7,6 +7,31 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `mod` | [`NodeId`], [`Fence`], [`Lease`], [`Node`], [`ClusterView`]: what Redis says |
+//! | [`rendezvous`] | which node should hold which line |
+//! | [`coordinator`] | [`Coordinator`], the machine of one node: who calls what in which order, its state |
+//! | `questions` | what it can be asked |
+//! | `view` | what Redis says, taken in |
+//! | `decide`, `review` | the rules: what one line needs next; for which lines they are looked at |
+//! | `requests` | what is wanted, taken out; what the registrar said, taken in |
+//! | [`outputs`] | [`LeaseCommand`], [`LineAction`], [`ClusterEvent`]: what is wanted |
+//! | `line`, `peers` | what is known of a line, of the nodes |
+//!
+//! `simulation_tests` runs several coordinators against a Redis and a registrar in memory, in virtual time, with faults.
+//!
+//! # One round
+//!
+//! The task that owns a [`Coordinator`] brings it what Redis says (each third of the lease ttl, and when another node
+//! pokes), and carries out what comes out: scripts on Redis, and lines to register or to let go. Results go back in. A line is
+//! registered only after the lease is this node's, and let go only when another node holds the lease or nobody shall.
+//!
+//! ```text
+//! A holds a line, B should hold it           Redis                  B
+//! Offer ────────────────────────────────► Offered by A ─── poke ──► Claim
+//! stays registered                        Moving from A to B ◄──────┘  Register: 200, lists A's contact or not
+//! LetGo: Unregister where it was listed,  Confirmed from A to B ◄───── Confirm(shown)
+//!   Forget where it was not ◄─── poke ────┘
+//! Done ─────────────────────────────────► Held by B
+//! ```
 //!
 //! # A lease and its stages
 //!
@@ -20,11 +45,32 @@
 //! A lease whose holder is not alive may be claimed in any stage (takeover); so may one that is moving, by the
 //! node that it moves from, when the new holder is not alive. Each change of holder takes the next [`Fence`].
 
+pub mod coordinator;
+mod decide;
+mod line;
+pub mod outputs;
+mod peers;
+mod questions;
+pub mod rendezvous;
+mod requests;
+mod review;
+mod view;
+
+#[cfg(test)]
+mod coordinator_tests;
+#[cfg(test)]
+mod simulated_redis_tests;
+#[cfg(test)]
+mod simulation_tests;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ids::LineId;
+
+pub use coordinator::{Coordinator, CoordinatorSettings};
+pub use outputs::{ClusterEvent, LeaseCommand, LetGo, LineAction, MoveReason};
 
 /// The name of a bridge, `--node-id`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,6 +121,13 @@ pub enum LeaseStage {
     Moving {
         /// Who held it before.
         from: NodeId,
+    },
+    /// The holder's, which is registered; the one before has not said yet that it let go.
+    Confirmed {
+        /// Who held it before.
+        from: NodeId,
+        /// Whether the registrar still listed the contact of that one.
+        shown: bool,
     },
 }
 

@@ -33,6 +33,9 @@ const UNREGISTER_EVERY: Duration = Duration::from_millis(10);
 /// pjlib's "too many objects": no account is free.
 const PJ_ETOOMANY: ffi::pj_status_t = 70_010;
 
+/// pjlib's "not enough memory".
+const PJ_ENOMEM: ffi::pj_status_t = 70_007;
+
 /// An account whose line is gone. Calls and an answer to REGISTER may still
 /// need it.
 pub struct ClosingAccount {
@@ -320,6 +323,60 @@ fn modify(id: i32, config: &EngineConfig, account: &Account) -> Result<i32, ffi:
             status => Err(status),
         }
     })
+}
+
+/// Has pjsua end the registration of an account without a word to the registrar, and
+/// the packets that keep the way through a NAT open. The account stays as it is, and may
+/// register again. Costs a few hundred bytes of the account's memory.
+///
+/// # Errors
+/// With pjsip's status; the registration is kept then.
+pub fn forget_registration(account: i32) -> Result<(), ffi::pj_status_t> {
+    let name = c"forget".as_ptr();
+    // SAFETY: pjsua is there while its control thread runs; null where there is no
+    // memory.
+    let pool = unsafe { ffi::pjsua_pool_create(name, 4_096, 1_024) };
+    if pool.is_null() {
+        return Err(PJ_ENOMEM);
+    }
+    let mut settings: Settings = boxed();
+    // SAFETY: pjsua checks the id, and fills the settings with copies in the pool.
+    // Nobody else changes an account. Lists in it point into the box, which is not moved.
+    let status = unsafe { ffi::pjsua_acc_get_config(account, pool, &raw mut *settings) };
+    let ended = match status {
+        ffi::PJ_SUCCESS => end_registration(account, &mut settings),
+        status => Err(status),
+    };
+    for credentials in settings.cred_info.iter().take(settings.cred_count as usize) {
+        // SAFETY: the password in the pool, of which nobody else knows.
+        unsafe { text::wipe(&credentials.data) };
+    }
+    // SAFETY: made above, and what lives in it is not used any more.
+    unsafe { ffi::pj_pool_release(pool) };
+    ended
+}
+
+/// pjsua ends a registration when what it registers by is changed: here to what amounts
+/// to the same, and back.
+fn end_registration(
+    account: i32,
+    settings: &mut ffi::pjsua_acc_config,
+) -> Result<(), ffi::pj_status_t> {
+    let (proxy, keep_alive) = (settings.reg_use_proxy, settings.ka_interval);
+    settings.disable_reg_on_modify = ffi::TRUE;
+    // Whether REGISTER uses pjsua's own outbound servers: there are none.
+    settings.reg_use_proxy = proxy ^ 1;
+    settings.ka_interval = 0;
+    // SAFETY: pjsua checks the id; the settings are whole.
+    let ended = unsafe { ffi::pjsua_acc_modify(account, &raw const *settings) };
+    settings.reg_use_proxy = proxy;
+    settings.ka_interval = keep_alive;
+    // SAFETY: as above.
+    let restored = unsafe { ffi::pjsua_acc_modify(account, &raw const *settings) };
+    let failed = [ended, restored]
+        .into_iter()
+        .find(|status| *status != ffi::PJ_SUCCESS);
+    failed.map_or(Ok(()), Err)
 }
 
 fn with_settings<T>(

@@ -355,7 +355,8 @@ unsafe extern "C" fn on_reg_state2(account: pjsua_acc_id, info: *mut ffi::pjsua_
         let Some(answer) = (unsafe { info.cbparam.as_ref() }) else {
             return;
         };
-        let state = registration(answer, info.renew != ffi::FALSE);
+        let siblings_listed = shared.policies.siblings_listed(account);
+        let state = registration(answer, info.renew != ffi::FALSE, siblings_listed);
         let next = registering::answered(shared, account);
         let Some(line) = line_of(shared, account, &state) else {
             return;
@@ -389,7 +390,11 @@ fn line_of(shared: &Shared, account: pjsua_acc_id, state: &Registration) -> Opti
     })
 }
 
-fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registration {
+fn registration(
+    answer: &ffi::pjsip_regc_cbparam,
+    renew: bool,
+    siblings_listed: bool,
+) -> Registration {
     let accepted = answer.status == ffi::PJ_SUCCESS && answer.code / 100 == 2;
     let unregistering = !renew || answer.is_unreg != ffi::FALSE;
     if unregistering {
@@ -397,7 +402,10 @@ fn registration(answer: &ffi::pjsip_regc_cbparam, renew: bool) -> Registration {
     }
     if accepted && answer.expiration > 0 && answer.expiration != c_uint::MAX {
         let expires = Duration::from_secs(u64::from(answer.expiration));
-        return Registration::Registered { expires };
+        return Registration::Registered {
+            expires,
+            siblings_listed,
+        };
     }
     // SAFETY: the reason lives as long as the block.
     let reason = unsafe { text::to_string(&answer.reason) };

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::ffi::{c_int, c_void};
+use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ffi;
@@ -64,13 +65,14 @@ fn tell_lost(shared: &Shared, connection: Connection<'_>) {
     let Some((kind, server)) = connection.connection().zip(connection.peer()) else {
         return;
     };
-    let lines = shared.with_lines(|lines| registered_over(lines, kind, server));
+    let mut lines = shared.with_lines(|lines| registered_over(lines, kind, server));
+    lines.retain(|(account, _)| !shared.wishes.is_forgotten(*account));
     if lines.is_empty() {
         return;
     }
     tracing::warn!(%server, transport = %kind, lines = lines.len(), "the connection to a SIP server is lost: its lines register anew");
     let mut untold = 0;
-    for line in lines {
+    for (_, line) in lines {
         let state = Registration::Failed {
             status: 503,
             text: "the connection to the server was lost".into(),
@@ -86,9 +88,9 @@ fn tell_lost(shared: &Shared, connection: Connection<'_>) {
     }
 }
 
-/// The lines that register at this address over this transport.
-fn registered_over(lines: &Lines, kind: Transport, server: std::net::SocketAddr) -> Vec<LineId> {
-    let uses = |line: &&LineId| {
+/// The lines that register at this address over this transport, and their accounts.
+fn registered_over(lines: &Lines, kind: Transport, server: SocketAddr) -> Vec<(i32, LineId)> {
+    let uses = |line: &LineId| {
         lines.table.data(line).is_some_and(|line| {
             let at = line
                 .server
@@ -97,7 +99,11 @@ fn registered_over(lines: &Lines, kind: Transport, server: std::net::SocketAddr)
             line.binding.registers() && at.is_some_and(|at| at.is_at(server))
         })
     };
-    lines.by_account.values().filter(uses).cloned().collect()
+    let accounts = lines.by_account.iter();
+    accounts
+        .filter(|(_, line)| uses(line))
+        .map(|(account, line)| (*account, line.clone()))
+        .collect()
 }
 
 /// Has the kernel notice that the other side is gone: the first probe after

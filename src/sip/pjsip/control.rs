@@ -123,6 +123,7 @@ impl ControlThread {
             }
             Command::Register(line) => accounts::register(shared, &line, Wish::Register),
             Command::Unregister(line) => accounts::register(shared, &line, Wish::Unregister),
+            Command::Forget(line) => accounts::register(shared, &line, Wish::Forget),
             Command::Answer { leg, status } => calls::answer(shared, leg, status),
             Command::Reject {
                 leg,

@@ -9,7 +9,10 @@
 //! - A digest on its way to somebody else than the line's server is taken out
 //!   of the request: pjsip may send one unasked once it was asked for.
 //! - The 200 to REGISTER is left with our own Contact alone: pjsip looks at the
-//!   first ten, and ours may be the eleventh.
+//!   first ten, and ours may be the eleventh; and where a registrar rewrites Contacts,
+//!   it may take that of another bridge for ours.
+//!
+//! A refresh of a registration that is forgotten is stopped here (`registering`).
 //!
 //! Where the server is: what DNS says, and what `CredentialPolicy` learned.
 //!
@@ -26,10 +29,13 @@ use super::messages::Message;
 use super::modules::{Module, ModuleCallbacks};
 use super::policies::{Mark, Policies};
 use super::received::ReceivedMessage;
+use super::registering;
 use super::sending::Sending;
 use super::shared::{Shared, guarded};
 use super::transactions::{self, DialogRef, Locked, Transaction};
+use super::uris::SipUri;
 use crate::core::credential_policy::{Challenge, Challenged, CredentialWithheld};
+use crate::sip::bindings::{AskedBinding, ContactAddress, ListedContact};
 
 static MODULE: Module = Module::new(
     c"sipbridge-credentials",
@@ -75,9 +81,13 @@ unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_
         // SAFETY: pjsip passes the request that it is about to print, with the address
         // that it goes to; no other thread touches it during the call.
         let request = unsafe { Sending::new(tdata) };
-        if let Some(message) = request.message() {
-            inspect(shared, request, message);
+        let Some(message) = request.message() else {
+            return ffi::PJ_SUCCESS;
+        };
+        if !registering::may_send(shared, request, message) {
+            return EPERM;
         }
+        inspect(shared, request, message);
         ffi::PJ_SUCCESS
     })
 }
@@ -152,44 +162,70 @@ unsafe extern "C" fn on_rx_response(rdata: *mut pjsip_rx_data) -> ffi::pj_bool_t
         let response = unsafe { ReceivedMessage::new(rdata) };
         match response.message().status() {
             401 | 407 => judge(shared, response),
-            200..=299 => keep_own_contacts(shared, response),
+            200..=299 => keep_own_contact(shared, response),
             _ => {}
         }
         ffi::FALSE
     })
 }
 
-/// Leaves our own Contacts in the 200 to a REGISTER, where there are any.
-fn keep_own_contacts(shared: &Shared, response: ReceivedMessage<'_>) {
+/// Leaves our own Contact in the 200 to a REGISTER, where it is listed, and notes
+/// whether another bridge's is listed beside it.
+fn keep_own_contact(shared: &Shared, response: ReceivedMessage<'_>) {
     if response.method() != ffi::PJSIP_REGISTER_METHOD {
         return;
     }
     let Some(request) = Request::of(response) else {
         return;
     };
-    let Some(token) = request.token else {
+    let (Some(token), Some(announced)) = (request.token, request.contact) else {
         return;
     };
-    if let Some(from) = response.source()
-        && request.kind == Some(Challenged::Register)
-    {
+    let asked = AskedBinding {
+        announced,
+        seen: response.seen_as(),
+        expires: request.expires,
+    };
+    let headers = || response.message().headers();
+    let of_line: Vec<_> = headers()
+        .filter_map(|header| listed(header, &token))
+        .collect();
+    let own = asked.find(&of_line);
+    if request.kind == Some(Challenged::Register) {
         let mut table = shared.policies.lock();
         let number = table.by_token.get(&token).copied();
         if let Some(policy) = number.and_then(|number| table.policies.get_mut(&number)) {
-            policy.learned.learn_address(from.ip(), Instant::now());
+            policy.siblings_listed = own.is_some_and(|own| own.siblings_listed);
+            if let Some(from) = response.source() {
+                policy.learned.learn_address(from.ip(), Instant::now());
+            }
         }
     }
-    let is_contact = |header: &Header<'_>| header.kind() == ffi::PJSIP_H_CONTACT;
-    let is_ours = |header: &Header<'_>| {
-        let contact = header.contact().filter(|contact| !contact.is_star);
-        let uri = contact.and_then(|contact| contact.uri);
-        uri.and_then(|uri| uri.parts().line).as_deref() == Some(token.as_str())
+    let Some(own) = own else {
+        return;
     };
-    let headers = || response.message().headers();
-    if headers().any(|header| is_contact(&header) && is_ours(&header)) {
-        // SAFETY: pjsip keeps no pointer to a Contact of what it receives.
-        unsafe { headers().retain(|header| !is_contact(&header) || is_ours(&header)) };
-    }
+    let mut number = 0;
+    let keep = |header: Header<'_>| {
+        if header.kind() != ffi::PJSIP_H_CONTACT {
+            return true;
+        }
+        let is_of_line = listed(header, &token).is_some();
+        number += usize::from(is_of_line);
+        is_of_line && number == own.index + 1
+    };
+    // SAFETY: pjsip keeps no pointer to a Contact of what it receives.
+    unsafe { headers().retain(keep) };
+}
+
+/// What a Contact with the token of a line says.
+fn listed(header: Header<'_>, token: &str) -> Option<ListedContact> {
+    let contact = header.contact().filter(|contact| !contact.is_star)?;
+    let uri = contact.uri?.sip()?;
+    let is_of_line = uri.uri().parts().line.as_deref() == Some(token);
+    is_of_line.then(|| ListedContact {
+        address: uri.address(),
+        expires: contact.expires,
+    })
 }
 
 /// The request of ours that a response answers.
@@ -197,6 +233,10 @@ struct Request {
     kind: Option<Challenged>,
     mark: Option<Mark>,
     token: Option<String>,
+    /// Where its first Contact leads.
+    contact: Option<ContactAddress>,
+    /// The expiry that it asks for, in seconds.
+    expires: Option<u32>,
     sent_to: Option<IpAddr>,
 }
 
@@ -227,6 +267,8 @@ impl Request {
             kind,
             mark,
             token: token_of(message),
+            contact: message.contact_uri().map(SipUri::address),
+            expires: message.expires(),
             sent_to: sent.destination().map(|address| address.ip()),
         })
     }

@@ -69,6 +69,8 @@ pub struct Contact<'a> {
     /// Whether it is `*`.
     pub is_star: bool,
     pub uri: Option<Uri<'a>>,
+    /// Its `expires` parameter, in seconds.
+    pub expires: Option<u32>,
 }
 
 /// A challenge for credentials.
@@ -111,6 +113,8 @@ impl<'a> Header<'a> {
             is_star: contact.star != 0,
             // SAFETY: made by the parser, in the memory of the message.
             uri: unsafe { Uri::new(contact.uri) },
+            // pjsip has the highest number stand for none.
+            expires: Some(contact.expires).filter(|expires| *expires != u32::MAX),
         })
     }
 
@@ -127,10 +131,15 @@ impl<'a> Header<'a> {
             .is_some_and(|to| to.tag.slen > 0)
     }
 
+    /// The seconds of an Expires.
+    pub fn expires(self) -> Option<u32> {
+        let header: &ffi::pjsip_expires_hdr = self.of()?;
+        Some(header.ivalue)
+    }
+
     /// Whether it is an Expires of 0.
     pub fn expires_now(self) -> bool {
-        self.of::<ffi::pjsip_expires_hdr>()
-            .is_some_and(|expires| expires.ivalue == 0)
+        self.expires() == Some(0)
     }
 
     /// The seconds of a Retry-After.

@@ -141,6 +141,11 @@ impl<'a> Message<'a> {
         self.headers().any(Header::is_tagged_to)
     }
 
+    /// The seconds of its first Expires.
+    pub fn expires(self) -> Option<u32> {
+        self.headers().find_map(Header::expires)
+    }
+
     /// Whether a REGISTER takes a registration back: expiry 0 for all of it.
     pub fn unregisters(self) -> bool {
         self.headers().any(Header::expires_now)

@@ -30,7 +30,10 @@ pub(super) struct Table {
 
 /// The policy of one account, and where its server is by DNS.
 pub(super) struct Policy {
+    account: i32,
     pub(super) learned: CredentialPolicy,
+    /// Whether the last 200 to a REGISTER listed a Contact of another bridge.
+    pub(super) siblings_listed: bool,
     located: Option<Watched>,
 }
 
@@ -81,7 +84,9 @@ impl Policies {
         let server = account.server.as_deref().unwrap_or(&account.domain);
         let host = UriParts::parse(&format!("sip:{server}")).host;
         let policy = Policy {
+            account: id,
             learned: CredentialPolicy::new(&[&account.domain, &host], Instant::now()),
+            siblings_listed: false,
             located,
         };
         let mut table = self.lock();
@@ -96,6 +101,22 @@ impl Policies {
     /// An account is deleted. Its dialogs are over.
     pub fn forget(&self, id: i32) {
         self.lock().forget(id);
+    }
+
+    /// The newest account of the line with this token.
+    pub fn account_of(&self, token: &str) -> Option<i32> {
+        let table = self.lock();
+        let newest = table.by_token.get(token)?;
+        table.policies.get(newest).map(|policy| policy.account)
+    }
+
+    /// Whether the last 200 to a REGISTER of an account listed a Contact of its line
+    /// that another bridge made.
+    pub fn siblings_listed(&self, id: i32) -> bool {
+        let table = self.lock();
+        let policy = table.by_account.get(&id);
+        let policy = policy.and_then(|number| table.policies.get(number));
+        policy.is_some_and(|policy| policy.siblings_listed)
     }
 
     /// A call came in for an account; its dialog gets its mark later.

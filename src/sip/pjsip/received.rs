@@ -14,6 +14,7 @@ use super::pools::Pool;
 use super::text;
 use super::transports::TransportRef;
 use super::uris::Uri;
+use crate::sip::bindings::ContactAddress;
 
 /// A message that pjsip's parser let through, for as long as a callback has it.
 #[derive(Clone, Copy)]
@@ -148,6 +149,23 @@ impl<'a> ReceivedMessage<'a> {
     pub fn via_host(self) -> String {
         // SAFETY: the text lies in the memory of the message.
         unsafe { text::to_string(&self.via().sent_by.host) }
+    }
+
+    /// Where our request came from, as the one who answered it saw that; `None` where
+    /// its Via says nothing of it.
+    pub fn seen_as(self) -> Option<ContactAddress> {
+        let via = self.via();
+        let port = u16::try_from(via.rport_param)
+            .ok()
+            .filter(|port| *port > 0)?;
+        // SAFETY: the text lies in the memory of the message.
+        let received = unsafe { text::to_string(&via.recvd_param) };
+        let host = if received.is_empty() {
+            self.via_host()
+        } else {
+            received
+        };
+        Some(ContactAddress::new(&host, port, false))
     }
 
     /// Takes `maddr` out of the topmost Via.

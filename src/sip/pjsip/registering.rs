@@ -1,14 +1,19 @@
 //! Sends the REGISTERs that are wanted, one at a time for each account: pjsip
 //! has one transaction for an account's registration, and refuses another.
-//! What is wanted meanwhile is kept in [`Wishes`] and sent after the answer.
+//! What is wanted meanwhile is kept in [`Wishes`] and sent after the answer. pjsip
+//! refreshes by itself: those REGISTERs are seen on their way out.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::accounts;
 use super::ffi;
+use super::messages::Message;
+use super::sending::Sending;
 use super::shared::{ControlCommand, Shared};
 use super::text;
+use super::transactions;
 use crate::core::registration_wish::{RegistrationWish, Wish};
 use crate::sip::engine::{EngineEvent, Registration};
 
@@ -48,6 +53,13 @@ impl Wishes {
         wish.is_some_and(|wish| wish.is_open(Instant::now()))
     }
 
+    /// Whether the registration of an account is forgotten.
+    pub fn is_forgotten(&self, account: i32) -> bool {
+        let wishes = self.lock();
+        let wish = wishes.get(&account);
+        wish.is_some_and(RegistrationWish::is_forgotten)
+    }
+
     fn waiting(&self) -> Vec<i32> {
         let wishes = self.lock();
         wishes.keys().copied().collect()
@@ -82,7 +94,7 @@ pub fn go_on(shared: &Shared, account: i32) {
     if let Some(wish) = due
         && let Err(status) = send(shared, account, wish)
     {
-        tell_unsent(shared, account, wish, status);
+        tell(shared, account, unsent(wish, status));
     }
 }
 
@@ -106,6 +118,14 @@ fn send(shared: &Shared, account: i32, wish: Wish) -> Result<(), ffi::pj_status_
     let renew = match wish {
         Wish::Register => ffi::TRUE,
         Wish::Unregister => ffi::FALSE,
+        Wish::Forget => {
+            if let Err(status) = accounts::forget_registration(account) {
+                // Its refresh is refused when it is due, and pjsip gives up then.
+                tracing::warn!(reason = %text::status_text(status), "pjsip keeps a registration");
+            }
+            tell(shared, account, Registration::Unregistered);
+            return Ok(());
+        }
     };
     // SAFETY: pjsua checks the id.
     match unsafe { ffi::pjsua_acc_set_registration(account, renew) } {
@@ -123,9 +143,30 @@ fn send(shared: &Shared, account: i32, wish: Wish) -> Result<(), ffi::pj_status_
     }
 }
 
-/// Tells the line of an account that a REGISTER could not be sent. An account
+/// Whether a request may go out: any but a refresh of a registration that is
+/// forgotten. A REGISTER is under way from here on until its answer. Any thread.
+pub fn may_send(shared: &Shared, request: Sending<'_>, message: Message<'_>) -> bool {
+    let is_register = message.method() == Some(ffi::PJSIP_REGISTER_METHOD);
+    if !is_register || message.unregisters() {
+        return true;
+    }
+    let token = message.contact_uri().and_then(|uri| uri.uri().parts().line);
+    let Some(account) = token.and_then(|token| shared.policies.account_of(&token)) else {
+        return true;
+    };
+    // One that is sent again may be of an account that the line had before.
+    let is_sent_again =
+        transactions::of_request(request).is_some_and(|tsx| tsx.retransmit_count > 0);
+    if is_sent_again {
+        return true;
+    }
+    let mut wishes = shared.wishes.lock();
+    wishes.entry(account).or_default().may_send(Instant::now())
+}
+
+/// Tells the line of an account what became of what was wanted. An account
 /// whose line is gone waits for no answer any more.
-fn tell_unsent(shared: &Shared, account: i32, wish: Wish, status: ffi::pj_status_t) {
+fn tell(shared: &Shared, account: i32, state: Registration) {
     let line = shared.change_lines(|lines| {
         let line = lines.by_account.get(&account).cloned()?;
         let current = lines.table.data(&line).map(|line| line.account);
@@ -136,7 +177,6 @@ fn tell_unsent(shared: &Shared, account: i32, wish: Wish, status: ffi::pj_status
         None
     });
     if let Some(line) = line {
-        let state = unsent(wish, status);
         shared.announce(EngineEvent::Registration { line, state });
     }
 }
@@ -150,6 +190,6 @@ pub fn unsent(wish: Wish, status: ffi::pj_status_t) -> Registration {
             retry_after: None,
         },
         // There was no registration to take back.
-        Wish::Unregister => Registration::Unregistered,
+        Wish::Unregister | Wish::Forget => Registration::Unregistered,
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, c_char, c_long};
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::ffi;
 
@@ -52,6 +52,20 @@ pub unsafe fn to_string(text: &ffi::pj_str_t) -> String {
     // SAFETY: the caller says that slen bytes are readable; length is no more.
     let bytes = unsafe { std::slice::from_raw_parts(text.ptr.cast::<u8>(), length) };
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Overwrites a text of C with zeros.
+///
+/// # Safety
+/// `text` must be empty or point to `slen` writable bytes that nobody else uses.
+pub unsafe fn wipe(text: &ffi::pj_str_t) {
+    let length = usize::try_from(text.slen).unwrap_or(0);
+    if text.ptr.is_null() || length == 0 {
+        return;
+    }
+    // SAFETY: the caller says that slen bytes are writable, and nobody else's.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(text.ptr.cast::<u8>(), length) };
+    bytes.zeroize();
 }
 
 /// What pjsip says about a status code.

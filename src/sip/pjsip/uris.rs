@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use super::ffi::{self, pjsip_sip_uri, pjsip_uri};
 use super::pools::Pool;
 use super::text;
+use crate::sip::bindings::ContactAddress;
 use crate::sip::uri::UriParts;
 
 /// Longest text that a URI is printed to.
@@ -132,6 +133,15 @@ impl<'a> SipUri<'a> {
     pub fn host(self) -> String {
         // SAFETY: the text lies in the memory of the message.
         unsafe { text::to_string(&self.get().host) }
+    }
+
+    /// Where it leads, as a Contact.
+    pub fn address(self) -> ContactAddress {
+        // SAFETY: the text lies in the memory of the message.
+        let transport = unsafe { text::to_string(&self.get().transport_param) };
+        let is_tls = self.is_secure || transport.eq_ignore_ascii_case("tls");
+        let port = u16::try_from(self.get().port).unwrap_or(0);
+        ContactAddress::new(&self.host(), port, is_tls)
     }
 
     /// Whether it names a transport.

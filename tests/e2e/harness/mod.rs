@@ -6,6 +6,7 @@ pub mod bridge;
 pub mod callee;
 pub mod caller;
 pub mod http;
+pub mod location;
 pub mod network;
 pub mod pacing;
 pub mod peers;

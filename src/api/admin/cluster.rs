@@ -1,0 +1,155 @@
+//! `/api/admin/cluster/nodes`: the bridges that share lines, as this one sees them.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::control::Control;
+use crate::api::openapi::{Guarded, Missing};
+use crate::api::problem::{Problem, ProblemKind};
+use crate::api::query::Id;
+use crate::cluster::ClusterHandle;
+use crate::core::cluster::{Node, NodeStage};
+
+/// A bridge that is alive.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeBody {
+    /// Its `--node-id`.
+    id: String,
+    /// Whether it is the one that answers.
+    is_this: bool,
+    /// up, or draining: it gives its lines away.
+    state: &'static str,
+    version: String,
+    /// How many calls it can have: its weight.
+    capacity: u32,
+    /// Lines that are registered at it.
+    lines: u32,
+    /// Calls in progress.
+    calls: u32,
+    /// Since its last heartbeat.
+    heartbeat_age_ms: u64,
+    /// Where its API answers, for the other bridges.
+    api_url: Option<String>,
+}
+
+/// The bridges.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeList {
+    items: Vec<NodeBody>,
+    /// Lines of this bridge that no living bridge is registered for.
+    lines_without_holder: usize,
+}
+
+impl NodeBody {
+    fn of(node: &Node, cluster: &ClusterHandle) -> Self {
+        Self {
+            is_this: node.id == *cluster.node(),
+            id: node.id.to_string(),
+            state: match node.stage {
+                NodeStage::Up => "up",
+                NodeStage::Draining => "draining",
+            },
+            version: node.version.to_string(),
+            capacity: node.capacity,
+            lines: node.lines,
+            calls: node.calls,
+            heartbeat_age_ms: u64::try_from(node.heartbeat_age.as_millis()).unwrap_or(u64::MAX),
+            api_url: node.api_url.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+fn cluster(control: &Control) -> Result<&ClusterHandle, Problem> {
+    const WHY: &str =
+        "this bridge shares its lines with no other: that takes --redis-url, and --cluster on";
+    let cluster = control.cluster.as_ref();
+    cluster.ok_or_else(|| Problem::new(ProblemKind::CONFLICT, WHY))
+}
+
+/// Lists the bridges that are alive.
+#[utoipa::path(
+    get,
+    path = "/api/admin/cluster/nodes",
+    tag = "admin",
+    operation_id = "listNodes",
+    responses(
+        (status = 200, description = "All of them.", body = NodeList),
+        (status = 409, description = "This bridge shares its lines with no other.",
+            body = Problem, content_type = "application/problem+json"),
+        Guarded,
+    ),
+)]
+pub async fn list(State(control): State<Arc<Control>>) -> Result<Response, Problem> {
+    let cluster = cluster(&control)?;
+    let nodes = cluster.nodes();
+    let list = NodeList {
+        items: nodes
+            .iter()
+            .map(|node| NodeBody::of(node, cluster))
+            .collect(),
+        lines_without_holder: cluster.lines_without_holder(),
+    };
+    Ok(Json(list).into_response())
+}
+
+/// Has this bridge give its lines to the others, and go on: calls in progress stay, and new ones are taken as long as
+/// there are any.
+#[utoipa::path(
+    post,
+    path = "/api/admin/cluster/nodes/{id}/drain",
+    tag = "admin",
+    operation_id = "drainNode",
+    params(("id" = String, Path, description = "Node id of the bridge that is asked.")),
+    responses(
+        (status = 202, description = "Its lines are being handed over."),
+        (status = 409, description = "It is another bridge's: that one is to be asked; or none shares lines.",
+            body = Problem, content_type = "application/problem+json"),
+        Guarded, Missing,
+    ),
+)]
+pub async fn drain(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
+    this_node(&control, &id)?.drain();
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Takes a drain back: this bridge gets its share of the lines again.
+#[utoipa::path(
+    post,
+    path = "/api/admin/cluster/nodes/{id}/resume",
+    tag = "admin",
+    operation_id = "resumeNode",
+    params(("id" = String, Path, description = "Node id of the bridge that is asked.")),
+    responses(
+        (status = 202, description = "It takes lines again."),
+        (status = 409, description = "It is another bridge's: that one is to be asked; or none shares lines.",
+            body = Problem, content_type = "application/problem+json"),
+        Guarded, Missing,
+    ),
+)]
+pub async fn resume(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
+    this_node(&control, &id)?.resume();
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
+/// Requests for other bridges are not passed on yet.
+fn this_node<'a>(control: &'a Control, id: &str) -> Result<&'a ClusterHandle, Problem> {
+    let cluster = cluster(control)?;
+    if id == cluster.node().as_str() {
+        return Ok(cluster);
+    }
+    let nodes = cluster.nodes();
+    let Some(other) = nodes.iter().find(|node| node.id.as_str() == id) else {
+        return Err(Problem::not_found("node"));
+    };
+    let at = other.api_url.as_deref().unwrap_or("an address of its own");
+    let detail = format!("node {id} is another bridge: ask it at {at}");
+    Err(Problem::new(ProblemKind::CONFLICT, detail))
+}

@@ -1,0 +1,126 @@
+//! The nodes as last seen, and the shares that follow from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::rendezvous::Shares;
+use super::{ClusterEvent, Node, NodeId, NodeStage};
+
+/// The nodes of the last view.
+#[derive(Debug)]
+pub(super) struct Peers {
+    me: NodeId,
+    nodes: Vec<Node>,
+    /// Where each is in `nodes`.
+    by_id: BTreeMap<NodeId, usize>,
+    /// Those that were up in the view before.
+    were_up: BTreeSet<NodeId>,
+    shares: Shares,
+}
+
+impl Peers {
+    pub(super) fn new(me: NodeId) -> Self {
+        Self {
+            me,
+            nodes: Vec::new(),
+            by_id: BTreeMap::new(),
+            were_up: BTreeSet::new(),
+            shares: Shares::default(),
+        }
+    }
+
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub(super) fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// Takes the nodes of a view. What changes with every heartbeat (ages, numbers of calls) counts as no change.
+    pub(super) fn update(&mut self, nodes: Vec<Node>, mut tell: impl FnMut(ClusterEvent)) -> bool {
+        let what_counts = |node: &Node| (node.instance.clone(), node.stage);
+        let by_id: BTreeMap<NodeId, usize> = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| (node.id.clone(), index))
+            .collect();
+        let mut is_changed = false;
+        for node in &nodes {
+            let before = self.get(&node.id);
+            is_changed |= before.map(what_counts) != Some(what_counts(node));
+            if before.is_none_or(|before| before.instance != node.instance) {
+                tell(ClusterEvent::NodeCame(node.id.clone()));
+            }
+        }
+        for gone in self.by_id.keys().filter(|id| !by_id.contains_key(id)) {
+            is_changed = true;
+            tell(ClusterEvent::NodeWent(gone.clone()));
+        }
+        let is_up = |node: &&Node| node.stage == NodeStage::Up;
+        self.were_up = self
+            .nodes
+            .iter()
+            .filter(is_up)
+            .map(|node| node.id.clone())
+            .collect();
+        self.nodes = nodes;
+        self.by_id = by_id;
+        is_changed
+    }
+
+    /// Finds anew who shares the lines: the nodes that are up, have stayed for a while and could hold the same lines as
+    /// this node. Where none has stayed for a while, those that have not. Returns whether that changed anything.
+    pub(super) fn share(&mut self, my_digest: u64, i_am_up: bool) -> bool {
+        let could = |node: &&Node| {
+            if node.id == self.me {
+                i_am_up
+            } else {
+                node.stage == NodeStage::Up && node.lines_digest == my_digest
+            }
+        };
+        let share = |node: &Node| (node.id.clone(), node.capacity);
+        let settled = |node: &&Node| node.settles_in.is_zero();
+        let nodes = || {
+            self.by_id
+                .values()
+                .filter_map(|index| self.nodes.get(*index))
+        };
+        let mut shares = Shares::new(nodes().filter(could).filter(settled).map(share));
+        if shares.is_empty() {
+            shares = Shares::new(nodes().filter(could).map(share));
+        }
+        let is_changed = shares != self.shares;
+        self.shares = shares;
+        is_changed
+    }
+
+    fn get(&self, node: &NodeId) -> Option<&Node> {
+        self.nodes.get(*self.by_id.get(node)?)
+    }
+
+    pub(super) fn is_alive(&self, node: &NodeId) -> bool {
+        self.by_id.contains_key(node)
+    }
+
+    pub(super) fn stage(&self, node: &NodeId) -> Option<NodeStage> {
+        self.get(node).map(|node| node.stage)
+    }
+
+    /// Whether a node is up, or was in the view before.
+    pub(super) fn was_up(&self, node: &NodeId) -> bool {
+        self.stage(node) == Some(NodeStage::Up) || self.were_up.contains(node)
+    }
+
+    /// The other nodes that are up, whatever lines they could hold.
+    pub(super) fn others_up(&self) -> impl Iterator<Item = &NodeId> {
+        let is_up = |node: &&Node| node.stage == NodeStage::Up && node.id != self.me;
+        self.nodes.iter().filter(is_up).map(|node| &node.id)
+    }
+
+    /// Whether another node says that it is registered for lines.
+    pub(super) fn others_have_lines(&self) -> bool {
+        self.nodes
+            .iter()
+            .any(|node| node.id != self.me && node.lines > 0)
+    }
+}

@@ -1,0 +1,91 @@
+//! What a [`Coordinator`] can be asked.
+
+use std::time::Instant;
+
+use super::line::{Line, Local, is_leaving};
+use super::{Coordinator, LineId, Node, NodeId, NodeStage};
+
+impl Coordinator {
+    /// Whether this node holds a line, as far as it knows.
+    #[must_use]
+    pub fn holds(&self, line: &LineId) -> bool {
+        self.holder(line) == Some(&self.me)
+    }
+
+    /// Who holds a line, alive or not.
+    #[must_use]
+    pub fn holder(&self, line: &LineId) -> Option<&NodeId> {
+        self.lines
+            .get(line)?
+            .lease
+            .as_ref()
+            .map(|lease| &lease.node)
+    }
+
+    /// Whether this node gives its lines away.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
+    /// The nodes that were alive in the last view.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        self.peers.nodes()
+    }
+
+    /// Who should hold a line; `None` where nobody has a share, or the line is not known.
+    #[must_use]
+    pub fn best(&self, line: &LineId) -> Option<&NodeId> {
+        self.lines.get(line)?.place.best.as_ref()
+    }
+
+    /// Whether Redis has not answered for a lease ttl: others may have taken this node's lines over.
+    #[must_use]
+    pub fn is_cut_off(&self, now: Instant) -> bool {
+        let since = self.last_beat.unwrap_or(self.started);
+        now.saturating_duration_since(since) >= self.settings.lease_ttl
+    }
+
+    /// Whether this node slept past its lease and has not yet asked Redis what became of its lines: it neither registers,
+    /// renews nor answers before.
+    #[must_use]
+    pub fn must_ask_first(&self, now: Instant) -> bool {
+        self.slept_at.is_some() || self.has_slept(now)
+    }
+
+    /// Whether a beat is wanted before the next tick: after a sleep, after a lost answer, or for others to see that this
+    /// node drains. A runner whose beat fails waits before the next, all the same.
+    #[must_use]
+    pub fn needs_view(&self) -> bool {
+        let shown = self.peers.stage(&self.me);
+        let is_unseen = self.is_draining && shown.is_some_and(|stage| stage == NodeStage::Up);
+        !self.is_fresh || is_unseen
+    }
+
+    /// The lines that this node could hold and that no live node holds, as far as it knows.
+    pub fn lines_without_holder(&self) -> impl Iterator<Item = &LineId> {
+        let is_unheld = |line: &Line| {
+            let holder = line.lease.as_ref().map(|lease| &lease.node);
+            line.is_wanted && !holder.is_some_and(|node| self.peers.is_alive(node))
+        };
+        self.lines
+            .iter()
+            .filter(move |(_, line)| is_unheld(line))
+            .map(|(id, _)| id)
+    }
+
+    /// Whether this node drains and has nothing more to hand over: it holds no line, and is registered for none.
+    #[must_use]
+    pub fn may_exit(&self) -> bool {
+        let is_over = |line: &Line| {
+            line.local == Local::Idle
+                && !line.is_in_flight
+                && line
+                    .lease
+                    .as_ref()
+                    .is_none_or(|lease| lease.node != self.me && !is_leaving(lease, &self.me))
+        };
+        self.is_draining && self.lines.values().all(is_over)
+    }
+}

@@ -1,0 +1,167 @@
+//! Several bridges on one Redis with the same lines: each line is registered by one of
+//! them, by another when that one dies, and never by none.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::bridge::{Bridge, Setup, line};
+use crate::harness::location::{Keeps, LocationServer};
+use crate::harness::{Redis, SOON, until, within};
+
+/// Short, so that a test does not last long; a bridge is dead after it.
+const LEASE_TTL_S: &str = "3";
+/// By when the lines of a dead bridge are another's.
+const TAKEN_OVER: Duration = Duration::from_secs(10);
+
+/// The users of so many lines.
+fn users(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("user{number}")).collect()
+}
+
+/// A bridge of this name with these lines.
+fn setup(name: &str, users: &[String], redis: &Redis, registrar: &LocationServer) -> Setup {
+    let mut setup = Setup::queue(redis)
+        .args(&["--node-id", name, "--lease-ttl", LEASE_TTL_S])
+        .trunk(registrar.address.port());
+    setup.lines = users
+        .iter()
+        .enumerate()
+        .map(|(index, user)| {
+            let mut line = line(user, user, &format!("+3397236{index:04}"));
+            line["sipPassword"] = json!(null);
+            line
+        })
+        .collect();
+    setup
+}
+
+/// Waits until each line is registered by one bridge, each bridge has some, and none is about to move.
+async fn shared(redis: &Redis, registrar: &LocationServer, users: &[String], bridges: &[&Bridge]) {
+    let ports: Vec<u16> = bridges.iter().map(|bridge| bridge.sip().port()).collect();
+    until(
+        SOON * 4,
+        "each line at one bridge, and none of them idle",
+        async || {
+            let leases: Vec<String> = redis.query(&["HVALS", "cluster:leases"]).await;
+            let moves = |lease: &String| lease.contains("offered") || lease.contains("from");
+            let at = registrar.ports(users);
+            let holds = |port: &u16| at.values().any(|at| at == &[*port]);
+            registrar.all_at(users, &ports)
+                && ports.iter().all(holds)
+                && leases.len() == users.len()
+                && !leases.iter().any(moves)
+        },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_bridges_lines_are_taken_over() {
+    let (redis, users) = (Redis::start(), users(12));
+    let registrar = LocationServer::start(Keeps::One).await;
+    let one = setup("one", &users, &redis, &registrar).start().await;
+    let mut two = setup("two", &users, &redis, &registrar).start().await;
+    shared(&redis, &registrar, &users, &[&one, &two]).await;
+    two.process.signal("KILL");
+    until(TAKEN_OVER, "all lines at the one that lives", async || {
+        registrar.all_at(&users, &[one.sip().port()])
+    })
+    .await;
+    assert!(!two.process.is_running());
+    one.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_ends_hands_its_lines_over_and_none_is_ever_unregistered() {
+    for keeps in [Keeps::One, Keeps::All] {
+        let (redis, users) = (Redis::start(), users(12));
+        let registrar = LocationServer::start(keeps).await;
+        let one = setup("one", &users, &redis, &registrar).start().await;
+        let two = setup("two", &users, &redis, &registrar).start().await;
+        shared(&redis, &registrar, &users, &[&one, &two]).await;
+        let before = Instant::now();
+        two.shut_down().await;
+        assert!(
+            registrar.all_at(&users, &[one.sip().port()]),
+            "{:?}",
+            registrar.ports(&users)
+        );
+        let away = registrar.changes_since(before);
+        let away = away.iter().find(|change| change.ports.is_empty());
+        let away = away.map(|change| &change.user);
+        assert_eq!(away, None, "{keeps:?}: a user without a bridge");
+        one.shut_down().await;
+        assert!(registrar.ports(&users).values().all(Vec::is_empty));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_bridge_of_one_name_does_not_start() {
+    let (redis, users) = (Redis::start(), users(2));
+    let registrar = LocationServer::start(Keeps::One).await;
+    let one = setup("one", &users, &redis, &registrar).start().await;
+    until(SOON, "registered", async || {
+        registrar.all_at(&users, &[one.sip().port()])
+    })
+    .await;
+    let mut other = setup("one", &users, &redis, &registrar).spawn();
+    let exit = other.exit(SOON * 2).await;
+    assert_ne!(exit.code, Some(0));
+    assert!(other.output().contains("--node-id"), "{}", other.output());
+    assert!(registrar.all_at(&users, &[one.sip().port()]));
+    one.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_crashed_is_back_at_once() {
+    let (redis, users) = (Redis::start(), users(4));
+    let registrar = LocationServer::start(Keeps::One).await;
+    let mut first = setup("one", &users, &redis, &registrar).start().await;
+    until(SOON, "registered", async || {
+        registrar.all_at(&users, &[first.sip().port()])
+    })
+    .await;
+    first.process.signal("KILL");
+    within(SOON, "its end", async {
+        while first.process.is_running() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let again = setup("one", &users, &redis, &registrar).start().await;
+    until(Duration::from_secs(2), "registered again", async || {
+        registrar.all_at(&users, &[again.sip().port()])
+    })
+    .await;
+    again.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_redis_is_away_nothing_moves() {
+    let (mut redis, users) = (Redis::start(), users(8));
+    let registrar = LocationServer::start(Keeps::One).await;
+    let one = setup("one", &users, &redis, &registrar).start().await;
+    let two = setup("two", &users, &redis, &registrar).start().await;
+    shared(&redis, &registrar, &users, &[&one, &two]).await;
+    let before = registrar.ports(&users);
+    redis.go_away();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(registrar.ports(&users), before, "longer than leases last");
+    redis.come_up();
+    until(SOON * 2, "healthy again", async || {
+        one.health().await.status == 200 && two.health().await.status == 200
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        registrar.ports(&users),
+        before,
+        "Redis came back empty or not"
+    );
+    let two_port = two.sip().port();
+    two.shut_down().await;
+    let at = registrar.ports(&users);
+    assert!(at.values().all(|at| !at.contains(&two_port)), "{at:?}");
+    one.shut_down().await;
+}
