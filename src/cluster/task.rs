@@ -32,6 +32,8 @@ const POKED_PAUSE: Duration = Duration::from_millis(50);
 const LET_GO_MAX: Duration = Duration::from_secs(45);
 /// Longest sleep: whether we are cut off is looked at as often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The same while lines are given away: one of which a call is being set up is offered a moment later.
+const LOOK_EVERY_DRAINING: Duration = Duration::from_millis(100);
 
 /// What the task is made of.
 pub struct ClusterParts {
@@ -134,9 +136,17 @@ impl ClusterTask {
 
     async fn wait(&mut self) {
         let now = Instant::now();
-        let due = self.handle.shared().lock().next_timeout();
-        let due = due.map_or(now + LOOK_EVERY, Instant::from_std);
-        let next = due.min(self.next_beat()).min(now + LOOK_EVERY);
+        let (due, is_draining) = {
+            let coordinator = self.handle.shared().lock();
+            (coordinator.next_timeout(), coordinator.is_draining())
+        };
+        let look_every = if is_draining {
+            LOOK_EVERY_DRAINING
+        } else {
+            LOOK_EVERY
+        };
+        let due = due.map_or(now + look_every, Instant::from_std);
+        let next = due.min(self.next_beat()).min(now + look_every);
         tokio::select! {
             () = sleep_until(next) => {}
             () = self.actions.registrar.outcomes().changed() => {}

@@ -26,8 +26,9 @@ const CALLS_PER_FREE_PLACE: u32 = 2;
 /// A line may use this part of the calls a second.
 const LINES_AT_FULL_RATE: u32 = 2;
 const SECOND: Duration = Duration::from_secs(1);
-/// A call counts as being set up for so long after its INVITE.
-const SET_UP: Duration = Duration::from_secs(3);
+/// A call counts as being set up for so long after its INVITE: its provisional answers are out by then, and
+/// its caller's proxies know where it goes. Longer, a line that is rung all the time would never move.
+const SET_UP: Duration = Duration::from_millis(300);
 
 /// Most calls of the bridge. A line's own limit is its `maxConcurrentCalls`; one line
 /// alone need not share.

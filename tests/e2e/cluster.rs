@@ -1,13 +1,18 @@
 //! Several bridges on one Redis with the same lines: each line is registered by one of
 //! them, by another when that one dies, and never by none.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::harness::bridge::{Bridge, Setup, line};
 use crate::harness::location::{Keeps, LocationServer};
-use crate::harness::{Redis, SOON, until, within};
+use crate::harness::peers::local;
+use crate::harness::{Caller, Redis, SOON, Worker, until, within};
 
 /// Short, so that a test does not last long; a bridge is dead after it.
 const LEASE_TTL_S: &str = "3";
@@ -19,6 +24,11 @@ fn users(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("user{number}")).collect()
 }
 
+/// The number of a line.
+fn number(index: usize) -> String {
+    format!("+3397236{index:04}")
+}
+
 /// A bridge of this name with these lines.
 fn setup(name: &str, users: &[String], redis: &Redis, registrar: &LocationServer) -> Setup {
     let mut setup = Setup::queue(redis)
@@ -28,7 +38,7 @@ fn setup(name: &str, users: &[String], redis: &Redis, registrar: &LocationServer
         .iter()
         .enumerate()
         .map(|(index, user)| {
-            let mut line = line(user, user, &format!("+3397236{index:04}"));
+            let mut line = line(user, user, &number(index));
             line["sipPassword"] = json!(null);
             line
         })
@@ -164,4 +174,74 @@ async fn while_redis_is_away_nothing_moves() {
     let at = registrar.ports(&users);
     assert!(at.values().all(|at| !at.contains(&two_port)), "{at:?}");
     one.shut_down().await;
+}
+
+/// Workers that are dialled, as many as there are calls.
+async fn workers() -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}/media", listener.local_addr().unwrap());
+    let accepting = tokio::spawn(async move {
+        loop {
+            let mut worker = Worker::accept(&listener).await;
+            tokio::spawn(async move { worker.listen_to_end().await });
+        }
+    });
+    (url, accepting)
+}
+
+/// The public: rings one line after the other where its registrar says that it is, ten times a second,
+/// talks for a moment and hangs up. Says how many calls there were; each was answered, and none was cut.
+fn public(
+    registrar: &Arc<LocationServer>,
+    users: &[String],
+    is_over: &Arc<AtomicBool>,
+) -> JoinHandle<usize> {
+    let (registrar, users, is_over) = (registrar.clone(), users.to_vec(), is_over.clone());
+    tokio::spawn(async move {
+        let mut calls = JoinSet::new();
+        for index in (0..users.len()).cycle() {
+            if is_over.load(Ordering::Relaxed) {
+                break;
+            }
+            let at = registrar.ports(&users[index..=index]);
+            let port = *at[&users[index]].last().expect("a line without a bridge");
+            calls.spawn(async move {
+                let mut call = Caller::connect(local(port), &number(index)).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                assert_eq!(call.ended_at(), None, "the call was cut");
+                call.bye().await;
+            });
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        calls.join_all().await.len()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_refuses_and_cuts_no_call() {
+    let (redis, users) = (Redis::start(), users(8));
+    let registrar = Arc::new(LocationServer::start(Keeps::One).await);
+    let (target, workers) = workers().await;
+    let setup = |name: &str| {
+        let setup = setup(name, &users, &redis, &registrar);
+        setup.args(&["--dispatch", "push", "--ws-target", &target])
+    };
+    let one = setup("one").start().await;
+    let two = setup("two").start().await;
+    shared(&redis, &registrar, &users, &[&one, &two]).await;
+
+    let is_over = Arc::default();
+    let public = public(&registrar, &users, &is_over);
+    two.shut_down().await;
+    // It came and went within a minute: all it gets is what the other gives away.
+    let two = setup("two").start().await;
+    one.shut_down().await;
+    is_over.store(true, Ordering::Relaxed);
+    let calls = public
+        .await
+        .expect("each call was answered and none was cut");
+    println!("{calls} calls");
+    assert!(calls > 20);
+    workers.abort();
+    two.shut_down().await;
 }
