@@ -432,7 +432,7 @@ mod tests {
                 "nodeId": "n",
                 "uptimeS": 5,
                 "lines": {
-                    "registered": 2, "registering": 0, "decrypting": 0, "failed": 0,
+                    "registered": 2, "registering": 0, "decrypting": 0, "elsewhere": 0, "failed": 0,
                     "unregistered": 0, "unusable": 0
                 },
                 "calls": {
