@@ -9,10 +9,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::harness::bridge::{Bridge, Setup, line};
+use crate::harness::bridge::{Bridge, Setup, clean_command, line};
 use crate::harness::location::{Keeps, LocationServer};
 use crate::harness::peers::local;
-use crate::harness::{Caller, Redis, SOON, Worker, until, within};
+use crate::harness::{Api, Caller, Redis, SOON, Worker, until, within};
 
 /// Short, so that a test does not last long; a bridge is dead after it.
 const LEASE_TTL_S: &str = "3";
@@ -174,6 +174,91 @@ async fn while_redis_is_away_nothing_moves() {
     let at = registrar.ports(&users);
     assert!(at.values().all(|at| !at.contains(&two_port)), "{at:?}");
     one.shut_down().await;
+}
+
+/// It does not know that it stood still: others have its lines by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_stood_still_lets_go_of_what_is_anothers() {
+    let (redis, users) = (Redis::start(), users(12));
+    let registrar = LocationServer::start(Keeps::One).await;
+    let one = setup("one", &users, &redis, &registrar).start().await;
+    let two = setup("two", &users, &redis, &registrar).start().await;
+    shared(&redis, &registrar, &users, &[&one, &two]).await;
+    let before = Instant::now();
+    two.process.signal("STOP");
+    until(TAKEN_OVER, "all lines at the one that runs", async || {
+        registrar.all_at(&users, &[one.sip().port()])
+    })
+    .await;
+    two.process.signal("CONT");
+    // It gets its share again, line by line.
+    shared(&redis, &registrar, &users, &[&one, &two]).await;
+    let away = registrar.changes_since(before);
+    let away = away.iter().find(|change| change.ports.is_empty());
+    assert_eq!(away.map(|change| &change.user), None, "it un-REGISTERed");
+    two.shut_down().await;
+    one.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_the_bridges_and_pauses_one() {
+    let (redis, users) = (Redis::start(), users(6));
+    let registrar = LocationServer::start(Keeps::All).await;
+    let one = setup("one", &users, &redis, &registrar).start().await;
+    let two = setup("two", &users, &redis, &registrar).start().await;
+    shared(&redis, &registrar, &users, &[&one, &two]).await;
+    let api = Api::of(&two);
+    let nodes = async || {
+        let list = api.get("/api/admin/cluster/nodes").await.expect(200);
+        let nodes = list["items"].as_array().unwrap().clone();
+        assert_eq!(nodes.len(), 2, "{list}");
+        nodes
+    };
+    let drain = "/api/admin/cluster/nodes/two/drain";
+    assert_eq!(
+        Api::of(&one).post_empty(drain).await.status,
+        409,
+        "it is asked itself"
+    );
+    api.post_empty(drain).await.expect(202);
+    until(SOON * 2, "all lines at the other", async || {
+        registrar.all_at(&users, &[one.sip().port()])
+    })
+    .await;
+    until(SOON, "that it gives its lines away is seen", async || {
+        nodes().await[1]["state"] == "draining"
+    })
+    .await;
+    let line = "/api/admin/telephony/phone-lines/user0";
+    let line = api.get(line).await.expect(200);
+    assert_eq!(
+        (&line["state"], &line["node"]),
+        (&json!("elsewhere"), &json!("one"))
+    );
+    assert_eq!(two.health().await.status, 200, "it takes calls of any line");
+    let table = nodes_command(&two).await;
+    assert!(
+        table.contains("one") && table.contains("two*  draining"),
+        "{table}"
+    );
+
+    api.post_empty("/api/admin/cluster/nodes/two/resume")
+        .await
+        .expect(202);
+    shared(&redis, &registrar, &users, &[&one, &two]).await;
+    two.shut_down().await;
+    one.shut_down().await;
+}
+
+/// What `sipbridge nodes` prints.
+async fn nodes_command(bridge: &Bridge) -> String {
+    let port = bridge.api_port.to_string();
+    let mut command = clean_command();
+    command.args(["nodes", "--api-port", &port]);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Workers that are dialled, as many as there are calls.

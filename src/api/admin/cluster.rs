@@ -67,6 +67,15 @@ impl NodeBody {
     }
 }
 
+/// What a bridge was asked to become.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NodeStateBody {
+    /// Its `--node-id`.
+    id: String,
+    /// up, or draining. Others see it with its next heartbeat.
+    state: &'static str,
+}
+
 fn cluster(control: &Control) -> Result<&ClusterHandle, Problem> {
     const WHY: &str =
         "this bridge shares its lines with no other: that takes --redis-url, and --cluster on";
@@ -109,7 +118,7 @@ pub async fn list(State(control): State<Arc<Control>>) -> Result<Response, Probl
     operation_id = "drainNode",
     params(("id" = String, Path, description = "Node id of the bridge that is asked.")),
     responses(
-        (status = 202, description = "Its lines are being handed over."),
+        (status = 202, description = "Its lines are being handed over.", body = NodeStateBody),
         (status = 409, description = "It is another bridge's: that one is to be asked; or none shares lines.",
             body = Problem, content_type = "application/problem+json"),
         Guarded, Missing,
@@ -117,7 +126,8 @@ pub async fn list(State(control): State<Arc<Control>>) -> Result<Response, Probl
 )]
 pub async fn drain(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
     this_node(&control, &id)?.drain();
-    Ok(StatusCode::ACCEPTED.into_response())
+    let state = "draining";
+    Ok((StatusCode::ACCEPTED, Json(NodeStateBody { id, state })).into_response())
 }
 
 /// Takes a drain back: this bridge gets its share of the lines again.
@@ -128,7 +138,7 @@ pub async fn drain(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Re
     operation_id = "resumeNode",
     params(("id" = String, Path, description = "Node id of the bridge that is asked.")),
     responses(
-        (status = 202, description = "It takes lines again."),
+        (status = 202, description = "It takes lines again.", body = NodeStateBody),
         (status = 409, description = "It is another bridge's: that one is to be asked; or none shares lines.",
             body = Problem, content_type = "application/problem+json"),
         Guarded, Missing,
@@ -136,7 +146,8 @@ pub async fn drain(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Re
 )]
 pub async fn resume(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
     this_node(&control, &id)?.resume();
-    Ok(StatusCode::ACCEPTED.into_response())
+    let state = "up";
+    Ok((StatusCode::ACCEPTED, Json(NodeStateBody { id, state })).into_response())
 }
 
 /// Requests for other bridges are not passed on yet.
