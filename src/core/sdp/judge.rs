@@ -147,7 +147,13 @@ pub fn judge(
             audio.ice = None;
         }
         match fault(audio, served) {
-            None => usable += 1,
+            None => {
+                usable += 1;
+                // What came before it is not spoken, and named no more.
+                if let Some(format) = audio.formats.first() {
+                    audio.first_format = SdpToken::number(format.payload_type);
+                }
+            }
             Some(fault) => {
                 first_fault.get_or_insert(fault);
                 *media = Media::Declined(decline(audio));

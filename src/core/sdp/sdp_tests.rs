@@ -110,6 +110,14 @@ fn a_dynamic_type_without_rtpmap_is_left_out() {
     assert!(render(&taken).contains("m=audio 4000 RTP/AVP 0\r\n"));
 }
 
+/// The fuzzer found a description that was read otherwise than it was taken.
+#[test]
+fn a_format_that_is_not_spoken_is_named_no_more() {
+    let taken = offer(&with("m=audio 4000 RTP/AVP +0 zz 8 0\r\n")).expect("PCMA");
+    assert_eq!(audio(&taken).first_format, SdpToken::number(8));
+    assert_eq!(parse(render(&taken).as_bytes()), Ok(taken));
+}
+
 #[test]
 fn formats_are_written_once_and_as_numbers() {
     let text = with(
