@@ -40,6 +40,8 @@ pub struct Setup<'a> {
     pub worker: SocketAddr,
     /// Keep the lines in a database, imported from the file at the start.
     pub database: bool,
+    /// Further flags.
+    pub more: &'a [&'a str],
 }
 
 /// A running bridge; killed when dropped without [`Bridge::stop`].
@@ -79,6 +81,7 @@ impl Bridge {
             .args(["--ws-target", &format!("ws://{}/media", setup.worker)])
             .arg("--lines")
             .arg(&lines)
+            .args(setup.more)
             .stdout(Stdio::null())
             .stderr(File::create(folder.path().join("bridge.log"))?)
             .spawn()

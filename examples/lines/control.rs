@@ -62,6 +62,7 @@ pub async fn run(args: &Args) -> Result<Control, Box<dyn Error>> {
         registrar: registrar.address,
         worker,
         database: true,
+        more: &[],
     };
     let bridge = Bridge::start(&setup)?;
     let registered = |count: usize| {

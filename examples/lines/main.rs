@@ -127,6 +127,7 @@ async fn run(args: &Args, lines: usize) -> Result<Reading, Box<dyn Error>> {
         registrar: registrar.address,
         worker: workers.local_addr()?,
         database: args.database,
+        more: &[],
     };
     tokio::spawn(serve_workers(workers));
     let bridge = Bridge::start(&setup)?;
