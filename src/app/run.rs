@@ -43,6 +43,8 @@ use crate::watchdog::{Stage, Watchdog};
 const TEARDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// How long giving up the leases may take.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the other bridges are asked for.
+const VIEW_LIMIT: Duration = Duration::from_secs(1);
 /// How long INVITEs may still come once no registrar has our Contacts: some round trips.
 const STRAGGLERS: Duration = Duration::from_millis(500);
 /// How long the last records of calls may take.
@@ -267,9 +269,13 @@ async fn go_down(running: Running, limits: Limits) {
 /// Has other bridges take the lines, and takes calls until they have: each is registered there before it is let go
 /// here, so that no caller is refused.
 async fn hand_over(cluster: &ClusterHandle, limit: Duration) {
-    let has_taker = cluster.has_taker();
     cluster.drain();
-    if !has_taker {
+    if cluster.has_nothing() {
+        return;
+    }
+    // A bridge that has just started may not be known yet.
+    cluster.next_view(VIEW_LIMIT).await;
+    if !cluster.has_taker() {
         return;
     }
     let started = Instant::now();

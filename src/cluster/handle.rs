@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Counts the steps of the task.
     pub(super) steps: watch::Sender<u64>,
+    /// Counts the heartbeats that are over, answered or not.
+    pub(super) beats: watch::Sender<u64>,
     /// Whether Redis answered the last heartbeat.
     pub(super) is_answered: AtomicBool,
     /// Whether others may have taken our lines over.
@@ -51,6 +53,7 @@ impl ClusterHandle {
                 coordinator: Mutex::new(coordinator),
                 wake: Notify::new(),
                 steps: watch::Sender::new(0),
+                beats: watch::Sender::new(0),
                 is_answered: AtomicBool::new(false),
                 cut_off,
                 conflict: watch::Sender::new(false),
@@ -94,6 +97,18 @@ impl ClusterHandle {
         let takes = |node: &Node| node.stage == NodeStage::Up && node.id != self.shared.node;
         let is_answered = self.shared.is_answered.load(Ordering::Relaxed);
         is_answered && self.shared.lock().nodes().iter().any(takes)
+    }
+
+    /// Whether there is nothing to hand over, for no line is registered here. After [`ClusterHandle::drain`].
+    #[must_use]
+    pub fn has_nothing(&self) -> bool {
+        self.shared.lock().may_exit()
+    }
+
+    /// Returns after the next heartbeat, or when the time is over: what is known of the others is fresh then.
+    pub async fn next_view(&self, limit: Duration) {
+        let mut beats = self.shared.beats.subscribe();
+        let _ = timeout(limit, beats.changed()).await;
     }
 
     /// Whether Redis has not answered for so long that others may have taken our lines over.

@@ -235,6 +235,9 @@ impl ClusterTask {
             .shared()
             .is_answered
             .store(is_answered, Ordering::Relaxed);
+        let handle = self.handle.clone();
+        // Told once the view is taken in.
+        let _told = Told(&handle);
         let mut coordinator = self.handle.shared().lock();
         match answer {
             Ok(beat) => {
@@ -392,6 +395,15 @@ impl ClusterTask {
             self.actions.begin(LineAction::LetGo { line, how }).await;
         }
         self.handle.shared().conflict.send_replace(true);
+    }
+}
+
+/// Tells, when dropped, that a heartbeat is over.
+struct Told<'a>(&'a ClusterHandle);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.0.shared().beats.send_modify(|beats| *beats += 1);
     }
 }
 
