@@ -12,32 +12,14 @@ use tokio::sync::mpsc;
 
 use crate::peer::{Message, PATIENCE, Peer, answer};
 use crate::stage::{
-    Stage, account, bye, established, eventually, media, registered_for, registration, stage,
+    accept, account, asked, bye, established, eventually, is_register, media, registered_for,
+    registration, stage,
 };
 
 /// pjsip refreshes a registration of 2 s after one.
 const SHORT: u64 = 2;
 /// By when a refresh would have come.
 const REFRESHED_BY: Duration = Duration::from_millis(1_900);
-
-fn is_register(message: &Message) -> bool {
-    message.method() == "REGISTER"
-}
-
-fn accept(registrar: &Peer, request: &Message, expires: u64) {
-    let contact = request.header("contact").expect("Contact");
-    let contact = format!("Contact: {contact};expires={expires}\r\n");
-    answer(&registrar.sip, request, 200, &contact);
-}
-
-/// A line whose REGISTER is on its way.
-fn asked(stage: &mut Stage, registrar: &Peer, id: &str) -> (LineId, Message) {
-    let line = LineId::new(id);
-    stage.add_line(account(id, id, Some(registrar.address())));
-    stage.submit(Command::Register(line.clone()));
-    let request = registrar.wait("REGISTER", is_register);
-    (line, request)
-}
 
 fn is_silent(registrar: &Peer) {
     let more = registrar.try_wait(REFRESHED_BY, is_register);

@@ -3,36 +3,16 @@
 
 use std::time::Duration;
 
-use sipbridge::core::ids::LineId;
 use sipbridge::sip::engine::{Command, Registration, SipEngine};
 
-use crate::peer::{Message, Peer, answer};
-use crate::stage::{Stage, account, registration, stage, take_log};
+use crate::peer::{Message, answer};
+use crate::stage::{Stage, accept, asked, is_register, registration, stage, take_log};
 
 /// Longer than anything takes on loopback that is not waited for.
 const QUIET: Duration = Duration::from_millis(400);
 
-fn is_register(message: &Message) -> bool {
-    message.method() == "REGISTER"
-}
-
 fn expires(request: &Message) -> Option<&str> {
     request.header("expires")
-}
-
-fn accept(registrar: &Peer, request: &Message) {
-    let contact = request.header("contact").expect("Contact");
-    let contact = format!("Contact: {contact};expires=300\r\n");
-    answer(&registrar.sip, request, 200, &contact);
-}
-
-/// Adds a line and has its first REGISTER sent, which is not answered yet.
-fn asked(stage: &mut Stage, registrar: &Peer, id: &str) -> (LineId, Message) {
-    let line = LineId::new(id);
-    stage.add_line(account(id, id, Some(registrar.address())));
-    stage.submit(Command::Register(line.clone()));
-    let request = registrar.wait("REGISTER", is_register);
-    (line, request)
 }
 
 #[test]
@@ -44,7 +24,7 @@ fn an_unregister_waits_for_the_register_before_it_and_is_told_when_done() {
     let other = |message: &Message| is_register(message) && expires(message) == Some("0");
     assert!(registrar.try_wait(QUIET, other).is_none(), "one at a time");
     assert!(stage.events.try_recv().is_err(), "nothing is done yet");
-    accept(&registrar, &first);
+    accept(&registrar, &first, 300);
     let last = registrar.wait("un-REGISTER", other);
     assert!(matches!(
         registration(&mut stage, &line),
@@ -72,7 +52,7 @@ fn register_now_while_one_is_out_is_no_failure_and_is_sent_next() {
             message.header("cseq") != first.header("cseq")
         }
     });
-    accept(&registrar, &second);
+    accept(&registrar, &second, 300);
     assert!(
         matches!(
             registration(&mut stage, &line),
@@ -98,7 +78,7 @@ fn a_register_under_way_at_the_shutdown_is_taken_back() {
     let engine = stage.engine.clone();
     let down = std::thread::spawn(move || engine.shutdown());
     std::thread::sleep(QUIET);
-    accept(&registrar, &first);
+    accept(&registrar, &first, 300);
     let last = registrar.wait("un-REGISTER", |message| {
         is_register(message) && expires(message) == Some("0")
     });
@@ -117,7 +97,7 @@ fn lines_left_at_the_shutdown_are_unregistered_in_turn() {
     let registrar = stage.peer();
     for number in 0..20 {
         let (line, request) = asked(&mut stage, &registrar, &format!("many{number}"));
-        accept(&registrar, &request);
+        accept(&registrar, &request, 300);
         registration(&mut stage, &line);
     }
     let engine = stage.engine.clone();

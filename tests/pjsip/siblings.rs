@@ -4,12 +4,8 @@
 use sipbridge::core::ids::LineId;
 use sipbridge::sip::engine::{Command, Registration};
 
-use crate::peer::{Message, Peer, answer};
-use crate::stage::{Stage, account, line_token, registered_for, registration, stage};
-
-fn is_register(message: &Message) -> bool {
-    message.method() == "REGISTER"
-}
+use crate::peer::{Peer, answer};
+use crate::stage::{Stage, account, is_register, line_token, registered_for, registration, stage};
 
 fn registered_beside_a_sibling(seconds: u64) -> Registration {
     let Registration::Registered { expires, .. } = registered_for(seconds) else {

@@ -21,7 +21,7 @@ use sipbridge::sip::rtp_channel::RtpReceiver;
 use sipbridge::sip::source::Latch;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::peer::{Dialog, PATIENCE, Peer};
+use crate::peer::{Dialog, Message, PATIENCE, Peer, answer};
 
 /// Warnings and errors of this process, one a line.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -409,4 +409,25 @@ pub fn up_with<'a>(
 pub fn bye(dialog: &mut Dialog<'_>, call: &mut IncomingCall) {
     assert_eq!(dialog.ask("BYE", "", "").status(), 200);
     assert_eq!(ended(call).by, EndedBy::Remote);
+}
+
+/// Whether a message is a REGISTER.
+pub fn is_register(message: &Message) -> bool {
+    message.method() == "REGISTER"
+}
+
+/// Answers a REGISTER: its Contact is bound for so many seconds.
+pub fn accept(registrar: &Peer, request: &Message, expires: u64) {
+    let contact = request.header("contact").expect("Contact");
+    let contact = format!("Contact: {contact};expires={expires}\r\n");
+    answer(&registrar.sip, request, 200, &contact);
+}
+
+/// Adds a line and has its first REGISTER sent, which is not answered yet.
+pub fn asked(stage: &mut Stage, registrar: &Peer, id: &str) -> (LineId, Message) {
+    let line = LineId::new(id);
+    stage.add_line(account(id, id, Some(registrar.address())));
+    stage.submit(Command::Register(line.clone()));
+    let request = registrar.wait("REGISTER", is_register);
+    (line, request)
 }

@@ -4,7 +4,7 @@ use redis::{AsyncCommands, Client};
 use sipbridge::core::private::Secret;
 use sipbridge::queue::{Queue, QueueError, RedisFailure};
 
-use crate::stage::{QUEUE, Server, connected, job, start_queue};
+use crate::stage::{BRIDGE_RIGHTS, QUEUE, Server, connected, job, start_queue};
 
 #[tokio::test]
 async fn a_password_is_needed_and_a_database_is_chosen() {
@@ -106,19 +106,8 @@ async fn redis_with_tls_is_used_when_its_certificate_is_trusted() {
 #[tokio::test]
 async fn a_user_with_the_rights_of_a_bridge_is_enough() {
     let mut server = Server::absent();
-    let keys = ["~queue:*", "~bridge:*", "~call:*", "~stats:*", "~stream:*"];
-    let commands = [
-        "-@all",
-        "+@read",
-        "+@write",
-        "+@scripting",
-        "+@transaction",
-        "+@connection",
-        "-@dangerous",
-    ];
     let mut options = vec!["--requirepass", "s3cret", "--user", "bridge", "on", ">pa55"];
-    options.extend(keys);
-    options.extend(commands);
+    options.extend(BRIDGE_RIGHTS);
     server.start(&options).await;
     let mut config = server.config("n");
     config.url = Secret::new(format!("redis://bridge:pa55@127.0.0.1:{}/3", server.port));

@@ -25,6 +25,21 @@ use tempfile::TempDir;
 use crate::proxy::Proxy;
 
 pub const QUEUE: &str = "queue:incoming_calls";
+/// What a Redis user of a bridge that shares no lines may do.
+pub const BRIDGE_RIGHTS: [&str; 12] = [
+    "~queue:*",
+    "~bridge:*",
+    "~call:*",
+    "~stats:*",
+    "~stream:*",
+    "-@all",
+    "+@read",
+    "+@write",
+    "+@scripting",
+    "+@transaction",
+    "+@connection",
+    "-@dangerous",
+];
 pub const BASE: &str = "ws://127.0.0.1:8081";
 
 /// A private redis-server on a port of its own; killed when dropped.
