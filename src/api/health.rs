@@ -67,7 +67,7 @@ pub struct LineCounts {
 }
 
 impl LineCounts {
-    /// Lines whose calls can reach us.
+    /// Lines whose calls are taken: here, or by the bridge that is registered for them.
     #[must_use]
     pub const fn usable(&self) -> usize {
         self.registered + self.unregistered + self.elsewhere

@@ -179,7 +179,7 @@ fn cluster(cluster: &ClusterHandle) -> ClusterHealth {
         is_cut_off: cluster.is_cut_off(),
         lines_without_holder: cluster.lines_without_holder(),
         nodes: nodes
-            .map(|node| (node.id.to_string(), node.lines))
+            .map(|node| (node.id.to_string(), node.info.lines))
             .collect(),
     }
 }

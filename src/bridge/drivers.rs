@@ -109,6 +109,9 @@ impl Drivers {
         let call = incoming_call(&self.settings, &line, &incoming, &terms);
         let span = span(&call.facts);
         async {
+            if let Some(lost) = &terms.lost {
+                info!(lost = %lost.id, "the caller lost this call and rings again");
+            }
             let id = incoming.leg;
             let leg = Leg::incoming(&self.engine, *incoming);
             match self.driver(leg, line, call, terms, self.ask.clone()) {
@@ -128,9 +131,7 @@ impl Drivers {
     /// The call of the same caller that was lost a short time ago.
     async fn lost_call(&self, line: &LineProfile, caller: Option<&CallerHash>) -> Option<LostCall> {
         let queue = self.sources.queue.as_ref()?;
-        let lost = queue.lost_call(&line.id, caller?).await?;
-        info!(lost = %lost.id, "the caller lost this call and rings again");
-        Some(lost)
+        queue.lost_call(&line.id, caller?).await
     }
 
     /// The driver of a call that we placed, the call as it begins, and what the

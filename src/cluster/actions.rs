@@ -1,17 +1,12 @@
 //! Lines registered and let go.
 
-use std::time::Duration;
-
-use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::core::cluster::{LetGo, LineAction};
 use crate::core::ids::LineId;
 use crate::fleet::RegistrarHandle;
-use crate::sip::engine::{Command, SharedEngine, SubmitError};
-
-/// How long a full command queue is left alone.
-const FULL_PAUSE: Duration = Duration::from_millis(50);
+use crate::sip::engine::{Command, SharedEngine};
+use crate::sip::submit::submit_waiting;
 
 /// Carries out what the coordinator wants of lines.
 pub(super) struct LineActions {
@@ -38,19 +33,14 @@ impl LineActions {
     }
 
     async fn let_go(&self, line: &LineId, how: LetGo) -> bool {
-        loop {
-            let command = match how {
-                LetGo::Unregister => Command::Unregister(line.clone()),
-                LetGo::Forget => Command::Forget(line.clone()),
-            };
-            match self.engine.submit(command) {
-                Ok(()) => return true,
-                Err(SubmitError::Full) => sleep(FULL_PAUSE).await,
-                Err(error @ SubmitError::Closed) => {
-                    warn!(%line, %error, "the line stays registered until its registration expires");
-                    return false;
-                }
-            }
+        let command = || match how {
+            LetGo::Unregister => Command::Unregister(line.clone()),
+            LetGo::Forget => Command::Forget(line.clone()),
+        };
+        let submitted = submit_waiting(&self.engine, command).await;
+        if let Err(error) = &submitted {
+            warn!(%line, %error, "the line stays registered until its registration expires");
         }
+        submitted.is_ok()
     }
 }

@@ -94,7 +94,7 @@ impl ClusterHandle {
     /// Whether another bridge could take our lines, as far as we know.
     #[must_use]
     pub fn has_taker(&self) -> bool {
-        let takes = |node: &Node| node.stage == NodeStage::Up && node.id != self.shared.node;
+        let takes = |node: &Node| node.info.stage == NodeStage::Up && node.id != self.shared.node;
         let is_answered = self.shared.is_answered.load(Ordering::Relaxed);
         is_answered && self.shared.lock().nodes().iter().any(takes)
     }

@@ -12,14 +12,13 @@ use super::actions::LineActions;
 use super::handle::ClusterHandle;
 use super::report::report;
 use crate::core::cluster::{
-    Coordinator, CoordinatorSettings, Lease, LeaseCommand, LineAction, NodeId, NodeStage,
+    Coordinator, CoordinatorSettings, Lease, LeaseCommand, LetGo, LineAction, NodeId, NodeInfo,
+    NodeStage,
 };
 use crate::core::ids::LineId;
-use crate::fleet::{CallLimiter, RegisterOutcome, RegistrarHandle};
-use crate::queue::{
-    LeaseOutcome, LeaseStore, LineMoved, NodeChannel, NodeInfo, QueueError, Revision,
-};
-use crate::sip::engine::SharedEngine;
+use crate::fleet::{CallLimiter, RegistrarHandle};
+use crate::queue::{Beat, LeaseOutcome, LeaseStore, LineMoved, NodeChannel, QueueError, Revision};
+use crate::sip::engine::{Registration, SharedEngine};
 
 /// How long the first lease is waited for before the lines register without one: a Redis that is away must not
 /// leave the phones dead.
@@ -171,13 +170,15 @@ impl ClusterTask {
         }
         for (line, outcome) in outcomes {
             match outcome {
-                RegisterOutcome::Registered { siblings_listed } => {
+                Registration::Registered {
+                    siblings_listed, ..
+                } => {
                     coordinator.handle_registered(&line, siblings_listed, now.into_std());
                 }
-                RegisterOutcome::Failed => {
+                Registration::Failed { .. } => {
                     coordinator.handle_registration_failed(&line, now.into_std());
                 }
-                RegisterOutcome::Unregistered => {
+                Registration::Unregistered => {
                     self.letting_go.remove(&line);
                     coordinator.handle_let_go(&line, now.into_std());
                 }
@@ -212,11 +213,9 @@ impl ClusterTask {
     /// # Errors
     /// When another bridge runs under our name.
     async fn beat(&mut self) -> Result<(), QueueError> {
-        let lines = self.actions.registrar.shareable();
         let asked_at = Instant::now();
         {
-            let mut coordinator = self.handle.shared().lock();
-            coordinator.set_wanted(lines, asked_at.into_std());
+            let coordinator = self.handle.shared().lock();
             self.info.lines_digest = coordinator.lines_digest();
             self.info.stage = if coordinator.is_draining() {
                 NodeStage::Draining
@@ -228,16 +227,21 @@ impl ClusterTask {
         self.info.lines = u32::try_from(registered).unwrap_or(u32::MAX);
         self.info.calls = self.call_limiter.active();
         let answer = self.store.beat(&self.info, self.revision).await;
+        let shared = self.handle.shared().clone();
+        let is_answered = answer.is_ok();
+        shared.is_answered.store(is_answered, Ordering::Relaxed);
+        let taken = self.take_view(answer, asked_at);
+        shared.beats.send_modify(|beats| *beats += 1);
+        taken
+    }
+
+    fn take_view(
+        &mut self,
+        answer: Result<Beat, QueueError>,
+        asked_at: Instant,
+    ) -> Result<(), QueueError> {
         let now = Instant::now();
         self.last_beat = Some(now);
-        let is_answered = answer.is_ok();
-        self.handle
-            .shared()
-            .is_answered
-            .store(is_answered, Ordering::Relaxed);
-        let handle = self.handle.clone();
-        // Told once the view is taken in.
-        let _told = Told(&handle);
         let mut coordinator = self.handle.shared().lock();
         match answer {
             Ok(beat) => {
@@ -391,19 +395,10 @@ impl ClusterTask {
             "another bridge runs under this node id: this one ends. Give each bridge a --node-id of its own"
         );
         for line in self.actions.registrar.shareable() {
-            let how = crate::core::cluster::LetGo::Forget;
+            let how = LetGo::Forget;
             self.actions.begin(LineAction::LetGo { line, how }).await;
         }
         self.handle.shared().conflict.send_replace(true);
-    }
-}
-
-/// Tells, when dropped, that a heartbeat is over.
-struct Told<'a>(&'a ClusterHandle);
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        self.0.shared().beats.send_modify(|beats| *beats += 1);
     }
 }
 

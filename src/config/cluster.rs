@@ -19,7 +19,8 @@ pub(super) fn cluster(reader: &mut Reader) -> Option<ClusterConfig> {
         handover_timeout: reader.seconds("handover-timeout", 0.0),
     };
     if config.lease_ttl > LEASE_TTL_MAX {
-        reader.mistake("lease-ttl", FlagProblem::Whole(2, LEASE_TTL_MAX.as_secs()));
+        let range = FlagProblem::Seconds(LEASE_TTL_MIN_S.to_string(), LEASE_TTL_MAX.as_secs());
+        reader.mistake("lease-ttl", range);
     }
     let has_redis = reader.given.explicit("redis-url").is_some();
     for name in ["cluster", "lease-ttl", "handover-timeout"] {

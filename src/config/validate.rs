@@ -22,6 +22,7 @@ use super::settings::{
 };
 use super::workers::{queue, worker};
 use crate::core::address::Transport;
+use crate::core::cluster::NodeId;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
 use crate::sip::source::Latch;
@@ -353,12 +354,7 @@ fn max_calls(reader: &mut Reader, (first, last): (u16, u16)) -> u32 {
 
 /// The host's name keeps a restarted bridge under its own keys in Redis.
 fn node_id(reader: &mut Reader) -> String {
-    let is_name = |name: &str| {
-        (1..=64).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
-    };
+    let is_name = |name: &str| NodeId::parse(name).is_some();
     let given = reader.text("node-id");
     if given.as_ref().is_some_and(|name| !is_name(name)) {
         reader.mistake("node-id", FlagProblem::Name);

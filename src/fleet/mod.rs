@@ -67,6 +67,6 @@ pub use line_directory::LineDirectory;
 pub use reconciler::{LineReconciler, Reading};
 pub use register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
 pub use registrar::RegistrarHandle;
-pub use results::{RegisterOutcome, RegisterOutcomes};
+pub use results::RegisterOutcomes;
 pub use shared::SharedFleet;
 pub use watcher::DatabaseWatcher;

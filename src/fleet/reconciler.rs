@@ -7,11 +7,9 @@
 //! order of the lines' latest calls. A line whose password does not decrypt is reported and held no more.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, block_in_place, spawn_blocking};
-use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::call_limiter::CallLimiter;
@@ -26,12 +24,11 @@ use super::sounds::SoundLoader;
 use crate::config::Config;
 use crate::core::ids::LineId;
 use crate::sip::engine::{Command, SharedEngine, SubmitError};
+use crate::sip::submit::submit_waiting;
 
 /// Commands after which the engine is waited for: the commands of calls find
 /// room and do not wait behind hundreds of lines.
 const AT_ONCE: usize = 32;
-/// How long a full command queue is left alone.
-const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// Readings of the database that wait to be taken in: its reader waits for each.
 const READINGS: usize = 1;
 
@@ -218,7 +215,7 @@ impl LineReconciler {
     async fn remove(&self, line: LineId) -> Result<(), SubmitError> {
         let was_scheduled = self.fleet.lock().unregister(&line);
         self.registrar.note_removed(&line, was_scheduled);
-        self.submit(|| Command::RemoveLine(line.clone())).await?;
+        submit_waiting(&self.engine, || Command::RemoveLine(line.clone())).await?;
         self.fleet.lock().remove(&line);
         Ok(())
     }
@@ -234,8 +231,7 @@ impl LineReconciler {
         let is_sealed = ready.is_sealed;
         self.fleet.hold(ready, profile);
         if change != LineChange::Adjust {
-            self.submit(|| Command::AddLine(Box::new(account.clone())))
-                .await?;
+            submit_waiting(&self.engine, || Command::AddLine(Box::new(account.clone()))).await?;
         }
         if change == LineChange::Register {
             let server = account.server.as_deref().unwrap_or(&account.domain);
@@ -243,16 +239,6 @@ impl LineReconciler {
             self.registrar.schedule(&account.line, server, is_sealed);
         }
         Ok(())
-    }
-
-    /// Waits while the command queue is full.
-    async fn submit(&self, command: impl Fn() -> Command) -> Result<(), SubmitError> {
-        loop {
-            match self.engine.submit(command()) {
-                Err(SubmitError::Full) => sleep(FULL_PAUSE).await,
-                other => return other,
-            }
-        }
     }
 
     async fn wait_now_and_then(&self, sent: &mut usize) -> Result<(), SubmitError> {
@@ -265,13 +251,16 @@ impl LineReconciler {
 
     /// Returns when the engine has carried out all commands so far.
     async fn flush(&self) -> Result<(), SubmitError> {
-        loop {
-            let (done, flushed) = oneshot::channel();
-            match self.engine.submit(Command::Flush(done)) {
-                Ok(()) => return flushed.await.map_err(|_| SubmitError::Closed),
-                Err(SubmitError::Full) => sleep(FULL_PAUSE).await,
-                Err(closed) => return Err(closed),
-            }
+        let mut flushed = None;
+        let flush = || {
+            let (done, is_done) = oneshot::channel();
+            flushed = Some(is_done);
+            Command::Flush(done)
+        };
+        submit_waiting(&self.engine, flush).await?;
+        match flushed {
+            Some(is_done) => is_done.await.map_err(|_| SubmitError::Closed),
+            None => Ok(()),
         }
     }
 }

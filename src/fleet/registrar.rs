@@ -189,7 +189,7 @@ impl RegistrarHandle {
 
     /// Takes in what a REGISTER came to.
     pub fn handle_result(&self, line: LineId, state: Registration) {
-        self.shared.outcomes.put(&line, (&state).into());
+        self.shared.outcomes.put(&line, &state);
         let (result, answer) = match state {
             Registration::Registered { expires, .. } => {
                 (RegisterResult::Registered { expires }, String::new())
@@ -223,6 +223,7 @@ impl RegistrarHandle {
         let next_try = Instant::now().into_std() + retry_in;
         let was_scheduled = self.fleet.lock().handle_refused(line, reason, next_try);
         self.publish_unregistered(line, was_scheduled);
+        self.shared.outcomes.note_lines();
     }
 
     /// A line that was refused and is in the engine now: it registers as soon as
@@ -231,6 +232,7 @@ impl RegistrarHandle {
         let now = Instant::now().into_std();
         let was_scheduled = self.fleet.lock().handle_added(line, now);
         self.publish_unregistered(line, was_scheduled);
+        self.shared.outcomes.note_lines();
         self.shared.changed.notify_one();
     }
 

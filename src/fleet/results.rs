@@ -9,59 +9,32 @@ use tokio::sync::Notify;
 use crate::core::ids::LineId;
 use crate::sip::engine::Registration;
 
-/// What the last REGISTER of a line came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegisterOutcome {
-    /// The line is registered here.
-    Registered {
-        /// Whether the registrar listed another bridge's Contact for it, too.
-        siblings_listed: bool,
-    },
-    /// It was refused, or not answered.
-    Failed,
-    /// Nothing of ours is registered, or under way.
-    Unregistered,
-}
-
-impl From<&Registration> for RegisterOutcome {
-    fn from(registration: &Registration) -> Self {
-        match registration {
-            Registration::Registered {
-                siblings_listed, ..
-            } => Self::Registered {
-                siblings_listed: *siblings_listed,
-            },
-            Registration::Failed { .. } => Self::Failed,
-            Registration::Unregistered => Self::Unregistered,
-        }
-    }
-}
-
 /// The latest outcome of each line, until it is taken: no more than there are lines; and that lines have
 /// changed. For one taker.
 #[derive(Debug, Default)]
 pub struct RegisterOutcomes {
     is_watched: AtomicBool,
     lines_changed: AtomicBool,
-    latest: Mutex<HashMap<LineId, RegisterOutcome>>,
+    latest: Mutex<HashMap<LineId, Registration>>,
     changed: Notify,
 }
 
 impl RegisterOutcomes {
-    /// Outcomes are kept from now on.
+    /// Outcomes are kept from now on; what lines there are is news.
     pub fn watch(&self) {
         self.is_watched.store(true, Ordering::Release);
+        self.note_lines();
     }
 
     /// Keeps an outcome, where somebody takes them.
-    pub(super) fn put(&self, line: &LineId, outcome: RegisterOutcome) {
+    pub(super) fn put(&self, line: &LineId, outcome: &Registration) {
         if self.is_watched.load(Ordering::Acquire) {
-            self.lock().insert(line.clone(), outcome);
+            self.lock().insert(line.clone(), outcome.clone());
             self.changed.notify_one();
         }
     }
 
-    /// Lines have come, gone or changed.
+    /// Lines have come or gone, or the SIP engine takes other ones.
     pub(super) fn note_lines(&self) {
         if self.is_watched.load(Ordering::Acquire) {
             self.lines_changed.store(true, Ordering::Release);
@@ -77,7 +50,7 @@ impl RegisterOutcomes {
 
     /// Takes what has come since the last time.
     #[must_use]
-    pub fn take(&self) -> HashMap<LineId, RegisterOutcome> {
+    pub fn take(&self) -> HashMap<LineId, Registration> {
         std::mem::take(&mut *self.lock())
     }
 
@@ -86,7 +59,7 @@ impl RegisterOutcomes {
         self.changed.notified().await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<LineId, RegisterOutcome>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<LineId, Registration>> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,7 +31,7 @@ local function whole(number)
   return type(number) == 'number' and number >= 0 and number < FENCES and math.floor(number) == number
 end
 local function name(text)
-  return type(text) == 'string' and #text > 0 and #text <= 255
+  return type(text) == 'string' and #text > 0 and #text <= 64 and not string.find(text, '[^%w._%-]')
 end
 local function parse(text)
   if not text or #text > 1024 then return nil end

@@ -19,11 +19,11 @@ use super::event::LineMoved;
 use super::lease_scripts::SCRIPTS;
 use super::membership::{self, Membership};
 use super::node_channel::NodeChannel;
-use super::nodes::{self, Beat, NodeInfo, Revision};
+use super::nodes::{self, Beat, Revision};
 use super::script::{Script, understood};
 use super::shared::{RedisState, Shared};
 use super::state::node_key;
-use crate::core::cluster::{Fence, Lease, LeaseStage, NodeId};
+use crate::core::cluster::{Fence, Lease, LeaseStage, NodeId, NodeInfo};
 use crate::core::ids::LineId;
 
 /// Most lines of one script run; longer lists are split.
@@ -38,8 +38,6 @@ pub(super) const FENCE: &str = "cluster:fence";
 pub(super) const REVISION: &str = "cluster:revision";
 /// Longest lease that is read, in bytes.
 const LEASE_MAX_BYTES: usize = 1_024;
-/// Longest node id in a lease, in bytes.
-pub(super) const NODE_MAX_BYTES: usize = 255;
 /// Where fences end: below it numbers are exact in every language.
 const FENCES_MAX: u64 = 1 << 52;
 
@@ -345,11 +343,7 @@ pub(super) fn read_lease(text: &[u8]) -> Option<Lease> {
         return None;
     }
     let value: Value = serde_json::from_slice(text).ok()?;
-    let name = |field: &str| {
-        let name = value.get(field)?.as_str()?;
-        let is_name = !name.is_empty() && name.len() <= NODE_MAX_BYTES;
-        is_name.then(|| NodeId::new(name))
-    };
+    let name = |field: &str| NodeId::parse(value.get(field)?.as_str()?);
     let is = |field: &str| value.get(field) == Some(&Value::Bool(true));
     let stage = match name("from") {
         Some(from) if is("confirmed") => LeaseStage::Confirmed {

@@ -61,6 +61,8 @@ fn a_lease_that_cannot_be_understood_is_none() {
         r#"{"node":"a"}"#,
         r#"{"fence":7}"#,
         r#"{"node":"","fence":7}"#,
+        // It would go into the log as it is.
+        r#"{"node":"a\nERROR b","fence":7}"#,
         r#"{"node":7,"fence":7}"#,
         r#"{"node":"a","fence":"7"}"#,
         r#"{"node":"a","fence":-7}"#,

@@ -23,7 +23,7 @@ use tracing::debug;
 use super::client::Queue;
 use super::event::KEPT_WHILE_OPEN;
 use crate::core::call_facts::CustomParams;
-use crate::core::ids::{CallId, LineId};
+use crate::core::ids::{CallId, LineId, hex};
 use crate::core::private::Private;
 
 /// How long a lost call is remembered.
@@ -81,7 +81,7 @@ impl CallerHash {
         let is_number = digits.clone().count() >= DIGITS_MIN && !digits.clone().all(|c| c == '0');
         is_number.then(|| {
             let digest = Sha256::digest(number.as_bytes());
-            Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+            Self(hex(&digest))
         })
     }
 

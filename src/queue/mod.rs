@@ -17,7 +17,7 @@
 //! | `removals` | jobs that must leave the queue, kept while Redis is away |
 //! | [`leases`] | [`LeaseStore`]: who holds which line, for bridges that share lines |
 //! | `lease_scripts` | the scripts that change leases |
-//! | [`nodes`] | [`NodeInfo`]: what a node says of itself; the heartbeat, and what Redis says of all nodes |
+//! | [`nodes`] | the heartbeat with what a node says of itself, and what Redis says of all nodes |
 //! | `membership` | that only one bridge at a time has the node's name |
 //! | [`node_channel`] | [`NodeChannel`]: another bridge says that there is something to look at |
 //! | `script` | scripts that Redis knows by their digest |
@@ -54,5 +54,5 @@ pub use jobs::Taken;
 pub use leases::{LeaseOutcome, LeaseStore};
 pub use lost_calls::{CallMemory, CallerHash, LostCall};
 pub use node_channel::NodeChannel;
-pub use nodes::{Beat, NodeInfo, Revision};
+pub use nodes::{Beat, Revision};
 pub use shared::RedisState;

@@ -12,12 +12,12 @@ use std::time::{Duration, SystemTime};
 use redis::FromRedisValue;
 
 use super::error::QueueError;
-use super::leases::{FENCE, LEASES, LEASES_MAX, NODE_MAX_BYTES, REVISION, read_lease};
+use super::leases::{FENCE, LEASES, LEASES_MAX, REVISION, read_lease};
 use super::membership;
 use super::script::Script;
 use super::shared::Shared;
 use super::state::{NODES, node_key};
-use crate::core::cluster::{ClusterView, Fence, Lease, Node, NodeId, NodeStage};
+use crate::core::cluster::{ClusterView, Fence, Lease, Node, NodeId, NodeInfo, NodeStage};
 use crate::core::ids::LineId;
 use crate::core::timestamp::rfc3339_ms;
 
@@ -119,27 +119,6 @@ return answer";
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(&[LIFE, BEAT]));
 
-/// What a node says of itself with each heartbeat.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeInfo {
-    /// Whether it takes lines.
-    pub stage: NodeStage,
-    /// How many calls it can have: its weight.
-    pub capacity: u32,
-    /// How many lines it is registered for.
-    pub lines: u32,
-    /// How many calls it has.
-    pub calls: u32,
-    /// Of its program.
-    pub version: Arc<str>,
-    /// Where its API answers, `http://host:port`, where others may ask it.
-    pub api_url: Option<Arc<str>>,
-    /// Where workers dial it, `ws://host:port`.
-    pub stream_url: Option<Arc<str>>,
-    /// A digest of the ids of the lines that it could hold.
-    pub lines_digest: u64,
-}
-
 /// Which state of the leases an answer is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revision(u64);
@@ -153,27 +132,25 @@ pub struct Beat {
     pub revision: Revision,
 }
 
-impl NodeInfo {
-    /// Names and values of the hash. An address that is not known is absent.
-    fn fields(&self) -> Vec<(&'static str, String)> {
-        let stage = match self.stage {
-            NodeStage::Up => "up",
-            NodeStage::Draining => "draining",
-        };
-        let mut fields = vec![
-            ("state", stage.to_owned()),
-            ("version", self.version.to_string()),
-            ("capacity", self.capacity.to_string()),
-            ("lines", self.lines.to_string()),
-            ("calls", self.calls.to_string()),
-            ("lines_digest", format!("{:016x}", self.lines_digest)),
-        ];
-        let addresses = [("api", &self.api_url), ("stream", &self.stream_url)];
-        for (name, address) in addresses {
-            fields.extend(address.as_ref().map(|address| (name, address.to_string())));
-        }
-        fields
+/// Names and values of the hash of a node. An address that is not known is absent.
+fn fields(info: &NodeInfo) -> Vec<(&'static str, String)> {
+    let stage = match info.stage {
+        NodeStage::Up => "up",
+        NodeStage::Draining => "draining",
+    };
+    let mut fields = vec![
+        ("state", stage.to_owned()),
+        ("version", info.version.to_string()),
+        ("capacity", info.capacity.to_string()),
+        ("lines", info.lines.to_string()),
+        ("calls", info.calls.to_string()),
+        ("lines_digest", format!("{:016x}", info.lines_digest)),
+    ];
+    let addresses = [("api", &info.api_url), ("stream", &info.stream_url)];
+    for (name, address) in addresses {
+        fields.extend(address.as_ref().map(|address| (name, address.to_string())));
     }
+    fields
 }
 
 /// The arguments that [`LIFE`] asks for.
@@ -210,7 +187,7 @@ pub(super) async fn beat(
     arguments.push(seen.unwrap_or_default());
     arguments.push(LEASES_MAX.to_string());
     arguments.push(NODES_MAX.to_string());
-    for (name, value) in info.fields() {
+    for (name, value) in fields(info) {
         arguments.extend([name.to_owned(), value]);
     }
     let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
@@ -259,10 +236,7 @@ fn read_node(texts: &[Vec<u8>]) -> Option<Node> {
     let [name, now, info @ ..] = texts else {
         return None;
     };
-    let name = std::str::from_utf8(name).ok()?;
-    if name.is_empty() || name.len() > NODE_MAX_BYTES {
-        return None;
-    }
+    let id = NodeId::parse(std::str::from_utf8(name).ok()?)?;
     let info: HashMap<&str, &str> = info
         .chunks(2)
         .filter_map(|pair| {
@@ -282,20 +256,22 @@ fn read_node(texts: &[Vec<u8>]) -> Option<Node> {
     let settles_in = whole("settled_at").zip(now);
     let beaten = whole("beat_at").zip(now);
     Some(Node {
-        id: NodeId::new(name),
+        id,
         instance: text("instance").unwrap_or_default(),
-        stage: if info.get("state") == Some(&"draining") {
-            NodeStage::Draining
-        } else {
-            NodeStage::Up
+        info: NodeInfo {
+            stage: if info.get("state") == Some(&"draining") {
+                NodeStage::Draining
+            } else {
+                NodeStage::Up
+            },
+            capacity: count("capacity").unwrap_or(1).max(1),
+            lines: count("lines").unwrap_or(0),
+            calls: count("calls").unwrap_or(0),
+            version: text("version").unwrap_or_default(),
+            api_url: text("api"),
+            stream_url: text("stream"),
+            lines_digest: digest.unwrap_or(0),
         },
-        capacity: count("capacity").unwrap_or(1).max(1),
-        lines: count("lines").unwrap_or(0),
-        calls: count("calls").unwrap_or(0),
-        version: text("version").unwrap_or_default(),
-        api_url: text("api"),
-        stream_url: text("stream"),
-        lines_digest: digest.unwrap_or(0),
         settles_in: settles_in
             .map_or(Duration::ZERO, |(at, now)| after(at, now))
             .min(SETTLES_WITHIN),

@@ -19,7 +19,7 @@ fn a_node_is_read_as_it_was_written() {
         stream_url: None,
         lines_digest: u64::MAX - 1,
     };
-    let fields = info.fields();
+    let fields = fields(&info);
     let mut texts = vec!["a", "3000"];
     for (name, value) in &fields {
         texts.extend([*name, value.as_str()]);
@@ -29,14 +29,7 @@ fn a_node_is_read_as_it_was_written() {
     let expected = Node {
         id: NodeId::new("a"),
         instance: "i".into(),
-        stage: info.stage,
-        capacity: info.capacity,
-        lines: info.lines,
-        calls: info.calls,
-        version: info.version,
-        api_url: info.api_url,
-        stream_url: info.stream_url,
-        lines_digest: info.lines_digest,
+        info,
         settles_in: Duration::from_secs(30),
         heartbeat_age: Duration::from_secs(1),
     };
@@ -69,16 +62,18 @@ fn a_node_that_cannot_be_understood_is_the_least_that_it_could_be() {
     ];
     for texts in [&texts[..], &texts[..2]] {
         let read = node(texts).unwrap();
-        assert_eq!((read.capacity, read.lines, read.calls), (1, 0, 0));
-        assert_eq!((read.stage, read.lines_digest), (NodeStage::Up, 0));
+        let info = &read.info;
+        assert_eq!((info.capacity, info.lines, info.calls), (1, 0, 0));
+        assert_eq!((info.stage, info.lines_digest), (NodeStage::Up, 0));
         assert_eq!(read.settles_in, Duration::ZERO);
         assert_eq!(read.heartbeat_age, Duration::ZERO);
-        assert_eq!((&*read.version, &*read.instance), ("", ""));
+        assert_eq!((&*info.version, &*read.instance), ("", ""));
     }
     let far = ["a", "1", "settled_at", "18446744073709551615"];
     assert_eq!(node(&far).unwrap().settles_in, SETTLES_WITHIN);
-    assert_eq!(node(&["a", "1", "capacity", "0"]).unwrap().capacity, 1);
+    assert_eq!(node(&["a", "1", "capacity", "0"]).unwrap().info.capacity, 1);
     assert_eq!(node(&["", "1"]), None);
+    assert_eq!(node(&["a\u{1b}[2J", "1"]), None);
     assert_eq!(node(&[&"a".repeat(256), "1"]), None);
     assert_eq!(node(&["a"]), None);
 }

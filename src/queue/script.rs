@@ -8,6 +8,7 @@ use sha1::{Digest, Sha1};
 
 use super::error::{QueueError, RedisFailure};
 use super::shared::Shared;
+use crate::core::ids::hex;
 
 /// A Lua script.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ impl Script {
     pub(super) fn new(parts: &[&str]) -> Self {
         let code = parts.concat();
         let digest = Sha1::digest(code.as_bytes());
-        let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(&digest);
         Self { code, digest }
     }
 

@@ -12,6 +12,7 @@
 //! | [`source`] | whose RTP a call takes |
 //! | [`identity`] | who calls, and whether that may be told |
 //! | [`header_names`] | which headers of an INVITE a worker gets |
+//! | [`submit`] | commands whose sender waits while the queue is full |
 //! | [`tls_roots`] | by which roots SIP servers are verified |
 //! | [`uri`] | SIP and tel URIs |
 
@@ -25,5 +26,6 @@ pub mod pjsip;
 pub mod rtp_channel;
 pub mod rtp_intake;
 pub mod source;
+pub mod submit;
 pub mod tls_roots;
 pub mod uri;

@@ -3,9 +3,9 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use sipbridge::core::cluster::{Fence, Lease, LeaseStage, Node, NodeId, NodeStage};
+use sipbridge::core::cluster::{Fence, Lease, LeaseStage, Node, NodeId, NodeInfo, NodeStage};
 use sipbridge::core::ids::LineId;
-use sipbridge::queue::{Beat, LeaseOutcome, LeaseStore, NodeInfo, Queue, QueueConfig, Revision};
+use sipbridge::queue::{Beat, LeaseOutcome, LeaseStore, Queue, QueueConfig, Revision};
 
 use crate::stage::{Server, start_queue};
 

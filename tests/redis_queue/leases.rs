@@ -16,7 +16,7 @@ use crate::lease_stage::{
     sharing,
 };
 use crate::proxy::{Mode, Proxy};
-use crate::stage::{Server, connected, disconnected, eventually, start_queue};
+use crate::stage::{BRIDGE_RIGHTS, Server, connected, disconnected, eventually, start_queue};
 
 async fn two(server: &Server) -> (Sharer, Sharer) {
     let a = Sharer::start(server, "a").await;
@@ -292,7 +292,7 @@ async fn broken_values_count_as_nobody_and_are_replaced() {
     let server = Server::started().await;
     let (a, b) = two(&server).await;
     let mut redis = server.connect().await;
-    let broken: [&[u8]; 12] = [
+    let broken: [&[u8]; 13] = [
         b"",
         b"null",
         b"{",
@@ -300,6 +300,7 @@ async fn broken_values_count_as_nobody_and_are_replaced() {
         b"\xff\xfe",
         br#"{"node":"b"}"#,
         br#"{"node":"","fence":1}"#,
+        br#"{"node":"b c","fence":1}"#,
         br#"{"node":{"x":1},"fence":1}"#,
         br#"{"node":"b","fence":"1"}"#,
         br#"{"node":"b","fence":NaN}"#,
@@ -326,8 +327,8 @@ async fn broken_values_count_as_nobody_and_are_replaced() {
     }
     let mut all = names;
     all.push(LineId::new("deep"));
-    assert_eq!(a.take(&all).await.len(), 13);
-    assert_eq!(a.look().await.view.leases.unwrap().len(), 13);
+    assert_eq!(a.take(&all).await.len(), 14);
+    assert_eq!(a.look().await.view.leases.unwrap().len(), 14);
 
     for (key, value) in [("fence", "many"), ("revision", "inf")] {
         let () = redis.set(format!("cluster:{key}"), value).await.unwrap();
@@ -451,23 +452,9 @@ async fn a_redis_that_lost_its_scripts_is_sent_them_again() {
 #[tokio::test]
 async fn a_user_without_the_rights_is_told_which() {
     let mut server = Server::absent();
-    let bridge = [
-        "~queue:*",
-        "~bridge:*",
-        "~call:*",
-        "~stats:*",
-        "~stream:*",
-        "-@all",
-        "+@read",
-        "+@write",
-        "+@scripting",
-        "+@transaction",
-        "+@connection",
-        "-@dangerous",
-    ];
     let user = |name: &'static str, more: &[&'static str]| {
         let mut options = vec!["--user", name, "on", ">pa55"];
-        options.extend(bridge);
+        options.extend(BRIDGE_RIGHTS);
         options.extend(more);
         options
     };

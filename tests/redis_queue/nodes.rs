@@ -5,12 +5,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
-use sipbridge::core::cluster::{Fence, NodeStage};
+use sipbridge::core::cluster::{Fence, NodeInfo, NodeStage};
 use sipbridge::core::ids::CallId;
 use sipbridge::core::private::Secret;
-use sipbridge::queue::{
-    CallEventKind, NodeInfo, Queue, QueueConfig, QueueError, RedisFailure, RedisState,
-};
+use sipbridge::queue::{CallEventKind, Queue, QueueConfig, QueueError, RedisFailure, RedisState};
 
 use crate::lease_stage::{
     Sharer, find, info, kill_heartbeat, lines, make_older, numbered, only, sharing,
@@ -46,18 +44,21 @@ async fn a_heartbeat_says_what_the_node_is_and_tells_of_all_that_live() {
 
     let told = find(&beat, "a").unwrap();
     assert_eq!(&told.instance, a.instance());
-    assert_eq!((told.stage, told.capacity), (NodeStage::Up, 10));
-    assert_eq!((told.lines, told.calls), (2, 1));
-    assert_eq!(told.api_url, info().api_url);
-    assert_eq!(told.stream_url, info().stream_url);
+    assert_eq!((told.info.stage, told.info.capacity), (NodeStage::Up, 10));
+    assert_eq!((told.info.lines, told.info.calls), (2, 1));
+    assert_eq!(told.info.api_url, info().api_url);
+    assert_eq!(told.info.stream_url, info().stream_url);
     assert_eq!(
-        (&*told.version, told.lines_digest),
+        (&*told.info.version, told.info.lines_digest),
         ("1.2.3", info().lines_digest)
     );
     assert_eq!(told.settles_in, Duration::ZERO);
     assert!(told.heartbeat_age < Duration::from_secs(1));
     let told = find(&beat, "b").unwrap();
-    assert_eq!((told.stage, &told.api_url), (NodeStage::Draining, &None));
+    assert_eq!(
+        (told.info.stage, &told.info.api_url),
+        (NodeStage::Draining, &None)
+    );
 
     let mut redis = server.connect().await;
     let value: String = redis.get("bridge:a:heartbeat").await.unwrap();
@@ -116,10 +117,15 @@ async fn nonsense_that_others_wrote_harms_nobody() {
     assert_eq!(beat.view.nodes.len(), 6, "{:?}", beat.view.nodes);
     for node in nodes {
         let node = find(&beat, node).unwrap();
-        assert_eq!((node.capacity, node.lines_digest), (1, 0), "{}", node.id);
+        assert_eq!(
+            (node.info.capacity, node.info.lines_digest),
+            (1, 0),
+            "{}",
+            node.id
+        );
         assert_eq!(node.heartbeat_age, Duration::ZERO);
     }
-    assert_eq!(find(&beat, "a").unwrap().capacity, 10);
+    assert_eq!(find(&beat, "a").unwrap().info.capacity, 10);
 }
 
 /// The failure with which a handle stays away.

@@ -53,16 +53,16 @@ impl NodeBody {
         Self {
             is_this: node.id == *cluster.node(),
             id: node.id.to_string(),
-            state: match node.stage {
+            state: match node.info.stage {
                 NodeStage::Up => "up",
                 NodeStage::Draining => "draining",
             },
-            version: node.version.to_string(),
-            capacity: node.capacity,
-            lines: node.lines,
-            calls: node.calls,
+            version: node.info.version.to_string(),
+            capacity: node.info.capacity,
+            lines: node.info.lines,
+            calls: node.info.calls,
             heartbeat_age_ms: u64::try_from(node.heartbeat_age.as_millis()).unwrap_or(u64::MAX),
-            api_url: node.api_url.as_deref().map(str::to_owned),
+            api_url: node.info.api_url.as_deref().map(str::to_owned),
         }
     }
 }
@@ -160,7 +160,11 @@ fn this_node<'a>(control: &'a Control, id: &str) -> Result<&'a ClusterHandle, Pr
     let Some(other) = nodes.iter().find(|node| node.id.as_str() == id) else {
         return Err(Problem::not_found("node"));
     };
-    let at = other.api_url.as_deref().unwrap_or("an address of its own");
+    let at = other
+        .info
+        .api_url
+        .as_deref()
+        .unwrap_or("an address of its own");
     let detail = format!("node {id} is another bridge: ask it at {at}");
     Err(Problem::new(ProblemKind::CONFLICT, detail))
 }

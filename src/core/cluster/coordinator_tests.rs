@@ -51,14 +51,16 @@ impl Site {
         let node = Node {
             id: id(name),
             instance: "1".into(),
-            stage: NodeStage::Up,
-            capacity: 100,
-            lines: 0,
-            calls: 0,
-            version: "1".into(),
-            api_url: None,
-            stream_url: None,
-            lines_digest: it.lines_digest(),
+            info: NodeInfo {
+                stage: NodeStage::Up,
+                capacity: 100,
+                lines: 0,
+                calls: 0,
+                version: "1".into(),
+                api_url: None,
+                stream_url: None,
+                lines_digest: it.lines_digest(),
+            },
             settles_in: Duration::ZERO,
             heartbeat_age: Duration::ZERO,
         };
@@ -70,7 +72,7 @@ impl Site {
     }
 
     fn view(&mut self, bridge: &mut Bridge) -> ClusterView {
-        bridge.node.lines_digest = bridge.it.lines_digest();
+        bridge.node.info.lines_digest = bridge.it.lines_digest();
         let (view, revision) = self
             .redis
             .beat(&bridge.node, bridge.revision, self.now)
@@ -515,7 +517,7 @@ fn a_line_that_was_moving_is_left_to_whom_it_moved_from_for_two_beats() {
     let (mut a, _, x) = moving(&mut site);
     site.pass(site.ttl, &mut [&mut a]);
     let mut c = site.node("c", lines(20));
-    c.node.capacity = 1_000_000;
+    c.node.info.capacity = 1_000_000;
     site.beat(&mut c);
     assert_eq!(c.it.best(&x), Some(&id("c")), "by its weight");
     assert_eq!(
@@ -643,7 +645,7 @@ fn a_draining_node_offers_all_once_others_can_see_it_and_may_exit_when_they_are_
     a.it.drain(site.now);
     assert!(a.it.needs_view() && !a.it.may_exit());
     assert_eq!(site.commands(&mut a), []);
-    a.node.stage = NodeStage::Draining;
+    a.node.info.stage = NodeStage::Draining;
     site.beat(&mut a);
     let offers = site.commands(&mut a);
     assert_eq!(offers.iter().map(|c| c.lines().count()).sum::<usize>(), 50);
@@ -673,7 +675,7 @@ fn a_draining_node_offers_all_once_others_can_see_it_and_may_exit_when_they_are_
 fn what_nobody_took_is_unregistered_and_released_at_the_end() {
     let mut site = Site::new();
     let mut a = site.holding("a", 2);
-    a.node.stage = NodeStage::Draining;
+    a.node.info.stage = NodeStage::Draining;
     a.it.drain(site.now);
     site.beat(&mut a);
     assert_eq!(site.commands(&mut a), [], "there is nobody");

@@ -82,6 +82,15 @@ impl NodeId {
         Self(id.into())
     }
 
+    /// Takes a node id that came from outside; `None` for what is none: up to 64 letters,
+    /// digits, dots, dashes and underscores, which do no harm in a key or a log.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        let is_id = (1..=64).contains(&text.len()) && text.bytes().all(is_plain);
+        is_id.then(|| Self::new(text))
+    }
+
     /// The id as configured.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -140,13 +149,9 @@ pub enum NodeStage {
     Draining,
 }
 
-/// A node that is alive, as it describes itself.
+/// What a node says of itself with each heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Its name.
-    pub id: NodeId,
-    /// Of this life of it: random.
-    pub instance: Arc<str>,
+pub struct NodeInfo {
     /// Whether it takes lines.
     pub stage: NodeStage,
     /// How many calls it can have: its weight.
@@ -164,6 +169,17 @@ pub struct Node {
     /// A digest of the ids of the lines that it could hold. Nodes with the same one
     /// share their lines by weight; others only take over what is left unheld.
     pub lines_digest: u64,
+}
+
+/// A node that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub id: NodeId,
+    /// Of this life of it: random.
+    pub instance: Arc<str>,
+    /// What it says of itself.
+    pub info: NodeInfo,
     /// How long until it gets a share of the lines, for a node that came and went within a minute.
     pub settles_in: Duration,
     /// Since its last heartbeat.

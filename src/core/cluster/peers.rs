@@ -38,7 +38,7 @@ impl Peers {
 
     /// Takes the nodes of a view. What changes with every heartbeat (ages, numbers of calls) counts as no change.
     pub(super) fn update(&mut self, nodes: Vec<Node>, mut tell: impl FnMut(ClusterEvent)) -> bool {
-        let what_counts = |node: &Node| (node.instance.clone(), node.stage);
+        let what_counts = |node: &Node| (node.instance.clone(), node.info.stage);
         let by_id: BTreeMap<NodeId, usize> = nodes
             .iter()
             .enumerate()
@@ -56,7 +56,7 @@ impl Peers {
             is_changed = true;
             tell(ClusterEvent::NodeWent(gone.clone()));
         }
-        let is_up = |node: &&Node| node.stage == NodeStage::Up;
+        let is_up = |node: &&Node| node.info.stage == NodeStage::Up;
         self.were_up = self
             .nodes
             .iter()
@@ -75,10 +75,10 @@ impl Peers {
             if node.id == self.me {
                 i_am_up
             } else {
-                node.stage == NodeStage::Up && node.lines_digest == my_digest
+                node.info.stage == NodeStage::Up && node.info.lines_digest == my_digest
             }
         };
-        let share = |node: &Node| (node.id.clone(), node.capacity);
+        let share = |node: &Node| (node.id.clone(), node.info.capacity);
         let settled = |node: &&Node| node.settles_in.is_zero();
         let nodes = || {
             self.by_id
@@ -103,7 +103,7 @@ impl Peers {
     }
 
     pub(super) fn stage(&self, node: &NodeId) -> Option<NodeStage> {
-        self.get(node).map(|node| node.stage)
+        self.get(node).map(|node| node.info.stage)
     }
 
     /// Whether a node is up, or was in the view before.
@@ -113,7 +113,7 @@ impl Peers {
 
     /// The other nodes that are up, whatever lines they could hold.
     pub(super) fn others_up(&self) -> impl Iterator<Item = &NodeId> {
-        let is_up = |node: &&Node| node.stage == NodeStage::Up && node.id != self.me;
+        let is_up = |node: &&Node| node.info.stage == NodeStage::Up && node.id != self.me;
         self.nodes.iter().filter(is_up).map(|node| &node.id)
     }
 
@@ -121,6 +121,6 @@ impl Peers {
     pub(super) fn others_have_lines(&self) -> bool {
         self.nodes
             .iter()
-            .any(|node| node.id != self.me && node.lines > 0)
+            .any(|node| node.id != self.me && node.info.lines > 0)
     }
 }

@@ -368,21 +368,23 @@ impl World {
                 let info = Node {
                     id: me,
                     instance: format!("{}", it.life).into(),
-                    stage: if it.is_draining {
-                        NodeStage::Draining
-                    } else {
-                        NodeStage::Up
+                    info: NodeInfo {
+                        stage: if it.is_draining {
+                            NodeStage::Draining
+                        } else {
+                            NodeStage::Up
+                        },
+                        capacity: it.capacity,
+                        lines: u32::try_from(
+                            it.fleet.values().filter(|line| line.is_registered).count(),
+                        )
+                        .unwrap(),
+                        calls: 0,
+                        version: "1".into(),
+                        api_url: None,
+                        stream_url: None,
+                        lines_digest: it.coordinator.lines_digest(),
                     },
-                    capacity: it.capacity,
-                    lines: u32::try_from(
-                        it.fleet.values().filter(|line| line.is_registered).count(),
-                    )
-                    .unwrap(),
-                    calls: 0,
-                    version: "1".into(),
-                    api_url: None,
-                    stream_url: None,
-                    lines_digest: it.coordinator.lines_digest(),
                     settles_in: Duration::ZERO,
                     heartbeat_age: Duration::ZERO,
                 };
