@@ -194,18 +194,21 @@ impl ClusterTask {
         });
     }
 
-    /// When the next beat is due: sooner than the usual where the coordinator has to know how things are.
+    /// When the next beat is due: sooner than the usual where the coordinator has to know how things are, or another
+    /// bridge's heartbeat expires.
     fn next_beat(&self) -> Instant {
         let Some(last) = self.last_beat else {
             return self.beat_at;
         };
-        let wants_view = self.handle.shared().lock().needs_view();
-        let soonest = last + BEAT_PAUSE;
+        let (wants_view, look_at) = {
+            let coordinator = self.handle.shared().lock();
+            (coordinator.needs_view(), coordinator.look_at())
+        };
         if wants_view {
-            soonest
-        } else {
-            self.beat_at.max(last + POKED_PAUSE)
+            return last + BEAT_PAUSE;
         }
+        let look_at = look_at.map_or(self.beat_at, Instant::from_std);
+        self.beat_at.min(look_at).max(last + POKED_PAUSE)
     }
 
     /// Says that we live, and takes in how the cluster is.

@@ -9,7 +9,7 @@
 //! at the start          set_wanted(lines); lines_digest() goes into the heartbeat
 //! each third of the     beat script ──► handle_view(view, asked_at, now), or handle_beat_failed(asked_at, now)
 //!   lease ttl, when       (asked_at: when the request was made, not when it was answered)
-//!   poked by Redis, when needs_view()
+//!   poked by Redis, when needs_view(), at look_at()
 //! at next_timeout()     handle_timeout(now), and at each beat at the latest
 //! fleet reports         handle_registered, handle_registration_failed, handle_let_go
 //!
@@ -88,6 +88,8 @@ pub struct Coordinator {
     pub(super) is_fresh: bool,
     /// The clock jumped past the lease; since when that is known.
     pub(super) slept_at: Option<Instant>,
+    /// When another's heartbeat has expired, unless it is written anew.
+    pub(super) look_at: Option<Instant>,
     /// Views handled.
     pub(super) views: u64,
     /// The highest fence seen.
@@ -128,6 +130,7 @@ impl Coordinator {
             started: now,
             is_fresh: false,
             slept_at: None,
+            look_at: None,
             views: 0,
             fence: Fence::default(),
             no_claims_before: None,

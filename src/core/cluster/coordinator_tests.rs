@@ -782,3 +782,67 @@ fn that_redis_forgot_is_seen_by_ones_own_leases_where_another_has_raised_the_fen
     );
     assert_eq!(site.redis.leases.len(), 20);
 }
+
+#[test]
+fn a_node_looks_as_soon_as_anothers_heartbeat_expires_and_never_at_one_that_beats() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 3);
+    let mut b = site.node("b", lines(3));
+    for _ in 0..5 {
+        site.pass(site.beat, &mut [&mut a, &mut b]);
+        for bridge in [&a, &b] {
+            let look_at = bridge.it.look_at().expect("there is another");
+            assert!(look_at > site.now + site.beat, "the tick comes first");
+        }
+    }
+    let expires = site.redis.expires_at(&id("a")).unwrap();
+    site.pass(site.ttl - SECOND, &mut [&mut b]);
+    let look_at = b.it.look_at().expect("a has not expired");
+    assert!(look_at > expires && look_at < expires + SECOND / 20);
+    site.now = look_at;
+    site.beat(&mut b);
+    assert_eq!(site.command(&mut b), Some(LeaseCommand::Claim(lines(3))));
+    assert_eq!(b.it.look_at(), None, "nobody else is there");
+}
+
+#[test]
+fn the_nodes_look_one_after_the_other() {
+    let mut site = Site::new();
+    let mut bridges: Vec<Bridge> = (0..300)
+        .map(|number| site.node(&format!("node-{number:03}"), lines(1)))
+        .collect();
+    let mut dead = site.node("dead", lines(1));
+    site.beat(&mut dead);
+    for bridge in &mut bridges {
+        site.view(bridge);
+    }
+    site.now += site.ttl - SECOND;
+    for bridge in &mut bridges {
+        site.beat(bridge);
+    }
+    let looks: Vec<Duration> = bridges
+        .iter()
+        .map(|bridge| bridge.it.look_at().unwrap() - site.now - SECOND)
+        .collect();
+    assert!(looks[0] > Duration::ZERO && looks[0] < SECOND / 20);
+    // "dead" comes before all of them.
+    assert!(looks[..200].windows(2).all(|two| two[0] < two[1]));
+    assert!(
+        looks.iter().all(|look| *look <= site.beat / 2),
+        "before the tick"
+    );
+}
+
+#[test]
+fn a_heartbeat_that_lives_longer_than_ones_own_is_left_to_the_tick() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 1);
+    let mut b = site.node("b", lines(1));
+    site.beat(&mut b);
+    let mut view = site.view(&mut a);
+    for node in &mut view.nodes {
+        node.heartbeat_age = site.ttl + SECOND;
+    }
+    a.it.handle_view(view, site.now, site.now);
+    assert_eq!(a.it.look_at(), None);
+}

@@ -1,9 +1,14 @@
 //! The nodes as last seen, and the shares that follow from them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use super::rendezvous::Shares;
 use super::{ClusterEvent, Node, NodeId, NodeStage};
+
+/// How far apart the nodes look after a heartbeat that has expired, in the order of their names: each claims its own
+/// share, and Redis has them one after the other.
+const LOOK_SPACING: Duration = Duration::from_millis(5);
 
 /// The nodes of the last view.
 #[derive(Debug)]
@@ -92,6 +97,20 @@ impl Peers {
         let is_changed = shares != self.shares;
         self.shares = shares;
         is_changed
+    }
+
+    /// When this node is to look at the others: the first of their heartbeats expires just before, unless it is written
+    /// anew. The ages are those of a view that was made at `seen_at` or earlier. A heartbeat that is older than this node's
+    /// own would live is of a node with another `--lease-ttl`: it is seen to expire at the next beat.
+    pub(super) fn look_at(&self, seen_at: Instant, lease_ttl: Duration) -> Option<Instant> {
+        let others = self.nodes.iter().filter(|node| node.id != self.me);
+        let left = others.filter_map(|node| lease_ttl.checked_sub(node.heartbeat_age));
+        let before_me = self.by_id.range::<NodeId, _>(..&self.me).count();
+        let turn = u32::try_from(before_me)
+            .unwrap_or(u32::MAX)
+            .saturating_add(1);
+        let after = LOOK_SPACING.saturating_mul(turn).min(lease_ttl / 6);
+        Some(seen_at + left.min()? + after)
     }
 
     fn get(&self, node: &NodeId) -> Option<&Node> {

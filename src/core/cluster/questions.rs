@@ -63,6 +63,14 @@ impl Coordinator {
         !self.is_fresh || is_unseen
     }
 
+    /// When a beat is wanted although the tick is not due: the heartbeat of another node, as last seen, has just expired
+    /// then. One that lives has written it anew by the tick before, so that this costs nothing until a node dies, and the
+    /// lines of that one are claimed as soon as Redis permits.
+    #[must_use]
+    pub fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
     /// The lines that this node could hold and that no live node holds, as far as it knows.
     pub fn lines_without_holder(&self) -> impl Iterator<Item = &LineId> {
         let is_unheld = |line: &Line| {

@@ -168,6 +168,13 @@ pub struct World {
     number: u64,
 }
 
+impl SimulatedNode {
+    fn wants_beat(&self, now: Instant) -> bool {
+        let is_due = self.coordinator.look_at().is_some_and(|at| at <= now);
+        self.beat_wanted || self.coordinator.needs_view() || is_due
+    }
+}
+
 impl World {
     pub fn new(mut random: StdRng, lines: usize) -> Self {
         let now = Instant::now();
@@ -629,7 +636,7 @@ impl World {
             // The command first: the beat would come back without its effect.
             if let Some(command) = it.coordinator.poll_command(now, |_| false) {
                 self.send(node, Request::Command(command));
-            } else if (it.beat_wanted || it.coordinator.needs_view()) && now >= it.no_beat_before {
+            } else if it.wants_beat(now) && now >= it.no_beat_before {
                 it.beat_wanted = false;
                 it.no_beat_before = now + BETWEEN_BEATS;
                 self.send(node, Request::Beat);
@@ -637,9 +644,14 @@ impl World {
         }
         let it = &mut self.nodes[node];
         let mut next = it.coordinator.next_timeout();
-        let waits = it.beat_wanted || it.coordinator.needs_view();
-        if it.request.is_none() && waits && it.no_beat_before > now {
-            next = Some(next.map_or(it.no_beat_before, |next| next.min(it.no_beat_before)));
+        if it.request.is_none() {
+            let look_at = it.coordinator.look_at();
+            let beat_at = if it.wants_beat(now) {
+                Some(it.no_beat_before)
+            } else {
+                look_at.map(|look_at| look_at.max(it.no_beat_before))
+            };
+            next = next.into_iter().chain(beat_at).min();
         }
         if let Some(next) = next.filter(|next| it.wake_at.is_none_or(|at| *next < at)) {
             it.wake_at = Some(next);

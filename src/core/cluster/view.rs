@@ -45,6 +45,7 @@ impl Coordinator {
         let nodes_changed = self
             .peers
             .update(view.nodes, |event| Self::tell(events, event));
+        self.look_at = self.peers.look_at(now, self.settings.lease_ttl);
         let is_shared_anew = self.share();
         let no_leases = view.leases.as_ref().is_some_and(Vec::is_empty);
         let mut forgot =
