@@ -2,67 +2,29 @@
 //! them, by another when that one dies, and never by none.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
 
-use crate::harness::bridge::{Bridge, Setup, clean_command, line};
+use crate::harness::bridge::{Bridge, Setup, clean_command};
+use crate::harness::cluster::{self, LEASE_TTL, TAKEN_OVER, dialled_workers, public, users};
 use crate::harness::location::{Keeps, LocationServer};
 use crate::harness::peers::local;
-use crate::harness::{Api, Caller, Redis, SOON, Worker, until, within};
-
-/// Short, so that a test does not last long; a bridge is dead after it.
-const LEASE_TTL_S: &str = "3";
-/// By when the lines of a dead bridge are another's.
-const TAKEN_OVER: Duration = Duration::from_secs(10);
-
-/// The users of so many lines.
-fn users(count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("user{number}")).collect()
-}
-
-/// The number of a line.
-fn number(index: usize) -> String {
-    format!("+3397236{index:04}")
-}
+use crate::harness::{Api, Redis, SOON, until, within};
 
 /// A bridge of this name with these lines.
 fn setup(name: &str, users: &[String], redis: &Redis, registrar: &LocationServer) -> Setup {
-    let mut setup = Setup::queue(redis)
-        .args(&["--node-id", name, "--lease-ttl", LEASE_TTL_S])
-        .trunk(registrar.address.port());
-    setup.lines = users
-        .iter()
-        .enumerate()
-        .map(|(index, user)| {
-            let mut line = line(user, user, &number(index));
-            line["sipPassword"] = json!(null);
-            line
-        })
-        .collect();
-    setup
+    cluster::setup(name, users, &redis.url(), registrar.address.port())
 }
 
-/// Waits until each line is registered by one bridge, each bridge has some, and none is about to move.
+/// Waits until each line is registered by one of these bridges, at the registrar as in Redis.
 async fn shared(redis: &Redis, registrar: &LocationServer, users: &[String], bridges: &[&Bridge]) {
+    cluster::shared(redis, users, &["one", "two"]).await;
     let ports: Vec<u16> = bridges.iter().map(|bridge| bridge.sip().port()).collect();
-    until(
-        SOON * 4,
-        "each line at one bridge, and none of them idle",
-        async || {
-            let leases: Vec<String> = redis.query(&["HVALS", "cluster:leases"]).await;
-            let moves = |lease: &String| lease.contains("offered") || lease.contains("from");
-            let at = registrar.ports(users);
-            let holds = |port: &u16| at.values().any(|at| at == &[*port]);
-            registrar.all_at(users, &ports)
-                && ports.iter().all(holds)
-                && leases.len() == users.len()
-                && !leases.iter().any(moves)
-        },
-    )
+    until(SOON, "each line at one bridge", async || {
+        registrar.all_at(users, &ports)
+    })
     .await;
 }
 
@@ -73,11 +35,20 @@ async fn a_killed_bridges_lines_are_taken_over() {
     let one = setup("one", &users, &redis, &registrar).start().await;
     let mut two = setup("two", &users, &redis, &registrar).start().await;
     shared(&redis, &registrar, &users, &[&one, &two]).await;
+    let left_ms: u64 = redis.query(&["PTTL", "bridge:two:heartbeat"]).await;
+    let killed = Instant::now();
     two.process.signal("KILL");
     until(TAKEN_OVER, "all lines at the one that lives", async || {
         registrar.all_at(&users, &[one.sip().port()])
     })
     .await;
+    let late = killed
+        .elapsed()
+        .saturating_sub(Duration::from_millis(left_ms));
+    assert!(
+        late < LEASE_TTL / 3,
+        "{late:?} after the heartbeat: the tick was waited for"
+    );
     assert!(!two.process.is_running());
     one.shut_down().await;
 }
@@ -261,52 +232,11 @@ async fn nodes_command(bridge: &Bridge) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Workers that are dialled, as many as there are calls.
-async fn workers() -> (String, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("ws://{}/media", listener.local_addr().unwrap());
-    let accepting = tokio::spawn(async move {
-        loop {
-            let mut worker = Worker::accept(&listener).await;
-            tokio::spawn(async move { worker.listen_to_end().await });
-        }
-    });
-    (url, accepting)
-}
-
-/// The public: rings one line after the other where its registrar says that it is, ten times a second,
-/// talks for a moment and hangs up. Says how many calls there were; each was answered, and none was cut.
-fn public(
-    registrar: &Arc<LocationServer>,
-    users: &[String],
-    is_over: &Arc<AtomicBool>,
-) -> JoinHandle<usize> {
-    let (registrar, users, is_over) = (registrar.clone(), users.to_vec(), is_over.clone());
-    tokio::spawn(async move {
-        let mut calls = JoinSet::new();
-        for index in (0..users.len()).cycle() {
-            if is_over.load(Ordering::Relaxed) {
-                break;
-            }
-            let at = registrar.ports(&users[index..=index]);
-            let port = *at[&users[index]].last().expect("a line without a bridge");
-            calls.spawn(async move {
-                let mut call = Caller::connect(local(port), &number(index)).await;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-                assert_eq!(call.ended_at(), None, "the call was cut");
-                call.bye().await;
-            });
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        calls.join_all().await.len()
-    })
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_refuses_and_cuts_no_call() {
     let (redis, users) = (Redis::start(), users(8));
     let registrar = Arc::new(LocationServer::start(Keeps::One).await);
-    let (target, workers) = workers().await;
+    let (target, workers) = dialled_workers().await;
     let setup = |name: &str| {
         let setup = setup(name, &users, &redis, &registrar);
         setup.args(&["--dispatch", "push", "--ws-target", &target])
@@ -316,7 +246,14 @@ async fn a_rolling_restart_refuses_and_cuts_no_call() {
     shared(&redis, &registrar, &users, &[&one, &two]).await;
 
     let is_over = Arc::default();
-    let public = public(&registrar, &users, &is_over);
+    let place = {
+        let (registrar, users) = (registrar.clone(), users.clone());
+        move |index: usize| {
+            let at = registrar.ports(&users[index..=index]);
+            local(*at[&users[index]].last().expect("a line without a bridge"))
+        }
+    };
+    let public = public(users.len(), place, &is_over);
     two.shut_down().await;
     // It came and went within a minute: all it gets is what the other gives away.
     let two = setup("two").start().await;

@@ -5,6 +5,9 @@
 //! |---|---|
 //! | `callbacks` | status callbacks, the incoming callback, signed upgrades |
 //! | `connections` | TCP and TLS to registrars: closed, dead, not to be trusted |
+//! | `cluster` | bridges that share lines: takeover, handover, a rolling restart |
+//! | `cluster_failures` | the same when a bridge is cut off, Redis comes back empty, a bridge comes and goes |
+//! | `cluster_trunk` | the same with Kamailio as the registrar that rings one contact, or all of them |
 //! | `contract` | job, message order and every field; tokens; state keys |
 //! | `audio` | bit-exact G.711 both ways, marks, clear, playout before BYE |
 //! | `pacing` | 50 packets a second, stalls leave no delay |
@@ -64,6 +67,8 @@ mod behind_nat;
 mod callbacks;
 mod calls_api;
 mod cluster;
+mod cluster_failures;
+mod cluster_trunk;
 mod connections;
 mod contract;
 mod delayed;
@@ -95,6 +100,9 @@ mod pacing;
 mod placed_to_sipp;
 mod privacy;
 mod real_phone;
+#[expect(dead_code, reason = "tests of the queue make it slow and deaf, too")]
+#[path = "../redis_queue/proxy.rs"]
+mod redis_proxy;
 mod redis_tls;
 mod resolution;
 mod restart;

@@ -1,6 +1,8 @@
 //! A SIP caller over UDP (RFC 3261, UAC side): one call per socket, every step
 //! in the hands of the test. Requests of the bridge are accepted by themselves
-//! (REFER, where the test wants, refused with 405) and remembered.
+//! (REFER, where the test wants, refused with 405) and remembered. Where a proxy
+//! rang several bridges, the first that answers has the call, and each other one
+//! is hung up on (RFC 3261 section 13.2.2.4).
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -411,6 +413,9 @@ impl Drop for Call {
     }
 }
 
+/// CSeq of the BYE to a bridge that answered after another one had.
+const BYE_TO_OTHERS: u32 = 9_000;
+
 /// Sorts what comes in: requests are accepted and kept, responses passed on.
 async fn read(
     socket: Arc<UdpSocket>,
@@ -419,11 +424,19 @@ async fn read(
     no_refer: Arc<AtomicBool>,
 ) {
     let mut buffer = vec![0; 65_536];
+    let mut answered_by: Option<String> = None;
     while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
         let Some(message) = Message::parse(&buffer[..count]) else {
             continue;
         };
         match message.method() {
+            None if message.cseq().0 == BYE_TO_OTHERS => {}
+            None if is_of_another(&message, &mut answered_by) => {
+                for method in ["ACK", "BYE"] {
+                    let text = to_another(&message, method, socket.local_addr().unwrap());
+                    let _ = socket.send_to(text.as_bytes(), from).await;
+                }
+            }
             None => {
                 let _ = responses.send(message);
             }
@@ -441,4 +454,40 @@ async fn read(
             }
         }
     }
+}
+
+/// Whether a response is the 200 to our INVITE of another bridge than the one that answered first.
+fn is_of_another(response: &Message, answered_by: &mut Option<String>) -> bool {
+    let is_answer = response.cseq().1 == "INVITE" && response.status() == Some(200);
+    let tag = response.header("To").and_then(|to| to.split("tag=").nth(1));
+    let Some(tag) = tag.filter(|_| is_answer) else {
+        return false;
+    };
+    answered_by.get_or_insert_with(|| tag.to_owned()) != tag
+}
+
+/// A request within the dialog that this 200 began.
+fn to_another(answer: &Message, method: &str, local: SocketAddr) -> String {
+    let header = |name: &str| answer.header(name).unwrap();
+    let number = match method {
+        "ACK" => answer.cseq().0,
+        _ => BYE_TO_OTHERS,
+    };
+    let routes: Vec<&str> = answer.all("Record-Route").collect();
+    let routes: String = routes
+        .iter()
+        .rev()
+        .map(|route| format!("Route: {route}\r\n"))
+        .collect();
+    format!(
+        "{method} {target} SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {local};rport;branch=z9hG4bK{id:016x}\r\n\
+         From: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {number} {method}\r\n\
+         Max-Forwards: 70\r\n{routes}Content-Length: 0\r\n\r\n",
+        target = answer.contact().unwrap(),
+        id = rand::rng().random::<u64>(),
+        from = header("From"),
+        to = header("To"),
+        call_id = header("Call-ID"),
+    )
 }

@@ -5,6 +5,7 @@ pub mod api;
 pub mod bridge;
 pub mod callee;
 pub mod caller;
+pub mod cluster;
 pub mod http;
 pub mod location;
 pub mod network;
