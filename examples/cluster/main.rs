@@ -1,263 +1,159 @@
-//! How long lines are without a bridge: starts a private Redis, a registrar that keeps one
-//! contact of a line, and several bridges that share N lines; then kills one (or stops it
-//! with SIGSTOP), again and again, and measures until the last of its lines is registered
-//! by another.
+//! What becomes of lines that several bridges share: starts a private Redis, a registrar with digest
+//! authentication and several bridges, and measures one thing after the other:
+//!
+//! | | |
+//! |---|---|
+//! | `--idle` | commands that each bridge sends to Redis while nothing happens |
+//! | `--kill` | a bridge is killed with -9: until the last of its lines is registered by another |
+//! | `--freeze` | the same by SIGSTOP, then SIGCONT |
+//! | `--cut-off` | the same where nothing passes between it and Redis any more |
+//! | `--rolling` | all bridges are restarted one after the other, with a call to some line each 100 ms |
+//! | `--join` | one more bridge joins: how many lines move |
+//!
+//! Without any of these flags all are measured. Where a bridge dies the others have calls with audio, which must
+//! not be harmed; and every 100 ms the registrar is asked for lines that are at two bridges at once.
 //!
 //! ```text
 //! cargo build --release --examples --bins
-//! cargo run --release --example cluster -- --lines 1000 --bridges 3 --rounds 5
-//! cargo run --release --example cluster -- --lines 1000 --bridges 3 --rounds 5 --freeze
+//! cargo run --release --example cluster                    # all, 20 minutes
+//! cargo run --release --example cluster -- --kill --rounds 1
 //! ```
 //!
-//! Loopback only; needs `redis-server`. A bridge that comes back within a minute gets its share only after
-//! a minute, so that a round takes that long.
+//! Loopback only; needs `redis-server`. A bridge that was killed and comes back gets its share only after
+//! a minute, so that a round of `--kill` takes that long. Exit code 0: every limit was kept.
+
+mod calls;
+mod redis_server;
+mod report;
+mod scenarios;
+mod stage;
+mod watch;
 
 #[expect(dead_code, reason = "shared with the program that measures one bridge")]
 #[path = "../lines/bridge.rs"]
 mod bridge;
+#[expect(dead_code, reason = "shared with tests of the queue")]
+#[path = "../../tests/redis_queue/proxy.rs"]
+mod proxy;
 #[expect(dead_code, reason = "shared with the program that measures one bridge")]
 #[path = "../lines/registrar.rs"]
 mod registrar;
 #[expect(dead_code, reason = "shared with programs that use other parts of it")]
+#[path = "../common/rtp.rs"]
+mod rtp;
+#[expect(dead_code, reason = "shared with programs that use other parts of it")]
 #[path = "../common/sip_uac.rs"]
 mod sip_uac;
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
 
 use clap::Parser;
-use rustix::process::{Pid, Signal, kill_process};
 
-use bridge::{Bridge, PASSWORD, Setup, user_of};
-use registrar::Registrar;
+use report::Report;
+use scenarios::Death;
+use stage::Stage;
 
-/// Looks at the registrar so often.
-const POLL: Duration = Duration::from_millis(20);
-/// Patience with lines that find their bridges.
-const SETTLE_MAX: Duration = Duration::from_secs(240);
-/// Nothing has moved for so long: the lines have found their bridges.
-const STILL: Duration = Duration::from_secs(8);
-/// The limit of a takeover.
-const TAKEOVER_MAX: Duration = Duration::from_secs(20);
-
-/// Measures how long the lines of a dead bridge are without one.
-#[derive(Parser)]
-struct Args {
+/// Measures what becomes of lines that several bridges share.
+#[derive(Clone, Parser)]
+pub struct Args {
     /// The bridge's program.
     #[arg(long, default_value = "target/release/sipbridge")]
     bridge: PathBuf,
-    /// How many lines all bridges share.
+    /// How many lines the bridges share where one dies, or joins.
     #[arg(long, default_value_t = 1_000)]
     lines: usize,
+    /// How many while nothing happens.
+    #[arg(long, default_value_t = 2_000)]
+    idle_lines: usize,
+    /// How many while all bridges are restarted.
+    #[arg(long, default_value_t = 300)]
+    rolling_lines: usize,
     /// How many bridges.
     #[arg(long, default_value_t = 3)]
     bridges: usize,
-    /// How often one dies.
+    /// How often a bridge dies, of each death.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// SIGSTOP and SIGCONT instead of SIGKILL and a restart.
+    /// Calls in progress on each other bridge while one dies.
+    #[arg(long, default_value_t = 5)]
+    calls: usize,
+    /// The registrar keeps all Contacts of a line, not only the last one.
+    #[arg(long)]
+    all_contacts: bool,
+    /// Redis while nothing happens.
+    #[arg(long)]
+    idle: bool,
+    /// A bridge is killed.
+    #[arg(long)]
+    kill: bool,
+    /// A bridge stands still.
     #[arg(long)]
     freeze: bool,
+    /// A bridge is cut off from Redis.
+    #[arg(long)]
+    cut_off: bool,
+    /// All bridges are restarted.
+    #[arg(long)]
+    rolling: bool,
+    /// A bridge joins.
+    #[arg(long)]
+    join: bool,
 }
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A private Redis; killed when dropped.
-struct Redis {
-    child: Child,
-    url: String,
-}
+impl Args {
+    fn is_all(&self) -> bool {
+        !(self.idle || self.kill || self.freeze || self.cut_off || self.rolling || self.join)
+    }
 
-impl Redis {
-    fn start() -> Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
-        let child = Command::new("redis-server")
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                &port.to_string(),
-                "--save",
-                "",
-            ])
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("redis-server: {error}"))?;
-        let redis = Self {
-            child,
-            url: format!("redis://127.0.0.1:{port}"),
-        };
-        let started = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if started.elapsed() > Duration::from_secs(5) {
-                return Err("redis-server does not answer".into());
-            }
-            sleep(POLL);
-        }
-        Ok(redis)
+    /// The deaths that are asked for. A contact of the last two outlives them at a registrar that keeps all.
+    fn deaths(&self) -> Vec<Death> {
+        let asked = [
+            (self.kill, Death::Kill),
+            (self.freeze, Death::Freeze),
+            (self.cut_off, Death::CutOff),
+        ];
+        let is_wanted = |(is_asked, _): &(bool, Death)| *is_asked || self.is_all();
+        let asked = asked.into_iter().filter(is_wanted);
+        asked.map(|(_, death)| death).collect()
     }
 }
 
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // An error says that it is gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+async fn run(args: &Args, report: &mut Report) -> Result<()> {
+    let all = args.is_all();
+    if all || args.idle {
+        let stage = Stage::start(args, args.idle_lines).await?;
+        scenarios::idle(&stage, report).await?;
     }
-}
-
-/// What is measured.
-struct Stage<'a> {
-    args: &'a Args,
-    redis: Redis,
-    registrar: Registrar,
-    worker: SocketAddr,
-}
-
-impl Stage<'_> {
-    fn start(&self, number: usize) -> Result<Bridge> {
-        let name = format!("bridge-{number}");
-        Bridge::start(&Setup {
-            program: &self.args.bridge,
-            lines: self.args.lines,
-            encrypted: false,
-            expires_s: 300,
-            registrar: self.registrar.address,
-            worker: self.worker,
-            database: false,
-            more: &[
-                "--redis-url",
-                &self.redis.url,
-                "--dispatch",
-                "push",
-                "--node-id",
-                &name,
-            ],
-        })
+    if all || args.rolling {
+        let mut stage = Stage::start(args, args.rolling_lines).await?;
+        scenarios::rolling(&mut stage, report).await?;
     }
-
-    /// How many lines are registered at which SIP port.
-    fn lines_by_port(&self) -> BTreeMap<u16, usize> {
-        let notes = self.registrar.notes();
-        let mut by_port = BTreeMap::new();
-        for line in 1..=self.args.lines {
-            let contact = notes
-                .bindings
-                .get(&user_of(line))
-                .map(|binding| &binding.contact);
-            let port = contact
-                .and_then(|contact| port_of(contact))
-                .unwrap_or_default();
-            *by_port.entry(port).or_default() += 1;
-        }
-        by_port
+    if all || args.join {
+        let mut stage = Stage::start(args, args.lines).await?;
+        scenarios::join(&mut stage, report).await?;
     }
-
-    /// Waits until each line is at one of these bridges, each has its share, and nothing moves any more.
-    fn settle(&self, bridges: &[Bridge]) -> Result<()> {
-        let began = Instant::now();
-        let (mut before, mut since) = (BTreeMap::new(), Instant::now());
-        while began.elapsed() < SETTLE_MAX {
-            let now = self.lines_by_port();
-            if now != before {
-                (before, since) = (now, Instant::now());
-            }
-            let share = self.args.lines / bridges.len() / 2;
-            let has_share = |bridge: &Bridge| before.get(&bridge.sip.port()) >= Some(&share);
-            if since.elapsed() > STILL
-                && before.len() == bridges.len()
-                && bridges.iter().all(has_share)
-            {
-                return Ok(());
-            }
-            sleep(POLL);
-        }
-        Err(format!("the lines did not find their bridges: {before:?}").into())
-    }
-
-    /// Waits until no line is at this port; how long that took, and how many lines it was about.
-    fn taken_over(&self, port: u16) -> Result<(Duration, usize)> {
-        let began = Instant::now();
-        let lines = self.lines_by_port().get(&port).copied().unwrap_or_default();
-        while began.elapsed() < TAKEOVER_MAX {
-            if !self.lines_by_port().contains_key(&port) {
-                return Ok((began.elapsed(), lines));
-            }
-            sleep(POLL);
-        }
-        Err(format!("not taken over within {TAKEOVER_MAX:?}").into())
-    }
-}
-
-fn port_of(contact: &str) -> Option<u16> {
-    let host = contact.split('@').nth(1)?.split(';').next()?;
-    host.trim_end_matches('>').rsplit(':').next()?.parse().ok()
-}
-
-fn signal(bridge: &Bridge, signal: Signal) -> Result<()> {
-    let pid = Pid::from_raw(i32::try_from(bridge.pid())?).ok_or("no process id")?;
-    Ok(kill_process(pid, signal)?)
-}
-
-fn run(args: &Args) -> Result<Vec<f64>> {
-    // Nobody is ever dialled.
-    let worker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let stage = Stage {
-        args,
-        redis: Redis::start()?,
-        registrar: Registrar::start(Some(PASSWORD.to_owned()))?,
-        worker: worker.local_addr()?,
-    };
-    let mut bridges = Vec::new();
-    for number in 0..args.bridges {
-        bridges.push(stage.start(number)?);
-    }
-    let mut seconds = Vec::new();
-    for round in 0..args.rounds {
-        stage.settle(&bridges)?;
-        let victim = round % bridges.len();
-        let port = bridges[victim].sip.port();
-        let dies_by = if args.freeze {
-            Signal::STOP
-        } else {
-            Signal::KILL
-        };
-        signal(&bridges[victim], dies_by)?;
-        let (took, lines) = stage.taken_over(port)?;
-        println!(
-            "round {}: {lines} lines, the last one answers again after {:.2} s",
-            round + 1,
-            took.as_secs_f64()
-        );
-        seconds.push(took.as_secs_f64());
-        if args.freeze {
-            signal(&bridges[victim], Signal::CONT)?;
-        } else {
-            bridges[victim] = stage.start(victim)?;
+    let deaths = args.deaths();
+    if !deaths.is_empty() {
+        let mut stage = Stage::start(args, args.lines).await?;
+        for death in deaths {
+            scenarios::deaths(&mut stage, death, report).await?;
         }
     }
-    Ok(seconds)
+    Ok(())
 }
 
-fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(mut seconds) => {
-            seconds.sort_by(f64::total_cmp);
-            if let (Some(median), Some(worst)) = (seconds.get(seconds.len() / 2), seconds.last()) {
-                println!("median {median:.2} s, worst {worst:.2} s");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("cluster: {error}");
-            ExitCode::FAILURE
-        }
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut report = Report::default();
+    let ran = run(&args, &mut report).await;
+    report.print();
+    if let Err(error) = &ran {
+        eprintln!("cluster: {error}");
     }
+    ExitCode::from(u8::from(ran.is_err() || !report.is_good()))
 }

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use crate::Args;
 use crate::api_client::Client;
 use crate::bridge::{self, Bridge, Setup};
-use crate::registrar::Registrar;
+use crate::registrar::{Keeps, Registrar};
 
 const LINES: &str = "/api/admin/telephony/phone-lines";
 /// Calls set up in a second; one of several lines has a share of 50.
@@ -52,7 +52,7 @@ pub struct Control {
 /// # Errors
 /// When something does not start, or does not come to what is waited for.
 pub async fn run(args: &Args) -> Result<Control, Box<dyn Error>> {
-    let registrar = Registrar::start(args.digest.then(|| bridge::PASSWORD.to_owned()))?;
+    let registrar = Registrar::start(args.digest.then(|| bridge::PASSWORD.to_owned()), Keeps::One)?;
     let worker = free_tcp()?;
     let setup = Setup {
         program: &args.bridge,

@@ -39,7 +39,7 @@ use tokio::time::{sleep, timeout};
 
 use bridge::{Bridge, Setup};
 use process::Usage;
-use registrar::Registrar;
+use registrar::{Keeps, Registrar};
 use report::{EarlyCall, Invites, Reading, Report};
 use sip_uac::{CallOptions, Uac};
 
@@ -117,7 +117,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 /// One bridge with so many lines, from its start to its end.
 async fn run(args: &Args, lines: usize) -> Result<Reading, Box<dyn Error>> {
-    let registrar = Registrar::start(args.digest.then(|| bridge::PASSWORD.to_owned()))?;
+    let registrar = Registrar::start(args.digest.then(|| bridge::PASSWORD.to_owned()), Keeps::One)?;
     let workers = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let setup = Setup {
         program: &args.bridge,
@@ -229,8 +229,8 @@ async fn invites(
     let uac = Uac::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
     let contact = {
         let notes = registrar.notes();
-        let binding = notes.bindings.get(&bridge::user_of(line));
-        binding.ok_or("the line has no Contact")?.contact.clone()
+        let contact = notes.contacts(&bridge::user_of(line)).last();
+        contact.ok_or("the line has no Contact")?.to_owned()
     };
     let mut answers = Vec::with_capacity(args.invites);
     for _ in 0..args.invites {

@@ -1,9 +1,10 @@
 //! A small registrar on one UDP socket (RFC 3261 section 10.3) that takes
-//! notes: when each REGISTER came, which Contact each line has, until when,
+//! notes: when each REGISTER came, which Contacts each line has, until when,
 //! and what was done against the rules. With a password it asks for digest
-//! first (401), and a line must then answer rightly.
+//! first (401), and a line must then answer rightly. It keeps the last Contact
+//! of a line, or all of them.
 //!
-//! Leaves out: several Contacts per line, Path, everything but REGISTER.
+//! Leaves out: several Contacts in one REGISTER, Path, everything but REGISTER.
 
 use std::collections::HashMap;
 use std::io;
@@ -19,6 +20,15 @@ const DATAGRAM_MAX_BYTES: usize = 8_192;
 /// Faults that are told in full.
 const FAULTS_MAX: usize = 20;
 
+/// How many Contacts of a line it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// The last one.
+    One,
+    /// All, until they expire or are removed.
+    All,
+}
+
 /// A line's place in the registrar.
 pub struct Binding {
     /// URI of its Contact.
@@ -31,8 +41,8 @@ pub struct Binding {
 pub struct Notes {
     /// Arrivals of REGISTERs that asked for a binding, answers to 401 included.
     pub arrivals: Vec<Instant>,
-    /// By user part of To.
-    pub bindings: HashMap<String, Binding>,
+    /// By user part of To, the last one that was registered or refreshed last.
+    pub bindings: HashMap<String, Vec<Binding>>,
     /// First registrations, refreshes, removals.
     pub registered: u64,
     pub refreshed: u64,
@@ -50,6 +60,14 @@ pub struct Notes {
 }
 
 impl Notes {
+    /// The Contacts of a line that have not expired, the last one that was registered or refreshed last.
+    pub fn contacts(&self, user: &str) -> impl Iterator<Item = &str> {
+        let now = Instant::now();
+        let bindings = self.bindings.get(user).into_iter().flatten();
+        let live = bindings.filter(move |binding| binding.until > now);
+        live.map(|binding| binding.contact.as_str())
+    }
+
     /// Most REGISTERs within any one second.
     pub fn peak_per_s(&self) -> usize {
         let within = |(index, first): (usize, &Instant)| {
@@ -79,13 +97,14 @@ impl Registrar {
     ///
     /// # Errors
     /// When there is no socket or thread.
-    pub fn start(password: Option<String>) -> io::Result<Self> {
+    pub fn start(password: Option<String>, keeps: Keeps) -> io::Result<Self> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         let address = socket.local_addr()?;
         let notes = Arc::new(Mutex::new(Notes::default()));
         let thread = RegistrarThread {
             socket,
             password,
+            keeps,
             notes: Arc::clone(&notes),
         };
         std::thread::Builder::new()
@@ -107,6 +126,7 @@ fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
 struct RegistrarThread {
     socket: UdpSocket,
     password: Option<String>,
+    keeps: Keeps,
     notes: Arc<Mutex<Notes>>,
 }
 
@@ -159,34 +179,45 @@ impl RegistrarThread {
             return Some(challenge);
         }
         let uri = uri_of(&contact).to_owned();
-        self.bind(notes, user, &uri, expires_s, arrived);
+        self.bind(notes, &user, &uri, expires_s, arrived);
         let mut answer = Message::response(request, 200, "OK");
-        if expires_s > 0 {
-            answer.push("Contact", format!("<{uri}>;expires={expires_s}"));
+        for binding in notes.bindings.get(&user).into_iter().flatten() {
+            let left_s = (binding.until - arrived).as_secs();
+            answer.push("Contact", format!("<{}>;expires={left_s}", binding.contact));
         }
         answer.push("Expires", expires_s.to_string());
         Some(answer)
     }
 
-    fn bind(&self, notes: &mut Notes, user: String, uri: &str, expires_s: u64, now: Instant) {
+    fn bind(&self, notes: &mut Notes, user: &str, uri: &str, expires_s: u64, now: Instant) {
+        let mut bindings = notes.bindings.remove(user).unwrap_or_default();
         if expires_s == 0 {
             notes.removed += 1;
-            notes.bindings.remove(&user);
-            return;
+            bindings.retain(|binding| binding.until > now && binding.contact != uri);
+        } else {
+            self.note(notes, user, &bindings, uri, now);
+            let is_kept = |binding: &Binding| binding.until > now && binding.contact != uri;
+            bindings.retain(|binding| self.keeps == Keeps::All && is_kept(binding));
+            bindings.push(Binding {
+                contact: uri.to_owned(),
+                until: now + Duration::from_secs(expires_s),
+            });
         }
-        let binding = Binding {
-            contact: uri.to_owned(),
-            until: now + Duration::from_secs(expires_s),
+        if !bindings.is_empty() {
+            notes.bindings.insert(user.to_owned(), bindings);
+        }
+    }
+
+    /// Whether a REGISTER is the first of a line or refreshes it, and in time.
+    fn note(&self, notes: &mut Notes, user: &str, before: &[Binding], uri: &str, now: Instant) {
+        let Some(last) = before.last() else {
+            notes.registered += 1;
+            return;
         };
-        match notes.bindings.insert(user.clone(), binding) {
-            None => notes.registered += 1,
-            Some(old) => {
-                notes.refreshed += 1;
-                notes.late += u64::from(old.until < now);
-                if old.contact != uri {
-                    notes.fault(format!("{user} changed its Contact"));
-                }
-            }
+        notes.refreshed += 1;
+        notes.late += u64::from(last.until < now);
+        if self.keeps == Keeps::One && last.contact != uri {
+            notes.fault(format!("{user} changed its Contact"));
         }
     }
 }
