@@ -7,6 +7,10 @@
 #   tests/run.sh NAME        only the tests whose name holds NAME, such as sipp:: or pacing::
 #   tests/run.sh --chaos [N] N rounds of chaos (20, half an hour), each from another seed, up
 #                            to the first failure; SEED=n tests/run.sh --chaos 1 repeats one
+#   tests/run.sh --cluster [N]  N rounds (10, an hour) of bridges that share lines and of what
+#                            may befall them, each in an order shuffled from another seed, up to
+#                            the first failure; then its figures on a release build (20 minutes);
+#                            SEED=n tests/run.sh --cluster 1 repeats one
 #   tests/run.sh --fuzz M    M minutes of hostile input to each target of tests/fuzz, on a
 #                            build of pjproject with AddressSanitizer, UBSan and asserts;
 #                            M NAME: only targets with that in their name; SEED=n repeats one
@@ -27,7 +31,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
-quick='' install=yes filter='' rounds='' minutes='' fuzz_minutes=''
+quick='' install=yes filter='' rounds='' cluster_rounds='' minutes='' fuzz_minutes=''
 while [ $# -gt 0 ]; do
     argument=$1
     shift
@@ -36,6 +40,10 @@ while [ $# -gt 0 ]; do
         --chaos)
             rounds=20
             [[ ${1-} =~ ^[0-9]+$ ]] && { rounds=$1; shift; }
+            ;;
+        --cluster)
+            cluster_rounds=10
+            [[ ${1-} =~ ^[0-9]+$ ]] && { cluster_rounds=$1; shift; }
             ;;
         --fuzz)
             [[ ${1-} =~ ^[0-9.]+$ ]] || { echo "tests/run.sh: --fuzz needs minutes" >&2; exit 2; }
@@ -110,8 +118,8 @@ step() {
         bad=1
     fi
     printf '%4d passed %3d failed %5d s\n' "$ok" "$bad" $((SECONDS - seconds))
-    # What this machine does not allow is said, not hidden; so are chaos's books.
-    grep -aE '^(not run|chaos|fuzz): ' "$log" | sed 's/^/   /'
+    # What this machine does not allow is said, not hidden; so are chaos's books, seeds and figures.
+    grep -aE '^(not run|chaos|fuzz|cluster): |^\|' "$log" | sed 's/^/   /'
     if [ "$bad" -gt 0 ]; then
         explain "$log" | sed 's/^/   | /'
         if once_more "$log" "$bad"; then
@@ -127,7 +135,7 @@ step() {
 # once_more LOG N: runs the N failed tests of a step again, one at a time.
 once_more() {
     local names seed
-    [ -z "$rounds$minutes$fuzz_minutes" ] || return 1
+    [ -z "$rounds$cluster_rounds$minutes$fuzz_minutes" ] || return 1
     mapfile -t names < <(failed_tests "$1")
     [ ${#names[@]} -eq "$2" ] || return 1
     seed=$(sed -n 's/^chaos: a round, SEED=//p' "$1" | tail -n 1)
@@ -282,6 +290,25 @@ chaos() {
     cargo test --test chaos -- "$@"
 }
 
+# shuffled SEED: the lines of standard input in an order that the seed decides.
+shuffled() {
+    shuf --random-source=<(openssl enc -aes-256-ctr -pass "pass:$1" -nosalt < /dev/zero 2> /dev/null)
+}
+
+# cluster ROUNDS: bridges that share lines, killed, frozen, cut off and restarted, two tests at a time.
+cluster() {
+    local first=${SEED:-$((RANDOM * 32768 + RANDOM))} seed
+    for ((seed = first; seed < first + $1; seed++)); do
+        echo "cluster: a round, SEED=$seed"
+        cargo test --test e2e -- --list cluster | sed -n 's/^\(cluster.*\): test$/\1/p' | shuffled "$seed" \
+            | SEED=$seed xargs -P 2 -I NAME cargo test --test e2e -- --exact NAME || return
+    done
+}
+
+cluster_figures() {
+    cargo run --release --example cluster -- --all-contacts
+}
+
 soak() {
     cargo test --release --test chaos -- --soak "$minutes"
 }
@@ -299,7 +326,7 @@ sanitized() {
 
 packages=(build)
 [ -n "$quick" ] || packages+=(test)
-[ -n "$quick$filter$rounds$minutes$fuzz_minutes" ] || packages+=(demo)
+[ -n "$quick$filter$rounds$cluster_rounds$minutes$fuzz_minutes" ] || packages+=(demo)
 [ -n "$install" ] || packages=(--check "${packages[@]}")
 step "packages: ${packages[*]}" vendor/packages.sh "${packages[@]}" || finish
 if [ -n "$fuzz_minutes" ]; then
@@ -310,6 +337,15 @@ if [ -n "$fuzz_minutes" ]; then
     finish
 fi
 step "pjproject" vendor/pjproject.sh || finish
+
+if [ -n "$cluster_rounds" ]; then
+    step "build of the end-to-end tests" cargo test --no-run --test e2e || finish
+    step "cluster: $cluster_rounds rounds" cluster "$cluster_rounds"
+    step "build of cluster's figures, release" cargo build --release --bin sipbridge --example cluster || finish
+    step "cluster: figures" cluster_figures
+    step "nothing is left running or behind" nothing_is_left
+    finish
+fi
 
 if [ -n "$rounds$minutes" ]; then
     if [ -n "$rounds" ]; then

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::bridge::{Bridge, Setup, clean_command};
-use crate::harness::cluster::{self, LEASE_TTL, TAKEN_OVER, dialled_workers, public, users};
+use crate::harness::cluster::{
+    self, LEASE_TTL, TAKEN_OVER, dialled_workers, public, some_moment, users,
+};
 use crate::harness::location::{Keeps, LocationServer};
 use crate::harness::peers::local;
 use crate::harness::{Api, Redis, SOON, until, within};
@@ -35,6 +37,7 @@ async fn a_killed_bridges_lines_are_taken_over() {
     let one = setup("one", &users, &redis, &registrar).start().await;
     let mut two = setup("two", &users, &redis, &registrar).start().await;
     shared(&redis, &registrar, &users, &[&one, &two]).await;
+    some_moment().await;
     let left_ms: u64 = redis.query(&["PTTL", "bridge:two:heartbeat"]).await;
     let killed = Instant::now();
     two.process.signal("KILL");
@@ -126,6 +129,7 @@ async fn while_redis_is_away_nothing_moves() {
     let two = setup("two", &users, &redis, &registrar).start().await;
     shared(&redis, &registrar, &users, &[&one, &two]).await;
     let before = registrar.ports(&users);
+    some_moment().await;
     redis.go_away();
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(registrar.ports(&users), before, "longer than leases last");
@@ -156,6 +160,7 @@ async fn a_bridge_that_stood_still_lets_go_of_what_is_anothers() {
     let two = setup("two", &users, &redis, &registrar).start().await;
     shared(&redis, &registrar, &users, &[&one, &two]).await;
     let before = Instant::now();
+    some_moment().await;
     two.process.signal("STOP");
     until(TAKEN_OVER, "all lines at the one that runs", async || {
         registrar.all_at(&users, &[one.sip().port()])

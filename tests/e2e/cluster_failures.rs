@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::bridge::{Bridge, Setup};
 use crate::harness::cluster::{
-    self, LEASE_TTL, TAKEN_OVER, is_cut_off, leases, number, registrations, shared, users,
+    self, LEASE_TTL, TAKEN_OVER, is_cut_off, leases, number, registrations, shared, some_moment,
+    users,
 };
 use crate::harness::location::{Keeps, LocationServer};
 use crate::harness::sdp::Offer;
@@ -50,6 +51,7 @@ async fn a_bridge_that_is_cut_off_loses_its_lines_and_lets_go_of_them_once_redis
     shared(&redis, &users, &["one", "two"]).await;
 
     let before = Instant::now();
+    some_moment().await;
     link.set(Mode::Swallow);
     all_at(&registrar, &users, &one).await;
     until(SOON, "it knows that it is cut off", async || {
@@ -86,6 +88,7 @@ async fn redis_that_comes_back_empty_gets_the_leases_from_those_who_are_register
     shared(&redis, &users, &["one", "two"]).await;
     let (holders, fence) = (leases(&redis).await, fence(&redis).await);
 
+    some_moment().await;
     let restarted = Instant::now();
     redis.go_away();
     redis.come_up();

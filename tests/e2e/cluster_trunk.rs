@@ -9,7 +9,8 @@ use tokio::task::JoinHandle;
 
 use crate::harness::bridge::{Bridge, PASSWORD};
 use crate::harness::cluster::{
-    TAKEN_OVER, dialled_workers, is_cut_off, number, public, registrations, setup, shared, users,
+    TAKEN_OVER, dialled_workers, is_cut_off, number, public, registrations, setup, shared,
+    some_moment, users,
 };
 use crate::harness::peers::{TrunkLine, local};
 use crate::harness::postgres::Postgres;
@@ -72,6 +73,7 @@ async fn a_killed_bridges_lines_ring_at_another_where_one_contact_is_kept() {
     two.lines.clear();
     let mut two = two.start().await;
     shared(&redis, &users, &["one", "two"]).await;
+    some_moment().await;
     two.process.signal("KILL");
     all_at(&redis, &users, "one").await;
     for index in 0..users.len() {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -42,6 +44,17 @@ pub fn setup(name: &str, users: &[String], redis_url: &str, registrar: u16) -> S
         .map(|(index, user)| line(user, user, &number(index)))
         .collect();
     setup
+}
+
+/// Waits for a moment between two heartbeats, for something to go wrong at: drawn from `SEED` where that is given.
+pub async fn some_moment() {
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(rand::random);
+    let after = StdRng::seed_from_u64(seed).random_range(Duration::ZERO..LEASE_TTL / 3);
+    println!("SEED={seed}: it goes wrong after {after:?}");
+    tokio::time::sleep(after).await;
 }
 
 /// Which bridge has the lease of each line, of those that are not about to move.
