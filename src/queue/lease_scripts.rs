@@ -42,6 +42,7 @@ local function parse(text)
   if not name(lease.from) then lease.from = nil end
   lease.offered = lease.offered == true and not lease.from
   lease.confirmed = lease.confirmed == true and lease.from ~= nil
+  if lease.from or not name(lease.lost) then lease.lost = nil end
   return lease
 end
 local function write(lease)
@@ -53,6 +54,8 @@ local function write(lease)
     end
   elseif lease.offered then
     text = text .. ',"offered":true'
+  elseif lease.lost then
+    text = text .. ',"lost":' .. cjson.encode(lease.lost)
   end
   return text .. '}'
 end
@@ -126,7 +129,7 @@ for _, other in ipairs(tell) do
 end
 return answer";
 
-/// Takes lines that nobody holds, whose holder is dead, or has offered them.
+/// Takes lines that nobody holds, whose holder is dead, or has offered them. It stands in the lease whose line was lost.
 const CLAIM: &str = r"
 for _, line in ipairs(lines) do
   local lease = present[line]
@@ -139,7 +142,7 @@ for _, line in ipairs(lines) do
     -- Whoever it was moving from is registered as long as it lives, until told.
     local from = not lease.confirmed and lease.from
     if from == node or not (from and alive(from)) then from = nil end
-    set(line, {node = node, fence = next_fence(lease), from = from})
+    set(line, {node = node, fence = next_fence(lease), from = from, lost = lease.node})
   elseif lease.offered then
     set(line, {node = node, fence = next_fence(lease), from = lease.node})
   else
@@ -194,17 +197,19 @@ for _, line in ipairs(lines) do
   say(line, own)
 end";
 
-/// The node is registered for lines that were moving to it. Each line is followed by 1
+/// The node is registered for lines that were moving to it, or that it took from a dead
+/// holder, which takes its contact back when it turns out to live. Each line is followed by 1
 /// where the registrar still lists the contact of the former holder.
 const CONFIRM: &str = r"
 for index = first, #ARGV, 2 do
   local line = ARGV[index]
   local lease = present[line]
   local own = lease and lease.node == node
-  if own and lease.from and not lease.confirmed then
-    set(line, {node = node, fence = lease.fence, from = lease.from, confirmed = true,
+  local from = own and not lease.confirmed and (lease.from or lease.lost)
+  if from then
+    set(line, {node = node, fence = lease.fence, from = from, confirmed = true,
       shown = ARGV[index + 1] == '1'})
-    tell_to(lease.from)
+    tell_to(from)
   end
   say(line, own)
 end";

@@ -195,7 +195,8 @@ impl LeaseStore {
 
     /// Says that the node is registered for lines that were moving to it, so that the
     /// holders before let go; each with whether the registrar still lists the contact of
-    /// that one.
+    /// that one. Of a line that was taken from a dead holder, that one lets go when it
+    /// turns out to live.
     ///
     /// # Errors
     /// As [`Self::claim`].

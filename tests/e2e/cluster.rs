@@ -151,29 +151,34 @@ async fn while_redis_is_away_nothing_moves() {
     one.shut_down().await;
 }
 
-/// It does not know that it stood still: others have its lines by then.
+/// It does not know that it stood still: others have its lines by then. Where all contacts are kept it takes its
+/// own back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_stood_still_lets_go_of_what_is_anothers() {
-    let (redis, users) = (Redis::start(), users(12));
-    let registrar = LocationServer::start(Keeps::One).await;
-    let one = setup("one", &users, &redis, &registrar).start().await;
-    let two = setup("two", &users, &redis, &registrar).start().await;
-    shared(&redis, &registrar, &users, &[&one, &two]).await;
-    let before = Instant::now();
-    some_moment().await;
-    two.process.signal("STOP");
-    until(TAKEN_OVER, "all lines at the one that runs", async || {
-        registrar.all_at(&users, &[one.sip().port()])
-    })
-    .await;
-    two.process.signal("CONT");
-    // It gets its share again, line by line.
-    shared(&redis, &registrar, &users, &[&one, &two]).await;
-    let away = registrar.changes_since(before);
-    let away = away.iter().find(|change| change.ports.is_empty());
-    assert_eq!(away.map(|change| &change.user), None, "it un-REGISTERed");
-    two.shut_down().await;
-    one.shut_down().await;
+    for keeps in [Keeps::One, Keeps::All] {
+        let (redis, users) = (Redis::start(), users(12));
+        let registrar = LocationServer::start(keeps).await;
+        let one = setup("one", &users, &redis, &registrar).start().await;
+        let two = setup("two", &users, &redis, &registrar).start().await;
+        shared(&redis, &registrar, &users, &[&one, &two]).await;
+        let before = Instant::now();
+        some_moment().await;
+        two.process.signal("STOP");
+        let port = one.sip().port();
+        until(TAKEN_OVER, "all lines at the one that runs", async || {
+            let at = registrar.ports(&users);
+            at.values().all(|at| at.contains(&port))
+        })
+        .await;
+        two.process.signal("CONT");
+        // It gets its share again, line by line.
+        shared(&redis, &registrar, &users, &[&one, &two]).await;
+        let away = registrar.changes_since(before);
+        let away = away.iter().find(|change| change.ports.is_empty());
+        assert_eq!(away.map(|change| &change.user), None, "it un-REGISTERed");
+        two.shut_down().await;
+        one.shut_down().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

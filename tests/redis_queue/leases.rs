@@ -164,6 +164,14 @@ async fn the_lines_of_a_dead_holder_go_to_who_claims_them_in_any_stage() {
             held("c", fence + 4),
         ]
     );
+    // One that was not dead hears that its contact is still listed.
+    let told = only(c.confirm(&[(l[0].clone(), true)]).await.unwrap());
+    let still_listed = confirmed("c", fence + 1, "a", true);
+    assert_eq!(told, (true, Some(still_listed)));
+    let done = only(a.done(&l[..1]).await.unwrap());
+    assert_eq!(done, (true, Some(held("c", fence + 1))));
+    let again = only(c.confirm(&[(l[0].clone(), true)]).await.unwrap());
+    assert_eq!(again, (true, Some(held("c", fence + 1))));
 }
 
 #[tokio::test]

@@ -846,3 +846,32 @@ fn a_heartbeat_that_lives_longer_than_ones_own_is_left_to_the_tick() {
     a.it.handle_view(view, site.now, site.now);
     assert_eq!(a.it.look_at(), None);
 }
+
+#[test]
+fn a_node_that_was_not_dead_takes_its_contact_back_where_the_new_holder_saw_it() {
+    for (shown, how) in [(true, LetGo::Unregister), (false, LetGo::Forget)] {
+        let mut site = Site::new();
+        let mut a = site.holding("a", 1);
+        let mut b = site.node("b", lines(1));
+        site.pass(site.ttl, &mut [&mut b]);
+        site.command(&mut b);
+        assert_eq!(site.actions(&mut b), [register(line(0), Some("a"))]);
+        b.it.handle_registered(&line(0), shown, site.now);
+        let confirms = [LeaseCommand::Confirm(vec![(line(0), true)])];
+        let confirmed = site.commands(&mut b);
+        assert_eq!(confirmed, &confirms[..usize::from(shown)]);
+        assert_eq!(moves(&mut b), [MoveReason::Takeover]);
+
+        site.beat(&mut a);
+        assert_eq!(site.actions(&mut a), [let_go(line(0), how)]);
+        assert_eq!(moves(&mut a), [MoveReason::Fenced]);
+        a.it.handle_let_go(&line(0), site.now);
+        site.commands(&mut a);
+        assert_eq!(site.lease(&line(0)), ("b".to_owned(), LeaseStage::Held));
+        // It is told once, whoever else is listed.
+        b.it.handle_registered(&line(0), true, site.now);
+        site.beat(&mut b);
+        let commands = site.commands(&mut b);
+        assert!(!commands.contains(&confirms[0]), "{commands:?}");
+    }
+}

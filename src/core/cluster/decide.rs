@@ -149,6 +149,9 @@ impl Situation<'_> {
         }
         match line.local {
             _ if must_register => REGISTER,
+            Local::Registered { shown: true } if line.is_taken_over => {
+                ask(Ask::Confirm { shown: true })
+            }
             Local::Registered { .. } | Local::Failed if may_give && self.is_anothers(line) => {
                 self.once(line.keep_until.unwrap_or(self.now), Ask::Offer)
             }
@@ -170,11 +173,18 @@ impl Situation<'_> {
                 // It stays registered until the new one is.
                 _ => WAIT,
             },
-            LeaseStage::Confirmed { from, shown } if from == self.me => match is_active {
-                true if *shown => let_go(LetGo::Unregister),
-                true => let_go(LetGo::Forget),
-                false => ask(Ask::Done),
-            },
+            LeaseStage::Confirmed { from, shown } if from == self.me => {
+                let how = if *shown {
+                    LetGo::Unregister
+                } else {
+                    LetGo::Forget
+                };
+                let is_fenced = line.is_fenced;
+                match is_active {
+                    true => (Step::LetGo { how, is_fenced }, None),
+                    false => ask(Ask::Done),
+                }
+            }
             _ if is_active => FENCED,
             LeaseStage::Offered => self.of_offered_by_another(line, lease),
             _ => WAIT,

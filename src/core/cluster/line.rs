@@ -123,6 +123,10 @@ pub(super) struct Line {
     /// The last one under which this node held it.
     pub(super) fence: Fence,
     pub(super) local: Local,
+    /// It was taken from a dead node, which is to hear of it where its contact is still listed.
+    pub(super) is_taken_over: bool,
+    /// It went to another node without this node's doing.
+    pub(super) is_fenced: bool,
     /// It is ours anew, so that another node may have replaced our contact.
     pub(super) is_refresh_due: bool,
     /// Since when this node has seen that no live node holds it.
@@ -155,6 +159,8 @@ impl Line {
             has_vanished: false,
             fence: Fence::default(),
             local: Local::Idle,
+            is_taken_over: false,
+            is_fenced: false,
             is_refresh_due: false,
             unheld_since: None,
             offered_since: None,

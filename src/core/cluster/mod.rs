@@ -44,6 +44,10 @@
 //!
 //! A lease whose holder is not alive may be claimed in any stage (takeover); so may one that is moving, by the
 //! node that it moves from, when the new holder is not alive. Each change of holder takes the next [`Fence`].
+//!
+//! A holder that only seemed dead lets go once it hears of the takeover. Where the registrar listed its contact
+//! beside the new one, so that it keeps several, the new holder has confirmed that (`Confirmed`, `shown`), and the old one
+//! takes its contact back; else an un-REGISTER could hit the new one.
 
 pub mod coordinator;
 mod decide;
@@ -131,7 +135,7 @@ pub enum LeaseStage {
         /// Who held it before.
         from: NodeId,
     },
-    /// The holder's, which is registered; the one before has not said yet that it let go.
+    /// The holder's, which is registered; the one before has not said yet that it let go, and may be dead.
     Confirmed {
         /// Who held it before.
         from: NodeId,

@@ -23,7 +23,7 @@ pub enum LeaseCommand {
     /// Lines that were offered, or that were to move to this node: they stay with who had them before.
     Withdraw(Vec<LineId>),
     /// Lines that moved to this node and that it is registered for; each with whether the registrar's answer
-    /// still listed the contact of the node before.
+    /// still listed the contact of the node before. Also lines of a dead node where it did.
     Confirm(Vec<(LineId, bool)>),
     /// Lines of this node that it will not hold any more.
     Release(Vec<LineId>),

@@ -49,6 +49,7 @@ impl Coordinator {
             };
             if let Step::Ask(ask) = std::mem::take(&mut line.step) {
                 line.asked.insert(ask, self.views);
+                line.is_taken_over &= !matches!(ask, Ask::Confirm { .. });
                 line.is_in_flight = true;
                 asked.push((id, ask));
             }
@@ -155,6 +156,9 @@ impl Coordinator {
 
     /// The registrar said 200. `shown`: its answer still lists the contact of the node that was registered before.
     pub fn handle_registered(&mut self, line: &LineId, shown: bool, now: Instant) {
+        if let Some(line) = self.lines.get_mut(line) {
+            line.is_taken_over &= shown;
+        }
         self.set_local(line, Local::Registered { shown }, now);
     }
 

@@ -24,6 +24,8 @@ pub struct SimulatedRedis {
     pub scripts: u64,
     /// When each line last got another holder.
     pub moved_at: BTreeMap<LineId, Instant>,
+    /// The dead node that each line was taken from, while nothing else has happened to it.
+    lost: BTreeMap<LineId, NodeId>,
     hearts: BTreeMap<NodeId, Heart>,
     seen: BTreeMap<NodeId, Seen>,
 }
@@ -58,6 +60,7 @@ impl SimulatedRedis {
             revision: 0,
             scripts: 0,
             moved_at: BTreeMap::new(),
+            lost: BTreeMap::new(),
             hearts: BTreeMap::new(),
             seen: BTreeMap::new(),
         }
@@ -189,6 +192,12 @@ impl SimulatedRedis {
             // The time, so that it does not come again after Redis has forgotten it.
             let micros = u64::try_from((now - self.begun).as_micros()).unwrap();
             self.revision = micros.max(self.revision + 1);
+            self.lost.remove(line);
+            if let (LeaseCommand::Claim(_), Some(old)) = (command, &old)
+                && !self.is_alive(&old.node, now)
+            {
+                self.lost.insert(line.clone(), old.node.clone());
+            }
             if old.map(|old| old.node) != new.as_ref().map(|new| new.node.clone()) {
                 self.moved_at.insert(line.clone(), now);
             }
@@ -286,6 +295,14 @@ impl SimulatedRedis {
                     from: from.clone(),
                     shown,
                 })
+            }
+            (LeaseCommand::Confirm(lines), LeaseStage::Held) if is_mine => {
+                let Some(from) = self.lost.get(line).cloned() else {
+                    return Some(lease);
+                };
+                tell.push(from.clone());
+                let shown = lines.iter().any(|(id, shown)| id == line && *shown);
+                of_stage(LeaseStage::Confirmed { from, shown })
             }
             (LeaseCommand::Release(_), LeaseStage::Moving { from })
                 if is_mine && self.is_alive(from, now) =>

@@ -178,6 +178,10 @@ impl Coordinator {
             && old
                 .as_ref()
                 .is_some_and(|old| old.node != self.me && self.peers.was_up(&old.node));
+        let is_mine = |lease: &&Lease| lease.node == self.me;
+        let was_kept = old.as_ref().filter(is_mine);
+        line.is_fenced = was_kept.is_some_and(|old| !is_leaving(old, &self.me))
+            && new.is_some_and(|new| new.node != self.me);
         let holder = new.map(|lease| &lease.node);
         if let Some(before) = old.as_ref().filter(|old| Some(&old.node) != holder) {
             line.former = Some(before.node.clone());
@@ -216,6 +220,7 @@ impl Coordinator {
     ) -> Option<(Option<NodeId>, MoveReason)> {
         let is_new = new.fence != line.fence;
         line.fence = new.fence;
+        line.is_taken_over &= !is_new;
         let was_leaving = old.is_some_and(|old| is_leaving(old, me));
         if was_leaving && new.stage == LeaseStage::Held {
             line.keep_until = Some(now + HANDOVER_RETRY);
@@ -237,6 +242,7 @@ impl Coordinator {
             (None, LeaseStage::Held) if line.local.is_active() => None,
             (None, LeaseStage::Held) => Some((None, MoveReason::Claimed)),
             (Some(old), LeaseStage::Held) => {
+                line.is_taken_over = !was_leaving;
                 let reason = if was_leaving {
                     MoveReason::TakenBack
                 } else {
