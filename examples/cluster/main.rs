@@ -109,7 +109,7 @@ impl Args {
         !(self.idle || self.kill || self.freeze || self.cut_off || self.rolling || self.join)
     }
 
-    /// The deaths that are asked for. A contact of the last two outlives them at a registrar that keeps all.
+    /// The deaths that are asked for.
     fn deaths(&self) -> Vec<Death> {
         let asked = [
             (self.kill, Death::Kill),

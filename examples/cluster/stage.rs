@@ -138,9 +138,9 @@ impl Stage {
         }
     }
 
-    /// That it counts again, unless the registrar still lists what it was registered for then.
+    /// That it counts again.
     pub fn count_again(&self, index: usize) {
-        if let Some(watch) = self.watch.as_ref().filter(|_| !self.args.all_contacts) {
+        if let Some(watch) = &self.watch {
             watch.count(self.members[index].port());
         }
     }
