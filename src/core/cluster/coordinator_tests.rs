@@ -788,6 +788,7 @@ fn a_node_looks_as_soon_as_anothers_heartbeat_expires_and_never_at_one_that_beat
     let mut site = Site::new();
     let mut a = site.holding("a", 3);
     let mut b = site.node("b", lines(3));
+    site.beat(&mut b);
     for _ in 0..5 {
         site.pass(site.beat, &mut [&mut a, &mut b]);
         for bridge in [&a, &b] {
