@@ -17,10 +17,6 @@
 mod api_client;
 mod bridge;
 mod control;
-#[expect(
-    dead_code,
-    reason = "another program has it keep all Contacts of a line"
-)]
 mod registrar;
 mod report;
 

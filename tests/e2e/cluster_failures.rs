@@ -131,7 +131,7 @@ async fn a_bridge_that_came_and_went_gets_its_share_when_it_has_stayed_for_a_min
     let (redis, users) = (Redis::start(), users(12));
     let registrar = LocationServer::start(Keeps::One).await;
     let one = setup("one", &users, &redis, &registrar).start().await;
-    let mut two = setup("two", &users, &redis, &registrar).start().await;
+    let two = setup("two", &users, &redis, &registrar).start().await;
     shared(&redis, &users, &["one", "two"]).await;
     two.process.signal("KILL");
     all_at(&registrar, &users, &one).await;

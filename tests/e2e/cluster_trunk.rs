@@ -71,7 +71,7 @@ async fn a_killed_bridges_lines_ring_at_another_where_one_contact_is_kept() {
     let one = setup("one").start().await;
     let mut two = setup("two");
     two.lines.clear();
-    let mut two = two.start().await;
+    let two = two.start().await;
     shared(&redis, &users, &["one", "two"]).await;
     some_moment().await;
     two.process.signal("KILL");
