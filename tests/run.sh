@@ -9,7 +9,7 @@
 #                            to the first failure; SEED=n tests/run.sh --chaos 1 repeats one
 #   tests/run.sh --cluster [N]  N rounds (10, an hour) of bridges that share lines and of what
 #                            may befall them, each in an order shuffled from another seed, up to
-#                            the first failure; then its figures on a release build (20 minutes);
+#                            the first failure; then its figures on a release build (15 minutes);
 #                            SEED=n tests/run.sh --cluster 1 repeats one
 #   tests/run.sh --fuzz M    M minutes of hostile input to each target of tests/fuzz, on a
 #                            build of pjproject with AddressSanitizer, UBSan and asserts;

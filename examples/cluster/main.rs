@@ -15,7 +15,7 @@
 //!
 //! ```text
 //! cargo build --release --examples --bins
-//! cargo run --release --example cluster                    # all, 20 minutes
+//! cargo run --release --example cluster                    # all, 15 minutes
 //! cargo run --release --example cluster -- --kill --rounds 1
 //! ```
 //!

@@ -5,7 +5,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rand::RngExt;
 use rustix::process::Signal;
+use tokio::time::sleep;
 
 use crate::Result;
 use crate::calls::{Public, Talks};
@@ -15,6 +17,9 @@ use crate::stage::Stage;
 
 /// How long the commands of idle bridges are counted.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// `--lease-ttl` where nothing else is said.
+const LEASE_TTL: Duration = Duration::from_secs(10);
 
 /// Limits of the issue.
 const COMMANDS_MAX_PER_S: f64 = 20.0;
@@ -73,6 +78,9 @@ pub async fn deaths(stage: &mut Stage, death: Death, report: &mut Report) -> Res
     for round in 0..stage.args().rounds {
         let victim = round % stage.members.len();
         let talks = Talks::begin(&others(stage, victim), stage.args().calls).await?;
+        // The time since its last heartbeat counts: any is as likely as another.
+        let beat = LEASE_TTL / 3;
+        sleep(rand::rng().random_range(Duration::ZERO..beat)).await;
         stage.leave_out(victim);
         die(stage, victim, death)?;
         let (took, lines) = stage.taken_over(victim).await?;
