@@ -32,7 +32,11 @@ mod watch;
 #[expect(dead_code, reason = "shared with the program that measures one bridge")]
 #[path = "../lines/bridge.rs"]
 mod bridge;
-#[expect(dead_code, reason = "shared with tests of the queue")]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "shared with tests of the queue, where a broken expectation is a failure"
+)]
 #[path = "../../tests/redis_queue/proxy.rs"]
 mod proxy;
 #[expect(dead_code, reason = "shared with the program that measures one bridge")]

@@ -76,10 +76,10 @@ async fn a_killed_bridges_lines_ring_at_another_where_one_contact_is_kept() {
     some_moment().await;
     two.process.signal("KILL");
     all_at(&redis, &users, "one").await;
-    for index in 0..users.len() {
+    for (index, user) in users.iter().enumerate() {
         let mut call = Caller::connect(local(trunk.port), &number(index)).await;
         let job = Job::take(&redis).await;
-        assert_eq!(job.text("phoneLineId"), users[index]);
+        assert_eq!(job.text("phoneLineId"), user);
         let mut worker = Worker::attach(&job).await;
         call.bye().await;
         worker.listen_to_end().await;
