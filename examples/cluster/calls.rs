@@ -21,6 +21,8 @@ use crate::stage::port_of;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// An INVITE without a final answer by then is unanswered.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// A bridge that takes no calls for longer is given up.
+const BUSY_MAX: Duration = Duration::from_secs(60);
 /// A caller who hears nothing for longer is harmed.
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// The public rings so often, and talks for so long.
@@ -51,6 +53,21 @@ async fn ring(uac: &Uac, line: usize, bridge: SocketAddr, rtp: SocketAddr) -> Re
         .await?)
 }
 
+/// A call that is answered, after a while where the bridge takes none for now: it may be late on a busy machine.
+async fn taken(uac: &Uac, line: usize, bridge: SocketAddr, rtp: SocketAddr) -> Result<Call> {
+    let began = Instant::now();
+    loop {
+        let mut call = ring(uac, line, bridge, rtp).await?;
+        match timeout(ANSWER_MAX, call.wait_answer()).await? {
+            Ok(_) => return Ok(call),
+            Err(rejection) if rejection.status == 503 && began.elapsed() < BUSY_MAX => {
+                sleep(TALK).await;
+            }
+            Err(rejection) => return Err(format!("a call before the death: {rejection}").into()),
+        }
+    }
+}
+
 /// Calls in progress, each with audio both ways.
 pub struct Talks(Vec<JoinHandle<bool>>, Arc<AtomicBool>);
 
@@ -64,9 +81,7 @@ impl Talks {
                 let rtp = RtpSocket::bind(LOOPBACK).await?;
                 let uac = Uac::bind((LOOPBACK, 0).into()).await?;
                 let line = index * each + line;
-                let mut call = ring(&uac, line, *bridge, rtp.local_addr()?).await?;
-                let answer = timeout(ANSWER_MAX, call.wait_answer()).await?;
-                answer.map_err(|rejection| format!("a call before the death: {rejection}"))?;
+                let call = taken(&uac, line, *bridge, rtp.local_addr()?).await?;
                 talks.push(tokio::spawn(talk(uac, call, rtp, is_over.clone())));
             }
         }
