@@ -19,8 +19,8 @@
 //! cargo run --release --example cluster -- --kill --rounds 1
 //! ```
 //!
-//! Loopback only; needs `redis-server`. A bridge that was killed and comes back gets its share only after
-//! a minute, so that a round of `--kill` takes that long. Exit code 0: every limit was kept.
+//! Loopback only; needs `redis-server`. A bridge that lived for less than a minute and comes back gets its share only
+//! after a minute, so that a round of `--kill` takes up to that. Exit code 0: every limit was kept.
 
 mod calls;
 mod redis_server;
