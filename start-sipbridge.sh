@@ -10,8 +10,8 @@
 # sipbridge are taken from it; what the environment already holds wins.
 #
 # The bridge takes this script's place, so a signal reaches it at once. After
-# SIGTERM calls go on for DRAIN_TIMEOUT and SHUTDOWN_TIMEOUT (310 s): whoever
-# kills what is left must wait for that and 8 s more.
+# SIGTERM calls go on for HANDOVER_TIMEOUT, DRAIN_TIMEOUT and SHUTDOWN_TIMEOUT (325 s):
+# whoever kills what is left must wait for that and 10 s more.
 #
 #   SIPBRIDGE_ENV_FILE  another file than .env
 #   SIPBRIDGE_BINARY    a finished binary to run; nothing is built then

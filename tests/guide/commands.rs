@@ -195,22 +195,29 @@ fn the_program_takes_what_units_start() {
     }
 }
 
-/// Variables of a container: `- name: API_BIND`.
+/// The units' time to stop is enough for the timeouts that the program has by default.
 #[test]
-fn containers_get_variables_that_the_program_knows() {
-    let blocks = pages::all().into_iter().flat_map(|page| page.blocks);
-    for block in blocks.filter(|block| block.language() == "yaml") {
-        let names = block
-            .text
-            .lines()
-            .filter_map(|line| line.split_once("name: ")?.1.split([',', ' ', '}']).next());
-        let variables =
-            names.filter(|name| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'));
-        for name in variables {
-            let known = FLAGS.iter().any(|flag| flag.env == name);
-            assert!(known, "{}: {name}", block.place);
-        }
-    }
+fn units_wait_for_the_whole_shutdown() {
+    let timeout = |name: &str| -> u64 {
+        let flag = FLAGS.iter().find(|flag| flag.name == name).unwrap();
+        flag.default.unwrap().parse().unwrap()
+    };
+    let timeouts = ["handover-timeout", "drain-timeout", "shutdown-timeout"];
+    // And 10 s for what follows.
+    let shutdown = timeouts.map(timeout).iter().sum::<u64>() + 10;
+    let pages = pages::all().into_iter().flat_map(|page| {
+        let values = page.text.split("TimeoutStopSec=").skip(1);
+        let numbers = values.map(|value| {
+            let digits = value.find(|c: char| !c.is_ascii_digit());
+            value[..digits.unwrap_or(value.len())]
+                .parse::<u64>()
+                .unwrap()
+        });
+        numbers.collect::<Vec<_>>()
+    });
+    let written: Vec<u64> = pages.collect();
+    assert!(written.len() > 1, "{written:?}");
+    assert!(written.iter().all(|it| *it >= shutdown), "{written:?}");
 }
 
 #[test]
