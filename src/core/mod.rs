@@ -12,6 +12,7 @@
 //! | [`mos`], [`audio_counters`] | how a call sounded, and what went wrong with its audio |
 //! | [`media_streams`], [`worker_message`] | the WebSocket contract: what is sent, what is read |
 //! | [`media_link`] | what passes between SIP engine and media plane |
+//! | [`answering_machine`] | whether a person, a machine or a fax has answered |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
@@ -26,6 +27,7 @@
 
 pub mod access;
 pub mod address;
+pub mod answering_machine;
 pub mod audio_counters;
 pub mod call;
 pub mod call_facts;
