@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -17,7 +17,7 @@ use super::problem::{Problem, ProblemKind};
 /// Longest body.
 pub const BODY_MAX_BYTES: usize = 64 * 1024;
 /// How long a client may take to send its body.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A JSON object.
 #[derive(Debug)]
@@ -42,6 +42,21 @@ impl<S: Sync> FromRequest<S> for JsonObject {
             }
         };
         parse(&bytes).map(Self)
+    }
+}
+
+/// A body as it came, whatever is in it.
+///
+/// # Errors
+/// When it is too long, ends early, or comes too slowly.
+pub(super) async fn whole(body: Body) -> Result<Bytes, Problem> {
+    match timeout(BODY_TIMEOUT, to_bytes(body, BODY_MAX_BYTES)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => {
+            let detail = format!("it may have {BODY_MAX_BYTES} bytes, and must come whole");
+            Err(Problem::new(ProblemKind::TOO_LARGE, detail).closing())
+        }
+        Err(_) => Err(Problem::new(ProblemKind::SLOW, "it came too slowly").closing()),
     }
 }
 

@@ -43,6 +43,8 @@ pub struct CallBody<'a> {
     outcome: Option<&'static str>,
     /// The SIP status that ended it.
     sip_status: Option<u16>,
+    /// The bridge that has it, or had it.
+    node: &'a str,
     /// More about a call that has come from the database.
     #[serde(skip_serializing_if = "Option::is_none")]
     record: Option<RecordBody<'a>>,
@@ -126,9 +128,9 @@ pub struct CallPageBody<'a> {
 }
 
 impl<'a> CallBody<'a> {
-    /// The call as it is.
+    /// A call of this bridge as it is.
     #[must_use]
-    pub fn of(call: &'a CallObject, now: SystemTime) -> Self {
+    pub fn of(call: &'a CallObject, node: &'a str, now: SystemTime) -> Self {
         let (facts, state) = (&*call.facts, &call.state);
         Self {
             sid: facts.id.as_str(),
@@ -146,6 +148,7 @@ impl<'a> CallBody<'a> {
             duration_sec: call.duration_s(now),
             outcome: state.outcome.map(Outcome::as_str),
             sip_status: Some(state.sip_status).filter(|status| *status > 0),
+            node,
             record: None,
         }
     }
@@ -164,7 +167,7 @@ impl<'a> CallBody<'a> {
         };
         Self {
             record: Some(more),
-            ..Self::of(&record.call, now)
+            ..Self::of(&record.call, &record.node, now)
         }
     }
 }
@@ -222,14 +225,16 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_call_object_of_the_callbacks() {
+    fn it_is_the_call_object_of_the_callbacks_and_its_bridge() {
         let mut call = record().call;
         call.state.custom_params = BTreeMap::from([("a".into(), "b".into())]).into();
         for ended in [call.state.ended, None] {
             call.state.ended = ended;
             let now = call.facts.started + Duration::from_secs(30);
-            let body = serde_json::to_value(CallBody::of(&call, now)).expect("JSON");
-            assert_eq!(body, call.to_json(now));
+            let body = serde_json::to_value(CallBody::of(&call, "n", now)).expect("JSON");
+            let mut expected = call.to_json(now);
+            expected["node"] = "n".into();
+            assert_eq!(body, expected);
         }
     }
 
@@ -240,7 +245,10 @@ mod tests {
         let body = serde_json::to_value(body).expect("JSON");
         assert_eq!(body["status"], "completed");
         assert_eq!(body["durationSec"], 7);
-        assert_eq!(body["record"]["nodeId"], "n");
+        assert_eq!(
+            (&body["record"]["nodeId"], &body["node"]),
+            (&"n".into(), &"n".into())
+        );
         assert_eq!(body["record"]["audio"]["packetsLost"], 0);
         assert_eq!(body["record"]["audio"]["counters"]["encode_errors"], 3);
         assert_eq!(body["record"]["audio"]["counters"]["rtp_late"], 0);

@@ -1,7 +1,8 @@
-//! `/api/calls`: the calls of this bridge, and what can be asked of each.
+//! `/api/calls`: calls placed, and what can be asked of each. A request for a call of another bridge comes
+//! here only where that one is gone: see [`super::nodes::pass_on`].
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
@@ -13,32 +14,23 @@ use utoipa::ToSchema;
 
 use super::audit::Changed;
 use super::body::JsonObject;
-use super::call_body::{CallBody, CallList, CallPageBody};
+use super::call_body::CallBody;
 use super::control::Control;
 use super::new_call::{CallInput, CallOrder, destination_mistake};
-use super::openapi::{Guarded, Missing, Stored, WithBody, WithQuery};
+use super::openapi::{Guarded, Missing, WithBody};
 use super::problem::{FieldError, Problem, ProblemKind};
-use super::query::{Id, Query};
+use super::query::Id;
 use crate::bridge::call_store::{CallRequest, RequestError};
 use crate::bridge::place::{NewCall, PlaceError};
 use crate::core::call_object::CallObject;
 use crate::core::dialling::NotAllowed;
-use crate::core::ids::{CallId, LineId};
+use crate::core::ids::CallId;
 use crate::core::private::Private;
-use crate::core::timestamp::parse_rfc3339;
 use crate::sip::engine::CallRefused;
-use crate::store::{CallQuery, CallRecord};
+use crate::store::CallRecord;
 
 /// Most digits of one request: 32 of them take 10 s to play.
 const DIGITS_MAX: usize = 32;
-
-/// Calls, or with `all=1` a page of records.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-enum Calls<'a> {
-    Now(CallList<'a>),
-    Page(CallPageBody<'a>),
-}
 
 /// Where to.
 #[derive(ToSchema)]
@@ -55,75 +47,6 @@ pub struct DtmfInput {
     /// 1 to 32 of 0 to 9, *, #, A to D.
     #[schema(pattern = "^[0-9*#A-Da-d]{1,32}$")]
     digits: String,
-}
-
-/// Lists calls: those in progress and those that ended within 30 s, the newest
-/// first; with `all=1` the records of the database, page by page, oldest first.
-#[utoipa::path(
-    get,
-    path = "/api/calls",
-    tag = "calls",
-    operation_id = "listCalls",
-    params(
-        ("all" = Option<String>, Query, description = "1: the records of the database. The other parameters need it."),
-        ("line" = Option<String>, Query, description = "Only calls of the line with this id."),
-        ("since" = Option<String>, Query, description = "Only calls that began at this time (RFC 3339) or later."),
-        ("after" = Option<String>, Query, description = "Only what follows: `next` of the page before."),
-        ("limit" = Option<u32>, Query, description = "Most entries, 1 to 1000; 100 when absent."),
-    ),
-    responses(
-        (status = 200, description = "The calls.", body = Calls),
-        Guarded, WithQuery, Stored,
-    ),
-)]
-pub async fn list(
-    State(control): State<Arc<Control>>,
-    mut query: Query,
-) -> Result<Response, Problem> {
-    let all = query.parsed("all", "must be 1 or 0", |text| match text {
-        "1" | "true" => Some(true),
-        "0" | "false" => Some(false),
-        _ => None,
-    });
-    if all == Some(true) {
-        return records(&control, query).await;
-    }
-    for name in ["line", "since", "after", "limit"] {
-        if query.text(name).is_some() {
-            query.mistake(name, "has no effect without all=1");
-        }
-    }
-    query.finish()?;
-    let (calls, now) = (control.calls.list(), SystemTime::now());
-    let calls = calls.iter().map(|call| CallBody::of(call, now)).collect();
-    Ok(answer(StatusCode::OK, &Calls::Now(CallList(calls))))
-}
-
-async fn records(control: &Control, mut query: Query) -> Result<Response, Problem> {
-    let wanted = CallQuery {
-        since: query.parsed(
-            "since",
-            "must be a time such as 2026-01-15T14:30:00Z",
-            |text| {
-                // A plus sign that was not escaped is a space in a query.
-                parse_rfc3339(&text.replace(' ', "+"))
-            },
-        ),
-        line: query.text("line").map(LineId::new),
-        after: query.parsed("after", "must be the `next` of a page", read_cursor),
-        limit: query.limit(),
-    };
-    query.finish()?;
-    let page = control.store()?.calls(&wanted).await?;
-    let now = SystemTime::now();
-    let records = page.calls.iter();
-    let body = CallPageBody {
-        items: records
-            .map(|record| CallBody::of_record(record, now))
-            .collect(),
-        next: page.next.map(|next| write_cursor(&next)),
-    };
-    Ok(answer(StatusCode::OK, &Calls::Page(body)))
 }
 
 /// Places a call from one of the lines, and streams it like one that came in.
@@ -165,7 +88,7 @@ pub async fn place(
         ring_timeout: order.ring_timeout,
     };
     let call = control.placer.place(call).await.map_err(not_placed)?;
-    let mut response = shown(StatusCode::CREATED, &call);
+    let mut response = shown(&control, StatusCode::CREATED, &call);
     let location = format!("/api/calls/{}", call.facts.id);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(LOCATION, location);
@@ -184,7 +107,7 @@ pub async fn place(
         (status = 200, description = "The call.", body = CallBody),
         (status = 500, description = "The database failed; the log says how.",
             body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database is away; try again.",
+        (status = 503, description = "The database, or the bridge that has the call, does not answer; try again.",
             body = Problem, content_type = "application/problem+json"),
         Guarded, Missing,
     ),
@@ -192,7 +115,7 @@ pub async fn place(
 pub async fn get(State(control): State<Arc<Control>>, Id(sid): Id) -> Result<Response, Problem> {
     let sid = CallId::parse(&sid).ok_or_else(missing)?;
     if let Some(call) = control.calls.get(&sid) {
-        return Ok(shown(StatusCode::OK, &call));
+        return Ok(shown(&control, StatusCode::OK, &call));
     }
     let record = match &control.store {
         Some(store) => store.call(&sid).await?,
@@ -318,13 +241,13 @@ async fn ask(control: &Control, sid: &str, request: CallRequest) -> Result<Respo
         });
     }
     let call = calls.get(&sid).ok_or_else(missing)?;
-    Ok(shown(StatusCode::OK, &call))
+    Ok(shown(control, StatusCode::OK, &call))
 }
 
 /// Whether another bridge has the call, as far as its record tells. A call of
 /// this one that is not in the store is over, whatever its record lacks.
 fn is_elsewhere(control: &Control, record: &CallRecord) -> bool {
-    record.call.state.ended.is_none() && control.node.as_ref() != Some(&record.node)
+    record.call.state.ended.is_none() && control.node != record.node
 }
 
 fn elsewhere(node: &str) -> Problem {
@@ -410,11 +333,13 @@ fn missing() -> Problem {
     Problem::not_found("call")
 }
 
-fn shown(status: StatusCode, call: &CallObject) -> Response {
-    answer(status, &CallBody::of(call, SystemTime::now()))
+fn shown(control: &Control, status: StatusCode, call: &CallObject) -> Response {
+    let body = CallBody::of(call, &control.node, SystemTime::now());
+    answer(status, &body)
 }
 
-fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+/// JSON that nobody may keep.
+pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -422,18 +347,6 @@ fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     // Strings and numbers only: this cannot fail.
     let body = serde_json::to_vec(body).unwrap_or_default();
     (status, headers, body).into_response()
-}
-
-/// `1768487400123.CA…`: where a page ended.
-fn write_cursor((time, call): &(SystemTime, CallId)) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{}.{call}", since.as_millis())
-}
-
-fn read_cursor(text: &str) -> Option<(SystemTime, CallId)> {
-    let (millis, call) = text.split_once('.')?;
-    let time = UNIX_EPOCH.checked_add(Duration::from_millis(millis.parse().ok()?))?;
-    Some((time, CallId::parse(call)?))
 }
 
 /// What a request to a call's driver may be answered.
@@ -453,7 +366,10 @@ impl utoipa::IntoResponses for CommandAnswers {
                 "Too many requests wait for this call, or the line has dialled its share of this hour.",
             ),
             ("500", "The database failed; the log says how."),
-            ("503", "The database is away; try again."),
+            (
+                "503",
+                "The database, or the bridge that has the call, does not answer; try again.",
+            ),
         ])
     }
 }
@@ -462,16 +378,6 @@ impl utoipa::IntoResponses for CommandAnswers {
 mod tests {
     use super::*;
     use crate::core::dialling::destination::Malformed;
-
-    #[test]
-    fn a_page_goes_on_where_the_last_one_ended() {
-        let at = UNIX_EPOCH + Duration::from_millis(1_768_487_400_123);
-        let end = (at, CallId::random());
-        assert_eq!(read_cursor(&write_cursor(&end)), Some(end));
-        for text in ["", "1", "1.CA", "x.CA0123456789abcdef0123456789abcdef"] {
-            assert_eq!(read_cursor(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn digits_are_those_of_a_keypad() {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 
 use super::health::Health;
+use super::nodes::Nodes;
 use super::problem::{Problem, ProblemKind};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::place::CallPlacer;
-use crate::cluster::ClusterHandle;
 use crate::core::key::MasterKey;
 use crate::core::private::Secret;
 use crate::fleet::{LineDirectory, RegistrarHandle};
@@ -41,12 +41,12 @@ pub struct Control {
     pub placer: CallPlacer,
     /// The lines that the bridge holds now.
     pub lines: LineDirectory,
-    /// This bridge's name in records of calls, where there is a database.
-    pub node: Option<String>,
+    /// This bridge's name, `--node-id`.
+    pub node: String,
     /// The database, where there is one.
     pub store: Option<Store>,
     /// The bridges that lines are shared with, where they are.
-    pub cluster: Option<ClusterHandle>,
+    pub nodes: Option<Nodes>,
     /// The lines' registrations.
     pub registrar: RegistrarHandle,
     /// What the API demands of its clients.

@@ -12,12 +12,13 @@
 //! | `audio` | waiting for workers and callers now; lost since the start |
 //! | `panics` | caught in callbacks of the SIP stack |
 //! | `records` | of calls: written to the database, and lost |
+//! | `cluster` | with `?cluster=1`: the bridges that share lines, how many lines each is registered for, lines of nobody |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -28,6 +29,7 @@ use super::control::HealthSource;
 use super::metrics::MetricCounters;
 use crate::bridge::overload::Readings;
 use crate::core::access::REASONS;
+use crate::core::cluster::NodeStage;
 use crate::fleet::RefusedCalls;
 use crate::queue::QueueStats;
 use crate::sip::engine::EngineStats;
@@ -81,8 +83,23 @@ pub struct ClusterHealth {
     pub is_cut_off: bool,
     /// Lines that no living bridge is registered for.
     pub lines_without_holder: usize,
-    /// The bridges that are alive, with how many lines each is registered for.
-    pub nodes: Vec<(String, u32)>,
+    /// The bridges that are alive.
+    pub nodes: Vec<NodeHealth>,
+}
+
+/// A bridge that shares lines, as it said with its last heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeHealth {
+    /// Its `--node-id`.
+    pub id: String,
+    /// Whether it takes lines.
+    pub stage: NodeStage,
+    /// Of its program.
+    pub version: String,
+    /// Lines that it is registered for.
+    pub lines: u32,
+    /// Calls in progress.
+    pub calls: u32,
 }
 
 /// Redis as the queue sees it.
@@ -189,6 +206,20 @@ impl Health {
         })
     }
 
+    /// What `?cluster=1` adds: as far as this bridge knows, which asks no other.
+    fn cluster_body(&self) -> Value {
+        let Some(cluster) = &self.cluster else {
+            return json!({ "configured": false });
+        };
+        let nodes = cluster.nodes.iter().map(NodeHealth::body);
+        json!({
+            "configured": true,
+            "cutOff": cluster.is_cut_off,
+            "nodes": nodes.collect::<Vec<_>>(),
+            "linesWithoutHolder": cluster.lines_without_holder,
+        })
+    }
+
     fn calls_body(&self) -> Value {
         let mut refused = json!(self.totals.refused);
         refused["unknownLine"] = self.engine.unknown_line.into();
@@ -257,6 +288,18 @@ impl Health {
     }
 }
 
+impl NodeHealth {
+    fn body(&self) -> Value {
+        json!({
+            "id": self.id,
+            "state": self.stage.as_str(),
+            "version": self.version,
+            "lines": self.lines,
+            "calls": self.calls,
+        })
+    }
+}
+
 /// The facts as JSON.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "a schema: the body is made by hand")]
@@ -280,21 +323,29 @@ pub struct HealthBody {
     redis: Value,
     /// Records of calls: written to the database, and lost.
     records: Value,
+    /// With `cluster=1`: the bridges that share lines, how many lines each is registered for, and lines that no
+    /// living bridge is registered for.
+    cluster: Option<Value>,
 }
 
-/// Whether new calls are taken, and how the bridge is. Needs no token.
+/// Whether new calls are taken, and how the bridge is; with `cluster=1` also which bridges it shares its lines with. The
+/// status is that of this bridge either way. Needs no token.
 #[utoipa::path(
     get,
     path = "/health",
     tag = "health",
     operation_id = "health",
     security(()),
+    params(("cluster" = Option<String>, Query, description = "1: with `cluster`.")),
     responses(
         (status = 200, description = "New calls are taken.", body = HealthBody),
         (status = 503, description = "No new calls are taken; the body says why.", body = HealthBody),
     ),
 )]
-pub(super) async fn answer(State(source): State<HealthSource>) -> Response {
+pub(super) async fn answer(
+    State(source): State<HealthSource>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let health = source.health();
     let status = if health.takes_calls() {
         StatusCode::OK
@@ -302,7 +353,13 @@ pub(super) async fn answer(State(source): State<HealthSource>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     let headers = [(header::CACHE_CONTROL, "no-store")];
-    (status, headers, Json(health.body())).into_response()
+    let mut body = health.body();
+    // A load balancer may add parameters of its own.
+    let mut asked = url::form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes());
+    if asked.any(|(name, value)| name == "cluster" && value == "1") {
+        body["cluster"] = health.cluster_body();
+    }
+    (status, headers, Json(body)).into_response()
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -406,6 +463,32 @@ mod tests {
         assert!(!health.takes_calls());
         assert_eq!(health.body()["status"], "degraded");
         assert_eq!(health.body()["takesCalls"], false);
+    }
+
+    #[test]
+    fn the_cluster_is_told_node_by_node() {
+        let mut health = health();
+        assert_eq!(health.cluster_body(), json!({"configured": false}));
+        health.cluster = Some(ClusterHealth {
+            is_cut_off: true,
+            lines_without_holder: 3,
+            nodes: vec![NodeHealth {
+                id: "one".into(),
+                stage: NodeStage::Draining,
+                version: "0.1.0".into(),
+                lines: 4,
+                calls: 5,
+            }],
+        });
+        assert_eq!(
+            health.cluster_body(),
+            json!({
+                "configured": true, "cutOff": true, "linesWithoutHolder": 3,
+                "nodes": [{
+                    "id": "one", "state": "draining", "version": "0.1.0", "lines": 4, "calls": 5
+                }],
+            })
+        );
     }
 
     #[test]

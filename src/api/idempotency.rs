@@ -1,7 +1,8 @@
 //! `Idempotency-Key`: a POST that is sent again, because its answer was lost,
 //! gets the answer of the first one and does nothing.
 //!
-//! Answers are kept in memory for a day, the latest 2,000. An answer that says "not now" (5xx, 408,
+//! Answers are kept in memory for a day, the latest 2,000; which bridge has one of a placed call is in Redis, see
+//! [`super::nodes::repeated`]. An answer that says "not now" (5xx, 408,
 //! 429) is not kept: the next try is a new one.
 
 use std::collections::HashMap;
@@ -15,17 +16,16 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Required};
 
-use super::body::{BODY_MAX_BYTES, BODY_TIMEOUT};
+use super::body::whole;
 use super::openapi::problems;
 use super::problem::{Problem, ProblemKind};
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Longest key.
 const KEY_MAX_BYTES: usize = 255;
 /// Answers that are kept.
@@ -119,15 +119,7 @@ impl Answers {
         let key = key_of(request.headers())?;
         let asked = (request.uri().path().to_owned(), key);
         let (head, body) = request.into_parts();
-        let read = timeout(BODY_TIMEOUT, to_bytes(body, BODY_MAX_BYTES)).await;
-        let body = match read {
-            Ok(Ok(body)) => body,
-            Ok(Err(_)) => {
-                let detail = format!("it may have {BODY_MAX_BYTES} bytes, and must come whole");
-                return Err(Problem::new(ProblemKind::TOO_LARGE, detail).closing());
-            }
-            Err(_) => return Err(Problem::new(ProblemKind::SLOW, "it came too slowly").closing()),
-        };
+        let body = whole(body).await?;
         let digest = Sha256::digest(&body).into();
         if let Some(kept) = self.begin(&asked, digest, Instant::now())? {
             return Ok(kept.replay());
@@ -193,12 +185,7 @@ struct Working<'a> {
 impl Working<'_> {
     async fn keep(mut self, response: Response) -> Result<Response, Problem> {
         let status = response.status();
-        let is_for_now = status.is_server_error()
-            || matches!(
-                status,
-                StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-            );
-        if is_for_now {
+        if is_for_now(status) {
             return Ok(response);
         }
         let (head, body) = response.into_parts();
@@ -234,6 +221,15 @@ impl Kept {
         response.headers_mut().insert(REPLAYED, yes);
         response
     }
+}
+
+/// Whether an answer says "not now": the next try is a new one.
+pub(super) fn is_for_now(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        )
 }
 
 fn key_of(headers: &HeaderMap) -> Result<String, Problem> {

@@ -263,7 +263,7 @@ fn lines(text: &mut Exposition, health: &Health) {
         );
         let help = "Lines that are registered at each bridge that is alive.";
         let nodes = cluster.nodes.iter();
-        let nodes = nodes.map(|(node, lines)| (node.as_str(), u64::from(*lines)));
+        let nodes = nodes.map(|node| (node.id.as_str(), u64::from(node.lines)));
         text.gauges("sipbridge_node_lines", help, "node", nodes);
     }
     let name = "sipbridge_registration_failures_total";

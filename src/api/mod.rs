@@ -12,10 +12,12 @@
 //! | [`problem`] | what is answered otherwise: RFC 9457 |
 //! | [`health`] | `GET /health` |
 //! | [`metrics`], `exposition`, `process` | `GET /metrics` |
-//! | [`calls`] | `/api/calls` |
+//! | [`call_list`] | `GET /api/calls`: the calls of all bridges, or records of the database |
+//! | [`calls`] | `/api/calls`: a call placed, and what can be asked of each |
 //! | [`call_body`] | a call and its record as JSON |
 //! | [`new_call`] | what `POST /api/calls` takes |
 //! | [`admin`] | `/api/admin/telephony` |
+//! | [`nodes`] | the other bridges: what is asked of them |
 //! | [`openapi`] | `/api/openapi.json`, made from the routes |
 //!
 //! Bounded in header size, body size, time and connections. Leaves out TLS: a
@@ -26,6 +28,7 @@ pub mod admin;
 pub mod audit;
 pub mod body;
 pub mod call_body;
+pub mod call_list;
 pub mod calls;
 pub mod control;
 mod exposition;
@@ -34,6 +37,7 @@ pub mod health;
 pub mod idempotency;
 pub mod metrics;
 pub mod new_call;
+pub mod nodes;
 pub mod openapi;
 pub mod problem;
 mod process;
@@ -43,6 +47,8 @@ pub mod server;
 mod visitors;
 
 pub use control::{Control, HealthSource};
-pub use health::{CallTotals, ClusterHealth, Health, HealthStatus, LineCounts, RedisHealth};
+pub use health::{
+    CallTotals, ClusterHealth, Health, HealthStatus, LineCounts, NodeHealth, RedisHealth,
+};
 pub use router::{health_only, routes};
 pub use server::{ApiError, ApiListener, ApiServer};

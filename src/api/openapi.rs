@@ -97,6 +97,7 @@ impl IntoResponses for Guarded {
                 "403",
                 "Without a token: the request may come from a web page. Calls: the number is not permitted.",
             ),
+            ("421", "The header Sipbridge-Node names another bridge."),
         ])
     }
 }

@@ -136,6 +136,18 @@ impl ProblemKind {
         "urn:sipbridge:problem:sip",
         "The call could not be placed",
     );
+    /// Another bridge has what was asked for, and does not answer.
+    pub const NODE: Self = kind(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "urn:sipbridge:problem:node-unavailable",
+        "Another bridge does not answer",
+    );
+    /// A request for another bridge.
+    pub const MISDIRECTED: Self = kind(
+        StatusCode::MISDIRECTED_REQUEST,
+        "urn:sipbridge:problem:misdirected",
+        "This is not the bridge that the request is for",
+    );
     /// Not now, later perhaps.
     pub const UNAVAILABLE: Self = kind(
         StatusCode::SERVICE_UNAVAILABLE,

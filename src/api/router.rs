@@ -1,5 +1,5 @@
 //! Every route, and what each request passes through: a limit of time, access,
-//! audit, the route. A route is added here with its description (`utoipa::path`), so that
+//! audit, the bridge that has the call, the route. A route is added here with its description (`utoipa::path`), so that
 //! there is none outside of `/api/openapi.json`.
 
 use std::sync::Arc;
@@ -16,8 +16,10 @@ use utoipa_axum::routes;
 use super::admin::{cluster, fallback, lines, register, servers};
 use super::control::{Control, HealthSource};
 use super::idempotency::{self, Answers};
+use super::nodes::pass_on::pass_on;
+use super::nodes::repeated::to_the_first;
 use super::problem::{Problem, ProblemKind};
-use super::{access, audit, calls, health, metrics, openapi};
+use super::{access, audit, call_list, calls, health, metrics, openapi};
 
 /// How long an answer may take; longer than a connection to the database.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -26,6 +28,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 pub fn routes(control: Arc<Control>) -> Router {
     let (router, _) = described().split_for_parts();
     with_fallbacks(router)
+        .layer(from_fn_with_state(control.clone(), pass_on))
+        .layer(from_fn_with_state(control.clone(), to_the_first))
         .layer(from_fn_with_state(Answers::default(), idempotency::once))
         .layer(from_fn(audit::record))
         .layer(from_fn_with_state(control.clone(), access::guard))
@@ -43,7 +47,7 @@ pub fn health_only(source: HealthSource) -> Router {
 pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
     open()
         .routes(routes!(openapi::answer))
-        .routes(routes!(calls::list, calls::place))
+        .routes(routes!(call_list::list, calls::place))
         .routes(routes!(calls::get, calls::hang_up))
         .routes(routes!(calls::transfer))
         .routes(routes!(calls::dtmf))

@@ -85,6 +85,9 @@ pub enum ApiError {
         /// The system's reason.
         source: io::Error,
     },
+    /// Other bridges cannot be asked.
+    #[error("no client for the APIs of other bridges can be made: {0}")]
+    Client(String),
 }
 
 /// The port, taken but not answered on yet: who asks while the bridge is

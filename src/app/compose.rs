@@ -12,12 +12,14 @@ use tracing::{info, warn};
 
 use super::callbacks::{self, CallbackListener};
 use super::calls_in_progress::CallsInProgress;
+use super::cluster;
 use super::contact_key::contact_key;
+use super::database;
 use super::health::HealthReporter;
 use super::logging;
+use super::own_urls::stream_base_url;
 use super::retention;
 use super::start_error::StartError;
-use super::stream_url::stream_base_url;
 use crate::api::{self, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
@@ -27,11 +29,10 @@ use crate::bridge::intake::Intake;
 use crate::bridge::overload::{Monitor, OverloadInputs};
 use crate::bridge::place::CallPlacer;
 use crate::callbacks::WebhookDispatcher;
-use crate::cluster::{ClusterHandle, ClusterParts, ClusterTask};
+use crate::cluster::ClusterHandle;
 use crate::config::{Config, Dispatch};
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
-use crate::core::cluster::CoordinatorSettings;
 use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
@@ -44,7 +45,7 @@ use crate::fleet::{
 };
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;
-use crate::queue::{LEASE_TTL, LeaseStore, Queue, QueueConfig, QueueError, RedisState, dead_after};
+use crate::queue::{LEASE_TTL, Queue, QueueConfig, RedisState, dead_after};
 use crate::sip::engine::{Access, ENGINE_QUEUE_EVENTS, EngineConfig, SharedEngine};
 use crate::sip::pjsip::PjsipEngine;
 use crate::store::call_log::CallLogTask;
@@ -120,8 +121,11 @@ pub async fn compose(
     let queue = start_queue(&config, &stream_url)?;
     let leases = queue.as_ref().and_then(Queue::lease_store);
     if let Some(leases) = &leases {
-        take_name(leases).await?;
+        cluster::take_name(leases).await?;
         fleet.share_lines();
+    }
+    if let Some(store) = &store {
+        database::end_lost_calls(store, &config.node_id).await?;
     }
     let dialer = config.worker.ws_target.as_ref();
     let dialer = dialer
@@ -173,7 +177,8 @@ pub async fn compose(
         sounds: Sounds::built_in(),
         dialling: Arc::new(
             Dialling::new(config.dialling.policy.clone(), config.dialling.max_per_hour)
-                .judging_workers(config.dialling.judges_workers),
+                .judging_workers(config.dialling.judges_workers)
+                .counting_in(queue.clone()),
         ),
         shutdown: Arc::default(),
         cut_off: Arc::default(),
@@ -191,24 +196,9 @@ pub async fn compose(
         loader,
     );
     let file_mistakes = reconciler.start(start).await?;
-    let shared = leases.clone().zip(config.cluster).map(|(store, cluster)| {
-        ClusterTask::new(ClusterParts {
-            store,
-            registrar: registrar.clone(),
-            engine: engine.clone(),
-            call_limiter: context.call_limiter.clone(),
-            cut_off: context.cut_off.clone(),
-            settings: CoordinatorSettings {
-                lease_ttl: cluster.lease_ttl,
-                handover_timeout: cluster.handover_timeout,
-                ..CoordinatorSettings::default()
-            },
-            capacity: config.calls.max_calls,
-            api_url: Some(format!("http://{}", listener.local_addr()).into()),
-            stream_url: Some(context.settings.stream_url.as_str())
-                .filter(|url| !url.is_empty())
-                .map(Into::into),
-        })
+    let shared = leases.clone().and_then(|leases| {
+        let listens = listener.local_addr();
+        cluster::task(&config, leases, &context, &registrar, listens)
     });
     let (leasing, cluster) = shared.unzip();
     let monitor = Arc::new(Monitor::default());
@@ -227,10 +217,10 @@ pub async fn compose(
         placer: CallPlacer::new(&context, &drivers),
         calls: context.calls.clone(),
         lines: context.lines.clone(),
-        node: context.call_log.as_ref().map(|log| log.node().to_owned()),
+        node: config.node_id.clone(),
         store: store.as_ref().map(|(store, _)| store.clone()),
         registrar: registrar.clone(),
-        cluster: cluster.clone(),
+        nodes: cluster::other_nodes(&config, cluster.as_ref(), leases.as_ref())?,
         token: config.api_token.clone(),
         key: config.encryption_key.clone(),
     })));
@@ -302,20 +292,6 @@ fn start_queue(config: &Config, stream_url: &str) -> Result<Option<Queue>, Start
         shares_lines: config.cluster.is_some(),
     };
     Ok(Some(Queue::start(&queue)?))
-}
-
-/// Takes this bridge's name in the cluster. A Redis that is away holds nothing up.
-async fn take_name(leases: &LeaseStore) -> Result<(), StartError> {
-    match leases.join().await {
-        Ok(()) => Ok(()),
-        Err(error @ (QueueError::Conflict { .. } | QueueError::NotPermitted { .. })) => {
-            Err(StartError::Queue(error))
-        }
-        Err(error) => {
-            warn!(%error, "the other bridges are not known yet");
-            Ok(())
-        }
-    }
 }
 
 fn start_call_log(

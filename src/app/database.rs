@@ -17,7 +17,7 @@ use crate::core::ids::LineId;
 use crate::core::private::Secret;
 use crate::fleet::snapshot::{CredentialCaches, LineSnapshot, StoredLines, read, snapshot_with};
 use crate::lines::{self, CredentialCache, LinesFile};
-use crate::store::{Imported, Location, RefusedRow, Store};
+use crate::store::{Imported, Location, RefusedRow, Store, StoreError};
 
 /// How long the start waits for the records of calls.
 const LAST_CALLS_LIMIT: Duration = Duration::from_secs(1);
@@ -64,15 +64,6 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, LineSnapshot), S
     }
     let store = Store::open_alone(&location(database)).await?;
     info!(database = store.shown(), "database open");
-    let lost = store
-        .end_lost_calls(&config.node_id, SystemTime::now())
-        .await?;
-    if lost > 0 {
-        warn!(
-            calls = lost,
-            "calls that this bridge had when it died are marked bridge-lost"
-        );
-    }
     if let Some(path) = &config.lines_file {
         if let Some(key) = &config.encryption_key {
             let stored = read(&store).await?.lines;
@@ -96,6 +87,22 @@ pub async fn prepare(config: &Config) -> Result<(Option<Store>, LineSnapshot), S
     let last_calls = last_calls(&store).await;
     let lines = sealed(config, file, Some(stored), &last_calls);
     Ok((Some(store), lines))
+}
+
+/// Marks the calls that this bridge had when it died. Once its name is known to be no other's: else those of a bridge
+/// that runs would be marked.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn end_lost_calls(store: &Store, node: &str) -> Result<(), StoreError> {
+    let lost = store.end_lost_calls(node, SystemTime::now()).await?;
+    if lost > 0 {
+        warn!(
+            calls = lost,
+            "calls that this bridge had when it died are marked bridge-lost"
+        );
+    }
+    Ok(())
 }
 
 /// Makes all lines ready, the passwords still sealed, but for that of the first line

@@ -5,7 +5,9 @@ use std::time::{Instant, SystemTime};
 
 use super::logging;
 use crate::api::metrics::{CallbackTotals, MetricCounters};
-use crate::api::{CallTotals, ClusterHealth, Health, HealthSource, LineCounts, RedisHealth};
+use crate::api::{
+    CallTotals, ClusterHealth, Health, HealthSource, LineCounts, NodeHealth, RedisHealth,
+};
 use crate::bridge::audio_metrics::AudioMetrics;
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::Context;
@@ -179,7 +181,13 @@ fn cluster(cluster: &ClusterHandle) -> ClusterHealth {
         is_cut_off: cluster.is_cut_off(),
         lines_without_holder: cluster.lines_without_holder(),
         nodes: nodes
-            .map(|node| (node.id.to_string(), node.info.lines))
+            .map(|node| NodeHealth {
+                id: node.id.to_string(),
+                stage: node.info.stage,
+                version: node.info.version.to_string(),
+                lines: node.info.lines,
+                calls: node.info.calls,
+            })
             .collect(),
     }
 }

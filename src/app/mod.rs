@@ -7,6 +7,7 @@
 //! | [`announce`] | what the start says of the lines |
 //! | `calls_in_progress` | how many calls go on, and how they are ended |
 //! | [`callbacks`] | callbacks joined with the calls and the database |
+//! | `cluster` | the bridges that share lines, joined with the rest |
 //! | `contact_key` | the key of the tokens in the lines' Contacts |
 //! | [`drain`] | what going down does while calls go on |
 //! | [`health`] | what `GET /health` tells |
@@ -15,11 +16,12 @@
 //! | [`database`] | the database opened, the lines file imported |
 //! | [`sealing`] | clear passwords of a lines file, encrypted on import |
 //! | [`retention`] | old records of calls deleted |
-//! | [`stream_url`] | where jobs tell workers to dial in |
+//! | [`own_urls`] | where workers and other bridges reach this one |
 
 pub mod announce;
 pub mod callbacks;
 mod calls_in_progress;
+mod cluster;
 pub mod compose;
 mod contact_key;
 pub mod database;
@@ -28,11 +30,11 @@ pub mod drain;
 pub mod health;
 pub mod log_queue;
 pub mod logging;
+pub mod own_urls;
 pub mod retention;
 pub mod run;
 pub mod sealing;
 pub mod start_error;
-pub mod stream_url;
 
 /// Exit code: something failed while running, or `check` found something unusable.
 pub const EXIT_FAILURE: u8 = 1;

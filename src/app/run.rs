@@ -86,8 +86,8 @@ fn start_and_serve(config: Config) -> Result<End, StartError> {
                 .map_or(Duration::ZERO, |cluster| cluster.handover_timeout),
         };
         // Before the database is touched: a bridge that is started a second
-        // time by mistake ends here, and does not take the calls of the one
-        // that runs for those of a dead one.
+        // time on this machine by mistake ends here, and does not take the calls of
+        // the one that runs for those of a dead one.
         let address = SocketAddr::new(config.api_bind, config.api_port);
         let listener = ApiListener::bind(address).await?;
         let (store, start) = database::prepare(&config).await?;

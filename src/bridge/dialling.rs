@@ -1,7 +1,8 @@
 //! Whom the lines may call, and how often: the dial policy with its clock, for
 //! calls and transfers that come through the API, and for transfers that
 //! workers ask for: a caller may talk a bot into much. A line's own fallback
-//! number is the operator's own doing and is not judged.
+//! number is the operator's own doing and is not judged. Where bridges share lines, a line's dials of the hour are
+//! those of all of them; while Redis is away, those of each bridge alone.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use crate::core::dialling::cap::DialCap;
 use crate::core::dialling::{DialPolicy, NotAllowed, REFUSALS};
 use crate::core::private::Private;
 use crate::fleet::LineProfile;
+use crate::queue::Queue;
 
 /// The gate that every destination of the API and of workers goes through.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Dialling {
     policy: DialPolicy,
     judges_workers: bool,
     cap: Mutex<DialCap>,
+    /// Where dials of all bridges are counted.
+    queue: Option<Queue>,
     dialled: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
 }
@@ -36,6 +40,7 @@ impl Dialling {
             policy,
             judges_workers: true,
             cap: Mutex::new(DialCap::new(most_per_hour, Instant::now())),
+            queue: None,
             dialled: AtomicU64::new(0),
             refused: Default::default(),
         }
@@ -49,19 +54,28 @@ impl Dialling {
         self
     }
 
+    /// The same, with dials counted over all bridges that share lines by this queue.
+    #[must_use]
+    pub fn counting_in(self, queue: Option<Queue>) -> Self {
+        Self { queue, ..self }
+    }
+
     /// Whether a worker's transfer needs to be allowed. One that was named by
     /// who placed the call (`is_foreign`) may never do what he may not.
     pub(super) const fn judges(&self, is_foreign: bool) -> bool {
         is_foreign || self.judges_workers
     }
 
-    /// What to dial for this destination over this line; counted as one dial.
+    /// What to dial for this destination over this line; counted as one dial. Waits for Redis 200 ms at most, and only
+    /// where there is a limit and bridges share lines.
     ///
     /// # Errors
     /// Why it may not be dialled.
-    pub fn allow(&self, line: &LineProfile, to: &Private) -> Result<Private, NotAllowed> {
-        let judged = self.policy.judge(to.expose(), &line.dial);
-        let allowed = judged.and_then(|to| self.charge(line).map(|()| to));
+    pub async fn allow(&self, line: &LineProfile, to: &Private) -> Result<Private, NotAllowed> {
+        let allowed = match self.policy.judge(to.expose(), &line.dial) {
+            Ok(to) => self.charge(line).await.map(|()| to),
+            Err(refused) => Err(refused),
+        };
         match &allowed {
             Ok(_) => _ = self.dialled.fetch_add(1, Ordering::Relaxed),
             Err(refused) => self.count(refused),
@@ -70,15 +84,33 @@ impl Dialling {
     }
 
     /// A dial that was allowed did not take place.
-    pub(super) fn give_back(&self, line: &LineProfile) {
-        self.cap().give_back(&line.id);
+    pub(super) async fn give_back(&self, line: &LineProfile) {
+        let most = {
+            let mut cap = self.cap();
+            cap.give_back(&line.id);
+            cap.most()
+        };
+        if let Some((queue, _)) = self.queue.as_ref().zip(most) {
+            Box::pin(queue.uncount_dial(&line.id)).await;
+        }
     }
 
-    fn charge(&self, line: &LineProfile) -> Result<(), NotAllowed> {
-        let mut cap = self.cap();
-        let most = cap.most().unwrap_or_default();
-        let taken = cap.take(&line.id, Instant::now());
-        taken.map_err(|again_in| NotAllowed::Cap { most, again_in })
+    async fn charge(&self, line: &LineProfile) -> Result<(), NotAllowed> {
+        let (most, taken) = {
+            let mut cap = self.cap();
+            (cap.most(), cap.take(&line.id, Instant::now()))
+        };
+        let Some(most) = most else { return Ok(()) };
+        let refused = |again_in| NotAllowed::Cap { most, again_in };
+        taken.map_err(refused)?;
+        if let Some(queue) = &self.queue {
+            // Boxed: most drivers never do this, and need no room for it.
+            if let Err(again_in) = Box::pin(queue.count_dial(&line.id, most)).await {
+                self.cap().give_back(&line.id);
+                return Err(refused(again_in));
+            }
+        }
+        Ok(())
     }
 
     fn cap(&self) -> MutexGuard<'_, DialCap> {

@@ -17,6 +17,7 @@ use super::call::opening::{caller_hash, incoming_call, placed_call};
 use super::call::publisher::{Outlets, Publisher};
 use super::call::worker_search::{WorkerSearch, WorkerSources};
 use super::call::worker_session::WorkerSession;
+use super::call_place::CallPlace;
 use super::call_store::CallStore;
 use super::context::{Context, Settings};
 use super::dialling::Dialling;
@@ -33,15 +34,22 @@ use crate::fleet::CallPermit;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
 use crate::media::pacer::Pacer;
-use crate::queue::{CallerHash, LostCall};
-use crate::sip::engine::{Command, IncomingCall, OutgoingLeg, SharedEngine};
+use crate::queue::{CallerHash, LostCall, Queue};
+use crate::sip::engine::{Command, IncomingCall, OutgoingLeg, Refusal, SharedEngine};
 use crate::sip::rtp_channel::RtpReceiver;
+
+/// A call that cannot be set up.
+const ERROR: Refusal = Refusal {
+    status: 500,
+    retry_after: None,
+};
 
 /// Makes drivers. What each part of a driver needs is kept ready here.
 pub struct Drivers {
     settings: Settings,
     engine: SharedEngine,
     lines: LineDirectory,
+    queue: Option<Queue>,
     calls: Arc<CallStore>,
     ask: Option<Arc<dyn IncomingAsk>>,
     dialling: Arc<Dialling>,
@@ -64,6 +72,7 @@ impl Drivers {
         Arc::new(Self {
             engine: context.engine.clone(),
             lines: context.lines.clone(),
+            queue: context.queue.clone(),
             calls: context.calls.clone(),
             ask: context.ask.clone(),
             dialling: context.dialling.clone(),
@@ -98,11 +107,22 @@ impl Drivers {
         let Some(line) = self.lines.get(&incoming.line) else {
             // The line was removed in this very moment.
             warn!(line = %incoming.line, "a call of a line that is gone is refused");
-            return self.refuse(incoming.leg);
+            return self.refuse(incoming.leg, ERROR);
         };
         let caller = caller_hash(&line, &incoming.caller);
+        // Side by side: both may wait for Redis.
+        let lost = self.lost_call(&line, caller.as_ref());
+        let (place, lost) = tokio::join!(CallPlace::take(place, self.queue.as_ref()), lost);
+        let place = match place {
+            Ok(place) => place,
+            Err(refusal) => {
+                let status = refusal.status;
+                info!(line = %line.id, status, "call refused: all bridges together have as many of the line as it may have");
+                return self.refuse(incoming.leg, refusal);
+            }
+        };
         let terms = CallTerms {
-            lost: self.lost_call(&line, caller.as_ref()).await,
+            lost,
             caller,
             ..CallTerms::default()
         };
@@ -119,7 +139,7 @@ impl Drivers {
                 Ok(driver) => driver.live(Start::Incoming).await,
                 Err(error) => {
                     warn!(%error, "the call cannot be set up and is refused");
-                    self.refuse(id);
+                    self.refuse(id, ERROR);
                 }
             }
             drop(place);
@@ -222,11 +242,11 @@ impl Drivers {
         }
     }
 
-    fn refuse(&self, leg: LegId) {
+    fn refuse(&self, leg: LegId, refusal: Refusal) {
         if let Err(error) = self.engine.submit(Command::Reject {
             leg,
-            status: 500,
-            retry_after: None,
+            status: refusal.status,
+            retry_after: refusal.retry_after,
         }) {
             warn!(%error, "the refusal was not sent");
         }

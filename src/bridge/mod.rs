@@ -8,6 +8,7 @@
 //! | [`intake`] | takes INVITEs from the engine and starts their drivers |
 //! | [`place`] | places a call and starts its driver |
 //! | [`drivers`] | makes the driver of each call from its parts |
+//! | `call_place` | a place for one more call, also among those of other bridges |
 //! | [`call_store`] | the calls as the API sees them, and what it asks of them |
 //! | [`dialling`] | whom the lines may call, and how often |
 //! | [`audio_metrics`] | audio that waits in the calls, and audio that was lost |
@@ -19,6 +20,7 @@
 pub mod audio_metrics;
 mod call;
 pub mod call_counters;
+mod call_place;
 pub mod call_store;
 pub mod context;
 pub mod dialling;

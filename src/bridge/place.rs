@@ -10,6 +10,7 @@ use tracing::{Instrument, warn};
 
 use super::call::call_terms::{CallTerms, ForeignWorkers};
 use super::call::driver::Start;
+use super::call_place::CallPlace;
 use super::context::Context;
 use super::dialling::Dialling;
 use super::drivers::Drivers;
@@ -19,9 +20,10 @@ use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
 use crate::core::outward::Outward;
 use crate::core::private::Private;
+use crate::fleet::CallLimiter;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
-use crate::fleet::{CallLimiter, CallPermit};
+use crate::queue::Queue;
 use crate::sip::engine::{
     CallRefused, Command, OutgoingCall, OutgoingLeg, Refusal, SharedEngine, SubmitError,
 };
@@ -80,6 +82,7 @@ pub struct CallPlacer {
     lines: LineDirectory,
     dialling: Arc<Dialling>,
     call_limiter: Arc<CallLimiter>,
+    queue: Option<Queue>,
     outward: Arc<Outward>,
     foreign: ForeignWorkers,
 }
@@ -94,6 +97,7 @@ impl CallPlacer {
             lines: context.lines.clone(),
             dialling: context.dialling.clone(),
             call_limiter: context.call_limiter.clone(),
+            queue: context.queue.clone(),
             outward: context.outward.clone(),
             foreign: ForeignWorkers::new(context.outward.clone(), context.signer.clone()),
         }
@@ -114,11 +118,15 @@ impl CallPlacer {
         let number = call.to.clone();
         let terms = self.terms(call)?;
         // Before a place is taken: what is refused must not keep callers out.
-        let to = self.dialling.allow(&line, &number)?;
-        let (place, placed) = self.dial(&line, &to).await.inspect_err(|_| {
-            // A dial that finds no place is none, nor is one that the engine refuses.
-            self.dialling.give_back(&line);
-        })?;
+        let to = self.dialling.allow(&line, &number).await?;
+        let (place, placed) = match self.dial(&line, &to).await {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                // A dial that finds no place is none, nor is one that the engine refuses.
+                self.dialling.give_back(&line).await;
+                return Err(error);
+            }
+        };
         let leg = placed.leg;
         let driver = self.drivers.placed(line, &to, placed, terms);
         let (driver, object, span) = driver.map_err(|error| {
@@ -151,8 +159,10 @@ impl CallPlacer {
         &self,
         line: &LineProfile,
         to: &Private,
-    ) -> Result<(CallPermit, OutgoingLeg), PlaceError> {
-        let place = self.call_limiter.enter(&line.id);
+    ) -> Result<(CallPlace, OutgoingLeg), PlaceError> {
+        let permit = self.call_limiter.enter(&line.id);
+        let permit = permit.map_err(PlaceError::Refused)?;
+        let place = CallPlace::take(permit, self.queue.as_ref()).await;
         let place = place.map_err(PlaceError::Refused)?;
         let mut calling = Calling::submit(&self.engine, line.id.clone(), to.clone())?;
         Ok((place, calling.placed().await?))

@@ -119,7 +119,8 @@ async fn read_all(
 fn shown(line: Line) -> (String, LineText) {
     let mut words = match (&line.node, line.state.as_str()) {
         (Some(node), "elsewhere") => format!("at node {node}"),
-        _ => line.state.clone(),
+        (Some(node), state) => format!("{state} at node {node}"),
+        (None, state) => state.to_owned(),
     };
     if let Some(error) = &line.last_error {
         words.push_str(": ");
@@ -161,6 +162,16 @@ mod tests {
                 r#"{"id":"1","state":"failed","lastError":"no \u001b[31manswer","nextTryAt":"2026-01-15T17:40:12.123Z"}"#
             ),
             "failed: no [31manswer; next try at 17:40:12 UTC"
+        );
+        assert_eq!(
+            words(
+                r#"{"id":"1","state":"registered","expiresAt":"2026-01-15T17:40:12.123Z","node":"b-1"}"#
+            ),
+            "registered at node b-1 until 17:40:12 UTC"
+        );
+        assert_eq!(
+            words(r#"{"id":"1","state":"elsewhere","node":"b-2"}"#),
+            "at node b-2"
         );
         assert_eq!(
             words(r#"{"id":"1","state":"refused","lastError":"full"}"#),

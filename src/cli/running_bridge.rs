@@ -2,15 +2,13 @@
 //! nobody long.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode};
-use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use crate::api::nodes::client::http_client;
 use crate::config::Config;
 use crate::core::private::Secret;
 
@@ -54,22 +52,6 @@ const fn odd(at: SocketAddr, what: String) -> Silence {
     Silence::Odd { at, what }
 }
 
-/// The API is plain HTTP: no root is trusted. The token goes to the bridge
-/// alone: no proxy, no redirect.
-fn client() -> Result<Client, Box<dyn std::error::Error>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    let client = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(Policy::none())
-        .no_proxy()
-        .timeout(ANSWER_LIMIT);
-    Ok(client.build()?)
-}
-
 /// The way to it.
 pub(super) struct RunningBridge {
     http: Client,
@@ -81,7 +63,7 @@ impl RunningBridge {
     /// That of these settings.
     pub(super) fn of(config: &Config) -> Result<Self, Silence> {
         let at = SocketAddr::new(reachable(config.api_bind), config.api_port);
-        let http = client().map_err(|error| odd(at, error.to_string()))?;
+        let http = http_client().map_err(|error| odd(at, error.to_string()))?;
         let token = config.api_token.clone();
         Ok(Self { http, at, token })
     }
@@ -115,7 +97,7 @@ impl RunningBridge {
             path.extend(below);
         }
         url.query_pairs_mut().extend_pairs(query);
-        let mut request = self.http.get(url);
+        let mut request = self.http.get(url).timeout(ANSWER_LIMIT);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }

@@ -171,6 +171,18 @@ impl Fleet {
         Ok(())
     }
 
+    /// A call that took a place is refused after all: other bridges have the rest of its line's calls.
+    pub fn refuse_taken(&mut self) -> Refusal {
+        self.bridge.taken = self.bridge.taken.saturating_sub(1);
+        self.refuse(RefusalReason::LineBusy)
+    }
+
+    /// `maxConcurrentCalls` of a line.
+    #[must_use]
+    pub fn call_limit(&self, line: &LineId) -> Option<u32> {
+        self.lines.get(line)?.call_limit()
+    }
+
     /// Gives a place back.
     pub fn leave(&mut self, id: &LineId) {
         if let Some(line) = self.lines.get_mut(id) {

@@ -135,6 +135,26 @@ pub struct CallPermit {
     line: LineId,
 }
 
+impl CallPermit {
+    /// Its line.
+    #[must_use]
+    pub const fn line(&self) -> &LineId {
+        &self.line
+    }
+
+    /// Most calls of the line over all bridges, `maxConcurrentCalls`, where it has a limit.
+    #[must_use]
+    pub fn line_limit(&self) -> Option<u32> {
+        self.call_limiter.fleet.lock().call_limit(&self.line)
+    }
+
+    /// The line has as many calls over all bridges as it may have: gives the place back, and counts the call as refused.
+    #[must_use]
+    pub fn refuse(self) -> Refusal {
+        self.call_limiter.fleet.lock().refuse_taken()
+    }
+}
+
 impl Drop for CallPermit {
     fn drop(&mut self) {
         self.call_limiter.fleet.lock().leave(&self.line);
@@ -178,6 +198,18 @@ mod tests {
         assert!(call_limiter.admit(&a).is_ok());
         assert_eq!((call_limiter.taken(), call_limiter.refused().sum()), (2, 2));
         assert_eq!(call_limiter.refused_by_admit(), 1);
+    }
+
+    #[test]
+    fn a_call_that_other_bridges_leave_no_room_for_counts_as_refused() {
+        let call_limiter = limiter(2);
+        let permit = call_limiter.enter(&LineId::new("a")).expect("a place here");
+        assert_eq!(permit.line_limit(), Some(1));
+        assert_eq!(permit.refuse().status, 486);
+        assert_eq!((call_limiter.active(), call_limiter.taken()), (0, 0));
+        assert_eq!(call_limiter.refused().line_busy, 1);
+        let unlimited = call_limiter.enter(&LineId::new("b")).expect("a place");
+        assert_eq!(unlimited.line_limit(), None);
     }
 
     #[test]

@@ -84,6 +84,10 @@ impl LeaseStore {
         &self.node
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// This life of it: random.
     #[must_use]
     pub const fn instance(&self) -> &Arc<str> {
@@ -142,6 +146,16 @@ impl LeaseStore {
     pub async fn beat(&self, info: &NodeInfo, seen: Option<Revision>) -> Result<Beat, QueueError> {
         let answer = nodes::beat(&self.shared, &self.instance, info, seen).await;
         self.note_conflict(answer)
+    }
+
+    /// Whether a node's heartbeat is there.
+    ///
+    /// # Errors
+    /// When Redis is away or refuses.
+    pub async fn is_alive(&self, node: &NodeId) -> Result<bool, QueueError> {
+        let mut command = redis::cmd("EXISTS");
+        command.arg(node_key(node.as_str(), "heartbeat"));
+        self.shared.query(&command).await
     }
 
     /// Takes lines that nobody holds, whose holder is dead or has offered them. One taken

@@ -23,6 +23,7 @@ use super::client::PUSH_TIMEOUT;
 use super::connection::{COMMAND_TIMEOUT, bounded, connect, run, run_all};
 use super::error::RedisFailure;
 use super::event::CallEvent;
+use super::line_places;
 use super::membership;
 use super::removals::KeyRemoval;
 use super::shared::{Failed, Shared};
@@ -194,7 +195,7 @@ impl Link {
                     return ControlFlow::Break(());
                 }
                 _ = tick.tick() => self.upkeep(connection).await,
-                () = shared.wake.notified() => self.remove_jobs(connection).await,
+                () = shared.wake.notified() => self.remove(connection).await,
                 count = self.events.recv_many(&mut self.batch, EVENT_BATCH), if self.batch.is_empty() => {
                     if count == 0 {
                         // The last handle is gone.
@@ -232,6 +233,7 @@ impl Link {
         if due {
             self.write_state(connection).await?;
         }
+        line_places::keep(&self.shared).await;
         self.look_for_watched(connection).await?;
         let changed = self.shared.queue_changed.swap(false, Ordering::Relaxed);
         if changed || self.statistics_at.elapsed() >= STATISTICS_INTERVAL {
@@ -357,6 +359,12 @@ impl Link {
             None => true,
         });
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Takes out of Redis what waits for that.
+    async fn remove(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {
+        line_places::keep(&self.shared).await;
+        self.remove_jobs(connection).await
     }
 
     async fn remove_jobs(&mut self, connection: &mut MultiplexedConnection) -> Result<(), Failed> {

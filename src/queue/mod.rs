@@ -20,6 +20,9 @@
 //! | [`nodes`] | the heartbeat with what a node says of itself, and what Redis says of all nodes |
 //! | `membership` | that only one bridge at a time has the node's name |
 //! | [`node_channel`] | [`NodeChannel`]: another bridge says that there is something to look at |
+//! | `first_asked` | which bridge got a request of the API first |
+//! | [`line_places`] | calls of lines with a limit, counted over all bridges |
+//! | `line_dials` | dials of each line within an hour, counted over all bridges |
 //! | `script` | scripts that Redis knows by their digest |
 //! | [`error`] | [`QueueError`], [`RedisFailure`] |
 //!
@@ -30,10 +33,13 @@ pub mod client;
 mod connection;
 pub mod error;
 pub mod event;
+mod first_asked;
 pub mod job;
 mod jobs;
 mod lease_scripts;
 pub mod leases;
+mod line_dials;
+pub mod line_places;
 mod link;
 pub mod lost_calls;
 mod membership;
@@ -52,6 +58,7 @@ pub use event::{CallEvent, CallEventKind, LineMoved};
 pub use job::Job;
 pub use jobs::Taken;
 pub use leases::{LeaseOutcome, LeaseStore};
+pub use line_places::LinePlace;
 pub use lost_calls::{CallMemory, CallerHash, LostCall};
 pub use node_channel::NodeChannel;
 pub use nodes::{Beat, Revision};

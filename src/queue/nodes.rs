@@ -134,12 +134,8 @@ pub struct Beat {
 
 /// Names and values of the hash of a node. An address that is not known is absent.
 fn fields(info: &NodeInfo) -> Vec<(&'static str, String)> {
-    let stage = match info.stage {
-        NodeStage::Up => "up",
-        NodeStage::Draining => "draining",
-    };
     let mut fields = vec![
-        ("state", stage.to_owned()),
+        ("state", info.stage.as_str().to_owned()),
         ("version", info.version.to_string()),
         ("capacity", info.capacity.to_string()),
         ("lines", info.lines.to_string()),
@@ -205,10 +201,15 @@ pub(super) async fn beat(
         _ => {}
     }
     let nodes: Vec<Vec<Vec<u8>>> = taken(parts.next());
+    let nodes: Vec<Node> = nodes.iter().filter_map(|node| read_node(node)).collect();
+    let has_others = nodes
+        .iter()
+        .any(|node| node.id.as_str() != shared.keys.node);
+    shared.places.set_others(has_others);
     let leases = parts.next().map(|leases| read_leases(taken(Some(leases))));
     Ok(Beat {
         view: ClusterView {
-            nodes: nodes.iter().filter_map(|node| read_node(node)).collect(),
+            nodes,
             fence: Fence(head.get(1).and_then(|text| number(text)).unwrap_or(0)),
             leases,
         },

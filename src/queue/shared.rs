@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use super::client::{PUSH_TIMEOUT, QueueConfig, QueueStats};
 use super::error::{QueueError, RedisFailure};
 use super::jobs::Jobs;
+use super::line_places::Places;
 use super::membership::{self, Membership};
 use super::removals::Removals;
 use super::state::{Keys, NodeState, Today};
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     removals: Mutex<Removals>,
     jobs: Mutex<Jobs>,
     today: Mutex<Today>,
+    /// Of calls on lines with a limit.
+    pub(super) places: Places,
     /// A removal waits, or the connection was found broken.
     pub(super) wake: Notify,
     pub(super) queue_changed: AtomicBool,
@@ -107,6 +110,7 @@ impl Shared {
             removals: Mutex::default(),
             jobs: Mutex::default(),
             today: Mutex::default(),
+            places: Places::new(),
             wake: Notify::new(),
             queue_changed: AtomicBool::new(false),
             event_number: AtomicU64::new(1),

@@ -465,7 +465,7 @@ async fn a_bridge_that_goes_down_places_no_call() {
 async fn a_call_of_another_bridge_is_not_called_over() {
     let (redis, postgres) = (Redis::start(), Postgres::start());
     let setup = |node: &str| {
-        let setup = Setup::queue(&redis).args(&["--node-id", node]);
+        let setup = Setup::queue(&redis).args(&["--node-id", node, "--cluster", "off"]);
         setup.args(&["--database-url", &postgres.url()])
     };
     let (bridge, other) = (setup("node-a").start().await, setup("node-b").start().await);

@@ -46,6 +46,7 @@
 //! | `strangers` | only trunks may talk to us: silence, tokens, floods, connections |
 //! | `access` | the API: token, browsers, bounds, audit |
 //! | `admin_api` | SIP servers, lines, the fallback server |
+//! | `cluster_api` | one API over several bridges, limits over all of them |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
 //! | `privacy` | withheld numbers, asserted ones, and headers for the worker |
 //! | `placed_to_sipp` | calls placed to SIPp as a foreign phone: answered, busy, declined, not answered |
@@ -67,6 +68,7 @@ mod behind_nat;
 mod callbacks;
 mod calls_api;
 mod cluster;
+mod cluster_api;
 mod cluster_failures;
 mod cluster_trunk;
 mod connections;

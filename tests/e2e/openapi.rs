@@ -300,9 +300,20 @@ async fn calls(
         api.get(&format!("/api/calls/{sid}")).await.expect(200)["status"] == "active"
     })
     .await;
-    for path in ["/api/calls", "/api/calls?all=1", "/api/calls?limit=1"] {
+    for path in [
+        "/api/calls",
+        "/api/calls?all=1",
+        "/api/calls?limit=1",
+        "/api/calls?node=x",
+    ] {
         document.hold("GET", "/api/calls", &api.get(path).await);
     }
+    let of_another = "Sipbridge-Node: another\r\n";
+    let refused = api.send("GET", "/api/calls", of_another, "").await;
+    document.hold("GET", "/api/calls", &refused);
+    let cluster = api.get("/health?cluster=1").await;
+    assert!(cluster.json()["cluster"].is_object());
+    document.hold("GET", "/health", &cluster);
     let one = "/api/calls/{sid}";
     document.hold("GET", one, &api.get(&one.replace("{sid}", sid)).await);
     let requests = [

@@ -103,7 +103,7 @@ impl Stage {
         assert!(line["expiresAt"].is_string(), "{line}");
         let listed = self.listed(api, id);
         let expected = format!(
-            "usable: {} over udp, by {rule}; registered until ",
+            "usable: {} over udp, by {rule}; registered at node node-e2e until ",
             host(trunk)
         );
         assert!(listed.contains(&expected), "{listed}");

@@ -13,6 +13,7 @@ mod failures;
 mod jobs;
 mod lease_stage;
 mod leases;
+mod line_limits;
 mod lost_calls;
 mod nodes;
 mod probe;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::api::control::Control;
+use crate::api::nodes::{Asked, Nodes};
 use crate::api::openapi::{Guarded, Missing};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::query::Id;
@@ -53,10 +54,7 @@ impl NodeBody {
         Self {
             is_this: node.id == *cluster.node(),
             id: node.id.to_string(),
-            state: match node.info.stage {
-                NodeStage::Up => "up",
-                NodeStage::Draining => "draining",
-            },
+            state: node.info.stage.as_str(),
             version: node.info.version.to_string(),
             capacity: node.info.capacity,
             lines: node.info.lines,
@@ -76,11 +74,11 @@ pub struct NodeStateBody {
     state: &'static str,
 }
 
-fn cluster(control: &Control) -> Result<&ClusterHandle, Problem> {
+fn nodes(control: &Control) -> Result<&Nodes, Problem> {
     const WHY: &str =
         "this bridge shares its lines with no other: that takes --redis-url, and --cluster on";
-    let cluster = control.cluster.as_ref();
-    cluster.ok_or_else(|| Problem::new(ProblemKind::CONFLICT, WHY))
+    let nodes = control.nodes.as_ref();
+    nodes.ok_or_else(|| Problem::new(ProblemKind::CONFLICT, WHY))
 }
 
 /// Lists the bridges that are alive.
@@ -97,7 +95,7 @@ fn cluster(control: &Control) -> Result<&ClusterHandle, Problem> {
     ),
 )]
 pub async fn list(State(control): State<Arc<Control>>) -> Result<Response, Problem> {
-    let cluster = cluster(&control)?;
+    let cluster = nodes(&control)?.cluster();
     let nodes = cluster.nodes();
     let list = NodeList {
         items: nodes
@@ -109,62 +107,80 @@ pub async fn list(State(control): State<Arc<Control>>) -> Result<Response, Probl
     Ok(Json(list).into_response())
 }
 
-/// Has this bridge give its lines to the others, and go on: calls in progress stay, and new ones are taken as long as
-/// there are any.
+/// Has a bridge give its lines to the others, and go on: calls in progress stay, and new ones are taken as long as
+/// there are any. Each bridge passes it on to the one that is meant.
 #[utoipa::path(
     post,
     path = "/api/admin/cluster/nodes/{id}/drain",
     tag = "admin",
     operation_id = "drainNode",
-    params(("id" = String, Path, description = "Node id of the bridge that is asked.")),
+    params(("id" = String, Path, description = "Node id of the bridge.")),
     responses(
         (status = 202, description = "Its lines are being handed over.", body = NodeStateBody),
-        (status = 409, description = "It is another bridge's: that one is to be asked; or none shares lines.",
+        (status = 409, description = "This bridge shares its lines with no other.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The other bridge does not answer within 2 s; the problem names it.",
             body = Problem, content_type = "application/problem+json"),
         Guarded, Missing,
     ),
 )]
-pub async fn drain(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
-    this_node(&control, &id)?.drain();
-    let state = "draining";
-    Ok((StatusCode::ACCEPTED, Json(NodeStateBody { id, state })).into_response())
+pub async fn drain(
+    State(control): State<Arc<Control>>,
+    asked: Asked,
+    Id(id): Id,
+) -> Result<Response, Problem> {
+    let nodes = nodes(&control)?;
+    if let Some(answer) = by_other(nodes, &asked, &id).await? {
+        return Ok(answer);
+    }
+    nodes.cluster().drain();
+    Ok(asked_to_become(id, NodeStage::Draining))
 }
 
-/// Takes a drain back: this bridge gets its share of the lines again.
+/// Takes a drain back: the bridge gets its share of the lines again.
 #[utoipa::path(
     post,
     path = "/api/admin/cluster/nodes/{id}/resume",
     tag = "admin",
     operation_id = "resumeNode",
-    params(("id" = String, Path, description = "Node id of the bridge that is asked.")),
+    params(("id" = String, Path, description = "Node id of the bridge.")),
     responses(
         (status = 202, description = "It takes lines again.", body = NodeStateBody),
-        (status = 409, description = "It is another bridge's: that one is to be asked; or none shares lines.",
+        (status = 409, description = "This bridge shares its lines with no other.",
+            body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The other bridge does not answer within 2 s; the problem names it.",
             body = Problem, content_type = "application/problem+json"),
         Guarded, Missing,
     ),
 )]
-pub async fn resume(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
-    this_node(&control, &id)?.resume();
-    let state = "up";
-    Ok((StatusCode::ACCEPTED, Json(NodeStateBody { id, state })).into_response())
+pub async fn resume(
+    State(control): State<Arc<Control>>,
+    asked: Asked,
+    Id(id): Id,
+) -> Result<Response, Problem> {
+    let nodes = nodes(&control)?;
+    if let Some(answer) = by_other(nodes, &asked, &id).await? {
+        return Ok(answer);
+    }
+    nodes.cluster().resume();
+    Ok(asked_to_become(id, NodeStage::Up))
 }
 
-/// Requests for other bridges are not passed on yet.
-fn this_node<'a>(control: &'a Control, id: &str) -> Result<&'a ClusterHandle, Problem> {
-    let cluster = cluster(control)?;
-    if id == cluster.node().as_str() {
-        return Ok(cluster);
+fn asked_to_become(id: String, stage: NodeStage) -> Response {
+    let state = stage.as_str();
+    (StatusCode::ACCEPTED, Json(NodeStateBody { id, state })).into_response()
+}
+
+/// The answer of another bridge, where it is the one that is meant.
+///
+/// # Errors
+/// When no bridge of this name is alive, or that one does not answer.
+async fn by_other(nodes: &Nodes, asked: &Asked, id: &str) -> Result<Option<Response>, Problem> {
+    if id == nodes.cluster().node().as_str() {
+        return Ok(None);
     }
-    let nodes = cluster.nodes();
-    let Some(other) = nodes.iter().find(|node| node.id.as_str() == id) else {
-        return Err(Problem::not_found("node"));
-    };
-    let at = other
-        .info
-        .api_url
-        .as_deref()
-        .unwrap_or("an address of its own");
-    let detail = format!("node {id} is another bridge: ask it at {at}");
-    Err(Problem::new(ProblemKind::CONFLICT, detail))
+    let nodes = asked.nodes(Some(nodes));
+    let other = nodes.and_then(|nodes| Some((nodes, nodes.other(id)?)));
+    let (nodes, other) = other.ok_or_else(|| Problem::not_found("node"))?;
+    Ok(Some(asked.pass_on(nodes, &other).await?))
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::api::control::Control;
+use crate::api::nodes::Nodes;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::core::timestamp::rfc3339_ms;
@@ -162,10 +163,8 @@ pub fn standing(line: &LineId, control: &Control) -> Standing {
         standing.expires_at = registration.expires_at.map(rfc3339_ms);
         standing.next_try_at = registration.next_try_at.map(rfc3339_ms);
         standing.last_error = registration.last_error.or(standing.last_error);
-        let holder = control
-            .cluster
-            .as_ref()
-            .and_then(|cluster| cluster.holder(line));
+        let cluster = control.nodes.as_ref().map(Nodes::cluster);
+        let holder = cluster.and_then(|cluster| cluster.holder(line));
         standing.node = holder.map(|node| node.to_string());
     }
     standing

@@ -17,6 +17,7 @@ use crate::api::audit::Changed;
 use crate::api::body::JsonObject;
 use crate::api::control::Control;
 use crate::api::fields::{GivenFields, Spec};
+use crate::api::nodes::Asked;
 use crate::api::openapi::{Guarded, Missing, Read, Stored, WithBody, WithQuery};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::query::{Id, Query};
@@ -90,7 +91,8 @@ pub struct LinePage {
 }
 
 /// Lists the phone lines: those of the database, or without one those that the
-/// bridge was started with.
+/// bridge was started with. Of a line that another bridge is registered for, its `node` is shown and
+/// the state `elsewhere`: no other bridge is asked.
 #[utoipa::path(
     get,
     path = "/api/admin/telephony/phone-lines",
@@ -132,7 +134,8 @@ pub async fn list(
 }
 
 /// Shows one phone line: of the database, or without one of those that the
-/// bridge was started with. The line of --sip-username is in no database.
+/// bridge was started with. The line of --sip-username is in no database. Where another bridge is registered
+/// for the line, that one answers.
 #[utoipa::path(
     get,
     path = "/api/admin/telephony/phone-lines/{id}",
@@ -142,9 +145,18 @@ pub async fn list(
     responses(
         (status = 200, description = "The line.", body = LineBody),
         Guarded, Missing, Read,
+        (status = 503, description = "The bridge that is registered for the line does not answer within 2 s, and the problem names it; or the database is away.",
+            body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub async fn get(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
+pub async fn get(
+    State(control): State<Arc<Control>>,
+    asked: Asked,
+    Id(id): Id,
+) -> Result<Response, Problem> {
+    if let Some(answer) = by_holder(&control, &asked, &id).await? {
+        return Ok(answer);
+    }
     let row = match &control.store {
         Some(store) => store.line(&id).await?,
         None => None,
@@ -321,6 +333,24 @@ async fn check_server(store: &Store, given: &mut GivenFields) -> Result<(), Prob
         given.refuse("sipServerId", "is not the id of a SIP server".into());
     }
     Ok(())
+}
+
+/// The answer of the bridge that is registered for a line, where that is another one, and the line is not new to it.
+///
+/// # Errors
+/// When that one does not answer.
+pub(super) async fn by_holder(
+    control: &Control,
+    asked: &Asked,
+    id: &str,
+) -> Result<Option<Response>, Problem> {
+    let nodes = asked.nodes(control.nodes.as_ref());
+    let holder = nodes.and_then(|nodes| Some((nodes, nodes.holder(&LineId::new(id))?)));
+    let Some((nodes, holder)) = holder else {
+        return Ok(None);
+    };
+    let answer = asked.pass_on(nodes, &holder).await?;
+    Ok(Some(answer).filter(|answer| answer.status() != StatusCode::NOT_FOUND))
 }
 
 /// # Errors

@@ -10,8 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::line_body::{Standing, standing};
-use super::lines::missing;
+use super::lines::{by_holder, missing};
 use crate::api::control::Control;
+use crate::api::nodes::Asked;
 use crate::api::openapi::{Guarded, Missing};
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::query::Id;
@@ -26,7 +27,7 @@ pub struct RegisterBody {
     standing: Standing,
 }
 
-/// Sends REGISTER for a line now. The answer is its state; what the registrar
+/// Sends REGISTER for a line now, from the bridge that is registered for it. The answer is its state; what the registrar
 /// says shows in the line's `state` and `lastError` later.
 #[utoipa::path(
     post,
@@ -38,14 +39,17 @@ pub struct RegisterBody {
         (status = 202, description = "It is being registered.", body = RegisterBody),
         (status = 409, description = "The line does not register here; the problem says why.",
             body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The bridge that is registered for the line does not answer within 2 s; the problem names it.",
+            body = Problem, content_type = "application/problem+json"),
         Guarded, Missing,
     ),
 )]
 pub async fn of_phone_line(
     State(control): State<Arc<Control>>,
+    asked: Asked,
     Id(id): Id,
 ) -> Result<Response, Problem> {
-    register(&control, id).await
+    register(&control, &asked, id).await
 }
 
 /// The same under a shorter name.
@@ -59,14 +63,23 @@ pub async fn of_phone_line(
         (status = 202, description = "It is being registered.", body = RegisterBody),
         (status = 409, description = "The line does not register here; the problem says why.",
             body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The bridge that is registered for the line does not answer within 2 s; the problem names it.",
+            body = Problem, content_type = "application/problem+json"),
         Guarded, Missing,
     ),
 )]
-pub async fn of_line(State(control): State<Arc<Control>>, Id(id): Id) -> Result<Response, Problem> {
-    register(&control, id).await
+pub async fn of_line(
+    State(control): State<Arc<Control>>,
+    asked: Asked,
+    Id(id): Id,
+) -> Result<Response, Problem> {
+    register(&control, &asked, id).await
 }
 
-async fn register(control: &Control, id: String) -> Result<Response, Problem> {
+async fn register(control: &Control, asked: &Asked, id: String) -> Result<Response, Problem> {
+    if let Some(answer) = by_holder(control, asked, &id).await? {
+        return Ok(answer);
+    }
     let line = LineId::new(id.as_str());
     if control.registrar.register_now(&line) {
         let standing = standing(&line, control);

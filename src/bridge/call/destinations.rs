@@ -38,7 +38,7 @@ impl Destinations {
     ///
     /// # Errors
     /// Why it may not be dialled.
-    pub(in crate::bridge) fn allow(&self, to: &Private) -> Result<Private, NotAllowed> {
-        self.dialling.allow(&self.line, to)
+    pub(in crate::bridge) async fn allow(&self, to: &Private) -> Result<Private, NotAllowed> {
+        self.dialling.allow(&self.line, to).await
     }
 }

@@ -40,6 +40,7 @@ use crate::bridge::leg::sip_leg::Leg;
 use crate::core::call::{Call, CalleeInput};
 use crate::core::media_link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::outcome::Outcome;
+use crate::core::private::Private;
 use crate::fleet::LineProfile;
 use crate::media::pacer::Pacer;
 use crate::sip::engine::{EndedBy, LegEvent};
@@ -63,6 +64,8 @@ pub(in crate::bridge) struct Driver {
     tick_at: Instant,
     alarm: Pin<Box<Sleep>>,
     ending: bool,
+    /// What is still to be done about the last event.
+    deferred: Option<Deferred>,
     /// Wakes the driver for anything but its worker.
     others: Signal,
     /// Whether the worker is looked at before all others.
@@ -112,6 +115,14 @@ pub(in crate::bridge) enum Start {
     Placed { ring_timeout: Duration },
 }
 
+/// What may have to wait for Redis, where a line's dials are counted over all bridges: for 200 ms at most. Nothing else of the call
+/// is looked at before it is done, so that what the worker says after a transfer comes after it.
+enum Deferred {
+    Request(QueuedRequest),
+    /// The worker wants the call transferred.
+    WorkerTransfer(Private),
+}
+
 /// What a driver waits for.
 enum DriverEvent {
     Leg(Option<LegEvent>),
@@ -149,6 +160,7 @@ impl Driver {
             tick_at: now + TICK_SILENT,
             alarm: Box::pin(sleep_until(now)),
             ending: false,
+            deferred: None,
             others: Signal::new(),
             worker_first: false,
         }
@@ -182,6 +194,9 @@ impl Driver {
             self.set_alarm();
             let event = self.next().await;
             self.handle(event);
+            if let Some(deferred) = self.deferred.take() {
+                self.handle_deferred(deferred).await;
+            }
         }
     }
 
@@ -242,7 +257,7 @@ impl Driver {
             DriverEvent::Search(event) => self.handle_search(now, event),
             DriverEvent::Answer(settled) => self.handle_answer(now, settled),
             DriverEvent::Callee(input) => self.call.handle_callee(now.into_std(), input),
-            DriverEvent::QueuedRequest(asked) => self.handle_asked(now, asked),
+            DriverEvent::QueuedRequest(asked) => self.deferred = Some(Deferred::Request(asked)),
             DriverEvent::Woken => self.handle_woken(now),
             DriverEvent::Messages => {
                 self.forward();
@@ -255,6 +270,14 @@ impl Driver {
                 self.ending = true;
                 self.call.handle_shutdown(now.into_std());
             }
+        }
+    }
+
+    async fn handle_deferred(&mut self, deferred: Deferred) {
+        let now = Instant::now();
+        match deferred {
+            Deferred::Request(asked) => self.handle_asked(now, asked).await,
+            Deferred::WorkerTransfer(to) => self.transfer_for_worker(now, to).await,
         }
     }
 

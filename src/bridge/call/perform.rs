@@ -8,7 +8,7 @@ use super::super::incoming::Settled;
 use super::super::worker_search::{NoToken, SearchEvent};
 use super::super::worker_session::StreamStart;
 use super::super::worker_side::WorkerEvent;
-use super::Driver;
+use super::{Deferred, Driver};
 use crate::bridge::call_store::RequestError;
 use crate::core::call::{Attempt, CalleeInput, Output, WorkerInput};
 use crate::core::media_streams::WorkerMessage;
@@ -192,7 +192,9 @@ impl Driver {
         }
         match parts.session.handle_message(&parts.media, message) {
             None => {}
-            Some(WorkerInput::Transfer(destination)) => self.transfer_for_worker(now, destination),
+            Some(WorkerInput::Transfer(destination)) => {
+                self.deferred = Some(Deferred::WorkerTransfer(destination));
+            }
             Some(input) => self.call.handle_worker(now.into_std(), input),
         }
     }
@@ -200,13 +202,20 @@ impl Driver {
     /// A worker may transfer to whom the API may dial: its caller may talk it
     /// into much. One that the operator chose may be trusted by
     /// `--trust-worker-transfers`.
-    fn transfer_for_worker(&mut self, now: Instant, mut destination: Private) {
+    pub(in crate::bridge) async fn transfer_for_worker(
+        &mut self,
+        now: Instant,
+        mut destination: Private,
+    ) {
         if self.parts.destinations.judges_workers() {
             let checked = self
                 .call
                 .check_worker_transfer()
                 .map_err(RequestError::from);
-            let judged = checked.and_then(|()| Ok(self.parts.destinations.allow(&destination)?));
+            let judged = match checked {
+                Ok(()) => self.parts.destinations.allow(&destination).await,
+                Err(denied) => return self.parts.session.ignore(&denied.to_string()),
+            };
             match judged {
                 Ok(judged) => destination = judged,
                 Err(why) => return self.parts.session.ignore(&why.to_string()),

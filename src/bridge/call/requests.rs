@@ -11,10 +11,10 @@ use crate::core::call::Denied;
 use crate::core::media_session::downlink::DigitsRefused;
 
 impl Driver {
-    pub(in crate::bridge) fn handle_asked(&mut self, now: Instant, asked: QueuedRequest) {
+    pub(in crate::bridge) async fn handle_asked(&mut self, now: Instant, asked: QueuedRequest) {
         let QueuedRequest { request, reply } = asked;
         let name = request.name();
-        let answer = self.carry_out(now, request);
+        let answer = self.carry_out(now, request).await;
         match &answer {
             Ok(()) => info!(request = name, "request from outside"),
             Err(error) => debug!(request = name, %error, "request from outside not carried out"),
@@ -26,13 +26,13 @@ impl Driver {
         let _ = reply.send(answer);
     }
 
-    fn carry_out(&mut self, now: Instant, request: CallRequest) -> Result<(), RequestError> {
+    async fn carry_out(&mut self, now: Instant, request: CallRequest) -> Result<(), RequestError> {
         let now = now.into_std();
         match request {
             CallRequest::Hangup => self.call.handle_hangup_request(now)?,
             CallRequest::Transfer(destination) => {
                 self.call.check_transfer()?;
-                let destination = self.parts.destinations.allow(&destination)?;
+                let destination = self.parts.destinations.allow(&destination).await?;
                 self.call.handle_transfer_request(now, destination)?;
             }
             CallRequest::Dtmf(digits) => self.send_digits(&digits)?,

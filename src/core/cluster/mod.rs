@@ -153,6 +153,17 @@ pub enum NodeStage {
     Draining,
 }
 
+impl NodeStage {
+    /// As Redis and the API write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// What a node says of itself with each heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {

@@ -1,8 +1,8 @@
-//! Where workers of the queue dial in, as their jobs name it: `--stream-url`,
-//! else `ws://` with our address and `--stream-port`.
+//! Where others reach this bridge. Workers of the queue dial `--stream-url`, else `ws://` with
+//! our address and `--stream-port`; other bridges ask the API at `--api-bind` and its port.
 //!
-//! Which address is ours is guessed only where `--bind` leaves it open: the
-//! one that packets to Redis leave from, since workers read the same Redis.
+//! Which address is ours is guessed only where `--bind` or `--api-bind` leaves it open: the
+//! one that packets to Redis leave from, since workers and bridges read the same Redis.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
@@ -16,15 +16,26 @@ pub fn stream_base_url(config: &Config, queue: &QueueSettings, port: u16) -> Str
     if let Some(url) = &queue.stream_url {
         return url.clone();
     }
-    let bind = config.network.bind;
-    let ip = if bind.is_unspecified() {
-        address_towards(&queue.redis_url)
-            .or(config.network.public_address)
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-    } else {
-        bind
-    };
+    let ip = own_address(config.network.bind, config, queue);
     format!("ws://{}", SocketAddr::new(ip, port))
+}
+
+/// Where other bridges ask the API, without a slash at its end. `bound` is what it really listens on. Blocks as
+/// [`stream_base_url`] does.
+#[must_use]
+pub fn api_base_url(config: &Config, queue: &QueueSettings, bound: SocketAddr) -> String {
+    let ip = own_address(bound.ip(), config, queue);
+    format!("http://{}", SocketAddr::new(ip, bound.port()))
+}
+
+/// The address that is bound, or the one of ours that is towards Redis.
+fn own_address(bound: IpAddr, config: &Config, queue: &QueueSettings) -> IpAddr {
+    if !bound.is_unspecified() {
+        return bound;
+    }
+    address_towards(&queue.redis_url)
+        .or(config.network.public_address)
+        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// Connecting a UDP socket chooses a route and sends nothing.
@@ -64,5 +75,24 @@ mod tests {
         assert_eq!(base(&[("bind", "192.0.2.5")]), "ws://192.0.2.5:8081");
         assert_eq!(base(&[("bind", "2001:db8::5")]), "ws://[2001:db8::5]:8081");
         assert_eq!(base(&[]), "ws://127.0.0.1:8081");
+    }
+
+    #[test]
+    fn the_api_is_where_it_listens_or_towards_redis() {
+        let given = [
+            ("sip-domain", "sip.example.com"),
+            ("sip-username", "u"),
+            ("redis-url", "redis://127.0.0.1:6379"),
+        ];
+        let config = validate(RawArgs::from_pairs(&given)).config;
+        let queue = config.queue.clone().expect("Redis is given");
+        for (bound, url) in [
+            ("192.0.2.5:8080", "http://192.0.2.5:8080"),
+            ("[2001:db8::5]:80", "http://[2001:db8::5]:80"),
+            ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        ] {
+            let bound = bound.parse().expect("an address");
+            assert_eq!(api_base_url(&config, &queue, bound), url);
+        }
     }
 }
