@@ -64,11 +64,13 @@ impl Nodes {
         &self.cluster
     }
 
-    /// The other bridges that are alive.
+    /// The other bridges that are alive, but for those that have only taken their names: they have no call and no line yet,
+    /// and have said nothing of themselves.
     #[must_use]
     pub fn others(&self) -> Vec<Node> {
         let mut nodes = self.cluster.nodes();
-        nodes.retain(|node| node.id != *self.cluster.node());
+        let has_begun = |node: &Node| !node.info.version.is_empty() || node.info.api_url.is_some();
+        nodes.retain(|node| node.id != *self.cluster.node() && has_begun(node));
         nodes
     }
 
