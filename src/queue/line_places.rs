@@ -131,8 +131,13 @@ impl Places {
     /// Whether another bridge is alive. Its members are to count from the first moment on, and so are ours.
     pub(super) fn set_others(&self, has_others: bool) {
         if self.has_others.swap(has_others, Ordering::Relaxed) != has_others && has_others {
-            self.state().renewed = None;
+            self.renew_now();
         }
+    }
+
+    /// Redis may have forgotten them.
+    pub(super) fn renew_now(&self) {
+        self.state().renewed = None;
     }
 
     fn take(&self, line: &LineId, is_written: bool) -> u64 {

@@ -256,6 +256,7 @@ impl Shared {
         slot.generation += 1;
         slot.connection = Ok(connection);
         drop(slot);
+        self.places.renew_now();
         self.status.send_replace(RedisState::Connected {
             since: SystemTime::now(),
         });

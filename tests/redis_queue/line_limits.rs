@@ -6,7 +6,7 @@ use sipbridge::core::ids::LineId;
 use sipbridge::queue::LinePlace;
 
 use crate::lease_stage::{Sharer, kill_heartbeat};
-use crate::stage::{Server, eventually};
+use crate::stage::{Server, connected, disconnected, eventually};
 
 /// Two bridges that know of each other.
 async fn two(server: &Server) -> (Sharer, Sharer) {
@@ -75,6 +75,20 @@ async fn calls_from_before_another_bridge_came_are_counted() {
     assert!(take(&two, 1).await.is_none());
     drop(place);
     eventually("and is no more", async || members(&server).await == 0).await;
+}
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_hears_of_the_calls_at_once() {
+    let mut server = Server::started().await;
+    let (one, two) = two(&server).await;
+    let _first = take(&one, 1).await.expect("the only one");
+    server.kill();
+    disconnected(&one.queue).await;
+    server.start(&[]).await;
+    connected(&one.queue).await;
+    connected(&two.queue).await;
+    eventually("its call is counted", async || members(&server).await == 1).await;
+    assert!(take(&two, 1).await.is_none());
 }
 
 #[tokio::test]
