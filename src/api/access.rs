@@ -9,6 +9,8 @@
 //! page believes to talk to. So without a token a request with an `Origin`, or with a
 //! `Host` that is neither an IP address nor localhost, is refused. With a token none
 //! of this matters: no page knows it, and no browser adds it by itself.
+//!
+//! Twilio's API ([`twilio`]) has its own account and token.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +28,7 @@ use tokio::time::sleep;
 use super::audit::Who;
 use super::control::Control;
 use super::problem::{Problem, ProblemKind};
+use super::twilio;
 use super::visitors::Visitor;
 use crate::core::log_limiter::LogLimiter;
 use crate::core::private::Secret;
@@ -58,7 +61,7 @@ pub fn wrong_tokens() -> u64 {
 
 /// Counts a wrong token, tells of it seldom, and lets its sender wait; its
 /// connection may have to make room meanwhile, so that others do not wait.
-async fn wrong_token(peer: Option<&Peer>) {
+pub(super) async fn wrong_token(peer: Option<&Peer>) {
     WRONG_TOKENS.fetch_add(1, Ordering::Relaxed);
     let told = {
         let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,6 +92,9 @@ pub async fn guard(
     }
     if OPEN.contains(&request.uri().path()) {
         return next.run(request).await;
+    }
+    if twilio::is_twilios(request.uri().path()) {
+        return twilio::guard(&control.twilio, request, next).await;
     }
     let peer = request.extensions().get::<Peer>().cloned();
     let address = peer.as_ref().map(|peer| peer.address);
@@ -142,7 +148,7 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
 
 /// Compares digests, in a time that depends neither on where two tokens
 /// differ nor on their lengths.
-fn same(ours: &[u8], theirs: &[u8]) -> bool {
+pub(super) fn same(ours: &[u8], theirs: &[u8]) -> bool {
     let (ours, theirs) = (Sha256::digest(ours), Sha256::digest(theirs));
     let differs = ours.iter().zip(theirs.iter());
     differs.fold(0, |differs, (a, b)| differs | (a ^ b)) == 0

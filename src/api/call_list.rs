@@ -182,12 +182,12 @@ async fn records(control: &Control, mut query: Query) -> Result<Response, Proble
 }
 
 /// `1768487400123.CA…`: where a page ended.
-fn write_cursor((time, call): &(SystemTime, CallId)) -> String {
+pub(super) fn write_cursor((time, call): &(SystemTime, CallId)) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     format!("{}.{call}", since.as_millis())
 }
 
-fn read_cursor(text: &str) -> Option<(SystemTime, CallId)> {
+pub(super) fn read_cursor(text: &str) -> Option<(SystemTime, CallId)> {
     let (millis, call) = text.split_once('.')?;
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(millis.parse().ok()?))?;
     Some((time, CallId::parse(call)?))

@@ -7,6 +7,7 @@ use axum::extract::FromRef;
 use super::health::Health;
 use super::nodes::Nodes;
 use super::problem::{Problem, ProblemKind};
+use super::twilio::Account;
 use crate::bridge::call_store::CallStore;
 use crate::bridge::place::CallPlacer;
 use crate::core::key::MasterKey;
@@ -51,6 +52,8 @@ pub struct Control {
     pub registrar: RegistrarHandle,
     /// What the API demands of its clients.
     pub token: Option<Secret>,
+    /// Who may use Twilio's API.
+    pub twilio: Account,
     /// Master key of the passwords at rest.
     pub key: Option<MasterKey>,
 }

@@ -18,6 +18,7 @@
 //! | [`new_call`] | what `POST /api/calls` takes |
 //! | [`admin`] | `/api/admin/telephony` |
 //! | [`nodes`] | the other bridges: what is asked of them |
+//! | [`twilio`] | `/2010-04-01`: Twilio's REST API, as far as bots use it |
 //! | [`openapi`] | `/api/openapi.json`, made from the routes |
 //!
 //! Bounded in header size, body size, time and connections. Leaves out TLS: a
@@ -44,6 +45,7 @@ mod process;
 pub mod query;
 pub mod router;
 pub mod server;
+pub mod twilio;
 mod visitors;
 
 pub use control::{Control, HealthSource};

@@ -14,11 +14,13 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::problem::{FieldError, Problem};
-use super::{idempotency, router};
+use super::twilio::error::TwilioError;
+use super::{idempotency, router, twilio};
 
 const ABOUT: &str = "Calls, phone lines and SIP servers of a bridge between SIP and Twilio Media \
      Streams. With --api-token every request but those to /health, /metrics and /api/openapi.json \
-     needs it as a bearer token. Mistakes are answered as problem details (RFC 9457).";
+     needs it as a bearer token. Mistakes are answered as problem details (RFC 9457). What begins with \
+     /2010-04-01 is Twilio's API, with --account-sid and --auth-token by Basic, and answers in Twilio's form.";
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
     // Made of the program's own types: this cannot fail.
@@ -50,16 +52,20 @@ pub fn document() -> OpenApi {
     let components = document.components.get_or_insert_with(Components::new);
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     components.add_security_scheme("token", bearer);
+    let basic = SecurityScheme::Http(Http::new(HttpAuthScheme::Basic));
+    components.add_security_scheme("account", basic);
     for (name, schema) in [
         (Problem::name(), Problem::schema()),
         (FieldError::name(), FieldError::schema()),
+        (TwilioError::name(), TwilioError::schema()),
     ] {
         components.schemas.insert(name.into(), schema);
     }
     document.security = Some(vec![SecurityRequirement::new("token", [""; 0])]);
-    let operations = document.paths.paths.values_mut();
-    for post in operations.filter_map(|path| path.post.as_mut()) {
-        idempotency::declare(post);
+    for (path, item) in &mut document.paths.paths {
+        if let Some(post) = item.post.as_mut().filter(|_| !twilio::is_twilios(path)) {
+            idempotency::declare(post);
+        }
     }
     document
 }

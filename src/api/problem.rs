@@ -273,6 +273,17 @@ impl Problem {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// What went wrong this time.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The value of a header that it is sent with.
+    pub(super) fn header_value(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        let mut headers = self.headers.iter();
+        headers.find_map(|(known, value)| (known == name).then_some(value))
+    }
+
     fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
@@ -285,7 +296,9 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self).unwrap_or_default();
         let json = HeaderValue::from_static("application/problem+json");
         let mut response = (self.status(), [(CONTENT_TYPE, json)], body).into_response();
-        response.headers_mut().extend(self.headers);
+        response.headers_mut().extend(self.headers.clone());
+        // For a layer that answers in another form.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -19,7 +19,7 @@ use super::idempotency::{self, Answers};
 use super::nodes::pass_on::pass_on;
 use super::nodes::repeated::to_the_first;
 use super::problem::{Problem, ProblemKind};
-use super::{access, audit, call_list, calls, health, metrics, openapi};
+use super::{access, audit, call_list, calls, health, metrics, openapi, twilio};
 
 /// How long an answer may take; longer than a connection to the database.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -34,6 +34,7 @@ pub fn routes(control: Arc<Control>) -> Router {
         .layer(from_fn(audit::record))
         .layer(from_fn_with_state(control.clone(), access::guard))
         .layer(from_fn(in_time))
+        .layer(from_fn(twilio::in_twilios_form))
         .with_state(control)
 }
 
@@ -60,6 +61,14 @@ pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(register::of_phone_line))
         .routes(routes!(register::of_line))
         .routes(routes!(fallback::get, fallback::put))
+        .routes(routes!(twilio::calls::list))
+        .routes(routes!(
+            twilio::calls::get,
+            twilio::calls::update,
+            twilio::calls::remove
+        ))
+        .routes(routes!(twilio::numbers::list))
+        .routes(routes!(twilio::numbers::get))
         .routes(routes!(cluster::list))
         .routes(routes!(cluster::drain))
         .routes(routes!(cluster::resume))
@@ -92,7 +101,12 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
-        .fallback(async || Problem::not_found("path"))
+        .fallback(
+            async |request: Request| match twilio::is_twilios(request.uri().path()) {
+                true => twilio::not_served(),
+                false => Problem::not_found("path"),
+            },
+        )
         // axum adds the header Allow.
         .method_not_allowed_fallback(async || {
             let detail = "the header Allow lists the methods that it takes";

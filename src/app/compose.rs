@@ -34,7 +34,6 @@ use crate::config::{Config, Dispatch};
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
-use crate::core::ids::AccountSid;
 use crate::core::private::Secret;
 use crate::dns::{Files, Servers};
 use crate::fleet::snapshot::LineSnapshot;
@@ -222,6 +221,10 @@ pub async fn compose(
         registrar: registrar.clone(),
         nodes: cluster::other_nodes(&config, cluster.as_ref(), leases.as_ref())?,
         token: config.api_token.clone(),
+        twilio: api::twilio::Account::new(
+            config.account_sid.clone(),
+            config.callbacks.auth_token.clone(),
+        ),
         key: config.encryption_key.clone(),
     })));
     let intake = Intake::new(&context, &drivers, registrar.clone());
@@ -418,7 +421,7 @@ fn settings(config: &Config, stream_url: String) -> Settings {
         ringback: config.audio.ringback,
         rx_gain: Gain::from_factor(config.audio.rx_gain),
         tx_gain: Gain::from_factor(config.audio.tx_gain),
-        account_sid: AccountSid::of_node(&config.node_id),
+        account_sid: config.account_sid.clone(),
         stream_url,
         params: config.worker.params.clone(),
         sip_headers: config.worker.sip_headers.clone(),

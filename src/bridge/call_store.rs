@@ -176,6 +176,14 @@ impl CallStore {
         entry.map(|entry| entry.object.clone())
     }
 
+    /// Shows a call that is over no longer.
+    pub fn forget(&self, sid: &CallId) {
+        let mut entries = self.entries();
+        if entries.get(sid).is_some_and(|entry| entry.ended.is_some()) {
+            entries.remove(sid);
+        }
+    }
+
     /// Asks something of a call and waits for its driver's answer, which comes
     /// at once: what the network makes of it is told by the call's status.
     ///

@@ -87,6 +87,9 @@ pub enum FlagProblem {
     /// A name with odd characters.
     #[error("must be 1 to 64 letters, digits, dots, dashes or underscores")]
     Name,
+    /// No AccountSid.
+    #[error("must be AC and 32 hex digits")]
+    AccountSid,
     /// A Redis key with odd characters.
     #[error("must be 1 to 200 characters without spaces or control characters")]
     QueueName,

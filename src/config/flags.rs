@@ -207,7 +207,9 @@ pub const FLAGS: &[Flag] = &[
     value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS").or("5")
         .help(CALLBACKS, "How long a receiver may take to answer, 0.1 to 60; seconds, as in the program this one replaces"),
     value("auth-token", "AUTH_TOKEN", "TOKEN")
-        .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature; a client's own callbackUrl or wsTarget only at a host of these flags, or of --sign-host. Prefer the variable"),
+        .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature; with 17 characters or more it also opens Twilio's REST API at --api-port to who knows it and --account-sid; a client's own callbackUrl or wsTarget only at a host of these flags, or of --sign-host. Prefer the variable"),
+    value("account-sid", "ACCOUNT_SID", "SID")
+        .help(CALLBACKS, "AccountSid that workers and bots are told, AC and 32 hex digits; the same for all bridges that share lines [default: derived from --encryption-key, else from --node-id]"),
     Flag { kind: FlagKind::Many("CIDR"), ..value("allow-callback", "ALLOW_CALLBACK", "") }
         .help(CALLBACKS, "Network that a client's own callbackUrl and wsTarget may lead to though it is not public (loopback, private, link-local); may be repeated, or with commas between: 10.1.0.0/16. The flags' own URLs may lead anywhere"),
     Flag { kind: FlagKind::Many("HOST"), ..value("sign-host", "SIGN_HOST", "") }

@@ -11,6 +11,7 @@ use super::dialling::DiallingConfig;
 use super::url::ServiceUrl;
 use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
+use crate::core::ids::AccountSid;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
 use crate::sip::header_names::HeaderNames;
@@ -50,6 +51,8 @@ pub struct Config {
     pub callbacks: CallbacksConfig,
     /// `--node-id`, or the host's name.
     pub node_id: String,
+    /// `--account-sid`, or what is derived.
+    pub account_sid: AccountSid,
     /// `--api-bind`.
     pub api_bind: IpAddr,
     /// `--api-port`.

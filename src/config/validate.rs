@@ -23,6 +23,7 @@ use super::settings::{
 use super::workers::{queue, worker};
 use crate::core::address::Transport;
 use crate::core::cluster::NodeId;
+use crate::core::ids::AccountSid;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
 use crate::sip::source::Latch;
@@ -105,6 +106,7 @@ fn refuse_not_built(reader: &mut Reader) {
 fn config(reader: &mut Reader) -> Config {
     let network = network(reader);
     let ws_target = reader.url("ws-target", &["ws", "wss"], "ws://127.0.0.1:9000/media");
+    let (encryption_key, node_id) = (key(reader), node_id(reader));
     Config {
         callbacks: callbacks(reader, ws_target.as_ref()),
         sip: sip(reader),
@@ -112,7 +114,8 @@ fn config(reader: &mut Reader) -> Config {
         lines_file: reader.file("lines"),
         database: database(reader),
         keep_records: records::keep_records(reader),
-        encryption_key: key(reader),
+        account_sid: account_sid(reader, encryption_key.as_ref(), &node_id),
+        encryption_key,
         calls: calls(reader, network.rtp_ports),
         dialling: dialling(reader),
         network,
@@ -124,7 +127,7 @@ fn config(reader: &mut Reader) -> Config {
         worker: worker(reader, ws_target),
         queue: queue(reader),
         cluster: cluster::cluster(reader),
-        node_id: node_id(reader),
+        node_id,
         api_bind: reader
             .address("api-bind")
             .unwrap_or(Ipv4Addr::LOCALHOST.into()),
@@ -217,6 +220,18 @@ fn key(reader: &mut Reader) -> Option<MasterKey> {
             None
         }
     }
+}
+
+/// The key is the same for all bridges that share lines, a node's name is not.
+fn account_sid(reader: &mut Reader, key: Option<&MasterKey>, node_id: &str) -> AccountSid {
+    let derived = || key.map_or_else(|| AccountSid::of_node(node_id), AccountSid::of_key);
+    let Some(given) = reader.text("account-sid") else {
+        return derived();
+    };
+    AccountSid::parse(&given).unwrap_or_else(|| {
+        reader.mistake("account-sid", FlagProblem::AccountSid);
+        derived()
+    })
 }
 
 /// `sqlite:///path` or `postgres://…`, else the file of `--data-dir`.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
+use super::key::MasterKey;
+
 /// 16 random bytes as 32 hex digits.
 fn random_hex32() -> String {
     hex(&rand::rng().random::<[u8; 16]>())
@@ -87,8 +89,18 @@ impl AccountSid {
     /// The account of a bridge node: the same at every start.
     #[must_use]
     pub fn of_node(node_id: &str) -> Self {
-        let hash = Sha256::digest(node_id.as_bytes());
-        Self(format!("AC{}", hex(&hash[..16])).into())
+        Self::of_hash(Sha256::new_with_prefix(node_id))
+    }
+
+    /// The account of all bridges that have this key: it tells nothing of the key.
+    #[must_use]
+    pub fn of_key(key: &MasterKey) -> Self {
+        let domain = Sha256::new_with_prefix("sipbridge AccountSid ");
+        Self::of_hash(domain.chain_update(key.expose()))
+    }
+
+    fn of_hash(hash: Sha256) -> Self {
+        Self(format!("AC{}", hex(&hash.finalize()[..16])).into())
     }
 }
 

@@ -1,8 +1,8 @@
-//! Times as the contracts write them: RFC 3339, UTC, milliseconds.
+//! Times as the contracts write them: RFC 3339, UTC, milliseconds; as Twilio writes them: RFC 2822.
 
 use std::time::{Duration, SystemTime};
 
-use time::format_description::well_known::Rfc3339;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 use time::{Date, Month, OffsetDateTime, Time};
 
 /// `2026-01-15T14:30:00.123Z`.
@@ -43,6 +43,23 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     (at.unix_timestamp() >= 0).then(|| at.into())
 }
 
+/// `Thu, 15 Jan 2026 14:30:00 +0000`; empty for a time that RFC 2822 cannot write,
+/// before the year 1900.
+#[must_use]
+pub fn rfc2822(at: SystemTime) -> String {
+    OffsetDateTime::from(at)
+        .format(&Rfc2822)
+        .unwrap_or_default()
+}
+
+/// The beginning of a UTC day that is written `2026-01-15`.
+#[must_use]
+pub fn parse_day(text: &str) -> Option<SystemTime> {
+    let is_day = text.len() == 10 && text.is_ascii();
+    let midnight = is_day.then(|| format!("{text}T00:00:00.000Z"))?;
+    parse_rfc3339_ms(&midnight)
+}
+
 /// The UTC day, `2026-01-15`.
 #[must_use]
 pub fn utc_day(at: SystemTime) -> String {
@@ -78,6 +95,12 @@ mod tests {
         assert_eq!(rfc3339_ms(at), "2026-01-15T14:30:00.123Z");
         assert_eq!(parse_rfc3339_ms("2026-01-15T14:30:00.123Z"), Some(at));
         assert_eq!(utc_day(at), "2026-01-15");
+        assert_eq!(rfc2822(at), "Thu, 15 Jan 2026 14:30:00 +0000");
+        let day = parse_day("2026-01-15").expect("a day");
+        assert_eq!(rfc3339_ms(day), "2026-01-15T00:00:00.000Z");
+        for bad in ["2026-13-01", "2026-1-15", "15-01-2026", "2026-01-15T"] {
+            assert_eq!(parse_day(bad), None, "{bad}");
+        }
         assert_eq!(rest_of_day(at), Duration::from_secs(9 * 3600 + 1800));
     }
 

@@ -72,7 +72,7 @@ pub struct CallPage {
     pub next: Option<(SystemTime, CallId)>,
 }
 
-const COLUMNS: [&str; 22] = [
+pub(super) const COLUMNS: [&str; 22] = [
     "call_id",
     "sip_call_id",
     "node_id",
@@ -275,7 +275,7 @@ impl Store {
     }
 }
 
-fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
+pub(super) fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
     let text = |name: &str| row.try_get::<Option<String>, _>(name);
     let time = |name: &str| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(name)?.map(at));
     let count = |name: &str| -> Result<Option<u64>, sqlx::Error> {

@@ -11,6 +11,7 @@
 //! | [`import`] | the lines of a file written into it |
 //! | [`changes`] | noticing that lines or servers are other than before |
 //! | [`calls`] | the record of a call, and pages of them |
+//! | [`call_search`] | records from the newest to the oldest; deleting one |
 //! | [`call_log`] | writes records without ever holding up a call |
 //! | [`retention`] | deleting records that are older than wanted |
 //! | [`callbacks`] | callbacks that are not delivered yet |
@@ -22,6 +23,7 @@
 //! of the room `lines`.
 
 pub mod call_log;
+pub mod call_search;
 pub mod callbacks;
 pub mod calls;
 pub mod changes;
@@ -35,6 +37,7 @@ pub mod retention;
 pub mod table;
 
 pub use call_log::{CallLog, CallLogStats};
+pub use call_search::CallSearch;
 pub use calls::{AudioStats, CallPage, CallQuery, CallRecord};
 pub use changes::{DatabaseMark, Listener, Snapshot};
 pub use connection::{Location, Store};

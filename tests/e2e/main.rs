@@ -48,6 +48,7 @@
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `cluster_api` | one API over several bridges, limits over all of them |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `twilio_api` | Twilio's REST API, by hand and by Twilio's library |
 //! | `privacy` | withheld numbers, asserted ones, and headers for the worker |
 //! | `placed_to_sipp` | calls placed to SIPp as a foreign phone: answered, busy, declined, not answered |
 //! | `openapi` | the document of the API, held to what it answers |
@@ -115,4 +116,5 @@ mod slow_clients;
 mod store;
 mod strangers;
 mod trunk;
+mod twilio_api;
 mod unsuitable_redis;

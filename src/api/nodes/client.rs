@@ -49,8 +49,14 @@ impl NodeRequest {
     /// GET of a path.
     #[must_use]
     pub fn get(path: impl Into<String>) -> Self {
+        Self::bare(Method::GET, path)
+    }
+
+    /// A request without a body.
+    #[must_use]
+    pub fn bare(method: Method, path: impl Into<String>) -> Self {
         Self {
-            method: Method::GET,
+            method,
             path: path.into(),
             headers: HeaderMap::new(),
             body: Bytes::new(),

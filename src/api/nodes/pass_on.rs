@@ -54,14 +54,28 @@ async fn judge<'a>(
             Err(misdirected(control))
         };
     }
-    let (Some(nodes), Some(call)) = (&control.nodes, call_of(path)) else {
+    match call_of(path) {
+        Some(call) => elsewhere(control, &call).await,
+        None => Ok(None),
+    }
+}
+
+/// The other bridge that has a call, if any, and how it is asked.
+///
+/// # Errors
+/// When one that may have it does not answer.
+pub(in crate::api) async fn elsewhere<'a>(
+    control: &'a Control,
+    call: &CallId,
+) -> Result<Option<(&'a Nodes, Node)>, Problem> {
+    let Some(nodes) = &control.nodes else {
         return Ok(None);
     };
     let others = nodes.others();
-    if others.is_empty() || control.calls.get(&call).is_some() {
+    if others.is_empty() || control.calls.get(call).is_some() {
         return Ok(None);
     }
-    let holder = holder(control, nodes, &others, &call).await?;
+    let holder = holder(control, nodes, &others, call).await?;
     Ok(holder.map(|node| (nodes, node)))
 }
 

@@ -1,0 +1,308 @@
+//! `/Calls`: the calls of this bridge and of its database, and ending one.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::State;
+use axum::http::{Method, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::API_VERSION;
+use super::call::CallResource;
+use super::error::{Code, TwilioError};
+use super::filter::CallFilter;
+use super::form::{Form, Item, QueryForm};
+use super::page::{Page, PageRequest};
+use crate::api::audit::Changed;
+use crate::api::call_list::{read_cursor, write_cursor};
+use crate::api::control::Control;
+use crate::api::nodes::NodeRequest;
+use crate::api::nodes::pass_on::elsewhere;
+use crate::api::problem::Problem;
+use crate::bridge::call_store::{CallRequest, RequestError};
+use crate::core::call_object::CallObject;
+use crate::core::ids::{AccountSid, CallId};
+use crate::store::calls::PAGE_MAX;
+
+/// Records that one request looks at, at most, in pages of [`PAGE_MAX`]: a filter that fits few of
+/// many goes on with the next page.
+const LOOKS_MAX: u32 = 10;
+
+/// A page of calls, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TwilioCallList)]
+struct CallListBody<'a> {
+    calls: Vec<CallResource<'a>>,
+    #[serde(flatten)]
+    page: Page,
+}
+
+/// What is asked of a call.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a schema: requests are read field by field")]
+struct CallUpdate {
+    /// `completed` ends the call; `canceled` does so before its answer alone.
+    #[schema(rename = "Status")]
+    status: String,
+}
+
+/// Lists calls, the newest first.
+#[utoipa::path(
+    get,
+    path = "/2010-04-01/Accounts/{account}/Calls.json",
+    tag = "twilio",
+    operation_id = "twilioListCalls",
+    security(("account" = [])),
+    params(
+        ("account" = String, Path, description = "AccountSid."),
+        ("To" = Option<String>, Query, description = "Only calls to this number."),
+        ("From" = Option<String>, Query, description = "Only calls from this number."),
+        ("Status" = Option<String>, Query, description = "Only calls that stand so."),
+        ("ParentCallSid" = Option<String>, Query, description = "Calls of another call: there are none."),
+        ("StartTime" = Option<String>, Query, description = "A day or a time; also `StartTime<` and `StartTime>`."),
+        ("EndTime" = Option<String>, Query, description = "A day or a time; also `EndTime<` and `EndTime>`."),
+        ("PageSize" = Option<u32>, Query, description = "Most entries, 1 to 1000; 50 when absent."),
+        ("Page" = Option<u32>, Query, description = "The number of the page; what counts is PageToken."),
+        ("PageToken" = Option<String>, Query, description = "From `next_page_uri`."),
+    ),
+    responses((status = 200, description = "The calls.", body = CallListBody), super::error::Errors),
+)]
+pub(in crate::api) async fn list(
+    State(control): State<Arc<Control>>,
+    QueryForm(mut form): QueryForm,
+) -> Result<Response, TwilioError> {
+    let account = &control.twilio.sid;
+    let (filter, given) = CallFilter::read(&mut form);
+    let token = form.parsed("PageToken", "must come from next_page_uri", read_cursor);
+    let path = format!("/{API_VERSION}/Accounts/{account}/Calls.json");
+    let page = PageRequest::read(&mut form, path, given);
+    form.finish()?;
+    let found = find(&control, &filter, token, page.size).await?;
+    let next = found.next.as_ref().map(write_cursor);
+    let calls = found.calls.iter();
+    let body = CallListBody {
+        calls: calls.map(|call| CallResource::of(call, account)).collect(),
+        page: page.body(found.calls.len(), next.as_deref()),
+    };
+    Ok(answer(StatusCode::OK, &body))
+}
+
+#[derive(Default)]
+struct Found {
+    calls: Vec<CallObject>,
+    /// Where the next page begins.
+    next: Option<(SystemTime, CallId)>,
+}
+
+/// The calls of memory, which stand as they are now, between those of the database.
+async fn find(
+    control: &Control,
+    filter: &CallFilter,
+    before: Option<(SystemTime, CallId)>,
+    size: u32,
+) -> Result<Found, TwilioError> {
+    if filter.is_empty() {
+        return Ok(Found::default());
+    }
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let live = control.calls.list();
+    let known: HashSet<CallId> = live.iter().map(|call| call.facts.id.clone()).collect();
+    let is_after = |call: &CallObject| before.as_ref().is_none_or(|at| place(call) < place_of(at));
+    let fits = |call: &CallObject| is_after(call) && filter.has(call);
+    let mut calls: Vec<_> = live.into_iter().filter(fits).collect();
+    let mut reached = before.clone();
+    let mut is_whole = control.store.is_none();
+    if let Some(store) = &control.store {
+        let mut records = Vec::new();
+        for _ in 0..LOOKS_MAX {
+            let search = filter.search(reached.clone(), PAGE_MAX);
+            let more = store.search_calls(&search).await?;
+            is_whole = more.len() < PAGE_MAX as usize;
+            reached = more.last().map(|last| at(&last.call)).or(reached);
+            let more = more.into_iter().map(|record| record.call);
+            records.extend(more.filter(|call| !known.contains(&call.facts.id) && filter.has(call)));
+            if is_whole || records.len() > size {
+                break;
+            }
+        }
+        calls.extend(records);
+    }
+    calls.sort_unstable_by(|a, b| place(b).cmp(&place(a)));
+    // What is older than the search got waits for the next page.
+    if let Some(reached) = reached.as_ref().filter(|_| !is_whole) {
+        calls.retain(|call| place(call) >= place_of(reached));
+    }
+    let has_more = calls.len() > size;
+    calls.truncate(size);
+    let next = match (has_more, is_whole) {
+        (true, _) => calls.last().map(at),
+        (false, false) => reached,
+        (false, true) => None,
+    };
+    Ok(Found { calls, next })
+}
+
+fn at(call: &CallObject) -> (SystemTime, CallId) {
+    (call.facts.started, call.facts.id.clone())
+}
+
+/// Where a call stands in the order of the list: by the millisecond, as the database keeps it.
+fn place(call: &CallObject) -> (u128, &str) {
+    (millis(call.facts.started), call.facts.id.as_str())
+}
+
+fn place_of((started, id): &(SystemTime, CallId)) -> (u128, &str) {
+    (millis(*started), id.as_str())
+}
+
+fn millis(at: SystemTime) -> u128 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis()
+}
+
+/// Shows one call.
+#[utoipa::path(
+    get,
+    path = "/2010-04-01/Accounts/{account}/Calls/{call}",
+    tag = "twilio",
+    operation_id = "twilioGetCall",
+    security(("account" = [])),
+    params(
+        ("account" = String, Path, description = "AccountSid."),
+        ("call" = String, Path, description = "CallSid and `.json`."),
+    ),
+    responses((status = 200, description = "The call.", body = CallResource), super::error::Errors),
+)]
+pub(in crate::api) async fn get(
+    State(control): State<Arc<Control>>,
+    Item(sid): Item,
+) -> Result<Response, TwilioError> {
+    let sid = CallId::parse(&sid).ok_or_else(missing)?;
+    let call = known(&control, &sid).await?.ok_or_else(missing)?;
+    Ok(shown(&call, &control.twilio.sid))
+}
+
+/// Ends a call. Its answer is the call as it stands; its end shows a moment later.
+#[utoipa::path(
+    post,
+    path = "/2010-04-01/Accounts/{account}/Calls/{call}",
+    tag = "twilio",
+    operation_id = "twilioUpdateCall",
+    security(("account" = [])),
+    params(
+        ("account" = String, Path, description = "AccountSid."),
+        ("call" = String, Path, description = "CallSid and `.json`."),
+    ),
+    request_body(content = CallUpdate, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 200, description = "The call.", body = CallResource), super::error::Errors),
+)]
+pub(in crate::api) async fn update(
+    State(control): State<Arc<Control>>,
+    Item(sid): Item,
+    mut form: Form,
+) -> Result<Response, TwilioError> {
+    let sid = CallId::parse(&sid).ok_or_else(missing)?;
+    let status = form.parsed("Status", "must be completed or canceled", |text| {
+        ["completed", "canceled"]
+            .into_iter()
+            .find(|known| *known == text)
+    });
+    form.finish()?;
+    let status = status.ok_or_else(|| {
+        let text = "Status is missing: completed or canceled";
+        TwilioError::new(Code::PARAMETER, text)
+    })?;
+    let call = known(&control, &sid).await?.ok_or_else(missing)?;
+    if status == "canceled" && call.state.answered.is_some() {
+        let text = "the call is answered already: Status completed ends it";
+        return Err(TwilioError::new(Code::CALL_STATE, text));
+    }
+    match control.calls.ask(&sid, CallRequest::Hangup).await {
+        // One that is over is what was asked for.
+        Ok(()) | Err(RequestError::Over) => {}
+        Err(RequestError::Unknown) if call.state.ended.is_some() => {}
+        Err(RequestError::Unknown) => hang_up_elsewhere(&control, &sid).await?,
+        Err(error) => return Err(TwilioError::new(Code::CALL_STATE, error.to_string())),
+    }
+    let call = known(&control, &sid).await?.unwrap_or(call);
+    Ok(Changed::fields(vec!["Status"]).to(shown(&call, &control.twilio.sid)))
+}
+
+/// Deletes the record of a call that is over.
+#[utoipa::path(
+    delete,
+    path = "/2010-04-01/Accounts/{account}/Calls/{call}",
+    tag = "twilio",
+    operation_id = "twilioDeleteCall",
+    security(("account" = [])),
+    params(
+        ("account" = String, Path, description = "AccountSid."),
+        ("call" = String, Path, description = "CallSid and `.json`."),
+    ),
+    responses((status = 204, description = "It is gone."), super::error::Errors),
+)]
+pub(in crate::api) async fn remove(
+    State(control): State<Arc<Control>>,
+    Item(sid): Item,
+) -> Result<StatusCode, TwilioError> {
+    let sid = CallId::parse(&sid).ok_or_else(missing)?;
+    let call = known(&control, &sid).await?.ok_or_else(missing)?;
+    if call.state.ended.is_none() {
+        let text = "the call is in progress: end it first";
+        return Err(TwilioError::new(Code::CALL_STATE, text));
+    }
+    if let Some(store) = &control.store {
+        store.delete_call(&sid).await?;
+    }
+    control.calls.forget(&sid);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends a call of another bridge.
+async fn hang_up_elsewhere(control: &Control, sid: &CallId) -> Result<(), TwilioError> {
+    let Some((nodes, node)) = elsewhere(control, sid).await? else {
+        // It was lost with its bridge.
+        return Ok(());
+    };
+    let request = NodeRequest::bare(Method::DELETE, format!("/api/calls/{sid}"));
+    let answer = nodes.ask(&node, &request).await.map_err(Problem::from)?;
+    if answer.status.is_success() || answer.status == StatusCode::CONFLICT {
+        return Ok(());
+    }
+    let text = format!("the bridge {} answered {}", answer.node, answer.status);
+    Err(TwilioError::new(Code::CALL_STATE, text))
+}
+
+/// A call of this bridge, or one of the database.
+async fn known(control: &Control, sid: &CallId) -> Result<Option<CallObject>, TwilioError> {
+    if let Some(call) = control.calls.get(sid) {
+        return Ok(Some(call));
+    }
+    let record = match &control.store {
+        Some(store) => store.call(sid).await?,
+        None => None,
+    };
+    Ok(record.map(|record| record.call))
+}
+
+fn missing() -> TwilioError {
+    TwilioError::missing("call")
+}
+
+fn shown(call: &CallObject, account: &AccountSid) -> Response {
+    answer(StatusCode::OK, &CallResource::of(call, account))
+}
+
+pub(super) fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    // Strings and numbers only: this cannot fail.
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    (status, headers, body).into_response()
+}

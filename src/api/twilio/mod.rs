@@ -1,0 +1,51 @@
+//! Twilio's REST API as bots use it, under `/2010-04-01/Accounts/{AccountSid}`:
+//! the calls and lines of this bridge in Twilio's form. One more door to what
+//! `/api/calls` does; it decides nothing by itself.
+//!
+//! On with `--auth-token`, which is what a bot has as `TWILIO_AUTH_TOKEN`.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`account`] | who is let in: `AccountSid:AuthToken`, by Basic |
+//! | [`error`] | what is answered otherwise: Twilio's codes |
+//! | `form` | a form in a body or a query |
+//! | [`call`] | a call in Twilio's form |
+//! | [`calls`] | `/Calls` |
+//! | `filter` | which calls a list has |
+//! | [`numbers`] | `/IncomingPhoneNumbers`: a view of the lines |
+//! | [`page`] | pages of a list |
+//!
+//! Leaves out what places calls by TwiML, changes the TwiML of one, recordings and messages:
+//! refused by name, with code 20404 or 21218.
+
+pub mod account;
+pub mod call;
+pub mod calls;
+pub mod error;
+mod filter;
+mod form;
+pub mod numbers;
+pub mod page;
+
+use super::problem::{Problem, ProblemKind};
+
+pub use account::Account;
+pub(super) use account::guard;
+pub(super) use error::in_twilios_form;
+
+/// What all its paths begin with.
+pub(super) const PREFIX: &str = "/2010-04-01/";
+/// The answer to what this API leaves out.
+pub(super) fn not_served() -> Problem {
+    let text = "not served here: of Twilio's API there are Calls.json (but for placing calls: POST \
+         /api/calls does that), Calls/{CallSid}.json and IncomingPhoneNumbers.json";
+    Problem::new(ProblemKind::NOT_FOUND, text)
+}
+
+/// The version of Twilio's API.
+const API_VERSION: &str = "2010-04-01";
+
+/// Whether a path is one of Twilio's API.
+pub(super) fn is_twilios(path: &str) -> bool {
+    path.starts_with(PREFIX)
+}

@@ -1,0 +1,219 @@
+//! `/IncomingPhoneNumbers`: the lines of this bridge that have a number, in Twilio's form.
+//! To be read: lines are administered at `/api/admin/telephony`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use super::API_VERSION;
+use super::calls::answer;
+use super::error::TwilioError;
+use super::form::{Form, Item, QueryForm};
+use super::page::{Page, PageRequest};
+use crate::api::control::Control;
+use crate::core::ids::{AccountSid, LineId, hex};
+use crate::fleet::LineProfile;
+
+/// Lines that are looked at in one go.
+const LOOK: usize = 1_000;
+
+/// A line as Twilio shows a number.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TwilioPhoneNumber)]
+pub struct NumberResource {
+    sid: String,
+    account_sid: String,
+    /// The id of the line.
+    friendly_name: String,
+    phone_number: String,
+    api_version: &'static str,
+    capabilities: Capabilities,
+    voice_url: Option<String>,
+    voice_method: &'static str,
+    voice_fallback_url: Option<String>,
+    voice_fallback_method: &'static str,
+    status_callback: Option<String>,
+    status_callback_method: &'static str,
+    date_created: Option<String>,
+    date_updated: Option<String>,
+    uri: String,
+}
+
+/// What a number can do.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TwilioCapabilities)]
+pub struct Capabilities {
+    voice: bool,
+    sms: bool,
+    mms: bool,
+    fax: bool,
+}
+
+/// A page of numbers, in the order of their lines.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TwilioPhoneNumberList)]
+struct NumberListBody {
+    incoming_phone_numbers: Vec<NumberResource>,
+    #[serde(flatten)]
+    page: Page,
+}
+
+impl NumberResource {
+    /// `None` for a line without a number.
+    fn of(line: &LineProfile, account: &AccountSid) -> Option<Self> {
+        let sid = phone_number_sid(account, &line.id);
+        Some(Self {
+            account_sid: account.to_string(),
+            friendly_name: line.id.to_string(),
+            phone_number: line.phone_number.as_ref()?.expose().to_owned(),
+            api_version: API_VERSION,
+            capabilities: Capabilities {
+                voice: true,
+                sms: false,
+                mms: false,
+                fax: false,
+            },
+            voice_url: None,
+            voice_method: "POST",
+            voice_fallback_url: None,
+            voice_fallback_method: "POST",
+            status_callback: None,
+            status_callback_method: "POST",
+            date_created: None,
+            date_updated: None,
+            uri: format!("/{API_VERSION}/Accounts/{account}/IncomingPhoneNumbers/{sid}.json"),
+            sid,
+        })
+    }
+}
+
+/// `PN` and 32 hex digits: the same for a line at every start and every bridge.
+pub(super) fn phone_number_sid(account: &AccountSid, line: &LineId) -> String {
+    let hash = Sha256::digest(format!("{account} {line}"));
+    format!("PN{}", hex(&hash[..16]))
+}
+
+/// Lists the lines that have a number.
+#[utoipa::path(
+    get,
+    path = "/2010-04-01/Accounts/{account}/IncomingPhoneNumbers.json",
+    tag = "twilio",
+    operation_id = "twilioListPhoneNumbers",
+    security(("account" = [])),
+    params(
+        ("account" = String, Path, description = "AccountSid."),
+        ("PhoneNumber" = Option<String>, Query, description = "Only the lines with this number."),
+        ("FriendlyName" = Option<String>, Query, description = "Only the line with this id."),
+        ("PageSize" = Option<u32>, Query, description = "Most entries, 1 to 1000; 50 when absent."),
+        ("Page" = Option<u32>, Query, description = "The number of the page; what counts is PageToken."),
+        ("PageToken" = Option<String>, Query, description = "From `next_page_uri`."),
+    ),
+    responses((status = 200, description = "The numbers.", body = NumberListBody), super::error::Errors),
+)]
+pub(in crate::api) async fn list(
+    State(control): State<Arc<Control>>,
+    QueryForm(mut form): QueryForm,
+) -> Result<Response, TwilioError> {
+    let account = &control.twilio.sid;
+    let mut given = Vec::new();
+    let mut take = |form: &mut Form, name: &'static str| {
+        let value = form.text(name)?;
+        given.push((name.to_owned(), value.clone()));
+        Some(value)
+    };
+    let number = take(&mut form, "PhoneNumber");
+    let name = take(&mut form, "FriendlyName");
+    let after = form.text("PageToken");
+    let path = format!("/{API_VERSION}/Accounts/{account}/IncomingPhoneNumbers.json");
+    let page = PageRequest::read(&mut form, path, given);
+    form.finish()?;
+    let fits = |line: &NumberResource| {
+        number
+            .as_ref()
+            .is_none_or(|number| *number == line.phone_number)
+            && name.as_ref().is_none_or(|name| *name == line.friendly_name)
+    };
+    let size = usize::try_from(page.size).unwrap_or(usize::MAX);
+    // One more than asked for tells whether there is a next page.
+    let lines = lines_after(&control, after);
+    let mut numbers: Vec<_> = lines.filter(fits).take(size.saturating_add(1)).collect();
+    let has_more = numbers.len() > size;
+    numbers.truncate(size);
+    let last = numbers.last().filter(|_| has_more);
+    let next = last.map(|last| last.friendly_name.clone());
+    let page = page.body(numbers.len(), next.as_deref());
+    let body = NumberListBody {
+        incoming_phone_numbers: numbers,
+        page,
+    };
+    Ok(answer(StatusCode::OK, &body))
+}
+
+/// Shows one of them.
+#[utoipa::path(
+    get,
+    path = "/2010-04-01/Accounts/{account}/IncomingPhoneNumbers/{number}",
+    tag = "twilio",
+    operation_id = "twilioGetPhoneNumber",
+    security(("account" = [])),
+    params(
+        ("account" = String, Path, description = "AccountSid."),
+        ("number" = String, Path, description = "The number's SID and `.json`."),
+    ),
+    responses((status = 200, description = "The number.", body = NumberResource), super::error::Errors),
+)]
+pub(in crate::api) async fn get(
+    State(control): State<Arc<Control>>,
+    Item(sid): Item,
+) -> Result<Response, TwilioError> {
+    let mut numbers = lines_after(&control, None);
+    let number = numbers.find(|number| number.sid == sid);
+    let number = number.ok_or_else(|| TwilioError::missing("phone number"))?;
+    Ok(answer(StatusCode::OK, &number))
+}
+
+/// The lines with a number that follow an id, in the order of their ids.
+fn lines_after(control: &Control, after: Option<String>) -> impl Iterator<Item = NumberResource> {
+    let mut after = after;
+    let mut is_last = false;
+    let looks = std::iter::from_fn(move || {
+        if is_last {
+            return None;
+        }
+        let ids = control.lines.ids(after.as_deref(), LOOK);
+        is_last = ids.len() < LOOK;
+        after = ids.last().map(|id| id.as_str().to_owned());
+        Some(ids)
+    });
+    let lines = looks.flatten().filter_map(|id| control.lines.get(&id));
+    lines.filter_map(|line| NumberResource::of(&line, &control.twilio.sid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::private::Private;
+
+    #[test]
+    fn a_line_with_a_number_has_the_same_sid_every_time() {
+        let account = AccountSid::of_node("n");
+        let mut line = LineProfile::bare(LineId::new("line-1"));
+        assert!(NumberResource::of(&line, &account).is_none());
+        line.phone_number = Some(Private::new("+33972360682"));
+        let number = NumberResource::of(&line, &account).expect("a number");
+        let again = NumberResource::of(&line, &account).expect("a number");
+        assert_eq!(number.sid, again.sid);
+        assert!(number.sid.starts_with("PN") && number.sid.len() == 34);
+        let other = phone_number_sid(&account, &LineId::new("line-2"));
+        assert_ne!(number.sid, other);
+        let body = serde_json::to_value(&number).expect("JSON");
+        assert_eq!(body["phone_number"], "+33972360682");
+        assert_eq!(body["capabilities"]["voice"], true);
+        assert!(body["voice_url"].is_null());
+    }
+}
