@@ -23,9 +23,10 @@ pub fn begin(
     beside_calls: bool,
 ) -> JoinHandle<Decrypted> {
     spawn_blocking(move || {
-        let open = || {
-            let line = password.line.as_str();
-            Credential::open(key.as_ref(), line, Some(&password.stored))
+        let sealed = password.clone();
+        let open = move || {
+            let line = sealed.line.as_str();
+            Credential::open(key.as_ref(), line, Some(&sealed.stored))
         };
         let opened = if beside_calls { gently(open) } else { open() };
         (password, opened)

@@ -4,8 +4,11 @@
 
 use std::collections::HashMap;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::thread;
+use std::time::Duration;
 
 use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
@@ -99,16 +102,24 @@ fn step_back() {
     let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
 }
 
-/// Does it beside calls, which come first. Blocks meanwhile.
-pub fn gently<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    let stepped_back = || {
-        step_back();
-        work()
+/// Does it beside calls, which come first: on a thread that steps back. Where nothing came
+/// of that within 2 s, because other programs leave no core idle, it is done once more as
+/// everything else is: an operator waits for it. Blocks meanwhile.
+pub fn gently<R: Send + 'static>(work: impl Fn() -> R + Send + Sync + 'static) -> R {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let work = Arc::new(work);
+    let (done, result) = sync_channel(1);
+    let stepped_back = {
+        let work = work.clone();
+        move || {
+            step_back();
+            // Nobody waits for it any more after 2 s.
+            let _ = done.send(work());
+        }
     };
-    match thread::scope(|scope| scope.spawn(stepped_back).join()) {
-        Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
+    let begun = thread::Builder::new().spawn(stepped_back);
+    let result = begun.ok().and_then(|_| result.recv_timeout(PATIENCE).ok());
+    result.unwrap_or_else(|| work())
 }
 
 /// Does the same with every item, on all cores; the results are in the order
@@ -146,7 +157,24 @@ pub fn in_parallel<T: Sync, R: Send>(items: &[T], of_one: impl Fn(&T) -> R + Syn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::sync::Barrier;
+    use std::time::Instant;
+
+    #[test]
+    fn work_that_gets_no_core_is_done_all_the_same() {
+        let starved = thread::current().id();
+        let never = Arc::new(Barrier::new(2));
+        let met = never.clone();
+        let done_by = gently(move || {
+            // The thread that steps back is held up; whoever waits for it is not.
+            if thread::current().id() != starved {
+                never.wait();
+            }
+            thread::current().id()
+        });
+        assert_eq!(done_by, starved);
+        met.wait();
+    }
 
     fn secret(text: &str) -> Secret {
         Secret::new(text.to_owned())

@@ -88,7 +88,7 @@ async fn sealed(
     let (key, id) = (control.key.clone(), id.to_owned());
     // 20 ms of CPU, after everything that callers hear.
     let sealed =
-        tokio::task::spawn_blocking(move || gently(|| stored(key.as_ref(), &id, &password)));
+        tokio::task::spawn_blocking(move || gently(move || stored(key.as_ref(), &id, &password)));
     sealed.await.map_err(|error| {
         tracing::error!(%error, "a password was not encrypted");
         Problem::new(ProblemKind::INTERNAL, "the password was not encrypted")
