@@ -14,6 +14,7 @@
 //! | [`media_link`] | what passes between SIP engine and media plane |
 //! | [`answering_machine`] | whether a person, a machine or a fax has answered |
 //! | [`callback`], [`signature`] | HTTP callbacks: which, in what order, how often; their signature |
+//! | [`twiml`], [`voice`] | TwiML: read into typed verbs; the state machine that runs them |
 //! | [`outward`] | which addresses of clients are reached, and signed for |
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
 //! | [`refused_lines`] | lines that the SIP engine could not add, and when each is tried again |
@@ -63,4 +64,6 @@ pub mod signature;
 pub mod sync;
 pub mod telephone_event;
 pub mod timestamp;
+pub mod twiml;
+pub mod voice;
 pub mod worker_message;

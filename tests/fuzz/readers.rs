@@ -18,12 +18,15 @@ use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
 use sipbridge::core::media_session::clock::MediaClock;
 use sipbridge::core::media_session::uplink::{PreparedFormat, Uplink};
 use sipbridge::core::media_streams::MessageWriter;
+use sipbridge::core::printable::is_harmless;
 use sipbridge::core::rtp::RtpHeader;
 use sipbridge::core::sdp::judge::{Place, judge};
 use sipbridge::core::sdp::parse::parse;
 use sipbridge::core::sdp::render::render;
 use sipbridge::core::sdp::{Served, body};
 use sipbridge::core::telephone_event::are_digits;
+use sipbridge::core::twiml::document::{Callee, Verb};
+use sipbridge::core::twiml::{self, VoiceUrl};
 use sipbridge::core::worker_message::{
     MAX_DESTINATION_BYTES, MAX_DIGITS, MAX_MARK_NAME_BYTES, WorkerMessage, parse_worker_message,
 };
@@ -35,6 +38,7 @@ use sipbridge::sip::uri::{UriParts, escape_user};
 use crate::corpus;
 use crate::inside::Reader;
 use crate::mutate;
+use crate::words::{NUMBERS, TWIML_VALUES};
 
 pub const READERS: &[Reader] = &[
     Reader {
@@ -63,6 +67,16 @@ pub const READERS: &[Reader] = &[
         seeds: || seeds("worker"),
         mutate: spliced,
         read: worker,
+    },
+    Reader {
+        name: "inside-twiml",
+        seeds: || seeds("twiml"),
+        mutate: |random, one, other| match random.random_range(0..3) {
+            0 => nested(random, one, other),
+            1 => attribute(random, one),
+            _ => spliced(random, one, other),
+        },
+        read: twiml,
     },
     Reader {
         name: "inside-address",
@@ -114,6 +128,37 @@ fn spliced(random: &mut StdRng, one: &[u8], other: &[u8]) -> Vec<u8> {
         out = mutate::bytes(random, &out);
     }
     out.truncate(65_000);
+    out
+}
+
+/// A document with a part of itself or of another one in its midst, many times over: elements within elements, attributes
+/// without end.
+fn nested(random: &mut StdRng, one: &[u8], other: &[u8]) -> Vec<u8> {
+    let at = random.random_range(0..=one.len());
+    let from = random.random_range(0..=other.len());
+    let length = random.random_range(0..200).min(other.len() - from);
+    let part = &other[from..from + length];
+    let times = *mutate::pick(random, &[1, 2, 33, 500, 4_000]);
+    let mut out = [&one[..at], &part.repeat(times), &one[at..]].concat();
+    out.truncate(65_537);
+    out
+}
+
+/// A document with another value of one of its attributes: what is well-formed stays so.
+fn attribute(random: &mut StdRng, one: &[u8]) -> Vec<u8> {
+    let quotes = one.iter().enumerate().filter(|(_, byte)| **byte == b'"');
+    let quotes: Vec<usize> = quotes.map(|(at, _)| at).collect();
+    let pairs = quotes.len() / 2;
+    if pairs == 0 {
+        return one.to_vec();
+    }
+    let pair = 2 * random.random_range(0..pairs);
+    let value = match random.random_range(0..3) {
+        0 => mutate::pick(random, NUMBERS),
+        _ => mutate::pick(random, TWIML_VALUES),
+    };
+    let mut out = one.to_vec();
+    out.splice(quotes[pair] + 1..quotes[pair + 1], value.bytes());
     out
 }
 
@@ -274,6 +319,56 @@ fn worker(input: &[u8]) {
         Ok(WorkerMessage::Transfer(to)) => assert!(to.expose().len() <= MAX_DESTINATION_BYTES),
         Ok(WorkerMessage::Clear | WorkerMessage::Hangup | WorkerMessage::Stop) => {}
         Err(why) => assert!(why.to_string().len() < 200, "of the input nothing"),
+    }
+}
+
+fn twiml(input: &[u8]) {
+    let address = VoiceUrl::parse_http("https://bot.example/voice?t=1");
+    match twiml::parse(input, address.as_ref()) {
+        Err(error) => {
+            let told = error.to_string();
+            assert!(
+                told.len() < 2_000 && told.chars().all(is_harmless),
+                "{told}"
+            );
+        }
+        Ok(document) => {
+            assert!(document.verbs.len() <= twiml::NODES_MAX as usize);
+            assert!(document.warnings.len() <= twiml::WARNINGS_MAX + 1);
+            for warning in &document.warnings {
+                let told = warning.to_string();
+                assert!(
+                    told.len() < 2_000 && told.chars().all(is_harmless),
+                    "{told}"
+                );
+            }
+            document.verbs.iter().for_each(dialled);
+        }
+    }
+}
+
+/// Nothing that a `<Dial>` names breaks out of its place in a request.
+fn dialled(verb: &Verb) {
+    let Verb::Dial(dial) = verb else {
+        return;
+    };
+    assert!(dial.targets.len() <= twiml::DIAL_TARGETS_MAX);
+    for target in &dial.targets {
+        match &target.callee {
+            Callee::PhoneNumber(number) => assert!(number.expose().chars().all(is_harmless)),
+            Callee::Sip { uri, headers } => {
+                assert!(uri.expose().bytes().all(|byte| byte.is_ascii_graphic()));
+                for header in headers {
+                    assert!(
+                        header
+                            .name
+                            .bytes()
+                            .all(|byte| byte.is_ascii_graphic() && byte != b':')
+                    );
+                    assert!(header.value.expose().chars().all(is_harmless));
+                }
+            }
+        }
     }
 }
 

@@ -35,6 +35,33 @@ pub const NUMBERS: &[&str] = &[
     "",
 ];
 
+/// In place of any value of an attribute.
+pub const TWIML_VALUES: &[&str] = &[
+    "true",
+    "GET",
+    "put",
+    "#",
+    "ww1W#",
+    "..",
+    "?",
+    "//other/x",
+    "http://h/x?a=b&amp;c=%0d%0a",
+    "http://[::1]:0/",
+    "http://user:word@h/",
+    "ftp://h/",
+    "wss://h",
+    "ws:",
+    "sip:a@b?X-A=1%0d%0aB",
+    "&#10;&#9;",
+    "&#x202e;",
+    "&lt;&gt;&quot;",
+    "&nope;",
+    "both_tracks",
+    "busy",
+    "initiated  completed x",
+    " 7 ",
+];
+
 /// In place of any byte.
 pub const ODD_BYTES: &[u8] = b"\0\r\n\t \"'<>;:,@%[]{}()=/\\?&*+-.#\x1b\x7f\x80\xc0\xff";
 
