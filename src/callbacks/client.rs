@@ -80,9 +80,9 @@ impl Client {
         let tls = tls(ca_file)?;
         let failed = |error: reqwest::Error| CallbackError::Client(error.to_string());
         let resolver = Arc::new(GuardedResolver(outward.clone()));
-        let guarded = builder(&settings, tls.clone()).dns_resolver(resolver);
+        let guarded = builder(settings.timeout, tls.clone()).dns_resolver(resolver);
         Ok(Self {
-            http: builder(&settings, tls).build().map_err(failed)?,
+            http: builder(settings.timeout, tls).build().map_err(failed)?,
             guarded: guarded.build().map_err(failed)?,
             settings,
             outward,
@@ -180,38 +180,47 @@ impl Client {
             let after = self.settings.timeout;
             return CallbackError::Slow { host, after };
         }
-        // The outermost message holds the URL; the innermost says why.
-        let mut cause: &(dyn Error + 'static) = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        if let Some(NotPermitted(address)) = cause.downcast_ref() {
+        if let Some(NotPermitted(address)) = innermost(error).downcast_ref() {
             let address = *address;
             return CallbackError::NotPermitted { host, address };
         }
-        let is_outermost = std::ptr::addr_eq(cause, error);
-        let reason = if is_outermost {
-            "the request failed".to_owned()
-        } else {
-            cause.to_string()
-        };
+        let reason = reason(error);
         CallbackError::Network { host, reason }
     }
 }
 
-fn builder(settings: &ClientSettings, tls: ClientConfig) -> reqwest::ClientBuilder {
+fn innermost(error: &reqwest::Error) -> &(dyn Error + 'static) {
+    let mut cause: &(dyn Error + 'static) = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+}
+
+/// Why a request failed. The outermost message holds the URL; the innermost says why.
+pub(super) fn reason(error: &reqwest::Error) -> String {
+    let cause = innermost(error);
+    if std::ptr::addr_eq(cause, error) {
+        "the request failed".to_owned()
+    } else {
+        cause.to_string()
+    }
+}
+
+/// A client that follows no redirect and asks no proxy, with this time for a request as a whole.
+pub(super) fn builder(timeout: Duration, tls: ClientConfig) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(USER_AGENT)
         .redirect(Policy::none())
         .no_proxy()
-        .timeout(settings.timeout)
+        .timeout(timeout)
         .pool_idle_timeout(IDLE)
 }
 
 /// Resolves names of clients' addresses, and leaves out what may not be
 /// reached; the connection goes to exactly what is left.
-struct GuardedResolver(Arc<Outward>);
+pub(super) struct GuardedResolver(pub(super) Arc<Outward>);
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
@@ -233,7 +242,8 @@ impl Resolve for GuardedResolver {
 #[error("{0} is no public address")]
 struct NotPermitted(IpAddr);
 
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, CallbackError> {
+/// `ca_file` holds PEM certificates trusted beside the public roots.
+pub(super) fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, CallbackError> {
     let mut roots = RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     if let Some(path) = ca_file {

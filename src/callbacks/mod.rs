@@ -9,6 +9,7 @@
 //! | [`dispatcher`] | the task that delivers them, in order per call |
 //! | [`outbox_store`] | what is kept of them over a restart |
 //! | [`incoming`] | the question before a call is taken |
+//! | [`voice_client`] | the document that a voice webhook answers |
 //! | [`stats`] | what became of them |
 //! | [`error`] | what can go wrong, without secrets |
 //!
@@ -23,6 +24,7 @@ pub mod outbox_store;
 pub mod stats;
 pub mod status;
 pub mod target;
+pub mod voice_client;
 
 pub use client::Client;
 pub use dispatcher::{WebhookDispatcher, start};
@@ -32,3 +34,4 @@ pub use outbox_store::{OutboxStore, SpoolError};
 pub use stats::CallbackStats;
 pub use status::StatusCallbacks;
 pub use target::CallbackTarget;
+pub use voice_client::VoiceClient;

@@ -1,0 +1,181 @@
+//! The document that a voice webhook answers: asked for, redirects followed, read.
+//!
+//! Each request of the way is judged and signed for itself. Proxies named in the environment are not used.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use reqwest::Response;
+use reqwest::header::{CONTENT_TYPE, LOCATION};
+use tokio::time::timeout;
+
+use super::client::{GuardedResolver, builder, reason, tls};
+use super::error::CallbackError;
+use super::target::CallbackTarget;
+use crate::core::outward::Outward;
+use crate::core::signature::{HEADER, Signer};
+use crate::core::twiml::document::Webhook;
+use crate::core::twiml::{DOCUMENT_BYTES_MAX, Document, TwimlError, VoiceUrl, parse};
+use crate::core::voice::webhook::{FormFields, VoiceRequest};
+use crate::core::voice::{FETCH_LIMIT, FetchFailure, is_twiml_content_type};
+
+/// Most redirects of one request.
+pub const REDIRECTS_MAX: usize = 10;
+const FORM: &str = "application/x-www-form-urlencoded; charset=UTF-8";
+
+/// Who wrote the address of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrittenBy {
+    /// The operator: his flags, his lines, and the documents that those webhooks answer.
+    Operator,
+    /// A client of ours: it leads only where [`Outward`] permits, and what goes to hosts that are not the
+    /// operator's is not signed.
+    Client,
+}
+
+/// Asks voice webhooks. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct VoiceClient {
+    /// For the operator's addresses.
+    http: reqwest::Client,
+    /// For those of clients. It has connections of its own, each of which was judged.
+    guarded: reqwest::Client,
+    signer: Option<Signer>,
+    outward: Arc<Outward>,
+}
+
+impl VoiceClient {
+    /// Requests are signed where there is a signer. `ca_file` holds PEM certificates trusted beside the public
+    /// roots; `outward` judges addresses that clients wrote.
+    ///
+    /// # Errors
+    /// When the CA file is unusable, or TLS cannot be set up.
+    pub fn new(
+        signer: Option<Signer>,
+        ca_file: Option<&Path>,
+        outward: Arc<Outward>,
+    ) -> Result<Self, CallbackError> {
+        let tls = tls(ca_file)?;
+        let failed = |error: reqwest::Error| CallbackError::Client(error.to_string());
+        let resolver = Arc::new(GuardedResolver(outward.clone()));
+        let guarded = builder(FETCH_LIMIT, tls.clone()).dns_resolver(resolver);
+        Ok(Self {
+            http: builder(FETCH_LIMIT, tls).build().map_err(failed)?,
+            guarded: guarded.build().map_err(failed)?,
+            signer,
+            outward,
+        })
+    }
+
+    /// Asks a webhook what is to be done. Takes [`FETCH_LIMIT`] at most, redirects included.
+    ///
+    /// # Errors
+    /// When no document comes of it.
+    pub async fn fetch(
+        &self,
+        webhook: &Webhook,
+        fields: FormFields,
+        written_by: WrittenBy,
+    ) -> Result<Document, FetchFailure> {
+        let whole = self.follow(webhook, fields, written_by);
+        match timeout(FETCH_LIMIT, whole).await {
+            Ok(result) => result,
+            Err(_) => Err(FetchFailure::TimedOut),
+        }
+    }
+
+    async fn follow(
+        &self,
+        webhook: &Webhook,
+        fields: FormFields,
+        written_by: WrittenBy,
+    ) -> Result<Document, FetchFailure> {
+        let signer = self.signer_for(&webhook.url, written_by);
+        let mut request = VoiceRequest::new(webhook, fields, signer);
+        for _ in 0..=REDIRECTS_MAX {
+            let response = self.send(&request, written_by).await?;
+            let status = response.status().as_u16();
+            match redirect_of(&response, &request.url) {
+                Some(to) => {
+                    let signer = self.signer_for(&to, written_by);
+                    request = request.redirected(status, to, signer);
+                }
+                None => return read(response, &request.url).await,
+            }
+        }
+        Err(FetchFailure::TooManyRedirects)
+    }
+
+    async fn send(
+        &self,
+        request: &VoiceRequest,
+        written_by: WrittenBy,
+    ) -> Result<Response, FetchFailure> {
+        let http = match written_by {
+            WrittenBy::Operator => &self.http,
+            WrittenBy::Client => {
+                // An IP address in a URL is resolved by nobody.
+                let target = CallbackTarget::parse_foreign(request.url.expose());
+                let judged = target.and_then(|target| target.judge(&self.outward));
+                judged.map_err(|error| FetchFailure::NoAnswer(error.to_string()))?;
+                &self.guarded
+            }
+        };
+        let url = request.url.expose();
+        let mut builder = match &request.form {
+            None => http.get(url),
+            Some(form) => http
+                .post(url)
+                .header(CONTENT_TYPE, FORM)
+                .body(form.encode()),
+        };
+        if let Some(signature) = &request.signature {
+            builder = builder.header(HEADER, signature);
+        }
+        builder.send().await.map_err(|error| failure(&error))
+    }
+
+    /// The key is the operator's, and what it signs is believed by all his receivers.
+    fn signer_for(&self, url: &VoiceUrl, written_by: WrittenBy) -> Option<&Signer> {
+        let is_own = || url.host().is_some_and(|host| self.outward.may_sign(host));
+        let signer = self.signer.as_ref();
+        signer.filter(|_| written_by == WrittenBy::Operator || is_own())
+    }
+}
+
+/// Where an answer leads on to. One that says so without an address that can be used does not.
+fn redirect_of(response: &Response, from: &VoiceUrl) -> Option<VoiceUrl> {
+    let leads_on = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(LOCATION).filter(|_| leads_on)?;
+    VoiceUrl::resolve_http(Some(from), location.to_str().ok()?)
+}
+
+/// Reads the document that came from this address.
+async fn read(mut response: Response, address: &VoiceUrl) -> Result<Document, FetchFailure> {
+    let status = response.status();
+    if !status.is_success() {
+        return Err(FetchFailure::Status(status.as_u16()));
+    }
+    let content_type = response.headers().get(CONTENT_TYPE);
+    // One that is no text is none of those that are served.
+    let content_type = content_type.map(|value| value.to_str().unwrap_or("?"));
+    if !is_twiml_content_type(content_type) {
+        return Err(FetchFailure::ContentType);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
+        if body.len() + chunk.len() > DOCUMENT_BYTES_MAX {
+            return Err(TwimlError::TooLong.into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(parse(&body, Some(address))?)
+}
+
+fn failure(error: &reqwest::Error) -> FetchFailure {
+    if error.is_timeout() {
+        FetchFailure::TimedOut
+    } else {
+        FetchFailure::NoAnswer(reason(error))
+    }
+}
