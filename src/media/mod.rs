@@ -6,9 +6,10 @@
 //! | `deferred` | what the pacer leaves to a thread of normal priority |
 //! | [`sounds`] | what callers hear when no worker speaks |
 //! | [`tones`] | call progress tones and hold music |
-//! | [`wav`] | WAV files: announcements in, recordings out |
+//! | [`wav`], `g711_wav` | WAV files: announcements in, recordings out; those of A-law and mu-law |
 
 mod deferred;
+mod g711_wav;
 pub mod pacer;
 pub mod sounds;
 pub mod tones;

@@ -1,7 +1,7 @@
 //! WAV files: announcements in, recordings out.
 //!
-//! Reads PCM of 8 to 32 bits and 32-bit float, mono or mixed down, 8 to 192 kHz,
-//! resampled once, at load, by a windowed sinc. Leaves out: compressed
+//! Reads PCM of 8 to 32 bits, 32-bit float, A-law and mu-law, mono or mixed down, 8 to 192 kHz,
+//! resampled once, at load, by a windowed sinc. Leaves out: other compressed
 //! formats, and files longer than ten minutes.
 
 use std::f64::consts::PI;
@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
 
+use super::g711_wav::G711Wav;
 use crate::core::g711::{MULAW_TO_LINEAR, linear_to_mulaw};
 use crate::files;
 
@@ -70,28 +71,59 @@ pub fn load(path: &Path) -> Result<Arc<[u8]>, WavError> {
     };
     let bytes = files::read(path, FILE_MAX_BYTES);
     let bytes = bytes.map_err(|error| file_error(error.into()))?;
-    let reader = WavReader::new(Cursor::new(&bytes[..])).map_err(file_error)?;
-    let (rate_hz, frames) = (reader.spec().sample_rate, reader.duration());
+    decode(path, &bytes)
+}
+
+/// Decodes the bytes of a WAV file as raw mu-law at 8 kHz; errors call it by this name.
+///
+/// # Errors
+/// The file and what is wrong with it.
+pub fn decode(name: &Path, bytes: &[u8]) -> Result<Arc<[u8]>, WavError> {
+    let Some(file) = G711Wav::read(bytes) else {
+        return decode_pcm(name, bytes);
+    };
+    check(name, file.rate_hz, file.frames())?;
+    if file.channels == 1 && file.rate_hz == RATE_HZ {
+        return Ok(file.to_mulaw().into());
+    }
+    Ok(to_mulaw(&file.to_mono(), file.rate_hz))
+}
+
+fn decode_pcm(name: &Path, bytes: &[u8]) -> Result<Arc<[u8]>, WavError> {
+    let file_error = |source| WavError::File {
+        path: name.to_owned(),
+        source,
+    };
+    let reader = WavReader::new(Cursor::new(bytes)).map_err(file_error)?;
     if !(8..=32).contains(&reader.spec().bits_per_sample) {
         return Err(file_error(hound::Error::Unsupported));
     }
+    let rate_hz = reader.spec().sample_rate;
+    check(name, rate_hz, reader.duration() as usize)?;
+    let mono = read_mono(reader).map_err(file_error)?;
+    Ok(to_mulaw(&mono, rate_hz))
+}
+
+/// Whether a file may have this rate and so many samples in each channel.
+fn check(name: &Path, rate_hz: u32, frames: usize) -> Result<(), WavError> {
+    let path = name.to_owned();
     if !(RATE_HZ..=192_000).contains(&rate_hz) {
-        let path = path.to_owned();
         return Err(WavError::Rate { path, rate_hz });
     }
-    if frames > rate_hz * MAX_SECONDS {
-        let path = path.to_owned();
+    if frames > (rate_hz * MAX_SECONDS) as usize {
         return Err(WavError::TooLong { path });
     }
-    let mono = read_mono(reader).map_err(file_error)?;
-    if mono.is_empty() {
-        let path = path.to_owned();
+    if frames == 0 {
         return Err(WavError::Empty { path });
     }
-    let samples = resample(&mono, rate_hz);
+    Ok(())
+}
+
+fn to_mulaw(mono: &[f32], rate_hz: u32) -> Arc<[u8]> {
+    let samples = resample(mono, rate_hz);
     // Casting saturates.
     let code = |sample: &f32| linear_to_mulaw((sample * 32_768.0).round() as i16);
-    Ok(samples.iter().map(code).collect())
+    samples.iter().map(code).collect()
 }
 
 /// Writes raw mu-law at 8 kHz as a PCM16 WAV file. Blocks on the disk.
@@ -181,7 +213,9 @@ fn gcd(a: u32, b: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::g711_wav::tests::file as g711_file;
     use super::*;
+    use crate::core::g711::{ALAW_TO_MULAW, linear_to_alaw};
 
     fn write(path: &Path, spec: WavSpec, samples: impl Iterator<Item = i16>) {
         let mut writer = WavWriter::create(path, spec).unwrap();
@@ -236,6 +270,31 @@ mod tests {
                 assert!((low..=high).contains(&level), "{rate} {hz} {level}");
             }
         }
+    }
+
+    #[test]
+    fn alaw_and_mulaw_of_telephones_are_taken_as_they_are_and_others_resampled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wav");
+        let codes: Vec<u8> = (0..=255).collect();
+        std::fs::write(&path, g711_file(7, 1, 8_000, &codes)).unwrap();
+        assert_eq!(&*load(&path).unwrap(), &codes[..]);
+        std::fs::write(&path, g711_file(6, 1, 8_000, &codes)).unwrap();
+        assert_eq!(&*load(&path).unwrap(), &ALAW_TO_MULAW[..]);
+        // A tone of 1 kHz at 16 kHz, in stereo.
+        let tone: Vec<u8> = (0..16_000)
+            .flat_map(|n| {
+                let phase = f64::from(n) / 16.0 * 2.0 * PI;
+                [linear_to_alaw((phase.sin() * 10_000.0) as i16); 2]
+            })
+            .collect();
+        let decoded = decode(&path, &g711_file(6, 2, 16_000, &tone)).unwrap();
+        assert_eq!(decoded.len(), 8_000);
+        let level = rms(&decoded[400..7_600]);
+        assert!((6_700.0..7_400.0).contains(&level), "{level}");
+        let message = |bytes: &[u8]| decode(&path, bytes).unwrap_err().to_string();
+        assert!(message(&g711_file(7, 1, 4_000, &codes)).contains("4000 Hz"));
+        assert!(message(&g711_file(7, 1, 8_000, &[])).contains("holds no audio"));
     }
 
     #[test]
