@@ -43,11 +43,8 @@ for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, 9999)) do
   if alive[node] == nil then
     alive[node] = redis.call('EXISTS', 'bridge:' .. node .. ':heartbeat') == 1
   end
-  if not alive[node] then
-    redis.call('ZREM', KEYS[1], member)
-  elseif member ~= ARGV[1] then
-    others = others + 1
-  end
+  -- One that is back counts again: it may only have been slow.
+  if alive[node] and member ~= ARGV[1] then others = others + 1 end
 end
 if others >= tonumber(ARGV[2]) then return 0 end
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + tonumber(ARGV[3])), ARGV[1])
