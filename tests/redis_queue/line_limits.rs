@@ -90,6 +90,7 @@ async fn a_redis_that_comes_back_empty_hears_of_the_calls_at_once() {
     let _first = take(&one, 1).await.expect("the only one");
     server.kill();
     disconnected(&one.queue).await;
+    disconnected(&two.queue).await;
     server.start(&[]).await;
     connected(&one.queue).await;
     connected(&two.queue).await;
