@@ -79,31 +79,34 @@ async fn a_bridge_is_asked_with_its_name_and_the_token() {
     assert!(!response.headers().contains_key("set-cookie"));
 }
 
+/// Whether an error is the one that is wanted.
+type IsRight = fn(&NodeError) -> bool;
+
 #[tokio::test]
 async fn what_is_no_answer_of_the_bridge_is_told_by_its_name() {
-    let is_odd = |error: &NodeError| matches!(error, NodeError::Odd { .. });
-    let is_slow = |error: &NodeError| matches!(error, NodeError::Slow { .. });
-    let is_other = |error: &NodeError| matches!(error, NodeError::Other { .. });
-    let is_token = |error: &NodeError| matches!(error, NodeError::Token { .. });
-    let cases: [(&str, usize, &dyn Fn(&NodeError) -> bool); 6] = [
-        ("", 0, &is_slow),
+    let is_odd: IsRight = |error| matches!(error, NodeError::Odd { .. });
+    let is_slow: IsRight = |error| matches!(error, NodeError::Slow { .. });
+    let is_other: IsRight = |error| matches!(error, NodeError::Other { .. });
+    let is_token: IsRight = |error| matches!(error, NodeError::Token { .. });
+    let cases = [
+        ("", 0, is_slow),
         (
             "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
             0,
-            &is_token,
+            is_token,
         ),
         (
             "HTTP/1.1 421 Misdirected Request\r\nContent-Length: 0\r\n\r\n",
             0,
-            &is_other,
+            is_other,
         ),
         (
             "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
             0,
-            &is_odd,
+            is_odd,
         ),
-        ("SSH-2.0-x\r\n\r\n", 0, &is_odd),
-        ("HTTP/1.1 200 OK\r\n\r\n", ANSWER_BYTES_MAX + 1, &is_odd),
+        ("SSH-2.0-x\r\n\r\n", 0, is_odd),
+        ("HTTP/1.1 200 OK\r\n\r\n", ANSWER_BYTES_MAX + 1, is_odd),
     ];
     for (answer, padding, is_right) in cases {
         let error = ask(answer, padding).await.0.expect_err(answer);
