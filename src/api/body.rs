@@ -92,14 +92,21 @@ fn parse(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
 
 /// A web page can send other types without asking, this one it cannot.
 fn is_json(headers: &HeaderMap) -> bool {
+    is_of_type(
+        headers,
+        &["application/json", "application/merge-patch+json"],
+    )
+}
+
+/// Whether a body is said to be of one of these types.
+pub(super) fn is_of_type(headers: &HeaderMap, types: &[&str]) -> bool {
     let text = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());
     let essence = text.and_then(|text| text.split(';').next());
     essence.is_some_and(|essence| {
-        ["application/json", "application/merge-patch+json"]
-            .iter()
-            .any(|json| essence.trim().eq_ignore_ascii_case(json))
+        let essence = essence.trim();
+        types.iter().any(|it| essence.eq_ignore_ascii_case(it))
     })
 }
 

@@ -76,10 +76,10 @@ pub(in crate::api) async fn list(
     QueryForm(mut form): QueryForm,
 ) -> Result<Response, TwilioError> {
     let account = &control.twilio.sid;
-    let (filter, given) = CallFilter::read(&mut form);
+    let filter = CallFilter::read(&mut form);
     let token = form.parsed("PageToken", "must come from next_page_uri", read_cursor);
     let path = format!("/{API_VERSION}/Accounts/{account}/Calls.json");
-    let page = PageRequest::read(&mut form, path, given);
+    let page = PageRequest::read(&mut form, path);
     form.finish()?;
     let found = find(&control, &filter, token, page.size).await?;
     let next = found.next.as_ref().map(write_cursor);

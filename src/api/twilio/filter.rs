@@ -44,21 +44,15 @@ pub(super) struct CallFilter {
 }
 
 impl CallFilter {
-    /// Reads the parameters, and gives those that are there back for the next page's address.
-    pub(super) fn read(form: &mut Form) -> (Self, Vec<(String, String)>) {
-        let mut given = Vec::new();
-        let mut take = |form: &mut Form, name: &str| {
-            let value = form.text(name)?;
-            given.push((name.to_owned(), value.clone()));
-            Some(value)
-        };
+    /// Reads the parameters.
+    pub(super) fn read(form: &mut Form) -> Self {
         let filter = Self {
-            from: take(form, "From").map(Private::new),
-            to: take(form, "To").map(Private::new),
-            status: take(form, "Status"),
-            has_parent: take(form, "ParentCallSid").is_some(),
-            started: span(form, &mut take, "StartTime"),
-            ended: span(form, &mut take, "EndTime"),
+            from: form.filter("From").map(Private::new),
+            to: form.filter("To").map(Private::new),
+            status: form.filter("Status"),
+            has_parent: form.filter("ParentCallSid").is_some(),
+            started: span(form, "StartTime"),
+            ended: span(form, "EndTime"),
         };
         let is_known = |status: &String| STATUSES.contains(&status.as_str());
         if filter
@@ -68,7 +62,7 @@ impl CallFilter {
         {
             form.refuse("Status", "is none of a call's");
         }
-        (filter, given)
+        filter
     }
 
     /// Whether a call is one of them.
@@ -114,13 +108,9 @@ impl Span {
     }
 }
 
-fn span(
-    form: &mut Form,
-    take: &mut impl FnMut(&mut Form, &str) -> Option<String>,
-    name: &str,
-) -> Span {
+fn span(form: &mut Form, name: &str) -> Span {
     let mut moment = |name: &str| {
-        let text = take(form, name)?;
+        let text = form.filter(name)?;
         let moment = parse_day(&text).or_else(|| parse_rfc3339(&text));
         if moment.is_none() {
             form.refuse(name, MOMENT);
@@ -172,7 +162,7 @@ mod tests {
 
     fn has(query: &str) -> Option<bool> {
         let mut form = Form::parse(query.as_bytes());
-        let (filter, _) = CallFilter::read(&mut form);
+        let filter = CallFilter::read(&mut form);
         form.finish().ok().map(|()| filter.has(&call()))
     }
 
@@ -209,8 +199,12 @@ mod tests {
     #[test]
     fn the_next_pages_address_repeats_the_filters() {
         let mut form = Form::parse(b"Status=busy&StartTime%3E=2026-01-15&From=1");
-        let (filter, given) = CallFilter::read(&mut form);
-        let names: Vec<_> = given.iter().map(|(name, _)| name.as_str()).collect();
+        let filter = CallFilter::read(&mut form);
+        let names: Vec<_> = form
+            .filters()
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(names, ["From", "Status", "StartTime>"]);
         let search = filter.search(None, 7);
         assert_eq!(search.since, parse_day("2026-01-15"));

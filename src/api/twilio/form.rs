@@ -2,8 +2,6 @@
 //! once; what nobody reads is refused by its name, so that no bot believes that it was obeyed.
 
 use axum::extract::{FromRequest, FromRequestParts, Path, RawQuery, Request};
-use axum::http::HeaderMap;
-use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 
 use super::error::{Code, TwilioError};
@@ -16,6 +14,8 @@ const NAME_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(in crate::api) struct Form {
     pairs: Vec<(String, String)>,
+    /// Those that choose what a list has: the next page's address repeats them.
+    filters: Vec<(String, String)>,
     /// What is wrong with them: the first mistake.
     mistake: Option<String>,
 }
@@ -25,6 +25,7 @@ impl Form {
     pub(super) fn parse(text: &[u8]) -> Self {
         let mut form = Self {
             pairs: url::form_urlencoded::parse(text).into_owned().collect(),
+            filters: Vec::new(),
             mistake: None,
         };
         let odd = form
@@ -45,6 +46,18 @@ impl Form {
             self.refuse(name, "is given twice");
         }
         Some(value).filter(|value| !value.is_empty())
+    }
+
+    /// As [`Form::text`], of a parameter that chooses what a list has.
+    pub(super) fn filter(&mut self, name: &str) -> Option<String> {
+        let value = self.text(name)?;
+        self.filters.push((name.to_owned(), value.clone()));
+        Some(value)
+    }
+
+    /// The filters that were read.
+    pub(super) fn filters(&self) -> &[(String, String)] {
+        &self.filters
     }
 
     /// What `read` makes of a parameter; else it is at fault for the reason.
@@ -84,7 +97,7 @@ impl<S: Send + Sync> FromRequest<S> for Form {
     type Rejection = TwilioError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, TwilioError> {
-        let is_form = has_form(request.headers());
+        let is_form = body::is_of_type(request.headers(), &["application/x-www-form-urlencoded"]);
         let bytes = body::whole(request.into_body()).await?;
         if !is_form && !bytes.is_empty() {
             let text = "send Content-Type: application/x-www-form-urlencoded";
@@ -120,20 +133,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Item {
     }
 }
 
-fn has_form(headers: &HeaderMap) -> bool {
-    let text = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let essence = text.and_then(|text| text.split(';').next());
-    essence.is_some_and(|essence| {
-        let essence = essence.trim();
-        essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::header::CONTENT_TYPE;
 
     fn mistake(form: Form) -> Option<String> {
         let error = form.finish().err()?;

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::API_VERSION;
 use super::calls::answer;
 use super::error::TwilioError;
-use super::form::{Form, Item, QueryForm};
+use super::form::{Item, QueryForm};
 use super::page::{Page, PageRequest};
 use crate::api::control::Control;
 use crate::core::ids::{AccountSid, LineId, hex};
@@ -120,17 +120,11 @@ pub(in crate::api) async fn list(
     QueryForm(mut form): QueryForm,
 ) -> Result<Response, TwilioError> {
     let account = &control.twilio.sid;
-    let mut given = Vec::new();
-    let mut take = |form: &mut Form, name: &'static str| {
-        let value = form.text(name)?;
-        given.push((name.to_owned(), value.clone()));
-        Some(value)
-    };
-    let number = take(&mut form, "PhoneNumber");
-    let name = take(&mut form, "FriendlyName");
+    let number = form.filter("PhoneNumber");
+    let name = form.filter("FriendlyName");
     let after = form.text("PageToken");
     let path = format!("/{API_VERSION}/Accounts/{account}/IncomingPhoneNumbers.json");
-    let page = PageRequest::read(&mut form, path, given);
+    let page = PageRequest::read(&mut form, path);
     form.finish()?;
     let fits = |line: &NumberResource| {
         number

@@ -25,9 +25,8 @@ pub(super) struct PageRequest {
 }
 
 impl PageRequest {
-    /// Reads `PageSize` and `Page`. `filters` are the parameters that the next page's address
-    /// repeats.
-    pub(super) fn read(form: &mut Form, path: String, filters: Vec<(String, String)>) -> Self {
+    /// Reads `PageSize` and `Page`, once the list's filters are read.
+    pub(super) fn read(form: &mut Form, path: String) -> Self {
         let size = form.parsed("PageSize", "must be a number from 1 to 1000", |text| {
             let size: u32 = text.parse().ok()?;
             (1..=SIZE_MAX).contains(&size).then_some(size)
@@ -37,7 +36,7 @@ impl PageRequest {
             size: size.unwrap_or(SIZE_DEFAULT),
             number: number.unwrap_or_default(),
             path,
-            filters,
+            filters: form.filters().to_vec(),
         }
     }
 
@@ -97,9 +96,9 @@ mod tests {
 
     #[test]
     fn a_page_says_where_the_next_one_is() {
-        let mut form = Form::parse(b"PageSize=2&Page=3");
-        let filters = vec![("StartTime<".to_owned(), "2026-01-15".to_owned())];
-        let request = PageRequest::read(&mut form, "/x/Calls.json".into(), filters);
+        let mut form = Form::parse(b"PageSize=2&Page=3&StartTime%3C=2026-01-15");
+        let _ = form.filter("StartTime<");
+        let request = PageRequest::read(&mut form, "/x/Calls.json".into());
         assert!(form.finish().is_ok());
         let page = serde_json::to_value(request.body(2, Some("5.CA0"))).expect("JSON");
         assert_eq!((&page["start"], &page["end"]), (&6.into(), &7.into()));
@@ -111,7 +110,7 @@ mod tests {
         assert_eq!(last["next_page_uri"], serde_json::Value::Null);
         for bad in [&b"PageSize=0"[..], b"PageSize=1001", b"Page=-1"] {
             let mut form = Form::parse(bad);
-            let _ = PageRequest::read(&mut form, String::new(), Vec::new());
+            let _ = PageRequest::read(&mut form, String::new());
             assert!(form.finish().is_err());
         }
     }
