@@ -21,8 +21,10 @@
 # target/test-logs/. A failing step does not keep the others from running. The
 # last line is 'N passed, N failed', the exit code 0 only with none failed.
 # A real-time test that fails beside others on a busy machine is run once more,
-# alone, and named; what fails twice has failed. Rounds of --chaos and findings
-# of fuzz are not forgiven anything.
+# alone, and named; what fails twice has failed. A step that is not over after 20
+# minutes (STEP_LIMIT_S seconds) is ended, with the stacks of its processes in its
+# log, and run once more whole. Rounds of --chaos and findings of fuzz are not
+# forgiven anything.
 #
 # Every process that a test starts carries SIPBRIDGE_TEST_RUN in its
 # environment, and its files lie in a folder of this run: at the end nothing of
@@ -73,15 +75,15 @@ mkdir -p "$logs"
 passed=0 failed=0 failures=()
 started=$SECONDS
 
-# Process ids that carry this run's mark, but for this shell and what it runs
-# to find out.
+# marked_processes [MARK]: process ids that carry this run's mark, or this one, but for
+# this shell and what it runs to find out.
 marked_processes() {
-    local environ pid
+    local mark=${1:-SIPBRIDGE_TEST_RUN=$run_id} environ pid
     for environ in /proc/[0-9]*/environ; do
         pid=${environ#/proc/}
         pid=${pid%/environ}
         [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] && continue
-        grep -qszx "SIPBRIDGE_TEST_RUN=$run_id" "$environ" || continue
+        grep -qszx "$mark" "$environ" || continue
         # Subshells of this script are no leftovers.
         case $(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null) in
             '' | *tests/run.sh*) ;;
@@ -90,16 +92,69 @@ marked_processes() {
     done
 }
 
-clean_up() {
+# end_marked [MARK]: ends them hard.
+end_marked() {
     local pid
-    for pid in $(marked_processes); do
+    for pid in $(marked_processes "$@"); do
         kill -CONT "$pid" 2>/dev/null
         kill -KILL "$pid" 2>/dev/null
     done
+}
+
+clean_up() {
+    end_marked
     rm -rf "$run_tmp"
 }
 trap clean_up EXIT
 trap 'echo; echo "interrupted"; exit 130' INT TERM
+
+# How long a step may take: several times what it needs on two slow cores, and little
+# enough for CI to tell of one that hangs. Rounds take as long as they take.
+limit_s=${STEP_LIMIT_S:-1200}
+[ -z "$rounds$cluster_rounds$minutes$fuzz_minutes" ] || limit_s=infinity
+steps=0
+
+# limited LOG COMMAND…: runs a command, its output in a file. One that is not over at the
+# limit is ended, with all that it started; its status is 124 then.
+limited() {
+    local log=$1 mark pid timer code=0
+    shift
+    steps=$((steps + 1))
+    mark=$run_id-step-$steps
+    : > "$log"
+    (export SIPBRIDGE_TEST_STEP=$mark; "$@") >> "$log" 2>&1 &
+    pid=$!
+    sleep "$limit_s" &
+    timer=$!
+    wait -n "$pid" "$timer" || code=$?
+    if kill -0 "$pid" 2> /dev/null; then
+        code=124
+        unfinished "$log" "$logs"/pjsip.log >> "$log"
+        stacks "SIPBRIDGE_TEST_STEP=$mark" >> "$log" 2>&1
+        end_marked "SIPBRIDGE_TEST_STEP=$mark"
+        wait "$pid"
+    fi 2> /dev/null
+    kill "$timer" 2> /dev/null
+    wait "$timer" 2> /dev/null
+    return "$code"
+}
+
+# The tests that libtest has called slow and that have no result yet.
+unfinished() {
+    cat "$@" 2> /dev/null | awk '/^test .* has been running for over / { slow[$2] } /^test [^ ]+ \.\.\. / { delete slow[$2] }
+        END { for (test in slow) print "not over: " test }'
+}
+
+# stacks MARK: what each thread of these processes does.
+stacks() {
+    local pid
+    for pid in $(marked_processes "$1"); do
+        echo "not over: process $pid $(tr '\0' ' ' < "/proc/$pid/cmdline" | cut -c1-160)"
+        case $(readlink "/proc/$pid/exe") in
+            */target/*) timeout 60 gdb -p "$pid" -batch -ex 'thread apply all backtrace 30' 2> /dev/null ;;
+        esac
+    done
+}
 
 # step NAME COMMAND…: runs a command; its test results are counted if it prints
 # any, else the step itself counts as one.
@@ -108,7 +163,15 @@ step() {
     shift
     log="$logs/$(tr -c 'a-zA-Z0-9\n' - <<< "$name").log"
     printf '== %-46s ' "$name"
-    "$@" > "$log" 2>&1 || code=$?
+    limited "$log" "$@" || code=$?
+    if [ "$code" -eq 124 ]; then
+        printf 'not over after %d s\n' $((SECONDS - seconds))
+        grep -a '^not over: ' "$log" | sed 's/^/   | /'
+        mv "$log" "${log%.log}-hung.log"
+        printf '   once more, whole: %-28s ' "$name"
+        code=0 seconds=$SECONDS
+        limited "$log" "$@" || code=$?
+    fi
     read -r ok bad < <(awk '/^test result:/ { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$log")
     if [ $((ok + bad)) -eq 0 ]; then
         if [ "$code" -eq 0 ]; then ok=1; else bad=1; fi

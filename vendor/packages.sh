@@ -24,7 +24,7 @@ build_packages=(build-essential pkg-config xz-utils libssl-dev libopus-dev libsr
 # iproute2 for ss, procps for ps.
 peer_packages=(redis-server kamailio iproute2 procps)
 test_packages=("${peer_packages[@]}" sip-tester kamailio-tls-modules baresip-core nftables
-    openssl python3 python3-redis python3-twilio python3-websockets postgresql sqlite3 valgrind
+    openssl gdb python3 python3-redis python3-twilio python3-websockets postgresql sqlite3 valgrind
     kubernetes-client)
 demo_packages=("${peer_packages[@]}" espeak-ng sox)
 

@@ -3,13 +3,13 @@
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
 use sipbridge::core::private::Secret;
 use sipbridge::sip::engine::{Account, Command, EngineEvent, IncomingCall, SipEngine, Transport};
 
-use crate::peer::{Dialog, Message, PATIENCE, Peer, answer};
+use crate::peer::{Dialog, Message, Peer, answer, connection};
 use crate::stage::{Stage, account, bye, established, media, packet, stage, up};
 
 fn registrar() -> Peer {
@@ -169,16 +169,7 @@ fn a_transport_is_opened_for_the_first_line_that_needs_it() {
     stage.add_line(line);
     assert!(stage.engine.local_port(Transport::Tls).is_some());
     stage.submit(Command::Register(LineId::new("secure")));
-    server.set_nonblocking(true).expect("a listener");
-    let deadline = Instant::now() + PATIENCE;
-    let mut connection = loop {
-        match server.accept() {
-            Ok((connection, _)) => break connection,
-            Err(_) => assert!(Instant::now() < deadline, "no connection came"),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
-    connection.set_nonblocking(false).expect("a connection");
+    let (mut connection, _) = connection(&server);
     let mut first = [0];
     connection.read_exact(&mut first).expect("a byte");
     assert_eq!(first, [0x16], "a TLS handshake");

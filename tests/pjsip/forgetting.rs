@@ -10,10 +10,10 @@ use sipbridge::core::ids::LineId;
 use sipbridge::sip::engine::{Command, EngineEvent, Registration, Transport};
 use tokio::sync::mpsc;
 
-use crate::peer::{Message, PATIENCE, Peer, answer};
+use crate::peer::{Message, Peer, answer, connection};
 use crate::stage::{
-    accept, account, asked, bye, established, eventually, is_register, media, registered_for,
-    registration, stage,
+    accept, account, asked, bye, established, eventually, is_quiet, is_register, media,
+    registered_for, registration, stage,
 };
 
 /// pjsip refreshes a registration of 2 s after one.
@@ -76,7 +76,7 @@ fn a_register_under_way_is_waited_for_and_not_followed() {
     let (line, first) = asked(&mut stage, &registrar, "leaving");
     stage.submit(Command::Forget(line.clone()));
     stage.flush();
-    assert!(stage.events.try_recv().is_err(), "it is not over yet");
+    assert!(is_quiet(&mut stage, &line), "it is not over yet");
     accept(&registrar, &first, SHORT);
     assert_eq!(registration(&mut stage, &line), registered_for(SHORT));
     assert_eq!(registration(&mut stage, &line), Registration::Unregistered);
@@ -105,7 +105,7 @@ fn a_refresh_under_way_is_waited_for_too() {
     let refresh = registrar.wait("a refresh", is_register);
     stage.submit(Command::Forget(line.clone()));
     stage.flush();
-    assert!(stage.events.try_recv().is_err(), "it is not over yet");
+    assert!(is_quiet(&mut stage, &line), "it is not over yet");
     accept(&registrar, &refresh, SHORT);
     assert_eq!(registration(&mut stage, &line), registered_for(SHORT));
     assert_eq!(registration(&mut stage, &line), Registration::Unregistered);
@@ -144,9 +144,7 @@ struct Connected {
 
 impl Connected {
     fn accept(listener: &TcpListener) -> Self {
-        let (stream, from) = listener.accept().expect("the engine connects");
-        let limit = stream.set_read_timeout(Some(PATIENCE));
-        limit.expect("a limit");
+        let (stream, from) = connection(listener);
         let read = Vec::new();
         Self { stream, from, read }
     }

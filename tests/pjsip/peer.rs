@@ -2,12 +2,30 @@
 //! messages of RFC 3261 by hand, so that nothing of the stack under test
 //! checks itself.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a peer waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The next connection to a listener; none within [`PATIENCE`] is a failed test, and no
+/// scenario after it waits for its turn for ever.
+pub fn connection(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    listener.set_nonblocking(true).expect("a listener");
+    let deadline = Instant::now() + PATIENCE;
+    let (stream, from) = loop {
+        match listener.accept() {
+            Ok(accepted) => break accepted,
+            Err(_) => assert!(Instant::now() < deadline, "no connection came"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    stream.set_nonblocking(false).expect("a connection");
+    let limit = stream.set_read_timeout(Some(PATIENCE));
+    limit.expect("a limit");
+    (stream, from)
+}
 
 static SERIAL: AtomicU32 = AtomicU32::new(1);
 

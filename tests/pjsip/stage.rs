@@ -202,6 +202,13 @@ pub fn registration(stage: &mut Stage, line: &LineId) -> Registration {
     }
 }
 
+/// Whether nothing has come of a line's registration. What earlier scenarios' lines
+/// still have to say is passed over.
+pub fn is_quiet(stage: &mut Stage, line: &LineId) -> bool {
+    let mut news = std::iter::from_fn(|| stage.events.try_recv().ok());
+    !news.any(|event| matches!(event, EngineEvent::Registration { line: of, .. } if of == *line))
+}
+
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -328,11 +335,17 @@ impl Stage {
         self.engine.submit(command).expect("room in the queue");
     }
 
-    /// Returns once the engine has done what it was told so far, however long that takes.
+    /// Returns once the engine has done what it was told so far. On a busy machine that may
+    /// take many seconds; an engine that hangs is a failed test.
     pub fn flush(&self) {
-        let (done, flushed) = oneshot::channel();
+        let (done, mut flushed) = oneshot::channel();
         self.submit(Command::Flush(done));
-        flushed.blocking_recv().expect("the engine is there");
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while let Err(error) = flushed.try_recv() {
+            let hangs = error == oneshot::error::TryRecvError::Closed || Instant::now() >= deadline;
+            assert!(!hangs, "the engine does not do as it is told: {error}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     pub fn answer(&self, call: &IncomingCall, status: u16) {

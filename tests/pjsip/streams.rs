@@ -15,7 +15,7 @@ use sipbridge::sip::engine::{Command, EndedBy, LegEvent, SipEngine, Transport};
 
 use crate::descriptions::{SDP, a_call_works, killers, port, settle};
 use crate::outgoing::{call, reply};
-use crate::peer::{Message, PATIENCE, Peer};
+use crate::peer::{Message, PATIENCE, Peer, connection};
 use crate::stage::{
     Stage, account, ended, established, eventually, identity, media, next, packet, tls_stage,
 };
@@ -69,9 +69,7 @@ impl Caller {
 
     /// The callee of a call that we place over TCP.
     fn accept(listener: &TcpListener) -> Self {
-        let (stream, remote) = listener.accept().expect("the bridge connects");
-        let timeout = stream.set_read_timeout(Some(PATIENCE));
-        timeout.expect("a timeout");
+        let (stream, remote) = connection(listener);
         let local = stream.local_addr().expect("a bound socket");
         Self {
             stream: Box::new(stream),
