@@ -368,9 +368,11 @@ fn a_callee_without_transport_in_its_contact_is_reached_over_the_connection() {
     line.transport = Transport::Tcp;
     line.register = false;
     stage.add_line(line);
+    // The second call goes over the connection of the first one.
+    let mut connection = None;
     for private in [None, Some("192.168.255.7:5060")] {
         let mut leg = reply(call(&stage, "stream-trunk", "+33800")).expect("it is placed");
-        let mut callee = Caller::accept(&listener);
+        let callee = connection.get_or_insert_with(|| Caller::accept(&listener));
         if let Some(private) = private {
             callee.contact = private.to_owned();
         }
