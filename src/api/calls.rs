@@ -255,7 +255,7 @@ fn elsewhere(node: &str) -> Problem {
     Problem::new(ProblemKind::CONFLICT, text)
 }
 
-fn not_done(error: RequestError) -> Problem {
+pub(super) fn not_done(error: RequestError) -> Problem {
     let text = error.to_string();
     match error {
         RequestError::Unknown => missing(),

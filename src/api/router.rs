@@ -107,9 +107,12 @@ fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
                 false => Problem::not_found("path"),
             },
         )
-        // axum adds the header Allow.
-        .method_not_allowed_fallback(async || {
+        // axum adds the header Allow. Twilio's paths tell what is left out, as for a path that is not there.
+        .method_not_allowed_fallback(async |request: Request| {
             let detail = "the header Allow lists the methods that it takes";
-            Problem::new(ProblemKind::METHOD, detail)
+            match twilio::is_twilios(request.uri().path()) {
+                true => twilio::not_served(),
+                false => Problem::new(ProblemKind::METHOD, detail),
+            }
         })
 }

@@ -137,12 +137,9 @@ async fn only_the_account_is_let_in() {
         ("GET", "/IncomingPhoneNumbers/PN0.json"),
     ] {
         let answer = stage.ask(method, path, "").await;
-        let expected = if path == "/Calls.json" {
-            (405, 20004)
-        } else {
-            (404, 20404)
-        };
-        assert_eq!(code(&answer, expected.0), expected.1, "{method} {path}");
+        assert_eq!(code(&answer, 404), 20404, "{method} {path}");
+        let names_other = answer.body.contains("POST /api/calls");
+        assert!(method != "POST" || names_other, "{}", answer.body);
     }
     stage.bridge.shut_down().await;
 

@@ -19,10 +19,11 @@ use super::form::{Form, Item, QueryForm};
 use super::page::{Page, PageRequest};
 use crate::api::audit::Changed;
 use crate::api::call_list::{read_cursor, write_cursor};
+use crate::api::calls::not_done;
 use crate::api::control::Control;
 use crate::api::nodes::NodeRequest;
 use crate::api::nodes::pass_on::elsewhere;
-use crate::api::problem::Problem;
+use crate::api::problem::{Problem, ProblemKind};
 use crate::bridge::call_store::{CallRequest, RequestError};
 use crate::core::call_object::CallObject;
 use crate::core::ids::{AccountSid, CallId};
@@ -217,7 +218,7 @@ pub(in crate::api) async fn update(
         TwilioError::new(Code::PARAMETER, text)
     })?;
     let call = known(&control, &sid).await?.ok_or_else(missing)?;
-    if status == "canceled" && call.state.answered.is_some() {
+    if status == "canceled" && call.state.answered.is_some() && call.state.ended.is_none() {
         let text = "the call is answered already: Status completed ends it";
         return Err(TwilioError::new(Code::CALL_STATE, text));
     }
@@ -226,7 +227,7 @@ pub(in crate::api) async fn update(
         Ok(()) | Err(RequestError::Over) => {}
         Err(RequestError::Unknown) if call.state.ended.is_some() => {}
         Err(RequestError::Unknown) => hang_up_elsewhere(&control, &sid).await?,
-        Err(error) => return Err(TwilioError::new(Code::CALL_STATE, error.to_string())),
+        Err(error) => return Err(not_done(error).into()),
     }
     let call = known(&control, &sid).await?.unwrap_or(call);
     Ok(Changed::fields(vec!["Status"]).to(shown(&call, &control.twilio.sid)))
@@ -274,7 +275,12 @@ async fn hang_up_elsewhere(control: &Control, sid: &CallId) -> Result<(), Twilio
         return Ok(());
     }
     let text = format!("the bridge {} answered {}", answer.node, answer.status);
-    Err(TwilioError::new(Code::CALL_STATE, text))
+    let kind = match answer.status {
+        StatusCode::TOO_MANY_REQUESTS => ProblemKind::TOO_MANY,
+        StatusCode::SERVICE_UNAVAILABLE => ProblemKind::UNAVAILABLE,
+        _ => return Err(TwilioError::new(Code::CALL_STATE, text)),
+    };
+    Err(Problem::new(kind, text).retry_after(1).into())
 }
 
 /// A call of this bridge, or one of the database.

@@ -32,8 +32,6 @@ impl Code {
     pub(super) const UNAUTHORIZED: Self = code(StatusCode::UNAUTHORIZED, 20003);
     /// Nothing there, or not served.
     pub(super) const NOT_FOUND: Self = code(StatusCode::NOT_FOUND, 20404);
-    /// The path is there, the method is not.
-    const METHOD: Self = code(StatusCode::METHOD_NOT_ALLOWED, 20004);
     /// Too much at once.
     const TOO_MANY: Self = code(StatusCode::TOO_MANY_REQUESTS, 20429);
     /// A parameter is at fault.
@@ -52,7 +50,6 @@ impl Code {
         match status {
             StatusCode::UNAUTHORIZED => Self::UNAUTHORIZED,
             StatusCode::NOT_FOUND => Self::NOT_FOUND,
-            StatusCode::METHOD_NOT_ALLOWED => Self::METHOD,
             StatusCode::TOO_MANY_REQUESTS => Self::TOO_MANY,
             StatusCode::PAYLOAD_TOO_LARGE => Self::TOO_LARGE,
             StatusCode::CONFLICT => Self::CALL_STATE,
@@ -204,7 +201,6 @@ mod tests {
     fn problems_keep_their_status_and_when_to_try_again() {
         let kinds = [
             (ProblemKind::NOT_FOUND, 404, 20404),
-            (ProblemKind::METHOD, 405, 20004),
             (ProblemKind::TOO_MANY, 429, 20429),
             (ProblemKind::UNAVAILABLE, 503, 20503),
             (ProblemKind::INTERNAL, 500, 20500),
