@@ -6,13 +6,14 @@
 
 use std::f64::consts::PI;
 use std::fs::File;
-use std::io::{BufWriter, Cursor};
+use std::io::{BufWriter, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
 
 use super::g711_wav::G711Wav;
+use super::riff::Riff;
 use crate::core::g711::{MULAW_TO_LINEAR, linear_to_mulaw};
 use crate::files;
 
@@ -24,6 +25,9 @@ const FILE_MAX_BYTES: u64 = 128 << 20;
 const MAX_SECONDS: u32 = 600;
 /// Zero crossings of the sinc on each side of a sample.
 const CROSSINGS: f64 = 24.0;
+/// The most filters, which is what 11,025 Hz needs: an odd rate, such as 191,999 Hz, would need 8,000 of them, of a thousand
+/// taps each.
+const PHASES_MAX: u32 = 320;
 /// Where the filter begins to fall, as a share of the new Nyquist frequency.
 const CUTOFF: f64 = 0.92;
 
@@ -39,7 +43,10 @@ pub enum WavError {
         source: hound::Error,
     },
     /// A sampling rate out of range.
-    #[error("{}: sampled at {rate_hz} Hz; use 8,000 to 192,000", path.display())]
+    #[error(
+        "{}: sampled at {rate_hz} Hz; use a usual rate of 8,000 to 192,000, such as 16,000, 44,100 or 48,000",
+        path.display()
+    )]
     Rate {
         /// The file.
         path: PathBuf,
@@ -79,8 +86,12 @@ pub fn load(path: &Path) -> Result<Arc<[u8]>, WavError> {
 /// # Errors
 /// The file and what is wrong with it.
 pub fn decode(name: &Path, bytes: &[u8]) -> Result<Arc<[u8]>, WavError> {
-    let Some(file) = G711Wav::read(bytes) else {
-        return decode_pcm(name, bytes);
+    let riff = Riff::read(bytes).ok_or_else(|| WavError::File {
+        path: name.to_owned(),
+        source: hound::Error::FormatError("it is no WAV file"),
+    })?;
+    let Some(file) = G711Wav::read(riff) else {
+        return decode_pcm(name, riff);
     };
     check(name, file.rate_hz, file.frames())?;
     if file.channels == 1 && file.rate_hz == RATE_HZ {
@@ -89,12 +100,12 @@ pub fn decode(name: &Path, bytes: &[u8]) -> Result<Arc<[u8]>, WavError> {
     Ok(to_mulaw(&file.to_mono(), file.rate_hz))
 }
 
-fn decode_pcm(name: &Path, bytes: &[u8]) -> Result<Arc<[u8]>, WavError> {
+fn decode_pcm(name: &Path, riff: Riff) -> Result<Arc<[u8]>, WavError> {
     let file_error = |source| WavError::File {
         path: name.to_owned(),
         source,
     };
-    let reader = WavReader::new(Cursor::new(bytes)).map_err(file_error)?;
+    let reader = pcm_reader(riff).map_err(file_error)?;
     if !(8..=32).contains(&reader.spec().bits_per_sample) {
         return Err(file_error(hound::Error::Unsupported));
     }
@@ -104,10 +115,21 @@ fn decode_pcm(name: &Path, bytes: &[u8]) -> Result<Arc<[u8]>, WavError> {
     Ok(to_mulaw(&mono, rate_hz))
 }
 
+/// A reader of whole frames, whatever the file says of its length.
+fn pcm_reader(riff: Riff) -> hound::Result<WavReader<impl Read>> {
+    let block = riff.format.get(12..14).and_then(<[u8]>::first_chunk);
+    let block_bytes = block.map_or(1, |block| u16::from_le_bytes(*block).max(1));
+    let data_bytes = riff.data.len() - riff.data.len() % usize::from(block_bytes);
+    let head = riff.head(data_bytes);
+    let head = head.ok_or(hound::Error::FormatError("it is too long"))?;
+    WavReader::new(Cursor::new(head).chain(&riff.data[..data_bytes]))
+}
+
 /// Whether a file may have this rate and so many samples in each channel.
 fn check(name: &Path, rate_hz: u32, frames: usize) -> Result<(), WavError> {
     let path = name.to_owned();
-    if !(RATE_HZ..=192_000).contains(&rate_hz) {
+    let phases = RATE_HZ / gcd(rate_hz, RATE_HZ);
+    if !(RATE_HZ..=192_000).contains(&rate_hz) || phases > PHASES_MAX {
         return Err(WavError::Rate { path, rate_hz });
     }
     if frames > (rate_hz * MAX_SECONDS) as usize {
@@ -151,7 +173,7 @@ pub fn save(path: &Path, mulaw: &[u8]) -> Result<(), WavError> {
 }
 
 /// All samples, channels mixed, full scale ±1.
-fn read_mono(mut reader: WavReader<Cursor<&[u8]>>) -> hound::Result<Vec<f32>> {
+fn read_mono(mut reader: WavReader<impl Read>) -> hound::Result<Vec<f32>> {
     let spec = reader.spec();
     let interleaved: hound::Result<Vec<f32>> = match spec.sample_format {
         SampleFormat::Float => reader.samples::<f32>().collect(),
@@ -295,6 +317,42 @@ mod tests {
         let message = |bytes: &[u8]| decode(&path, bytes).unwrap_err().to_string();
         assert!(message(&g711_file(7, 1, 4_000, &codes)).contains("4000 Hz"));
         assert!(message(&g711_file(7, 1, 8_000, &[])).contains("holds no audio"));
+    }
+
+    #[test]
+    fn what_a_speech_service_streams_is_read_to_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("say.wav");
+        let tone = (0..24_000).map(|n| ((f64::from(n) / 24.0 * 2.0 * PI).sin() * 10_000.0) as i16);
+        write(&path, spec(24_000, 1), tone);
+        let whole = std::fs::read(&path).unwrap();
+        let expected = decode(&path, &whole).unwrap();
+        assert_eq!(expected.len(), 8_000);
+        for size in [u32::MAX, 0x7FFF_FFFF, 2_000_000_000, 0] {
+            let mut streamed = whole.clone();
+            streamed[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+            streamed[40..44].copy_from_slice(&size.to_le_bytes());
+            assert_eq!(decode(&path, &streamed).unwrap(), expected, "{size}");
+            // It broke off in the midst of a sample.
+            streamed.truncate(whole.len() - 1);
+            let cut = decode(&path, &streamed).unwrap();
+            assert_eq!(cut.len(), expected.len() - 1, "{size}");
+        }
+    }
+
+    #[test]
+    fn rates_that_would_need_thousands_of_filters_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.wav");
+        for (rate, is_taken) in [
+            (11_025, true),
+            (44_100, true),
+            (47_999, false),
+            (191_999, false),
+        ] {
+            write(&path, spec(rate, 1), [0; 400].into_iter());
+            assert_eq!(load(&path).is_ok(), is_taken, "{rate}");
+        }
     }
 
     #[test]
