@@ -43,6 +43,8 @@ impl Signer {
     pub fn sign_form(&self, url: &str, parameters: &[(&str, &str)]) -> String {
         let mut sorted = parameters.to_vec();
         sorted.sort_unstable();
+        // Twilio's libraries look at a value that is there twice once.
+        sorted.dedup();
         let mut text = url.to_owned();
         for (name, value) in sorted {
             text.push_str(name);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::stage_tests::{SECOND, Stage, webhook};
 use super::terms::{FetchFailure, StreamEnd, VoicePolicy, VoiceRole};
 use super::{FETCH_LIMIT, FETCHES_IN_ROW_MAX};
+use crate::core::twiml::WARNINGS_MAX;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -161,7 +162,7 @@ fn without_a_service_that_speaks_say_is_left_out() {
     );
     stage.begin();
     let warning = "warn: <Say> is left out: no --say-url is given";
-    assert_eq!(stage.established(), [warning, warning]);
+    assert_eq!(stage.established(), [warning], "told once");
     assert_eq!(stage.deadline(5 * SECOND), ["play /c.wav"]);
 }
 
@@ -384,9 +385,31 @@ fn a_placed_call_is_answered_already() {
         fallback: Some(webhook("/fallback")),
         can_say: true,
         role: VoiceRole::Outbound,
+        is_answered: false,
     })
     .answers("/voice", "<Say>Hello</Say>");
     assert_eq!(stage.begin(), ["fetch /voice", "say Hello"]);
+}
+
+#[test]
+fn a_call_that_a_worker_has_had_is_answered_already() {
+    let mut stage = Stage::new(VoicePolicy {
+        can_say: true,
+        is_answered: true,
+        ..VoicePolicy::default()
+    });
+    let (is_taken, told) = stage.replace("<Say>Hello</Say>");
+    assert!(is_taken);
+    assert_eq!(told, ["say Hello"]);
+    assert!(stage.replace("<Reject/>").1.contains(&"hang up".into()));
+}
+
+#[test]
+fn a_document_cannot_fill_the_log() {
+    let (mut stage, _) = answered("<Pause/>");
+    let names = "<Stream name='x'/>".repeat(1_000);
+    let (_, told) = stage.replace(&format!("<Stop>{names}</Stop><Pause/>"));
+    assert_eq!(told.len(), WARNINGS_MAX, "{told:?}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Instant;
 use super::terms::{CommandId, FetchFailure, FetchRequest, VoiceCommand, VoiceRole, VoiceWarning};
 use super::webhook::FormFields;
 use super::{FETCH_LIMIT, FETCHES_IN_ROW_MAX, LEADS_ON_AT_ONCE, State, VoiceCall};
-use crate::core::twiml::Document;
 use crate::core::twiml::document::Webhook;
+use crate::core::twiml::{Document, WARNINGS_MAX};
 
 /// A webhook that was asked.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl VoiceCall {
             self.fetches_in_row + 1
         };
         if self.fetches_in_row > FETCHES_IN_ROW_MAX {
-            self.warn(VoiceWarning::TooManyFetches);
+            self.push(VoiceCommand::Warn(VoiceWarning::TooManyFetches));
             return self.fall_back();
         }
         let id = self.next_id();
@@ -77,11 +77,11 @@ impl VoiceCall {
     pub(super) fn fetch_failed(&mut self, now: Instant, from: Fetching, failure: FetchFailure) {
         let fallback = self.policy.fallback.clone().filter(|_| !from.is_fallback);
         let code = failure.code();
-        self.warn(VoiceWarning::FetchFailed {
+        self.push(VoiceCommand::Warn(VoiceWarning::FetchFailed {
             url: from.webhook.url.clone(),
             failure,
             has_fallback: fallback.is_some(),
-        });
+        }));
         let Some(fallback) = fallback else {
             return self.fall_back();
         };
@@ -95,6 +95,7 @@ impl VoiceCall {
     pub(super) fn take_document(&mut self, now: Instant, document: Document) {
         let warnings = document.warnings.into_iter().map(VoiceWarning::Document);
         self.commands.extend(warnings.map(VoiceCommand::Warn));
+        self.warnings_left = WARNINGS_MAX;
         self.document_since = Some(now);
         self.verbs = document.verbs.into();
         self.run(now);

@@ -134,7 +134,9 @@ impl VoiceCall {
             };
             let is_speech = matches!(step, PromptStep::Sound(PromptSound::Speech { .. }));
             if is_speech && !self.policy.can_say {
-                self.warn(VoiceWarning::CannotSay);
+                if !std::mem::replace(&mut self.has_told_cannot_say, true) {
+                    self.warn(VoiceWarning::CannotSay);
+                }
                 prompts.skip();
                 continue;
             }

@@ -61,8 +61,8 @@ pub use self::terms::{
     PromptSound, StreamEnd, VoiceCommand, VoicePolicy, VoiceRole, VoiceWarning,
 };
 use self::webhook::FormFields;
-use crate::core::twiml::Verb;
 use crate::core::twiml::document::Webhook;
+use crate::core::twiml::{Verb, WARNINGS_MAX};
 
 /// Longest that a webhook may take for its whole answer, redirects included (Twilio's limit).
 pub const FETCH_LIMIT: Duration = Duration::from_secs(15);
@@ -91,6 +91,9 @@ pub struct VoiceCall {
     /// When what is heard now began.
     sound_since: Option<Instant>,
     last_id: u32,
+    /// How many more warnings the present document may give while it runs.
+    warnings_left: usize,
+    has_told_cannot_say: bool,
     commands: VecDeque<VoiceCommand>,
 }
 
@@ -139,8 +142,8 @@ impl VoiceCall {
     #[must_use]
     pub fn new(policy: VoicePolicy) -> Self {
         let answer = match policy.role {
-            VoiceRole::Inbound => AnswerState::Ringing,
-            VoiceRole::Outbound | VoiceRole::DialledLeg => AnswerState::Answered,
+            VoiceRole::Inbound if !policy.is_answered => AnswerState::Ringing,
+            _ => AnswerState::Answered,
         };
         Self {
             policy,
@@ -153,6 +156,8 @@ impl VoiceCall {
             fetches_in_row: 0,
             sound_since: None,
             last_id: 0,
+            warnings_left: WARNINGS_MAX,
+            has_told_cannot_say: false,
             commands: VecDeque::with_capacity(8),
         }
     }
@@ -274,8 +279,12 @@ impl VoiceCall {
         CommandId(self.last_id)
     }
 
+    /// At most as many as a document has by itself: one of 64 kB could make thousands each time that it runs.
     fn warn(&mut self, warning: VoiceWarning) {
-        self.push(VoiceCommand::Warn(warning));
+        if let Some(left) = self.warnings_left.checked_sub(1) {
+            self.warnings_left = left;
+            self.push(VoiceCommand::Warn(warning));
+        }
     }
 
     fn push(&mut self, command: VoiceCommand) {

@@ -211,19 +211,20 @@ proptest! {
     #[test]
     fn nothing_that_comes_breaks_a_call(
         inputs in vec(input(), 0..60),
-        can_say in any::<bool>(),
+        (can_say, is_answered) in any::<(bool, bool)>(),
         has_fallback in any::<bool>(),
     ) {
         let policy = VoicePolicy {
             fallback: has_fallback.then(|| webhook("/fallback")),
             can_say,
             role: VoiceRole::Inbound,
+            is_answered,
         };
         let mut watched = Watched {
             call: VoiceCall::new(policy),
             now: Instant::now(),
             last_id: 0,
-            is_answered: false,
+            is_answered,
             live_legs: Vec::new(),
             is_final: false,
         };

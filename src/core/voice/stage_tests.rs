@@ -47,6 +47,7 @@ impl Stage {
             fallback: Some(webhook("/fallback")),
             can_say: true,
             role: VoiceRole::Inbound,
+            is_answered: false,
         })
     }
 

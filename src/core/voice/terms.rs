@@ -18,6 +18,8 @@ pub struct VoicePolicy {
     pub can_say: bool,
     /// Whose call it is.
     pub role: VoiceRole,
+    /// A caller's call that was answered before TwiML got it, as one that a worker has had.
+    pub is_answered: bool,
 }
 
 /// Whose call is run by TwiML.
@@ -34,7 +36,7 @@ pub enum VoiceRole {
 }
 
 /// What is to be done with a call, by its webhook or by a request of the REST API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Instructions {
     /// What this address answers.
     Webhook(Webhook),
