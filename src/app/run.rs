@@ -37,6 +37,7 @@ use super::{EXIT_FAILURE, announce, callbacks, database, descriptors, drain, log
 use crate::api::ApiListener;
 use crate::cluster::ClusterHandle;
 use crate::config::Config;
+use crate::core::ids::LineId;
 use crate::watchdog::{Stage, Watchdog};
 
 /// What follows the calls' end may take this long before it counts as hung.
@@ -97,7 +98,7 @@ fn start_and_serve(config: Config) -> Result<End, StartError> {
             () = signals.first() => End::Told,
             () = replaced(running.cluster.as_ref()) => End::Replaced,
         };
-        go_down(running, limits).await;
+        go_down(running, &end, limits).await;
         Ok(end)
     })
 }
@@ -175,7 +176,7 @@ struct Limits {
     handover: Duration,
 }
 
-async fn go_down(running: Running, limits: Limits) {
+async fn go_down(running: Running, end: &End, limits: Limits) {
     let Running {
         calls,
         pacer,
@@ -205,7 +206,8 @@ async fn go_down(running: Running, limits: Limits) {
     if let Some(queue) = &queue {
         queue.set_draining();
     }
-    if let Some(cluster) = &cluster {
+    // Where another one has the name, it has the lines, and this one's part in the cluster is over.
+    if let (Some(cluster), End::Told) = (&cluster, end) {
         hand_over(cluster, limits.handover).await;
     }
     calls.drain();
@@ -216,7 +218,13 @@ async fn go_down(running: Running, limits: Limits) {
     }
     registrar.stop();
     registering.abort();
-    let mut lines = registrar.lines().into_iter();
+    // One that is on its way to another bridge is let go when that is registered: before, nobody would be.
+    let is_leaving = |line: &LineId| {
+        let cluster = cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.is_leaving(line))
+    };
+    let lines = registrar.lines().into_iter();
+    let mut lines = lines.filter(|line| !is_leaving(line));
     {
         let mut ended = pin!(calls_end(&calls, &watchdog, limits));
         tokio::select! {
@@ -269,7 +277,7 @@ async fn go_down(running: Running, limits: Limits) {
 /// Has other bridges take the lines, and takes calls until they have: each is registered there before it is let go
 /// here, so that no caller is refused.
 async fn hand_over(cluster: &ClusterHandle, limit: Duration) {
-    cluster.drain();
+    cluster.leave();
     if cluster.has_nothing() {
         return;
     }

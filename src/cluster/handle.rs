@@ -25,10 +25,8 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Counts the steps of the task.
     pub(super) steps: watch::Sender<u64>,
-    /// Counts the heartbeats that are over, answered or not.
-    pub(super) beats: watch::Sender<u64>,
-    /// Whether Redis answered the last heartbeat.
-    pub(super) is_answered: AtomicBool,
+    /// Counts the heartbeats that Redis has answered.
+    pub(super) views: watch::Sender<u64>,
     /// Whether others may have taken our lines over.
     pub(super) cut_off: Arc<AtomicBool>,
     /// Another bridge runs under our name.
@@ -53,8 +51,7 @@ impl ClusterHandle {
                 coordinator: Mutex::new(coordinator),
                 wake: Notify::new(),
                 steps: watch::Sender::new(0),
-                beats: watch::Sender::new(0),
-                is_answered: AtomicBool::new(false),
+                views: watch::Sender::new(0),
                 cut_off,
                 conflict: watch::Sender::new(false),
             }),
@@ -91,24 +88,31 @@ impl ClusterHandle {
         self.shared.lock().lines_without_holder().count()
     }
 
-    /// Whether another bridge could take our lines, as far as we know.
+    /// Whether another bridge could take our lines, as far as we know. One heartbeat that fails says nothing of that.
     #[must_use]
     pub fn has_taker(&self) -> bool {
         let takes = |node: &Node| node.info.stage == NodeStage::Up && node.id != self.shared.node;
-        let is_answered = self.shared.is_answered.load(Ordering::Relaxed);
-        is_answered && self.shared.lock().nodes().iter().any(takes)
+        let coordinator = self.shared.lock();
+        let is_cut_off = coordinator.is_cut_off(Instant::now().into_std());
+        !is_cut_off && coordinator.nodes().iter().any(takes)
     }
 
-    /// Whether there is nothing to hand over, for no line is registered here. After [`ClusterHandle::drain`].
+    /// Whether another bridge has this line of ours, and may not be registered for it yet.
+    #[must_use]
+    pub fn is_leaving(&self, line: &LineId) -> bool {
+        self.shared.lock().is_leaving(line)
+    }
+
+    /// Whether there is nothing to hand over, for no line is registered here. After [`ClusterHandle::leave`].
     #[must_use]
     pub fn has_nothing(&self) -> bool {
         self.shared.lock().may_exit()
     }
 
-    /// Returns after the next heartbeat, or when the time is over: what is known of the others is fresh then.
+    /// Returns after the next heartbeat that is answered, or when the time is over: what is known of the others is fresh then.
     pub async fn next_view(&self, limit: Duration) {
-        let mut beats = self.shared.beats.subscribe();
-        let _ = timeout(limit, beats.changed()).await;
+        let mut views = self.shared.views.subscribe();
+        let _ = timeout(limit, views.changed()).await;
     }
 
     /// Whether Redis has not answered for so long that others may have taken our lines over.
@@ -123,14 +127,22 @@ impl ClusterHandle {
         self.shared.wake.notify_one();
     }
 
-    /// It takes its share again.
-    pub fn resume(&self) {
-        self.shared.lock().resume(Instant::now().into_std());
+    /// As [`ClusterHandle::drain`], for good.
+    pub fn leave(&self) {
+        self.shared.lock().leave(Instant::now().into_std());
         self.shared.wake.notify_one();
     }
 
+    /// It takes its share again; false where it shuts down.
+    #[must_use]
+    pub fn resume(&self) -> bool {
+        let is_resumed = self.shared.lock().resume(Instant::now().into_std());
+        self.shared.wake.notify_one();
+        is_resumed
+    }
+
     /// Returns once all lines are another bridge's, or nobody is there to take them, or Redis is away, or the time is over;
-    /// whether all are. After [`ClusterHandle::drain`].
+    /// whether all are. After [`ClusterHandle::leave`].
     pub async fn handed_over(&self, limit: Duration) -> bool {
         self.wait(limit, || self.shared.lock().may_exit() || !self.has_taker())
             .await;

@@ -72,6 +72,8 @@ pub struct ClusterTask {
     letting_go: HashMap<LineId, Instant>,
     /// Until when the first view is waited for; `None` once it has come, or is not waited for any more.
     first_view_by: Option<Instant>,
+    /// Lines were registered although no lease is known.
+    has_no_leases: bool,
     moves: Vec<LineMoved>,
 }
 
@@ -110,6 +112,7 @@ impl ClusterTask {
             revision: None,
             letting_go: HashMap::new(),
             first_view_by: Some(now + FIRST_VIEW_PATIENCE),
+            has_no_leases: false,
             moves: Vec::new(),
         };
         (task, handle)
@@ -230,12 +233,12 @@ impl ClusterTask {
         self.info.lines = u32::try_from(registered).unwrap_or(u32::MAX);
         self.info.calls = self.call_limiter.active();
         let answer = self.store.beat(&self.info, self.revision).await;
-        let shared = self.handle.shared().clone();
         let is_answered = answer.is_ok();
-        shared.is_answered.store(is_answered, Ordering::Relaxed);
-        let taken = self.take_view(answer, asked_at);
-        shared.beats.send_modify(|beats| *beats += 1);
-        taken
+        self.take_view(answer, asked_at)?;
+        if is_answered {
+            self.handle.shared().views.send_modify(|views| *views += 1);
+        }
+        Ok(())
     }
 
     fn take_view(
@@ -251,6 +254,7 @@ impl ClusterTask {
                 coordinator.handle_view(beat.view, asked_at.into_std(), now.into_std());
                 self.revision = Some(beat.revision);
                 self.first_view_by = None;
+                self.has_no_leases = false;
                 self.beat_at = asked_at + self.beat_every;
                 Ok(())
             }
@@ -272,13 +276,14 @@ impl ClusterTask {
             return;
         }
         self.first_view_by = None;
+        self.has_no_leases = true;
         warn!("Redis is away; lines register all the same");
         for line in self.actions.registrar.shareable() {
             let _ = self.actions.registrar.take_lease(&line);
         }
     }
 
-    /// Does what the coordinator wants, until it wants nothing more for now.
+    /// Does what the coordinator wants, until it wants nothing more for now, or a heartbeat is due.
     ///
     /// # Errors
     /// When another bridge runs under our name.
@@ -299,6 +304,11 @@ impl ClusterTask {
                     coordinator.handle_command_failed(now);
                     self.beat_at = self.beat_at.min(Instant::now() + BEAT_PAUSE);
                 }
+            }
+            drop(coordinator);
+            // However much there is to do: a bridge that does not say that it lives loses its lines.
+            if self.next_beat() <= Instant::now() {
+                return Ok(());
             }
         }
     }
@@ -341,11 +351,20 @@ impl ClusterTask {
             };
             let is_under_way = self.actions.begin(action).await;
             let now = Instant::now();
-            if !is_under_way {
-                let mut coordinator = self.handle.shared().lock();
-                coordinator.handle_let_go(&line, now.into_std());
-            } else if is_let_go {
-                self.letting_go.insert(line, now + LET_GO_MAX);
+            match (is_under_way, is_let_go) {
+                (true, true) => {
+                    self.letting_go.insert(line, now + LET_GO_MAX);
+                }
+                (true, false) => {}
+                (false, true) => {
+                    let mut coordinator = self.handle.shared().lock();
+                    coordinator.handle_let_go(&line, now.into_std());
+                }
+                // It was removed a moment ago, and would be asked for again at once.
+                (false, false) => {
+                    let mut coordinator = self.handle.shared().lock();
+                    coordinator.handle_unknown(&line, now.into_std());
+                }
             }
         }
     }
@@ -375,7 +394,7 @@ impl ClusterTask {
         let is_cut_off = {
             let coordinator = self.handle.shared().lock();
             let now = Instant::now().into_std();
-            coordinator.is_cut_off(now) || coordinator.must_ask_first(now)
+            self.has_no_leases || coordinator.is_cut_off(now) || coordinator.must_ask_first(now)
         };
         let was_cut_off = self
             .handle
@@ -384,7 +403,7 @@ impl ClusterTask {
             .swap(is_cut_off, Ordering::Relaxed);
         match (was_cut_off, is_cut_off) {
             (false, true) => warn!(
-                "Redis has not answered for as long as leases last: others may have taken the lines over; calls ring before they get the fallback"
+                "Redis does not answer: other bridges may hold these lines; calls ring before they get the fallback"
             ),
             (true, false) => info!("Redis answers again"),
             _ => {}

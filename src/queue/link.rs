@@ -32,8 +32,9 @@ use super::state::NodeState;
 use crate::core::log_limiter::LogLimiter;
 use crate::core::outcome::Outcome;
 
-/// First and longest pause between two attempts to connect.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// First and longest pause between two attempts to connect. A bridge that takes longer than its leases last, once Redis is back,
+/// loses its lines to those that were faster.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How soon a change of state is written, and a taken job noticed.
 const TICK: Duration = Duration::from_millis(250);
 /// How often statistics are recomputed, which also proves the connection.

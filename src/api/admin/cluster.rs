@@ -146,7 +146,7 @@ pub async fn drain(
     params(("id" = String, Path, description = "Node id of the bridge.")),
     responses(
         (status = 202, description = "It takes lines again.", body = NodeStateBody),
-        (status = 409, description = "This bridge shares its lines with no other.",
+        (status = 409, description = "This bridge shares its lines with no other, or the one that is meant shuts down.",
             body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The other bridge does not answer within 2 s; the problem names it.",
             body = Problem, content_type = "application/problem+json"),
@@ -162,7 +162,10 @@ pub async fn resume(
     if let Some(answer) = by_other(nodes, &asked, &id).await? {
         return Ok(answer);
     }
-    nodes.cluster().resume();
+    if !nodes.cluster().resume() {
+        let text = "the bridge shuts down: it takes no lines any more";
+        return Err(Problem::new(ProblemKind::CONFLICT, text));
+    }
     Ok(asked_to_become(id, NodeStage::Up))
 }
 

@@ -77,10 +77,14 @@ pub struct Coordinator {
     pub(super) lines: BTreeMap<LineId, Line>,
     pub(super) my_digest: u64,
     pub(super) is_draining: bool,
+    /// It drains because it ends.
+    pub(super) is_ending: bool,
     pub(super) is_stopping: bool,
 
     /// When the last beat that was answered was asked for: the lease is good from then.
     pub(super) last_beat: Option<Instant>,
+    /// A beat has failed since.
+    pub(super) has_failed: bool,
     /// When the clock was last seen.
     pub(super) last_seen: Instant,
     pub(super) started: Instant,
@@ -124,8 +128,10 @@ impl Coordinator {
             lines: BTreeMap::new(),
             my_digest: lines_digest([]),
             is_draining: false,
+            is_ending: false,
             is_stopping: false,
             last_beat: None,
+            has_failed: false,
             last_seen: now,
             started: now,
             is_fresh: false,
@@ -181,15 +187,24 @@ impl Coordinator {
         self.my_digest
     }
 
-    /// From now on this node gives its lines away, and claims none. The offers begin with the first view in which others see
-    /// it as draining; see [`needs_view`](Self::needs_view).
+    /// From now on this node gives its lines away, and claims none, while another could take them. The offers begin with the
+    /// first view in which others see it as draining; see [`needs_view`](Self::needs_view).
     pub fn drain(&mut self, now: Instant) {
         self.set_draining(true, now);
     }
 
-    /// Takes [`drain`](Self::drain) back.
-    pub fn resume(&mut self, now: Instant) {
-        self.set_draining(false, now);
+    /// As [`drain`](Self::drain), for good: this node is about to end.
+    pub fn leave(&mut self, now: Instant) {
+        self.is_ending = true;
+        self.set_draining(true, now);
+    }
+
+    /// Takes [`drain`](Self::drain) back; false where this node ends, and could register nothing that it took.
+    pub fn resume(&mut self, now: Instant) -> bool {
+        if !self.is_ending {
+            self.set_draining(false, now);
+        }
+        !self.is_ending
     }
 
     fn set_draining(&mut self, is_draining: bool, now: Instant) {
@@ -202,7 +217,7 @@ impl Coordinator {
     /// This node ends: what nobody took by now is unregistered and released, until [`may_exit`](Self::may_exit).
     pub fn stop(&mut self, now: Instant) {
         self.is_stopping = true;
-        self.set_draining(true, now);
+        self.leave(now);
     }
 
     /// Looks at the clock, and at the lines whose time has come. To be called at [`next_timeout`](Self::next_timeout) and with

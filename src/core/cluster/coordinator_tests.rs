@@ -642,7 +642,7 @@ fn a_draining_node_offers_all_once_others_can_see_it_and_may_exit_when_they_are_
     let mut a = site.holding("a", 50);
     let mut b = site.node("b", lines(50));
     site.beat(&mut b);
-    a.it.drain(site.now);
+    a.it.leave(site.now);
     assert!(a.it.needs_view() && !a.it.may_exit());
     assert_eq!(site.commands(&mut a), []);
     a.node.info.stage = NodeStage::Draining;
@@ -669,6 +669,73 @@ fn a_draining_node_offers_all_once_others_can_see_it_and_may_exit_when_they_are_
     site.redis.revision += 1;
     site.pass(site.ttl * 3, &mut [&mut a]);
     assert_eq!(site.commands(&mut a), []);
+}
+
+#[test]
+fn a_paused_node_that_is_the_last_one_takes_what_nobody_holds_and_gives_it_away_again() {
+    let mut site = Site::new();
+    let mut b = site.holding("b", 3);
+    let mut a = site.node("a", lines(3));
+    a.it.drain(site.now);
+    a.node.info.stage = NodeStage::Draining;
+    site.beat(&mut a);
+    assert_eq!(site.commands(&mut a), []);
+    site.pass(site.ttl, &mut [&mut a]);
+    assert_eq!(site.commands(&mut a), [LeaseCommand::Claim(lines(3))]);
+    assert_eq!(site.actions(&mut a)[0], register(line(0), Some("b")));
+    for line in lines(3) {
+        a.it.handle_registered(&line, false, site.now);
+    }
+    b.revision = None;
+    site.beat(&mut b);
+    site.beat(&mut a);
+    let offers = site.commands(&mut a);
+    assert!(
+        matches!(&offers[..], [LeaseCommand::Offer { .. }]),
+        "{offers:?}"
+    );
+}
+
+#[test]
+fn who_ends_does_not_come_back_into_the_cluster() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 1);
+    a.it.drain(site.now);
+    assert!(a.it.resume(site.now));
+    a.it.leave(site.now);
+    assert!(!a.it.resume(site.now) && a.it.is_draining());
+}
+
+#[test]
+fn a_line_that_goes_while_it_is_claimed_is_released_and_not_asked_for_again() {
+    let mut site = Site::new();
+    let mut a = site.node("a", lines(1));
+    site.beat(&mut a);
+    site.commands(&mut a);
+    assert_eq!(site.actions(&mut a), [register(line(0), None)]);
+    a.it.handle_unknown(&line(0), site.now);
+    assert_eq!(site.actions(&mut a), []);
+    assert_eq!(site.commands(&mut a), [LeaseCommand::Release(lines(1))]);
+    // It is there again.
+    a.it.set_wanted(lines(1), site.now);
+    site.commands(&mut a);
+    assert_eq!(site.actions(&mut a), [register(line(0), None)]);
+}
+
+#[test]
+fn after_a_beat_that_failed_others_may_still_be_on_their_way_back() {
+    let mut site = Site::new();
+    site.holding("a", 3);
+    let mut b = site.node("b", lines(3));
+    site.beat(&mut b);
+    site.pass(site.ttl - site.beat, &mut [&mut b]);
+    b.it.handle_beat_failed(site.now, site.now);
+    site.now += site.beat;
+    site.beat(&mut b);
+    assert_eq!(b.it.nodes().len(), 1, "a has expired");
+    assert_eq!(site.commands(&mut b), []);
+    site.pass(site.beat, &mut [&mut b]);
+    assert_eq!(site.commands(&mut b), [LeaseCommand::Claim(lines(3))]);
 }
 
 #[test]

@@ -28,6 +28,13 @@ impl Coordinator {
         self.is_draining
     }
 
+    /// Whether a line is on its way from this node to another, which has it and may not be registered yet.
+    #[must_use]
+    pub fn is_leaving(&self, line: &LineId) -> bool {
+        let lease = self.lines.get(line).and_then(|line| line.lease.as_ref());
+        lease.is_some_and(|lease| is_leaving(lease, &self.me))
+    }
+
     /// The nodes that were alive in the last view.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {

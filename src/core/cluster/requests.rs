@@ -178,6 +178,15 @@ impl Coordinator {
         self.set_local(line, Local::Idle, now);
     }
 
+    /// There is no such line here any more, whatever [`set_wanted`](Coordinator::set_wanted) said: it cannot be registered, and
+    /// is released.
+    pub fn handle_unknown(&mut self, line: &LineId, now: Instant) {
+        if let Some(line) = self.lines.get_mut(line) {
+            line.is_wanted = false;
+        }
+        self.set_local(line, Local::Idle, now);
+    }
+
     fn set_local(&mut self, id: &LineId, local: Local, now: Instant) {
         self.see(now);
         let Some(line) = self.lines.get_mut(id) else {

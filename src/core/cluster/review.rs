@@ -9,13 +9,19 @@ use super::{Coordinator, LineId, NodeStage};
 impl Coordinator {
     /// Finds anew who shares the lines. Returns whether that changed; the lines are to be looked at then.
     pub(super) fn share(&mut self) -> bool {
-        let is_changed = self.peers.share(self.my_digest, !self.is_draining);
+        let is_changed = self.peers.share(self.my_digest, !self.gives_away());
         if is_changed {
             for line in self.lines.values_mut() {
                 line.place = self.peers.shares().place(line.hash, &self.me);
             }
         }
         is_changed
+    }
+
+    /// Whether this node wants to hold no line: where it only pauses and is the last that is left, it does.
+    fn gives_away(&self) -> bool {
+        let is_last = self.peers.others_up().next().is_none();
+        self.is_draining && (self.is_ending || !is_last)
     }
 
     /// Whether all can see that this node drains, and somebody could take its lines.
@@ -39,7 +45,7 @@ impl Coordinator {
 
     /// Decides anew for a line, and files it under what it needs.
     pub(super) fn review(&mut self, id: &LineId, now: Instant) {
-        let has_taker = self.has_taker();
+        let (has_taker, gives_away) = (self.has_taker(), self.gives_away());
         let Some(line) = self.lines.get_mut(id) else {
             return;
         };
@@ -58,7 +64,7 @@ impl Coordinator {
             peers: &self.peers,
             beat: self.settings.beat(),
             handover_timeout: self.settings.handover_timeout,
-            is_draining: self.is_draining,
+            is_draining: gives_away,
             is_stopping: self.is_stopping,
             has_taker,
             no_claims_before: self.no_claims_before,

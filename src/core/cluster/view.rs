@@ -23,15 +23,20 @@ impl Coordinator {
         }
         let was_fresh = self.is_fresh;
         let gap = asked_at.saturating_duration_since(self.last_beat.unwrap_or(asked_at));
+        let has_failed = std::mem::take(&mut self.has_failed);
+        let was_away = gap > self.settings.beat() * 2;
         self.last_beat = Some(asked_at);
         self.is_fresh = true;
         self.slept_at = None;
-        if gap > self.settings.beat() * 2 {
-            // Redis may have been away for the others too, and they are about to come back: what they hold is theirs.
+        // Redis may have been away for the others too, and they are about to come back: what they hold is theirs.
+        if was_away {
             self.no_claims_before = Some(now + self.settings.lease_ttl);
+        } else if has_failed {
+            let before = now + self.settings.beat();
+            self.no_claims_before = self.no_claims_before.max(Some(before));
         }
         let all = self.take_view(view, now);
-        if all || !was_fresh || gap > self.settings.beat() * 2 {
+        if all || !was_fresh || was_away {
             self.review_all(now);
         }
     }
@@ -106,6 +111,7 @@ impl Coordinator {
     pub fn handle_beat_failed(&mut self, asked_at: Instant, now: Instant) {
         self.see(now);
         self.is_fresh = false;
+        self.has_failed = self.last_beat.is_some();
         // It has asked since it woke, and Redis is away: for such a node all stays as it is.
         if self.slept_at.is_some_and(|slept_at| slept_at <= asked_at) {
             self.slept_at = None;
