@@ -1,6 +1,7 @@
 //! Which bridge got a request with an `Idempotency-Key` first: behind a load balancer the same request, sent again, comes to another.
 //!
-//! `cluster:idempotency:{digest}` holds the node id for a day; the digest is the SHA-256 of the key, which is a client's own text.
+//! `cluster:idempotency:{digest}` holds node id and instance for a day: a bridge that crashed and started again under its name knows
+//! nothing of the request. The digest is the SHA-256 of the key, which is a client's own text.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -17,12 +18,12 @@ const LOOK_MAX: Duration = Duration::from_millis(200);
 /// As long as a bridge keeps its answers.
 const KEPT: Duration = Duration::from_secs(24 * 3_600);
 
-/// KEYS: the string. ARGV: node, seconds to keep it. The answer is the node that is there.
+/// KEYS: the string. ARGV: node and instance, seconds to keep it. The answer is who is there.
 const CLAIM: &str = r"
 redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', ARGV[2])
 return redis.call('GET', KEYS[1])";
 
-/// KEYS: the string. ARGV: node.
+/// KEYS: the string. ARGV: node and instance.
 const FORGET: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return ''";
@@ -30,21 +31,37 @@ return ''";
 static SCRIPTS: LazyLock<[Script; 2]> =
     LazyLock::new(|| [CLAIM, FORGET].map(|code| Script::new(&[code])));
 
+/// Another bridge than this one, or another life of it, that got a request first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstAsked {
+    /// The bridge.
+    pub node: NodeId,
+    /// Its life.
+    pub instance: String,
+}
+
 impl LeaseStore {
-    /// Says that this node got a request, unless another has said so before: the first one. `None` where Redis does not
-    /// say within 200 ms.
-    pub async fn first_asked(&self, digest: &str) -> Option<NodeId> {
+    /// Says that this bridge got a request, unless another has said so before: that one. `None` where this is the first, or
+    /// Redis does not say within 200 ms.
+    pub async fn asked_before(&self, digest: &str) -> Option<FirstAsked> {
         let [claim, _] = &*SCRIPTS;
-        let kept = KEPT.as_secs().to_string();
-        let arguments = [self.node().as_str(), &kept];
-        let found = self.ask(claim, digest, &arguments).await?;
-        NodeId::parse(&found)
+        let (me, kept) = (self.me(), KEPT.as_secs().to_string());
+        let found = self.ask(claim, digest, &[&me, &kept]).await?;
+        let (node, instance) = found.split_once(' ').filter(|_| found != me)?;
+        Some(FirstAsked {
+            node: NodeId::parse(node)?,
+            instance: instance.to_owned(),
+        })
+    }
+
+    fn me(&self) -> String {
+        format!("{} {}", self.node(), self.instance())
     }
 
     /// Takes it back: nothing came of the request, and any node may try again.
     pub async fn forget_asked(&self, digest: &str) {
         let [_, forget] = &*SCRIPTS;
-        let _ = self.ask(forget, digest, &[self.node().as_str()]).await;
+        let _ = self.ask(forget, digest, &[&self.me()]).await;
     }
 
     async fn ask(&self, script: &Script, digest: &str, arguments: &[&str]) -> Option<String> {

@@ -1,8 +1,8 @@
 //! The places that calls take on lines with a `maxConcurrentCalls`, counted over all bridges that share lines.
 //!
-//! `cluster:calls:{line}` is a sorted set: a member for each call, `{node} {number}`, with the time at which it expires by
-//! Redis' clock. One script counts and adds; members of nodes without a heartbeat count for nothing. The node writes its members
-//! anew every 20 s, so that a member whose removal was lost, or a set that Redis has forgotten, is right again soon.
+//! `cluster:calls:{line}` is a sorted set: a member for each call, `{node} {life}.{number}`, with the time at which it expires by
+//! Redis' clock. One script counts and adds; members of nodes without a heartbeat count for nothing, nor do those of a node's
+//! former life: its callers ring again, and its calls ended with it. The node writes its members anew every 20 s, so that a member whose removal was lost, or a set that Redis has forgotten, is right again soon.
 //!
 //! A place is always given where Redis does not say within 200 ms, and where no other bridge is alive: then the limit
 //! holds for this bridge alone. It costs nothing then; the members are written once another bridge is there.
@@ -32,19 +32,23 @@ const BATCH: usize = 100;
 
 /// Adds a member, unless there are as many others as there may be.
 ///
-/// KEYS: the set. ARGV: member, most members, milliseconds to keep it, node. The answer is 1 where it was added.
+/// KEYS: the set. ARGV: member, most members, milliseconds to keep it, node, its life. The answer is 1 where it was added.
 const TAKE: &str = r"
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local others, alive = 0, {[ARGV[4]] = true}
+local others, lives = 0, {[ARGV[4]] = ARGV[5]}
 for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, 9999)) do
-  local node = string.match(member, '^[^ ]+') or ''
-  if alive[node] == nil then
-    alive[node] = redis.call('EXISTS', 'bridge:' .. node .. ':heartbeat') == 1
+  local node, life = string.match(member, '^([^ ]+) ([^.]*)')
+  if node and lives[node] == nil then
+    lives[node] = false
+    if redis.call('EXISTS', 'bridge:' .. node .. ':heartbeat') == 1 then
+      local instance = redis.pcall('HGET', 'bridge:' .. node .. ':info', 'instance')
+      lives[node] = type(instance) == 'string' and string.sub(instance, 1, #life) or life
+    end
   end
   -- One that is back counts again: it may only have been slow.
-  if alive[node] and member ~= ARGV[1] then others = others + 1 end
+  if node and lives[node] == life and member ~= ARGV[1] then others = others + 1 end
 end
 if others >= tonumber(ARGV[2]) then return 0 end
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + tonumber(ARGV[3])), ARGV[1])
@@ -91,8 +95,8 @@ impl Drop for LinePlace {
 /// The places of this node's calls.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// The random beginning of this life's numbers, so that members of a former one are not ours.
-    life: u64,
+    /// The beginning of this life's instance id: members of a former one are not ours.
+    life: String,
     next: AtomicU64,
     /// Whether another bridge is alive.
     has_others: AtomicBool,
@@ -116,9 +120,10 @@ struct Place {
 }
 
 impl Places {
-    pub(super) fn new() -> Self {
+    /// The places of this instance, which has no id where the node shares no lines.
+    pub(super) fn new(instance: Option<&str>) -> Self {
         Self {
-            life: rand::random::<u32>().into(),
+            life: instance.unwrap_or_default().chars().take(8).collect(),
             next: AtomicU64::new(0),
             has_others: AtomicBool::new(false),
             state: Mutex::default(),
@@ -143,13 +148,6 @@ impl Places {
         let place = Place { line, is_written };
         self.state().taken.insert(number, place);
         number
-    }
-
-    /// Redis has no such member.
-    fn was_refused(&self, number: u64) {
-        if let Some(place) = self.state().taken.get_mut(&number) {
-            place.is_written = false;
-        }
     }
 
     /// Whether Redis is to hear of it.
@@ -186,7 +184,7 @@ impl Places {
     }
 
     fn member(&self, node: &str, number: u64) -> String {
-        format!("{node} {:x}.{number:x}", self.life)
+        format!("{node} {}.{number:x}", self.life)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -210,10 +208,8 @@ impl Queue {
         let member = places.member(&self.shared.keys.node, place.number);
         match timeout(TAKE_MAX, take(&self.shared, line, &member, most)).await {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) => {
-                places.was_refused(place.number);
-                return None;
-            }
+            // Dropped, it is removed all the same: it may have been written anew meanwhile.
+            Ok(Ok(false)) => return None,
             Ok(Err(error)) => debug!(%line, %error, "the line's limit holds for this bridge alone"),
             Err(_) => debug!(%line, "Redis is slow: the line's limit holds for this bridge alone"),
         }
@@ -224,7 +220,8 @@ impl Queue {
 async fn take(shared: &Shared, line: &LineId, member: &str, most: u32) -> Result<bool, QueueError> {
     let [script, ..] = &*SCRIPTS;
     let (key, most, kept) = (key(line), most.to_string(), KEPT.as_millis().to_string());
-    let arguments = [member, &most, &kept, &shared.keys.node].map(str::as_bytes);
+    let life = &shared.places.life;
+    let arguments = [member, &most, &kept, &shared.keys.node, life].map(str::as_bytes);
     script.run(shared, &[&key], &arguments).await
 }
 
@@ -263,7 +260,7 @@ mod tests {
 
     #[test]
     fn what_redis_may_have_is_written_anew_and_given_back() {
-        let (places, line, start) = (Places::new(), LineId::new("7"), Instant::now());
+        let (places, line, start) = (Places::new(None), LineId::new("7"), Instant::now());
         let first = places.take(&line, false);
         assert!(places.due(start).is_empty(), "nobody else is there");
         assert!(!places.give_back(first), "Redis never had it");
@@ -276,10 +273,6 @@ mod tests {
         assert!(places.give_back(second));
         assert_eq!(places.take_given_back(), [(line.clone(), second)]);
 
-        let refused = places.take(&line, true);
-        places.was_refused(refused);
-        assert!(!places.give_back(refused));
-        assert!(places.take_given_back().is_empty());
         assert!(places.state().taken.is_empty());
     }
 }

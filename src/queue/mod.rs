@@ -55,6 +55,7 @@ mod state;
 pub use client::{LEASE_TTL, Queue, QueueConfig, QueueStats, dead_after, open};
 pub use error::{QueueError, RedisFailure};
 pub use event::{CallEvent, CallEventKind, LineMoved};
+pub use first_asked::FirstAsked;
 pub use job::Job;
 pub use jobs::Taken;
 pub use leases::{LeaseOutcome, LeaseStore};

@@ -91,6 +91,7 @@ impl Shared {
     pub(super) fn new(client: Client, config: &QueueConfig) -> Self {
         let base = config.stream_url_base.as_deref();
         let failure = RedisFailure::Connecting;
+        let instance = config.shares_lines.then(random_instance);
         Self {
             client,
             keys: Keys {
@@ -100,7 +101,6 @@ impl Shared {
             stream_url_base: base.map(|base| base.trim_end_matches('/').to_owned()),
             dead_after: config.dead_after,
             lease_ttl: config.lease_ttl,
-            instance: config.shares_lines.then(random_instance),
             membership: watch::Sender::default(),
             slot: Mutex::new(Slot {
                 generation: 0,
@@ -110,7 +110,8 @@ impl Shared {
             removals: Mutex::default(),
             jobs: Mutex::default(),
             today: Mutex::default(),
-            places: Places::new(),
+            places: Places::new(instance.as_deref()),
+            instance,
             wake: Notify::new(),
             queue_changed: AtomicBool::new(false),
             event_number: AtomicU64::new(1),

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::core::header_name::capitals;
+
 /// Headers that may be named besides those that begin with `X-`, as they are written.
 const STANDARD: [&str; 4] = [
     "Diversion",
@@ -105,18 +107,6 @@ impl Name {
             .get(..length)
             .is_some_and(|start| start.eq_ignore_ascii_case(own))
     }
-}
-
-/// Each word of a lower-case name with a capital.
-fn capitals(name: &str) -> String {
-    let mut is_first = true;
-    name.chars()
-        .map(|c| {
-            let shown = if is_first { c.to_ascii_uppercase() } else { c };
-            is_first = c == '-';
-            shown
-        })
-        .collect()
 }
 
 #[cfg(test)]

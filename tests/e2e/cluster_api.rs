@@ -356,6 +356,15 @@ async fn a_call_is_placed_once_whichever_bridge_gets_the_request_again() {
     let third = third.start().await;
     together(&[&two, &third]).await;
     place(&third, CALLER_NUMBER).await.problem(409, "conflict");
+
+    // Back under its name, it knows nothing of the request.
+    let one = setup("one", &redis).line_field("sipDomain", domain.clone());
+    let one = one.start().await;
+    together(&[&one, &two, &third]).await;
+    for bridge in [&one, &third] {
+        place(bridge, CALLER_NUMBER).await.problem(409, "conflict");
+    }
+    assert_eq!(phone.requests("INVITE").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

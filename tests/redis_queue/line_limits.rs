@@ -68,6 +68,24 @@ async fn calls_of_a_dead_bridge_take_no_place() {
 }
 
 #[tokio::test]
+async fn calls_of_a_bridges_former_life_take_no_place() {
+    let server = Server::started().await;
+    let (one, two) = two(&server).await;
+    let lost = take(&two, 1).await.expect("the only one");
+    // It crashes and is back at once.
+    std::mem::forget((lost, two));
+    kill_heartbeat(&server, "two").await;
+    let two = Sharer::start(&server, "two").await;
+    two.look().await;
+    assert_eq!(members(&server).await, 1);
+    drop(take(&one, 1).await.expect("the caller may ring again"));
+    eventually("at the bridge that is back as well", async || {
+        take(&two, 1).await.is_some()
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn calls_from_before_another_bridge_came_are_counted() {
     let server = Server::started().await;
     let one = Sharer::start(&server, "one").await;

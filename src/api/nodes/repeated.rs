@@ -16,8 +16,9 @@ use super::pass_on::send;
 use crate::api::control::Control;
 use crate::api::idempotency;
 use crate::api::problem::{Problem, ProblemKind};
-use crate::core::cluster::NodeId;
+use crate::core::cluster::Node;
 use crate::core::ids::hex;
+use crate::queue::FirstAsked;
 
 /// Has the bridge answer that got a request first.
 pub async fn to_the_first(
@@ -28,12 +29,12 @@ pub async fn to_the_first(
     let Some((nodes, digest)) = placing(&control, &request) else {
         return next.run(request).await;
     };
-    match nodes.leases.first_asked(&digest).await {
-        Some(first) if first != *nodes.cluster.node() => {
+    match nodes.leases.asked_before(&digest).await {
+        Some(first) => {
             let answered = pass_on_to(nodes, &first, request).await;
             answered.unwrap_or_else(IntoResponse::into_response)
         }
-        _ => {
+        None => {
             let response = next.run(request).await;
             if idempotency::is_for_now(response.status()) {
                 nodes.leases.forget_asked(&digest).await;
@@ -54,10 +55,17 @@ fn placing<'a>(control: &'a Control, request: &Request) -> Option<(&'a Nodes, St
     Some((nodes, hex(&digest)))
 }
 
-async fn pass_on_to(nodes: &Nodes, first: &NodeId, request: Request) -> Result<Response, Problem> {
-    let node = nodes.other(first.as_str()).ok_or_else(|| {
+async fn pass_on_to(
+    nodes: &Nodes,
+    first: &FirstAsked,
+    request: Request,
+) -> Result<Response, Problem> {
+    let node = nodes.other(first.node.as_str());
+    let is_same_life = |node: &Node| *node.instance == *first.instance;
+    let node = node.filter(is_same_life).ok_or_else(|| {
         let detail = format!(
-            "the bridge {first} got the first request with this Idempotency-Key, and is gone: look whether the call was placed before you send it with another key"
+            "the bridge {} got the first request with this Idempotency-Key, and is gone: look whether the call was placed before you send it with another key",
+            first.node
         );
         Problem::new(ProblemKind::CONFLICT, detail)
     })?;

@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 
 use super::API_VERSION;
 use super::numbers::phone_number_sid;
-use crate::core::call_object::{CallDirection, CallObject, CallStatus};
+use crate::core::call_object::CallObject;
 use crate::core::ids::AccountSid;
 use crate::core::timestamp::rfc2822;
+use crate::core::voice::webhook::{twilio_direction, twilio_status};
 
 /// A call.
 #[derive(Debug, Serialize, ToSchema)]
@@ -75,10 +76,7 @@ impl<'a> CallResource<'a> {
             duration: state.ended.map(duration),
             price: None,
             price_unit: "USD",
-            direction: match facts.direction {
-                CallDirection::Inbound => "inbound",
-                CallDirection::Outbound => "outbound-api",
-            },
+            direction: twilio_direction(facts.direction),
             answered_by: None,
             api_version: API_VERSION,
             forwarded_from: None,
@@ -92,19 +90,9 @@ impl<'a> CallResource<'a> {
     }
 }
 
-/// The status of a call by Twilio's names. One that was handed to another number is over
-/// for us.
-pub(super) fn status(call: &CallObject) -> &'static str {
-    match call.state.status {
-        CallStatus::Initiated if call.facts.direction == CallDirection::Outbound => "queued",
-        CallStatus::Initiated | CallStatus::Ringing => "ringing",
-        CallStatus::Answered | CallStatus::Active => "in-progress",
-        CallStatus::Completed | CallStatus::Transferred => "completed",
-        CallStatus::Failed => "failed",
-        CallStatus::Busy => "busy",
-        CallStatus::NoAnswer => "no-answer",
-        CallStatus::Cancelled => "canceled",
-    }
+/// The status of a call by Twilio's names.
+pub(super) const fn status(call: &CallObject) -> &'static str {
+    twilio_status(call.state.status, call.facts.direction)
 }
 
 /// Where a call is.
@@ -116,6 +104,7 @@ pub(super) fn call_uri(account: &AccountSid, call: &str) -> String {
 mod tests {
     use super::*;
     use crate::core::call_facts::{CallFacts, CallState};
+    use crate::core::call_object::{CallDirection, CallStatus};
     use crate::core::outcome::Outcome;
     use std::sync::Arc;
     use std::time::Duration;

@@ -36,6 +36,8 @@ impl Code {
     const TOO_MANY: Self = code(StatusCode::TOO_MANY_REQUESTS, 20429);
     /// A parameter is at fault.
     pub(super) const PARAMETER: Self = code(StatusCode::BAD_REQUEST, 21218);
+    /// The dial rules do not permit the number.
+    const NOT_PERMITTED: Self = code(StatusCode::BAD_REQUEST, 21215);
     /// The call's state does not allow it.
     pub(super) const CALL_STATE: Self = code(StatusCode::BAD_REQUEST, 21220);
     /// The body is too long.
@@ -49,6 +51,7 @@ impl Code {
     fn of(status: StatusCode) -> Self {
         match status {
             StatusCode::UNAUTHORIZED => Self::UNAUTHORIZED,
+            StatusCode::FORBIDDEN => Self::NOT_PERMITTED,
             StatusCode::NOT_FOUND => Self::NOT_FOUND,
             StatusCode::TOO_MANY_REQUESTS => Self::TOO_MANY,
             StatusCode::PAYLOAD_TOO_LARGE => Self::TOO_LARGE,
@@ -206,6 +209,7 @@ mod tests {
             (ProblemKind::INTERNAL, 500, 20500),
             (ProblemKind::INVALID, 400, 21218),
             (ProblemKind::CONFLICT, 400, 21220),
+            (ProblemKind::NOT_ALLOWED, 400, 21215),
         ];
         for (kind, status, code) in kinds {
             let error = TwilioError::from(Problem::new(kind, "why").retry_after(7));

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use url::form_urlencoded::Serializer;
 
 use crate::core::call_object::{CallDirection, CallStatus};
+use crate::core::header_name::capitals;
 use crate::core::ids::{AccountSid, CallId, StreamId};
 use crate::core::numbers::Country;
 use crate::core::private::Private;
@@ -83,7 +84,8 @@ pub struct VoiceFacts {
     pub from_country: Option<Country>,
     /// `ToCountry`.
     pub to_country: Option<Country>,
-    /// `SipHeader_…`: headers of the INVITE whose names begin with `X-`.
+    /// `SipHeader_…`: headers of the INVITE, by their lower-case names. Those that begin with `X-` are told, and those that
+    /// Twilio tells as well.
     pub sip_headers: Vec<(String, Private)>,
 }
 
@@ -95,7 +97,7 @@ impl VoiceFacts {
         fields.push("AccountSid", self.account.as_str());
         fields.push("ApiVersion", API_VERSION);
         fields.push("CallSid", self.call.as_str());
-        fields.push("CallStatus", twilio_status(status));
+        fields.push("CallStatus", twilio_status(status, self.direction));
         fields.push("Direction", twilio_direction(self.direction));
         let numbers = [
             ("From", Some(&self.from)),
@@ -120,10 +122,7 @@ impl VoiceFacts {
             }
         }
         for (name, value) in &self.sip_headers {
-            if name
-                .get(..2)
-                .is_some_and(|head| head.eq_ignore_ascii_case("X-"))
-            {
+            if let Some(name) = shown_header(name) {
                 fields.push(format!("SipHeader_{name}"), value.expose());
             }
         }
@@ -131,18 +130,31 @@ impl VoiceFacts {
     }
 }
 
-/// The name that Twilio has for a status.
+/// The name of a header as Twilio writes it; `None` for one that it does not tell.
+fn shown_header(name: &str) -> Option<String> {
+    const STANDARD: [&str; 3] = ["Diversion", "P-Asserted-Identity", "User-to-User"];
+    let name = name.to_ascii_lowercase();
+    let standard = STANDARD
+        .into_iter()
+        .find(|known| known.eq_ignore_ascii_case(&name));
+    match standard {
+        Some(known) => Some(known.to_owned()),
+        None => name.starts_with("x-").then(|| capitals(&name)),
+    }
+}
+
+/// The name that Twilio has for a status. A call that was handed to another number is over for us.
 #[must_use]
-pub const fn twilio_status(status: CallStatus) -> &'static str {
-    match status {
-        CallStatus::Initiated => "queued",
-        CallStatus::Ringing => "ringing",
-        CallStatus::Answered | CallStatus::Active => "in-progress",
-        CallStatus::Completed | CallStatus::Transferred => "completed",
-        CallStatus::Failed => "failed",
-        CallStatus::Busy => "busy",
-        CallStatus::NoAnswer => "no-answer",
-        CallStatus::Cancelled => "canceled",
+pub const fn twilio_status(status: CallStatus, direction: CallDirection) -> &'static str {
+    match (status, direction) {
+        (CallStatus::Initiated, CallDirection::Outbound) => "queued",
+        (CallStatus::Initiated | CallStatus::Ringing, _) => "ringing",
+        (CallStatus::Answered | CallStatus::Active, _) => "in-progress",
+        (CallStatus::Completed | CallStatus::Transferred, _) => "completed",
+        (CallStatus::Failed, _) => "failed",
+        (CallStatus::Busy, _) => "busy",
+        (CallStatus::NoAnswer, _) => "no-answer",
+        (CallStatus::Cancelled, _) => "canceled",
     }
 }
 
@@ -276,8 +288,9 @@ mod tests {
             from_country: Country::parse("fr"),
             to_country: None,
             sip_headers: vec![
-                ("X-Room".into(), Private::new("12 b")),
-                ("Via".into(), Private::new("x")),
+                ("x-room".into(), Private::new("12 b")),
+                ("user-to-user".into(), Private::new("0a")),
+                ("via".into(), Private::new("x")),
             ],
         }
     }
@@ -306,6 +319,7 @@ mod tests {
                 "CallerName",
                 "FromCountry",
                 "SipHeader_X-Room",
+                "SipHeader_User-to-User",
             ]
         );
         for (name, value) in [
@@ -328,6 +342,12 @@ mod tests {
         let fields = outbound.fields(CallStatus::Active);
         assert_eq!(fields.get("Direction"), Some("outbound-api"));
         assert_eq!(fields.get("CallStatus"), Some("in-progress"));
+        let just_begun = |facts: VoiceFacts| {
+            let fields = facts.fields(CallStatus::Initiated);
+            fields.get("CallStatus").map(str::to_owned)
+        };
+        assert_eq!(just_begun(outbound).as_deref(), Some("queued"));
+        assert_eq!(just_begun(facts()).as_deref(), Some("ringing"));
         assert_eq!(fields.get("From"), None);
     }
 
