@@ -91,7 +91,7 @@ impl<'a> CallResource<'a> {
 }
 
 /// The status of a call by Twilio's names.
-pub(super) const fn status(call: &CallObject) -> &'static str {
+pub(super) fn status(call: &CallObject) -> &'static str {
     twilio_status(call.state.status, call.facts.direction)
 }
 
