@@ -218,13 +218,13 @@ async fn go_down(running: Running, end: &End, limits: Limits) {
     }
     registrar.stop();
     registering.abort();
-    // One that is on its way to another bridge is let go when that is registered: before, nobody would be.
-    let is_leaving = |line: &LineId| {
+    // One that another bridge has taken is let go when that is registered: before, nobody would be.
+    let is_taken = |line: &LineId| {
         let cluster = cluster.as_ref();
-        cluster.is_some_and(|cluster| cluster.is_leaving(line))
+        cluster.is_some_and(|cluster| cluster.is_taken(line))
     };
     let lines = registrar.lines().into_iter();
-    let mut lines = lines.filter(|line| !is_leaving(line));
+    let mut lines = lines.filter(|line| !is_taken(line));
     {
         let mut ended = pin!(calls_end(&calls, &watchdog, limits));
         tokio::select! {

@@ -97,10 +97,10 @@ impl ClusterHandle {
         !is_cut_off && coordinator.nodes().iter().any(takes)
     }
 
-    /// Whether another bridge has this line of ours, and may not be registered for it yet.
+    /// Whether another bridge has taken this line of ours, and may not be registered for it yet.
     #[must_use]
-    pub fn is_leaving(&self, line: &LineId) -> bool {
-        self.shared.lock().is_leaving(line)
+    pub fn is_taken(&self, line: &LineId) -> bool {
+        self.shared.lock().is_taken(line)
     }
 
     /// Whether there is nothing to hand over, for no line is registered here. After [`ClusterHandle::leave`].

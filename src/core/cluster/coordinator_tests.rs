@@ -649,8 +649,11 @@ fn a_draining_node_offers_all_once_others_can_see_it_and_may_exit_when_they_are_
     site.beat(&mut a);
     let offers = site.commands(&mut a);
     assert_eq!(offers.iter().map(|c| c.lines().count()).sum::<usize>(), 50);
+    assert!(!a.it.is_taken(&line(0)), "only offered");
     site.beat(&mut b);
     assert_eq!(site.commands(&mut b), [LeaseCommand::Claim(lines(50))]);
+    site.beat(&mut a);
+    assert!(a.it.is_taken(&line(0)) && !b.it.is_taken(&line(0)));
     site.actions(&mut b);
     for line in lines(50) {
         b.it.handle_registered(&line, false, site.now);

@@ -28,11 +28,11 @@ impl Coordinator {
         self.is_draining
     }
 
-    /// Whether a line is on its way from this node to another, which has it and may not be registered yet.
+    /// Whether another node has taken this line from this one, and may not be registered yet. Not one that is only offered.
     #[must_use]
-    pub fn is_leaving(&self, line: &LineId) -> bool {
+    pub fn is_taken(&self, line: &LineId) -> bool {
         let lease = self.lines.get(line).and_then(|line| line.lease.as_ref());
-        lease.is_some_and(|lease| is_leaving(lease, &self.me))
+        lease.is_some_and(|lease| lease.node != self.me && is_leaving(lease, &self.me))
     }
 
     /// The nodes that were alive in the last view.
