@@ -351,20 +351,18 @@ impl ClusterTask {
             };
             let is_under_way = self.actions.begin(action).await;
             let now = Instant::now();
-            match (is_under_way, is_let_go) {
-                (true, true) => {
+            if is_under_way {
+                if is_let_go {
                     self.letting_go.insert(line, now + LET_GO_MAX);
                 }
-                (true, false) => {}
-                (false, true) => {
-                    let mut coordinator = self.handle.shared().lock();
-                    coordinator.handle_let_go(&line, now.into_std());
-                }
+                continue;
+            }
+            let mut coordinator = self.handle.shared().lock();
+            if is_let_go {
+                coordinator.handle_let_go(&line, now.into_std());
+            } else {
                 // It was removed a moment ago, and would be asked for again at once.
-                (false, false) => {
-                    let mut coordinator = self.handle.shared().lock();
-                    coordinator.handle_unknown(&line, now.into_std());
-                }
+                coordinator.handle_unknown(&line, now.into_std());
             }
         }
     }

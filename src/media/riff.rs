@@ -23,18 +23,11 @@ impl<'a> Riff<'a> {
         while let Some((name, chunk, after)) = split_chunk(rest) {
             match name {
                 b"fmt " => format = Some(chunk),
-                // Its length was to be filled in at the end, and was not.
-                b"data" if chunk.is_empty() && !is_finished => {
-                    return format.map(|format| Self {
-                        format,
-                        data: after,
-                    });
-                }
                 b"data" => {
-                    return format.map(|format| Self {
-                        format,
-                        data: chunk,
-                    });
+                    // Its length was to be filled in at the end, and was not.
+                    let is_open = chunk.is_empty() && !is_finished;
+                    let data = if is_open { after } else { chunk };
+                    return format.map(|format| Self { format, data });
                 }
                 _ => {}
             }

@@ -2,7 +2,8 @@
 //!
 //! `cluster:calls:{line}` is a sorted set: a member for each call, `{node} {life}.{number}`, with the time at which it expires by
 //! Redis' clock. One script counts and adds; members of nodes without a heartbeat count for nothing, nor do those of a node's
-//! former life: its callers ring again, and its calls ended with it. The node writes its members anew every 20 s, so that a member whose removal was lost, or a set that Redis has forgotten, is right again soon.
+//! former life: its callers ring again, and its calls ended with it. The node writes its members anew every 20 s, so that a
+//! member whose removal was lost, or a set that Redis has forgotten, is right again soon.
 //!
 //! A place is always given where Redis does not say within 200 ms, and where no other bridge is alive: then the limit
 //! holds for this bridge alone. It costs nothing then; the members are written once another bridge is there.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use sipbridge::core::ids::LineId;
 use sipbridge::core::private::{Private, Secret};
-use sipbridge::sip::engine::{Command, IncomingCall, LegEvent, OutgoingCall, SipEngine};
+use sipbridge::sip::engine::{Command, IncomingCall, LegEvent, SipEngine};
 
-use crate::outgoing::{placed, trunk};
+use crate::outgoing::{self, placed, reply, trunk};
 use crate::peer::{Dialog, Message, Peer, answer, answer_with};
 use crate::stage::{
     Stage, account, ended, established, line_token, media, next, registered_for, registration,
@@ -212,13 +212,8 @@ fn a_call_of_ours_proves_itself_to_the_server_and_to_nobody_behind_it() {
         "+33800".to_owned(),
         format!("sip:mallory@{}", stranger.address()),
     ] {
-        let (reply, placed) = tokio::sync::oneshot::channel();
-        stage.submit(Command::Call(Box::new(OutgoingCall {
-            line: line.clone(),
-            destination: Private::new(destination.as_str()),
-            reply,
-        })));
-        let mut placed = placed.blocking_recv().expect("an answer").expect("placed");
+        let mut placed =
+            reply(outgoing::call(&stage, line.as_str(), &destination)).expect("placed");
         let (_, again) = challenged(&registrar, "INVITE", 407, REALM);
         let invite = again.expect("an INVITE with a digest");
         // The server leaves the rest to the callee, who is elsewhere.

@@ -28,6 +28,7 @@ pub mod numbers;
 pub mod page;
 
 use super::problem::{Problem, ProblemKind};
+use crate::core::voice::webhook::API_VERSION;
 
 pub use account::Account;
 pub(super) use account::guard;
@@ -41,9 +42,6 @@ pub(super) fn not_served() -> Problem {
          /api/calls does that), Calls/{CallSid}.json and IncomingPhoneNumbers.json";
     Problem::new(ProblemKind::NOT_FOUND, text)
 }
-
-/// The version of Twilio's API.
-const API_VERSION: &str = "2010-04-01";
 
 /// Whether a path is one of Twilio's API.
 pub(super) fn is_twilios(path: &str) -> bool {

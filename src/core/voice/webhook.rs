@@ -130,16 +130,15 @@ impl VoiceFacts {
     }
 }
 
-/// The name of a header as Twilio writes it; `None` for one that it does not tell.
+/// A header, by its lower-case name, as Twilio writes it; `None` for one that it does not tell.
 fn shown_header(name: &str) -> Option<String> {
     const STANDARD: [&str; 3] = ["Diversion", "P-Asserted-Identity", "User-to-User"];
-    let name = name.to_ascii_lowercase();
     let standard = STANDARD
         .into_iter()
-        .find(|known| known.eq_ignore_ascii_case(&name));
+        .find(|known| known.eq_ignore_ascii_case(name));
     match standard {
         Some(known) => Some(known.to_owned()),
-        None => name.starts_with("x-").then(|| capitals(&name)),
+        None => name.starts_with("x-").then(|| capitals(name)),
     }
 }
 
