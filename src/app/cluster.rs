@@ -12,6 +12,7 @@ use crate::bridge::context::Context;
 use crate::cluster::{ClusterHandle, ClusterParts, ClusterTask};
 use crate::config::Config;
 use crate::core::cluster::CoordinatorSettings;
+use crate::core::register_gate::RegisterGate;
 use crate::fleet::RegistrarHandle;
 use crate::queue::{LeaseStore, QueueError};
 
@@ -35,6 +36,7 @@ pub(super) fn task(
     store: LeaseStore,
     context: &Context,
     registrar: &RegistrarHandle,
+    register_gate: RegisterGate,
     api: SocketAddr,
 ) -> Option<(ClusterTask, ClusterHandle)> {
     let (cluster, queue) = config.cluster.zip(config.queue.as_ref())?;
@@ -45,6 +47,7 @@ pub(super) fn task(
         engine: context.engine.clone(),
         call_limiter: context.call_limiter.clone(),
         cut_off: context.cut_off.clone(),
+        register_gate,
         settings: CoordinatorSettings {
             lease_ttl: cluster.lease_ttl,
             handover_timeout: cluster.handover_timeout,

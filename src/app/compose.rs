@@ -35,6 +35,7 @@ use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
 use crate::core::private::Secret;
+use crate::core::register_gate::RegisterGate;
 use crate::dns::{Files, Servers};
 use crate::fleet::snapshot::LineSnapshot;
 use crate::fleet::sounds::SoundLoader;
@@ -149,7 +150,8 @@ pub async fn compose(
         ..Files::default()
     });
     let servers = servers.map_err(StartError::Thread)?;
-    let sip = engine_config(&config, &start, servers, key);
+    let register_gate = RegisterGate::default();
+    let sip = engine_config(&config, &start, servers, key, register_gate.clone());
     let pjsip = PjsipEngine::start(sip, call_limiter.clone(), events)?;
     let engine: SharedEngine = pjsip.clone();
     let pacer = start_pacer(&engine)?;
@@ -197,7 +199,14 @@ pub async fn compose(
     let file_mistakes = reconciler.start(start).await?;
     let shared = leases.clone().and_then(|leases| {
         let listens = listener.local_addr();
-        cluster::task(&config, leases, &context, &registrar, listens)
+        cluster::task(
+            &config,
+            leases,
+            &context,
+            &registrar,
+            register_gate,
+            listens,
+        )
     });
     let (leasing, cluster) = shared.unzip();
     let monitor = Arc::new(Monitor::default());
@@ -366,6 +375,7 @@ fn engine_config(
     start: &LineSnapshot,
     servers: Servers,
     key: ContactKey,
+    register_gate: RegisterGate,
 ) -> EngineConfig {
     let path = |path: &std::path::PathBuf| path.display().to_string();
     let turn = config.network.turn_server.as_ref();
@@ -406,6 +416,7 @@ fn engine_config(
             contact_key: key,
             calls_per_second: config.calls.max_per_second,
         },
+        register_gate,
     }
 }
 

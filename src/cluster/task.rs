@@ -16,6 +16,7 @@ use crate::core::cluster::{
     NodeStage,
 };
 use crate::core::ids::LineId;
+use crate::core::register_gate::RegisterGate;
 use crate::fleet::{CallLimiter, RegistrarHandle};
 use crate::queue::{Beat, LeaseOutcome, LeaseStore, LineMoved, NodeChannel, QueueError, Revision};
 use crate::sip::engine::{Registration, SharedEngine};
@@ -46,6 +47,8 @@ pub struct ClusterParts {
     pub call_limiter: Arc<CallLimiter>,
     /// Set while others may have taken our lines over.
     pub cut_off: Arc<AtomicBool>,
+    /// Kept open while this task looks after the leases.
+    pub register_gate: RegisterGate,
     /// Times.
     pub settings: CoordinatorSettings,
     /// Most calls of this bridge: its weight.
@@ -63,6 +66,8 @@ pub struct ClusterTask {
     channel: NodeChannel,
     actions: LineActions,
     call_limiter: Arc<CallLimiter>,
+    register_gate: RegisterGate,
+    lease_ttl: Duration,
     info: NodeInfo,
     beat_every: Duration,
     beat_at: Instant,
@@ -105,6 +110,8 @@ impl ClusterTask {
                 engine: parts.engine,
             },
             call_limiter: parts.call_limiter,
+            register_gate: parts.register_gate,
+            lease_ttl: parts.settings.lease_ttl,
             info,
             beat_every: parts.settings.beat(),
             beat_at: now,
@@ -126,10 +133,12 @@ impl ClusterTask {
                 return self.give_up().await;
             }
             self.register_without_leases();
+            self.open_register_gate();
             if self.carry_out().await.is_err() {
                 return self.give_up().await;
             }
             self.tell().await;
+            self.open_register_gate();
             self.note_cut_off();
             self.handle.shared().steps.send_modify(|steps| *steps += 1);
             self.wait().await;
@@ -385,6 +394,15 @@ impl ClusterTask {
         let moves = std::mem::take(&mut self.moves);
         if let Err(error) = self.store.record_moves(&moves).await {
             warn!(%error, moves = moves.len(), "lines have moved, and the stream of events does not tell of it");
+        }
+    }
+
+    /// REGISTERs may be sent for as long as a lease lives from now on, unless this process stood still and has not asked
+    /// Redis since.
+    fn open_register_gate(&self) {
+        let now = Instant::now().into_std();
+        if !self.handle.shared().lock().must_ask_first(now) {
+            self.register_gate.open_until(now + self.lease_ttl);
         }
     }
 

@@ -19,6 +19,7 @@
 //! | [`dialling`], [`numbers`] | whom lines may call; numbers in E.164 |
 //! | [`refused_lines`] | lines that the SIP engine could not add, and when each is tried again |
 //! | [`cluster`] | bridges that share lines: which node registers which |
+//! | [`register_gate`] | until when REGISTERs may be sent |
 //! | [`registration_wish`] | what is wanted of an account at its registrar, one REGISTER at a time |
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
@@ -57,6 +58,7 @@ pub mod outward;
 pub mod printable;
 pub mod private;
 pub mod refused_lines;
+pub mod register_gate;
 pub mod registration_wish;
 pub mod ring;
 pub mod rtp;

@@ -214,13 +214,21 @@ for index = first, #ARGV, 2 do
   say(line, own)
 end";
 
-/// The node, the former holder, has let go.
+/// The node, the former holder, has let go. Each line is followed by 1 where it was registered for it after that: a new
+/// fence has the holder register anew.
 const DONE: &str = r"
-for _, line in ipairs(lines) do
+for index = first, #ARGV, 2 do
+  local line, renew = ARGV[index], ARGV[index + 1] == '1'
   local lease = present[line]
   local former = lease and lease.confirmed and lease.from == node
-  if former then set(line, {node = lease.node, fence = lease.fence}) end
-  say(line, former)
+  renew = renew and lease and lease.node ~= node
+  if former then lease.from = nil end
+  if renew then
+    lease.fence = next_fence(lease)
+    tell_to(lease.node)
+  end
+  if former or renew then set(line, lease) end
+  say(line, former or renew)
 end";
 
 /// Gives lines up. One that was moving here goes back to where it came from, where
@@ -261,6 +269,6 @@ pub(super) static SCRIPTS: LazyLock<LeaseScripts> = LazyLock::new(|| LeaseScript
     offer: script("1", OFFER),
     withdraw: script("1", WITHDRAW),
     confirm: script("2", CONFIRM),
-    done: script("1", DONE),
+    done: script("2", DONE),
     release: script("1", RELEASE),
 });

@@ -220,12 +220,15 @@ impl LeaseStore {
         self.run_with(&SCRIPTS.confirm, &lines).await
     }
 
-    /// Says that this node, the holder before, has let go of lines that moved away.
+    /// Says that this node, the holder before, has let go of lines that moved away; each with whether it
+    /// was registered for it after that, so that the holder is to register anew. The fence of such a line rises.
     ///
     /// # Errors
     /// As [`Self::claim`].
-    pub async fn done(&self, lines: &[LineId]) -> Result<Vec<LeaseOutcome>, QueueError> {
-        self.run_each(&SCRIPTS.done, lines, &[]).await
+    pub async fn done(&self, lines: &[(LineId, bool)]) -> Result<Vec<LeaseOutcome>, QueueError> {
+        let value = |(line, renew): &(LineId, bool)| (line.clone(), u8::from(*renew).to_string());
+        let lines: Vec<_> = lines.iter().map(value).collect();
+        self.run_with(&SCRIPTS.done, &lines).await
     }
 
     /// Gives lines up and tells those nodes: nobody holds them then. One that was moving

@@ -5,8 +5,8 @@
 //! that of a bridge that crashed a moment ago, likely this one's former life, or that of a
 //! bridge that runs:
 //!
-//! - Nobody listens to the node's channel: it crashed, and its name is taken at once.
-//! - Somebody does, or Redis does not say: then the heartbeat tells. One that is written
+//! - It said with its heartbeat that it listens to its channel, and nobody does: it crashed, and its name is taken at once.
+//! - Somebody does, or it may never have been permitted to: then the heartbeat tells. One that is written
 //!   anew is that of a bridge that runs, and this one does not start. One that is not
 //!   expires: Redis has only not noticed yet that the other's connection is dead.
 //!
@@ -39,7 +39,7 @@ const WAIT_MAX: Duration = Duration::from_secs(120);
 ///
 /// KEYS and ARGV as [`LIFE`] says. ARGV further: the value expected, or nothing.
 ///
-/// The answer is `{'taken'}` or `{'beats', heartbeat, milliseconds left}`.
+/// The answer is `{'taken'}` or `{'beats', heartbeat, milliseconds left, whether it said that it listens}`.
 const TAKE: &str = r"
 local heartbeat = redis.pcall('GET', KEYS[1])
 if type(heartbeat) == 'string' then
@@ -51,7 +51,8 @@ if type(heartbeat) == 'string' then
     return {'taken'}
   end
   if heartbeat ~= ARGV[7] then
-    return {'beats', heartbeat, tostring(redis.call('PTTL', KEYS[1]))}
+    local listens = redis.pcall('HGET', KEYS[2], 'listens') == '1'
+    return {'beats', heartbeat, tostring(redis.call('PTTL', KEYS[1])), listens and '1' or '0'}
   end
 end
 beat()
@@ -145,6 +146,8 @@ struct Heartbeat {
     value: Vec<u8>,
     /// How long it is good for.
     left: Duration,
+    /// Its bridge listens to its channel, while it lives.
+    listens: bool,
 }
 
 impl Joining<'_> {
@@ -157,7 +160,7 @@ impl Joining<'_> {
             return Err(self.conflict());
         }
         let mut deadline = Instant::now();
-        if self.is_listened_to(connection).await? {
+        if !first.listens || self.is_listened_to(connection).await? {
             deadline += first.left.max(self.shared.lease_ttl).min(WAIT_MAX);
         }
         let mut stopping = self.shared.stopping.subscribe();
@@ -194,7 +197,7 @@ impl Joining<'_> {
         arguments.push(expected);
         let taking = TAKE_SCRIPT.run_on::<Vec<Vec<u8>>>(connection, &keys, &arguments);
         let answer = bounded(COMMAND_TIMEOUT, taking).await?;
-        let [_, value, left] = answer.as_slice() else {
+        let [_, value, left, listens] = answer.as_slice() else {
             return Ok(None);
         };
         let left = std::str::from_utf8(left).ok();
@@ -202,6 +205,7 @@ impl Joining<'_> {
         Ok(Some(Heartbeat {
             value: value.clone(),
             left: Duration::from_millis(left),
+            listens: listens == b"1",
         }))
     }
 

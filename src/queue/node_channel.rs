@@ -3,6 +3,7 @@
 //! matter, and nothing depends on it: without it, things are seen with the next heartbeat.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -65,6 +66,7 @@ async fn listen(shared: Arc<Shared>, signal: Arc<Notify>) {
         let (failure, text) = match subscribe(&shared).await {
             Ok((sink, stream)) => {
                 (pause, was_refused) = (BACKOFF.0, false);
+                let _listening = Listening::begin(&shared);
                 signal.notify_one();
                 follow(sink, stream, &signal).await
             }
@@ -82,6 +84,22 @@ async fn listen(shared: Arc<Shared>, signal: Arc<Notify>) {
         let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
         sleep(jittered).await;
         pause = (pause * 2).min(BACKOFF.1);
+    }
+}
+
+/// While it lives, the node says with its heartbeats that it listens.
+struct Listening<'a>(&'a Shared);
+
+impl<'a> Listening<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.listens.store(true, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.listens.store(false, Ordering::Relaxed);
     }
 }
 

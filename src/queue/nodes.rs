@@ -6,6 +6,7 @@
 //! cannot be understood counts as the least that it could be.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,8 @@ use crate::core::timestamp::rfc3339_ms;
 pub(super) const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 /// How long it is remembered when a node came and was seen last.
 pub(super) const SEEN_KEPT: Duration = Duration::from_secs(120);
+/// Of the info: the node listens to its channel.
+pub(super) const LISTENS: &str = "listens";
 /// Most nodes looked at.
 const NODES_MAX: usize = 1_000;
 /// Longest value that is taken from the info of a node, in bytes.
@@ -183,6 +186,9 @@ pub(super) async fn beat(
     arguments.push(seen.unwrap_or_default());
     arguments.push(LEASES_MAX.to_string());
     arguments.push(NODES_MAX.to_string());
+    if shared.listens.load(Ordering::Relaxed) {
+        arguments.extend([LISTENS.to_owned(), "1".to_owned()]);
+    }
     for (name, value) in fields(info) {
         arguments.extend([name.to_owned(), value]);
     }

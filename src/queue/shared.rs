@@ -51,6 +51,8 @@ pub(super) struct Shared {
     pub(super) lease_ttl: Duration,
     /// Of this life of the node; `None` where bridges share no lines.
     pub(super) instance: Option<Arc<str>>,
+    /// Whether this node listens to its channel: only then does it prove anything that nobody does.
+    pub(super) listens: AtomicBool,
     /// Whether the node's name is this instance's.
     pub(super) membership: watch::Sender<Membership>,
     slot: Mutex<Slot>,
@@ -101,6 +103,7 @@ impl Shared {
             stream_url_base: base.map(|base| base.trim_end_matches('/').to_owned()),
             dead_after: config.dead_after,
             lease_ttl: config.lease_ttl,
+            listens: AtomicBool::new(false),
             membership: watch::Sender::default(),
             slot: Mutex::new(Slot {
                 generation: 0,

@@ -21,6 +21,7 @@ pub use crate::core::address::Transport;
 use crate::core::ids::{LegId, LineId};
 use crate::core::media_link::MediaLink;
 use crate::core::private::{Private, Secret};
+use crate::core::register_gate::RegisterGate;
 use crate::dns::Servers;
 
 /// How many RTP packets wait for a leg's driver before the newest is dropped
@@ -98,6 +99,8 @@ pub struct EngineConfig {
     pub user_agent: String,
     /// Who may call.
     pub access: Access,
+    /// Until when REGISTERs may be sent.
+    pub register_gate: RegisterGate,
 }
 
 /// Who may call an engine.

@@ -4,7 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sipbridge::core::ids::LineId;
 use sipbridge::sip::engine::{Command, EngineEvent, Registration, Transport};
@@ -213,4 +213,43 @@ fn a_lost_connection_is_no_news_of_a_forgotten_line() {
     for line in [kept, given] {
         stage.submit(Command::RemoveLine(line));
     }
+}
+
+/// A process that stood still wakes with its refreshes due: another bridge may have the line by then.
+#[test]
+fn nothing_registers_before_the_leases_were_looked_at_again() {
+    let mut stage = stage();
+    let registrar = stage.peer();
+    let (line, first) = asked(&mut stage, &registrar, "frozen");
+    accept(&registrar, &first, SHORT);
+    assert_eq!(registration(&mut stage, &line), registered_for(SHORT));
+
+    stage.register_gate.open_until(Instant::now());
+    let held_back = registration(&mut stage, &line);
+    stage.submit(Command::Register(line.clone()));
+    let held_back_too = registration(&mut stage, &line);
+    let sent = registrar.try_wait(Duration::ZERO, is_register);
+    stage
+        .register_gate
+        .open_until(Instant::now() + Duration::from_secs(3_600));
+    assert!(sent.is_none(), "{sent:?}");
+    for state in [held_back, held_back_too] {
+        // Tried again soon: it is not the registrar's refusal.
+        assert!(
+            matches!(state, Registration::Failed { status: 503, .. }),
+            "{state:?}"
+        );
+    }
+
+    stage.submit(Command::Register(line.clone()));
+    let again = registrar.wait("REGISTER", is_register);
+    accept(&registrar, &again, 300);
+    // pjsip tells of a REGISTER that it could not send once or twice.
+    let states = std::iter::repeat_with(|| registration(&mut stage, &line));
+    let mut states = states.skip_while(|state| matches!(state, Registration::Failed { .. }));
+    assert_eq!(states.next(), Some(registered_for(300)));
+    drop(states);
+    stage.submit(Command::RemoveLine(line));
+    let last = registrar.wait("un-REGISTER", is_register);
+    answer(&registrar.sip, &last, 200, "");
 }

@@ -11,6 +11,7 @@ use sipbridge::core::access::Accept;
 use sipbridge::core::access::contact_key::ContactKey;
 use sipbridge::core::ids::LineId;
 use sipbridge::core::media_link::{MediaLink, RtpPacket};
+use sipbridge::core::register_gate::RegisterGate;
 use sipbridge::dns::{Files, Servers};
 use sipbridge::sip::engine::{
     Access, Account, Admission, Command, ENGINE_QUEUE_EVENTS, EndedBy, EngineConfig, EngineEvent,
@@ -75,6 +76,7 @@ impl Admission for Scripted {
 pub struct Stage {
     pub engine: Arc<PjsipEngine>,
     pub events: mpsc::Receiver<EngineEvent>,
+    pub register_gate: RegisterGate,
 }
 
 /// The engine, for one scenario at a time, with the line `main`.
@@ -266,6 +268,7 @@ impl Stage {
         let (sender, events) = mpsc::channel(ENGINE_QUEUE_EVENTS);
         let mut listen = vec![(Transport::Udp, 0), (Transport::Tcp, 0)];
         listen.extend(tls_identity.as_ref().map(|_| (Transport::Tls, 0)));
+        let register_gate = RegisterGate::default();
         let config = EngineConfig {
             bind,
             servers: Servers::start(Files::default()).expect("its thread starts"),
@@ -288,9 +291,14 @@ impl Stage {
                 contact_key: contact_key(),
                 calls_per_second: 0,
             },
+            register_gate: register_gate.clone(),
         };
         let engine = PjsipEngine::start(config, Arc::new(Scripted), sender).expect("it starts");
-        let mut stage = Self { engine, events };
+        let mut stage = Self {
+            engine,
+            events,
+            register_gate,
+        };
         stage.add_line(account("main", "alice", None));
         stage
     }

@@ -7,7 +7,7 @@ use sipbridge::core::cluster::{Fence, Lease, LeaseStage, Node, NodeId, NodeInfo,
 use sipbridge::core::ids::LineId;
 use sipbridge::queue::{Beat, LeaseOutcome, LeaseStore, Queue, QueueConfig, Revision};
 
-use crate::stage::{Server, start_queue};
+use crate::stage::{Server, eventually, start_queue};
 
 /// A bridge that shares lines: its handle to leases, and the queue behind it.
 pub struct Sharer {
@@ -36,6 +36,20 @@ impl Sharer {
     /// One heartbeat, as a node of capacity 10; all leases are asked for.
     pub async fn look(&self) -> Beat {
         self.beat(&info(), None).await.unwrap()
+    }
+
+    /// Its heartbeat says that it listens to its channel, and then nobody does: as a bridge that crashed or is frozen.
+    pub async fn listen_no_more(&self, server: &Server) {
+        let channel = self.channel();
+        channel.notified().await;
+        self.look().await;
+        drop(channel);
+        let node = self.node();
+        let listeners = format!("PUBSUB NUMSUB bridge:{node}:new_registration");
+        eventually("nobody listens any more", async || {
+            server.query::<(String, u64)>(&listeners).await.1 == 0
+        })
+        .await;
     }
 
     /// One heartbeat that has seen a revision.

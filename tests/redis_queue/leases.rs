@@ -98,9 +98,12 @@ async fn a_handover_goes_through_all_its_stages() {
     );
     let leases = a.look().await.view.leases.unwrap();
     assert_eq!(leases, [(l[0].clone(), expected)]);
-    assert!(!only(b.done(&l).await.unwrap()).0);
-    assert_eq!(only(a.done(&l).await.unwrap()), (true, Some(held("b", 2))));
-    assert!(!only(a.done(&l).await.unwrap()).0, "once");
+    assert!(!only(b.done(&went(&l, false)).await.unwrap()).0);
+    assert_eq!(
+        only(a.done(&went(&l, false)).await.unwrap()),
+        (true, Some(held("b", 2)))
+    );
+    assert!(!only(a.done(&went(&l, false)).await.unwrap()).0, "once");
     assert!(!only(a.release(&l, &[]).await.unwrap()).0);
     assert_eq!(only(b.release(&l, &[]).await.unwrap()), (true, None));
     assert!(!server.query::<bool>("EXISTS cluster:leases").await);
@@ -168,7 +171,7 @@ async fn the_lines_of_a_dead_holder_go_to_who_claims_them_in_any_stage() {
     let told = only(c.confirm(&[(l[0].clone(), true)]).await.unwrap());
     let still_listed = confirmed("c", fence + 1, "a", true);
     assert_eq!(told, (true, Some(still_listed)));
-    let done = only(a.done(&l[..1]).await.unwrap());
+    let done = only(a.done(&went(&l[..1], false)).await.unwrap());
     assert_eq!(done, (true, Some(held("c", fence + 1))));
     let again = only(c.confirm(&[(l[0].clone(), true)]).await.unwrap());
     assert_eq!(again, (true, Some(held("c", fence + 1))));
@@ -387,7 +390,7 @@ async fn leases_come_along_only_when_they_have_changed() {
     seen = change(seen, "moving").await;
     a.confirm(&[(l[0].clone(), false)]).await.unwrap();
     seen = change(seen, "confirmed").await;
-    b.done(&l).await.unwrap();
+    b.done(&went(&l, false)).await.unwrap();
     seen = change(seen, "done").await;
     a.release(&l, &[]).await.unwrap();
     seen = change(seen, "released").await;
@@ -423,7 +426,7 @@ async fn two_thousand_lines_take_a_few_round_trips() {
     b.take(&all).await;
     let confirm: Vec<_> = all.iter().map(|line| (line.clone(), true)).collect();
     b.confirm(&confirm).await.unwrap();
-    a.done(&all).await.unwrap();
+    a.done(&went(&all, false)).await.unwrap();
     println!("2,000 lines handed over in {:?}", started.elapsed());
     assert!(started.elapsed() < Duration::from_secs(10));
     let stats: String = server.query("INFO commandstats").await;
@@ -606,4 +609,36 @@ async fn moves_are_told_in_the_stream_of_events() {
     a.record_moves(&many).await.unwrap();
     let length: usize = server.query("XLEN stream:call_events").await;
     assert!((10_000..10_200).contains(&length), "{length}");
+}
+
+/// Lines that a node let go, each registered after that or not.
+fn went(lines: &[LineId], renew: bool) -> Vec<(LineId, bool)> {
+    lines.iter().map(|line| (line.clone(), renew)).collect()
+}
+
+#[tokio::test]
+async fn who_registered_after_the_new_holder_has_it_register_anew() {
+    let server = Server::started().await;
+    let (a, b) = two(&server).await;
+    let l = lines(&["l1"]);
+    a.take(&l).await;
+    a.offer(&l, &[]).await.unwrap();
+    b.take(&l).await;
+    b.confirm(&[(l[0].clone(), false)]).await.unwrap();
+    let channel = b.channel();
+    channel.notified().await;
+    let done = only(a.done(&went(&l, true)).await.unwrap());
+    assert_eq!(done, (true, Some(held("b", 3))), "a new fence");
+    channel.notified().await;
+
+    // The same of a line that was taken over.
+    kill_heartbeat(&server, "b").await;
+    assert_eq!(a.take(&l).await, [held("a", 4)]);
+    b.look().await;
+    assert_eq!(
+        only(b.done(&went(&l, true)).await.unwrap()),
+        (true, Some(held("a", 5)))
+    );
+    // Not by its holder.
+    assert!(!only(a.done(&went(&l, true)).await.unwrap()).0);
 }

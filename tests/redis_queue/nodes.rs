@@ -188,6 +188,7 @@ async fn the_name_of_a_bridge_that_crashed_is_taken_at_once() {
     let server = Server::started().await;
     let crashed = Sharer::start(&server, "n").await;
     let fence = crashed.take(&lines(&["l1"])).await[0].fence;
+    crashed.listen_no_more(&server).await;
     // Nobody listens to its channel; its heartbeat is good for a minute.
     let started = Instant::now();
     let again = Sharer::start(&server, "n").await;
@@ -217,9 +218,9 @@ async fn the_name_of_a_bridge_that_crashed_is_taken_at_once() {
 #[tokio::test]
 async fn of_two_that_start_at_once_under_one_name_one_stays() {
     let server = Server::started().await;
-    for round in 0..5 {
+    for round in 0..3 {
         let node = format!("n{round}");
-        let config = sharing(&server, &node);
+        let config = hasty(&server, &node);
         let twins = [(); 2].map(|()| Queue::start(&config).unwrap());
         for twin in &twins {
             // Whoever comes second takes the name over, or is refused.
@@ -242,6 +243,7 @@ async fn a_frozen_bridge_that_wakes_can_change_no_lease() {
     let frozen = Sharer::start(&server, "n").await;
     let l = lines(&["l1"]);
     frozen.take(&l).await;
+    frozen.listen_no_more(&server).await;
     let _again = Sharer::start(&server, "n").await;
     let error = frozen.release(&l, &[]).await.unwrap_err();
     assert_eq!(error, QueueError::Conflict { node: "n".into() });
@@ -255,6 +257,7 @@ async fn a_bridge_that_was_cut_off_never_takes_its_name_back() {
     let mut config = sharing(&server, "n");
     config.url = Secret::new(proxy.url());
     let cut_off = Sharer::of(start_queue(&config).await);
+    cut_off.listen_no_more(&server).await;
     proxy.set(Mode::Cut);
     disconnected(&cut_off.queue).await;
     let again = Sharer::start(&server, "n").await;
@@ -276,6 +279,7 @@ async fn a_bridge_that_was_cut_off_never_takes_its_name_back() {
 async fn a_bridge_that_stops_leaves_alone_who_has_taken_its_name() {
     let server = Server::started().await;
     let frozen = Sharer::start(&server, "n").await;
+    frozen.listen_no_more(&server).await;
     let again = Sharer::start(&server, "n").await;
     let call = CallId::random();
     again.queue.record(event(&call, CallEventKind::Ringing));
@@ -485,4 +489,28 @@ async fn an_idle_node_with_two_thousand_lines_costs_few_commands() {
     let each = total as f64 / took / 3.0;
     println!("in all: {each:.1}/s a node, those within scripts among them");
     assert!(each <= 20.0, "{each} commands a second");
+}
+
+/// Its Redis user may use no channel, so that nobody ever listens for it.
+#[tokio::test]
+async fn a_live_bridge_that_may_not_listen_keeps_its_name() {
+    let server = Server::started().await;
+    let first = Sharer::of(start_queue(&hasty(&server, "n")).await);
+    first.look().await;
+    let beats = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            first.look().await;
+        }
+    };
+    let second = async {
+        let queue = Queue::start(&hasty(&server, "n")).unwrap();
+        queue.lease_store().unwrap().join().await.unwrap_err()
+    };
+    let error = tokio::select! {
+        error = second => error,
+        () = beats => unreachable!("it beats for ever"),
+    };
+    assert_eq!(error, QueueError::Conflict { node: "n".into() });
+    first.look().await;
 }

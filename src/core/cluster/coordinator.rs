@@ -99,6 +99,7 @@ pub struct Coordinator {
     /// The highest fence seen.
     pub(super) fence: Fence,
     pub(super) no_claims_before: Option<Instant>,
+    pub(super) no_takeover_before: Option<Instant>,
 
     /// Lines that need a script, by its kind.
     pub(super) asks: [BTreeSet<LineId>; Ask::KINDS],
@@ -140,6 +141,7 @@ impl Coordinator {
             views: 0,
             fence: Fence::default(),
             no_claims_before: None,
+            no_takeover_before: None,
             asks: Default::default(),
             actions: BTreeSet::new(),
             timers: BTreeSet::new(),

@@ -86,6 +86,13 @@ impl Site {
         bridge.it.handle_view(view, self.now, self.now);
     }
 
+    /// The same for a node that has been there for a while, though this is its first view.
+    fn beat_settled(&mut self, bridge: &mut Bridge) {
+        self.beat(bridge);
+        bridge.it.no_takeover_before = None;
+        bridge.it.review_all(self.now);
+    }
+
     /// Runs the next command, and hands in the answer. What it was; `None` where there is none.
     fn command(&mut self, bridge: &mut Bridge) -> Option<LeaseCommand> {
         let command = bridge.it.poll_command(self.now, |_| false)?;
@@ -268,7 +275,10 @@ fn a_handover_from_offer_to_done_with_the_contact_taken_back_where_it_is_shown()
         assert_eq!(site.actions(&mut a), [let_go(x.clone(), how)]);
         assert_eq!(site.commands(&mut a), [], "not before it has let go");
         a.it.handle_let_go(&x, site.now);
-        assert_eq!(site.commands(&mut a), [LeaseCommand::Done(vec![x.clone()])]);
+        assert_eq!(
+            site.commands(&mut a),
+            [LeaseCommand::Done(vec![(x.clone(), false)])]
+        );
         assert_eq!(site.lease(&x), ("b".to_owned(), LeaseStage::Held));
     }
 }
@@ -417,7 +427,7 @@ fn lines_that_were_taken_over_meanwhile_are_let_go_without_an_unregister() {
         site.now += site.beat;
         a.it.handle_beat_failed(site.now, site.now);
         assert_eq!(site.actions(&mut a), [], "it keeps what it holds");
-        site.beat(&mut b);
+        site.beat_settled(&mut b);
     }
     assert!(a.it.is_cut_off(site.now) && !a.it.must_ask_first(site.now));
     site.commands(&mut b);
@@ -518,7 +528,7 @@ fn a_line_that_was_moving_is_left_to_whom_it_moved_from_for_two_beats() {
     site.pass(site.ttl, &mut [&mut a]);
     let mut c = site.node("c", lines(20));
     c.node.info.capacity = 1_000_000;
-    site.beat(&mut c);
+    site.beat_settled(&mut c);
     assert_eq!(c.it.best(&x), Some(&id("c")), "by its weight");
     assert_eq!(
         site.commands(&mut c),
@@ -565,7 +575,7 @@ fn a_node_that_slept_asks_first_and_trusts_no_answer_from_before() {
     a.it.handle_view(old, asked_at, site.now);
     assert!(a.it.must_ask_first(site.now) && a.it.needs_view());
     assert!(events(&mut a).contains(&ClusterEvent::Slept));
-    site.beat(&mut b);
+    site.beat_settled(&mut b);
     site.commands(&mut b);
     site.beat(&mut a);
     assert!(!a.it.must_ask_first(site.now));
@@ -633,6 +643,8 @@ fn what_the_server_refuses_is_asked_for_once_per_view() {
         ..view
     };
     b.it.handle_view(others, site.now, site.now);
+    b.it.no_takeover_before = None;
+    b.it.review_all(site.now);
     assert_eq!(site.commands(&mut b).len(), 1, "a is alive for the server");
 }
 
@@ -924,6 +936,7 @@ fn a_node_that_was_not_dead_takes_its_contact_back_where_the_new_holder_saw_it()
         let mut site = Site::new();
         let mut a = site.holding("a", 1);
         let mut b = site.node("b", lines(1));
+        site.beat_settled(&mut b);
         site.pass(site.ttl, &mut [&mut b]);
         site.command(&mut b);
         assert_eq!(site.actions(&mut b), [register(line(0), Some("a"))]);
@@ -945,4 +958,185 @@ fn a_node_that_was_not_dead_takes_its_contact_back_where_the_new_holder_saw_it()
         let commands = site.commands(&mut b);
         assert!(!commands.contains(&confirms[0]), "{commands:?}");
     }
+}
+
+#[test]
+fn a_line_that_its_node_cannot_register_goes_to_another_and_comes_back_later() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 20);
+    let mut b = site.node("b", lines(20));
+    site.beat(&mut b);
+    site.beat(&mut a);
+    let own = line_of(&a, 20, "a");
+    a.it.handle_registration_failed(&own, site.now);
+    let offers = |commands: &[LeaseCommand], line: &LineId| {
+        let is_one = |command: &LeaseCommand| matches!(command, LeaseCommand::Offer { lines, .. } if lines.contains(line));
+        commands.iter().any(is_one)
+    };
+    assert!(!offers(&site.commands(&mut a), &own), "it may be a blip");
+    site.pass(SECOND * 20, &mut [&mut a, &mut b]);
+    a.it.handle_registration_failed(&own, site.now);
+    assert!(!offers(&site.commands(&mut a), &own));
+    site.pass(SECOND * 10, &mut [&mut a, &mut b]);
+    assert!(offers(&site.commands(&mut a), &own), "30 s since the first");
+
+    site.beat(&mut b);
+    site.commands(&mut b);
+    let from = id("a");
+    let moving = LeaseStage::Moving { from };
+    assert_eq!(site.lease(&own), ("b".to_owned(), moving.clone()));
+    assert!(
+        site.actions(&mut b)
+            .contains(&register(own.clone(), Some("a")))
+    );
+    b.it.handle_registered(&own, false, site.now);
+    site.commands(&mut b);
+    site.beat(&mut a);
+    site.actions(&mut a);
+    a.it.handle_let_go(&own, site.now);
+    site.commands(&mut a);
+    assert_eq!(site.lease(&own), ("b".to_owned(), LeaseStage::Held));
+
+    // It is a's by rank, and stays for a while all the same.
+    site.pass(SECOND * 100, &mut [&mut a, &mut b]);
+    assert!(!offers(&site.commands(&mut b), &own));
+    site.pass(SECOND * 30, &mut [&mut a, &mut b]);
+    assert!(offers(&site.commands(&mut b), &own));
+}
+
+#[test]
+fn a_line_that_nobody_can_register_goes_round_seldom() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 20);
+    let mut b = site.node("b", lines(20));
+    site.beat(&mut b);
+    site.beat(&mut a);
+    let own = line_of(&a, 20, "a");
+    a.it.handle_registration_failed(&own, site.now);
+    site.pass(SECOND * 30, &mut [&mut a, &mut b]);
+    site.commands(&mut a);
+    site.beat(&mut b);
+    site.commands(&mut b);
+    assert_eq!(site.lease(&own).0, "b");
+    site.actions(&mut b);
+    b.it.handle_registration_failed(&own, site.now);
+    site.actions(&mut b);
+    b.it.handle_let_go(&own, site.now);
+    site.commands(&mut b);
+    assert_eq!(site.lease(&own), ("a".to_owned(), LeaseStage::Held));
+    site.beat(&mut a);
+    site.actions(&mut a);
+    a.it.handle_registration_failed(&own, site.now);
+    for _ in 0..28 {
+        site.pass(SECOND * 10, &mut [&mut a, &mut b]);
+        site.commands(&mut a);
+        assert_eq!(site.lease(&own), ("a".to_owned(), LeaseStage::Held));
+    }
+    site.pass(SECOND * 30, &mut [&mut a, &mut b]);
+    site.commands(&mut a);
+    assert_eq!(site.lease(&own).1, LeaseStage::Offered);
+}
+
+#[test]
+fn who_refreshed_a_line_that_was_anothers_has_that_one_register_anew() {
+    let mut site = Site::new();
+    let (mut a, mut b, x) = moving(&mut site);
+    site.actions(&mut b);
+    // a's refresh is answered after b's REGISTER.
+    b.it.handle_registered(&x, false, site.now);
+    site.beat(&mut a);
+    a.it.handle_registered(&x, false, site.now);
+    site.commands(&mut b);
+    site.beat(&mut a);
+    assert!(
+        site.actions(&mut a)
+            .contains(&let_go(x.clone(), LetGo::Forget))
+    );
+    a.it.handle_let_go(&x, site.now);
+    assert_eq!(
+        site.commands(&mut a),
+        [LeaseCommand::Done(vec![(x.clone(), true)])]
+    );
+    site.beat(&mut b);
+    assert!(
+        site.actions(&mut b)
+            .iter()
+            .any(|action| matches!(action, LineAction::Register { line, .. } if *line == x))
+    );
+    b.it.handle_registered(&x, false, site.now);
+    site.beat(&mut b);
+    assert_eq!(site.actions(&mut b), [], "once");
+    assert_eq!(site.commands(&mut a), [], "once");
+}
+
+#[test]
+fn who_was_cut_off_and_refreshed_a_line_that_was_taken_over_says_so() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 2);
+    let mut b = site.node("b", lines(2));
+    site.beat_settled(&mut b);
+    for _ in 0..4 {
+        site.pass(site.beat, &mut [&mut b]);
+        a.it.handle_beat_failed(site.now, site.now);
+    }
+    site.commands(&mut b);
+    for action in site.actions(&mut b) {
+        let LineAction::Register { line, .. } = action else {
+            panic!("{action:?}");
+        };
+        b.it.handle_registered(&line, false, site.now);
+    }
+    assert!(a.it.is_cut_off(site.now));
+    a.it.handle_registered(&line(1), false, site.now);
+    site.beat(&mut a);
+    site.actions(&mut a);
+    for line in lines(2) {
+        a.it.handle_let_go(&line, site.now);
+    }
+    assert_eq!(
+        site.commands(&mut a),
+        [LeaseCommand::Done(vec![(line(1), true)])]
+    );
+    site.beat(&mut b);
+    assert!(matches!(
+        &site.actions(&mut b)[..],
+        [LineAction::Register { line: it, .. }] if *it == line(1)
+    ));
+}
+
+#[test]
+fn a_node_that_begins_waits_for_those_that_may_be_on_their_way_back() {
+    let mut site = Site::new();
+    site.holding("a", 2);
+    site.now += site.ttl * 2;
+    // Redis was away meanwhile, and b is the first to be back with it.
+    let mut b = site.node("b", lines(3));
+    site.beat(&mut b);
+    let claims = site.commands(&mut b);
+    assert_eq!(claims, [LeaseCommand::Claim(vec![line(2)])], "nobody's");
+    site.pass(site.ttl - site.beat, &mut [&mut b]);
+    assert_eq!(site.commands(&mut b), []);
+    site.pass(site.beat, &mut [&mut b]);
+    assert_eq!(
+        site.commands(&mut b),
+        [LeaseCommand::Claim(vec![line(0), line(1)])]
+    );
+}
+
+#[test]
+fn a_clock_of_redis_that_is_set_forward_kills_nobody() {
+    let mut site = Site::new();
+    let mut a = site.holding("a", 2);
+    let mut b = site.node("b", lines(2));
+    site.beat_settled(&mut b);
+    site.pass(SECOND * 30, &mut [&mut a, &mut b]);
+    site.commands(&mut b);
+    // All heartbeats have expired by it.
+    let mut view = site.view(&mut b);
+    view.nodes.retain(|node| node.id == id("b"));
+    b.it.handle_view(view, site.now, site.now);
+    assert_eq!(site.commands(&mut b), []);
+    site.pass(site.beat, &mut [&mut a, &mut b]);
+    assert_eq!(site.commands(&mut b), [], "a beats");
+    assert_eq!(site.lease(&line(0)).0, "a");
 }

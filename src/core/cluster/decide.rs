@@ -12,6 +12,14 @@ use super::{Lease, LeaseStage, LetGo, NodeId, NodeStage};
 /// For so long a line is not offered again that nobody could take, nor taken again by who could not register it.
 pub(super) const HANDOVER_RETRY: Duration = Duration::from_secs(60);
 
+/// A line that this node could not register for so long is offered to the others: they may reach a registrar that bans
+/// its address, or that its network has lost.
+const FAILED_MAX: Duration = Duration::from_secs(30);
+/// For so long a line is not offered again that nobody could register.
+pub(super) const FAILED_RETRY: Duration = Duration::from_secs(300);
+/// For so long a line stays where it came because its own node could not register it.
+pub(super) const FAILED_KEEP: Duration = Duration::from_secs(120);
+
 /// A node that took a line over from a live one, and has no result of its REGISTER by then, gives it back.
 const MOVING_MAX: Duration = Duration::from_secs(60);
 
@@ -33,6 +41,8 @@ pub(super) struct Situation<'a> {
     pub(super) has_taker: bool,
     /// Lines that this node does not have are not claimed before: who has them comes first.
     pub(super) no_claims_before: Option<Instant>,
+    /// Nor those of a node that seems to be dead: it may be about to come back.
+    pub(super) no_takeover_before: Option<Instant>,
 }
 
 /// What a line needs now, and when to look at it again where nothing else happens.
@@ -116,7 +126,7 @@ impl Situation<'_> {
             Local::Idle => REGISTER,
             _ if is_unwanted => let_go(LetGo::Forget),
             Local::Registered { shown } => ask(Ask::Confirm { shown }),
-            Local::Failed => let_go(LetGo::Forget),
+            Local::Failed { .. } => let_go(LetGo::Forget),
             Local::Registering { since } if since + MOVING_MAX <= self.now => let_go(LetGo::Forget),
             Local::Registering { since } => (Step::Wait, Some(since + MOVING_MAX)),
             Local::LettingGo => WAIT,
@@ -128,7 +138,7 @@ impl Situation<'_> {
         if self.is_draining {
             // Not withdrawn: whoever wants it may have it.
             WAIT
-        } else if !self.is_anothers(line) {
+        } else if !self.is_anothers(line) && !matches!(line.local, Local::Failed { .. }) {
             ask(Ask::Withdraw)
         } else if line.local == Local::Idle && ends > self.now {
             REGISTER
@@ -152,8 +162,15 @@ impl Situation<'_> {
             Local::Registered { shown: true } if line.is_taken_over => {
                 ask(Ask::Confirm { shown: true })
             }
-            Local::Registered { .. } | Local::Failed if may_give && self.is_anothers(line) => {
+            Local::Registered { .. } | Local::Failed { .. }
+                if may_give && self.is_anothers(line) =>
+            {
                 self.once(line.keep_until.unwrap_or(self.now), Ask::Offer)
+            }
+            Local::Failed { since } if may_give && self.peers.others_up().next().is_some() => {
+                let time = since + FAILED_MAX;
+                let time = line.keep_until.map_or(time, |keep| keep.max(time));
+                self.once(time, Ask::Offer)
             }
             _ => WAIT,
         }
@@ -182,10 +199,14 @@ impl Situation<'_> {
                 let is_fenced = line.is_fenced;
                 match is_active {
                     true => (Step::LetGo { how, is_fenced }, None),
-                    false => ask(Ask::Done),
+                    false => {
+                        let renew = line.has_intruded;
+                        ask(Ask::Done { renew })
+                    }
                 }
             }
             _ if is_active => FENCED,
+            _ if line.has_intruded => ask(Ask::Done { renew: true }),
             LeaseStage::Offered => self.of_offered_by_another(line, lease),
             _ => WAIT,
         }
@@ -194,9 +215,12 @@ impl Situation<'_> {
     fn of_offered_by_another(&self, line: &Line, lease: &Lease) -> (Step, Option<Instant>) {
         let takes = line.is_wanted && !self.is_draining && !self.is_stopping;
         let since = line.offered_since.unwrap_or(self.now);
+        // Its own line: it cannot register it.
+        let has_failed = line.place.best.as_ref() == Some(&lease.node);
         let time = match line.place.rank {
             _ if !takes => return WAIT,
             0 => since,
+            rank if has_failed => since + self.beat * 2 * (rank - 1).min(MAX_RANK),
             // A line of a node that ends goes to the next best where the best does not take it.
             rank if self.peers.stage(&lease.node) == Some(NodeStage::Draining) => {
                 since + self.beat * 2 * rank.min(MAX_RANK)
@@ -221,7 +245,7 @@ impl Situation<'_> {
             // Registered as it is, it can wait for a beat of a holder that may be about to come back.
             Some(_) if line.local.is_active() => {
                 let time = self
-                    .no_claims_before
+                    .no_takeover_before()
                     .and_then(|time| time.checked_sub(self.beat * 2));
                 self.once(time.unwrap_or(self.now), Ask::Claim)
             }
@@ -235,12 +259,18 @@ impl Situation<'_> {
                 if self.another_comes_first(line) {
                     time = time.max(since + self.beat * 2);
                 }
-                let time = self
-                    .no_claims_before
-                    .map_or(time, |before| before.max(time));
-                self.once(time, Ask::Claim)
+                let before = match line.lease {
+                    Some(_) => self.no_takeover_before(),
+                    None => self.no_claims_before,
+                };
+                self.once(before.map_or(time, |before| before.max(time)), Ask::Claim)
             }
         }
+    }
+
+    /// Before when no line of a dead node is claimed.
+    fn no_takeover_before(&self) -> Option<Instant> {
+        self.no_claims_before.max(self.no_takeover_before)
     }
 
     /// Whether a live node is likely to be registered for a line that nobody holds, and will have it back at its next view.

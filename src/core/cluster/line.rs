@@ -17,7 +17,10 @@ pub(super) enum Local {
         since: Instant,
     },
     /// The last result was a failure. It is tried again.
-    Failed,
+    Failed {
+        /// Of the first failure in a row.
+        since: Instant,
+    },
     /// The last result was a success.
     Registered {
         /// Whether the registrar's answer listed the contact of the node before.
@@ -32,7 +35,7 @@ impl Local {
     pub(super) fn is_active(self) -> bool {
         matches!(
             self,
-            Self::Registering { .. } | Self::Failed | Self::Registered { .. }
+            Self::Registering { .. } | Self::Failed { .. } | Self::Registered { .. }
         )
     }
 }
@@ -42,8 +45,13 @@ impl Local {
 pub(super) enum Ask {
     Reclaim,
     Claim,
-    Confirm { shown: bool },
-    Done,
+    Confirm {
+        shown: bool,
+    },
+    /// `renew`: the registrar may have our contact in the place of the holder's.
+    Done {
+        renew: bool,
+    },
     Withdraw,
     Release,
     Offer,
@@ -59,7 +67,7 @@ impl Ask {
             Self::Reclaim => 0,
             Self::Claim => 1,
             Self::Confirm { .. } => 2,
-            Self::Done => 3,
+            Self::Done { .. } => 3,
             Self::Withdraw => 4,
             Self::Release => 5,
             Self::Offer => 6,
@@ -127,6 +135,8 @@ pub(super) struct Line {
     pub(super) is_taken_over: bool,
     /// It went to another node without this node's doing.
     pub(super) is_fenced: bool,
+    /// We refreshed it while it was another node's, or could have been: its contact may be replaced by ours.
+    pub(super) has_intruded: bool,
     /// It is ours anew, so that another node may have replaced our contact.
     pub(super) is_refresh_due: bool,
     /// Since when this node has seen that no live node holds it.
@@ -161,6 +171,7 @@ impl Line {
             local: Local::Idle,
             is_taken_over: false,
             is_fenced: false,
+            has_intruded: false,
             is_refresh_due: false,
             unheld_since: None,
             offered_since: None,

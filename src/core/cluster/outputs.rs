@@ -27,32 +27,32 @@ pub enum LeaseCommand {
     Confirm(Vec<(LineId, bool)>),
     /// Lines of this node that it will not hold any more.
     Release(Vec<LineId>),
-    /// Lines that moved away from this node, and that it has let go.
-    Done(Vec<LineId>),
+    /// Lines that moved away from this node, and that it has let go; each with whether it was registered for it after that,
+    /// so that the registrar may have its contact in the place of the holder's.
+    Done(Vec<(LineId, bool)>),
 }
 
 impl LeaseCommand {
     /// The lines that it is about.
     pub fn lines(&self) -> impl Iterator<Item = &LineId> {
         let plain = match self {
-            Self::Reclaim(_) | Self::Confirm(_) => &[][..],
+            Self::Reclaim(_) | Self::Confirm(_) | Self::Done(_) => &[][..],
             Self::Claim(lines)
             | Self::Offer { lines, .. }
             | Self::Withdraw(lines)
-            | Self::Release(lines)
-            | Self::Done(lines) => lines,
+            | Self::Release(lines) => lines,
         };
         let fenced = match self {
             Self::Reclaim(lines) => &lines[..],
             _ => &[],
         };
-        let shown = match self {
-            Self::Confirm(lines) => &lines[..],
+        let told = match self {
+            Self::Confirm(lines) | Self::Done(lines) => &lines[..],
             _ => &[],
         };
         let fenced = fenced.iter().map(|(line, _)| line);
-        let shown = shown.iter().map(|(line, _)| line);
-        plain.iter().chain(fenced).chain(shown)
+        let told = told.iter().map(|(line, _)| line);
+        plain.iter().chain(fenced).chain(told)
     }
 }
 

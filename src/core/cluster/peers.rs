@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::rendezvous::Shares;
-use super::{ClusterEvent, Node, NodeId, NodeStage};
+use super::{ClusterEvent, CoordinatorSettings, Node, NodeId, NodeStage};
 
 /// How far apart the nodes look after a heartbeat that has expired, in the order of their names: each claims its own
 /// share, and Redis has them one after the other.
@@ -17,6 +17,8 @@ pub(super) struct Peers {
     nodes: Vec<Node>,
     /// Where each is in `nodes`.
     by_id: BTreeMap<NodeId, usize>,
+    /// When the heartbeat of each expires, unless it is written anew.
+    expires_at: BTreeMap<NodeId, Instant>,
     /// Those that were up in the view before.
     were_up: BTreeSet<NodeId>,
     shares: Shares,
@@ -28,6 +30,7 @@ impl Peers {
             me,
             nodes: Vec::new(),
             by_id: BTreeMap::new(),
+            expires_at: BTreeMap::new(),
             were_up: BTreeSet::new(),
             shares: Shares::default(),
         }
@@ -71,6 +74,23 @@ impl Peers {
         self.nodes = nodes;
         self.by_id = by_id;
         is_changed
+    }
+
+    /// Notes when the heartbeats of the last view, which has come now, expire. True where one of a view before is gone much too early:
+    /// the clock of Redis was set, and all of them are about to be written anew, or the node has ended.
+    pub(super) fn note_expiries(&mut self, now: Instant, settings: CoordinatorSettings) -> bool {
+        let lives = |at: Instant| at > now + settings.beat() / 2;
+        let is_early = self
+            .expires_at
+            .iter()
+            .any(|(id, at)| !self.by_id.contains_key(id) && lives(*at));
+        let others = self.nodes.iter().filter(|node| node.id != self.me);
+        let expiry = |node: &Node| {
+            let left = settings.lease_ttl.saturating_sub(node.heartbeat_age);
+            (node.id.clone(), now + left)
+        };
+        self.expires_at = others.map(expiry).collect();
+        is_early
     }
 
     /// Finds anew who shares the lines: the nodes that are up, have stayed for a while and could hold the same lines as

@@ -50,6 +50,7 @@ impl Coordinator {
             if let Step::Ask(ask) = std::mem::take(&mut line.step) {
                 line.asked.insert(ask, self.views);
                 line.is_taken_over &= !matches!(ask, Ask::Confirm { .. });
+                line.has_intruded &= !matches!(ask, Ask::Done { .. });
                 line.is_in_flight = true;
                 asked.push((id, ask));
             }
@@ -81,7 +82,12 @@ impl Coordinator {
                     .map(|(id, ask)| (id, shown(ask)))
                     .collect(),
             ),
-            Ask::Done => LeaseCommand::Done(plain(asked)),
+            Ask::Done { .. } => LeaseCommand::Done(
+                asked
+                    .into_iter()
+                    .map(|(id, ask)| (id, ask == Ask::Done { renew: true }))
+                    .collect(),
+            ),
             Ask::Withdraw => LeaseCommand::Withdraw(plain(asked)),
             Ask::Release => LeaseCommand::Release(plain(asked)),
             Ask::Offer => {
@@ -156,21 +162,23 @@ impl Coordinator {
 
     /// The registrar said 200. `shown`: its answer still lists the contact of the node that was registered before.
     pub fn handle_registered(&mut self, line: &LineId, shown: bool, now: Instant) {
+        let is_cut_off = self.is_cut_off(now);
         if let Some(line) = self.lines.get_mut(line) {
             line.is_taken_over &= shown;
+            let lease = line.lease.as_ref();
+            line.has_intruded = is_cut_off || lease.is_some_and(|lease| lease.node != self.me);
         }
         self.set_local(line, Local::Registered { shown }, now);
     }
 
     /// A REGISTER failed; where the line is this node's, it is tried again by whoever sends it.
     pub fn handle_registration_failed(&mut self, line: &LineId, now: Instant) {
-        let is_active = self
-            .lines
-            .get(line)
-            .is_some_and(|line| line.local.is_active());
-        if is_active {
-            self.set_local(line, Local::Failed, now);
-        }
+        let since = match self.lines.get(line).map(|line| line.local) {
+            Some(Local::Failed { since }) => since,
+            Some(local) if local.is_active() => now,
+            _ => return,
+        };
+        self.set_local(line, Local::Failed { since }, now);
     }
 
     /// A line was let go: no REGISTER for it is under way, and none will be sent. Also for one that was let go without having been asked.

@@ -68,6 +68,7 @@ impl Coordinator {
             is_stopping: self.is_stopping,
             has_taker,
             no_claims_before: self.no_claims_before,
+            no_takeover_before: self.no_takeover_before,
         };
         let (mut step, due) = decide(line, &situation);
         if let Step::Ask(ask) = step

@@ -311,8 +311,18 @@ impl SimulatedRedis {
                 self.held(from, LeaseStage::Held)
             }
             (LeaseCommand::Release(_), _) if is_mine => None,
-            (LeaseCommand::Done(_), LeaseStage::Confirmed { from, .. }) if from == me => {
-                of_stage(LeaseStage::Held)
+            (LeaseCommand::Done(lines), stage) => {
+                let renews = !is_mine && lines.contains(&(line.clone(), true));
+                let stage = match stage {
+                    LeaseStage::Confirmed { from, .. } if from == me => LeaseStage::Held,
+                    stage => stage.clone(),
+                };
+                if renews {
+                    tell.push(lease.node.clone());
+                    self.held(&lease.node, stage)
+                } else {
+                    of_stage(stage)
+                }
             }
             _ => Some(lease),
         }

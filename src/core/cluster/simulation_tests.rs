@@ -66,8 +66,8 @@ fn run_mix(seed: u64, is_shown: bool) {
     // All faults that last are over, and all nodes run.
     at += Duration::from_secs(60);
     world.fault_in(at, Fault::Calm);
-    // A node that settles, a line that was refused and its next try, and a handover each take their time.
-    world.run_for(at + Duration::from_secs(240));
+    // A node that settles, a handover, and a line that its own node could not register each take their time.
+    world.run_for(at + Duration::from_secs(600));
     world.check_calm();
 }
 

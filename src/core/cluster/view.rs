@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::decide::HANDOVER_RETRY;
+use super::decide::{FAILED_KEEP, FAILED_RETRY, HANDOVER_RETRY};
 use super::line::{Line, Local, is_leaving};
 use super::{
     ClusterEvent, ClusterView, Coordinator, Lease, LeaseStage, LineId, MoveReason, NodeId,
@@ -50,6 +50,14 @@ impl Coordinator {
         let nodes_changed = self
             .peers
             .update(view.nodes, |event| Self::tell(events, event));
+        // A node that begins does not know for how long the others have not reached Redis, which may have been away.
+        if is_first {
+            self.no_takeover_before = Some(now + self.settings.lease_ttl);
+        }
+        if self.peers.note_expiries(now, self.settings) {
+            let before = Some(now + self.settings.beat() * 2);
+            self.no_takeover_before = self.no_takeover_before.max(before);
+        }
         self.look_at = self.peers.look_at(now, self.settings.lease_ttl);
         let is_shared_anew = self.share();
         let no_leases = view.leases.as_ref().is_some_and(Vec::is_empty);
@@ -228,12 +236,22 @@ impl Coordinator {
         line.fence = new.fence;
         line.is_taken_over &= !is_new;
         let was_leaving = old.is_some_and(|old| is_leaving(old, me));
+        let has_failed = matches!(line.local, Local::Failed { .. });
         if was_leaving && new.stage == LeaseStage::Held {
-            line.keep_until = Some(now + HANDOVER_RETRY);
+            let keep = if has_failed {
+                FAILED_RETRY
+            } else {
+                HANDOVER_RETRY
+            };
+            line.keep_until = Some(now + keep);
+        }
+        let was_offered = old.filter(|old| old.stage == LeaseStage::Offered && old.node != *me);
+        if was_offered.is_some_and(|old| line.place.best.as_ref() == Some(&old.node)) {
+            line.keep_until = Some(now + FAILED_KEEP);
         }
         // Where it was vanished from Redis only, nobody has replaced our contact.
-        if is_new && old.is_some() && matches!(line.local, Local::Registered { .. } | Local::Failed)
-        {
+        let was_registered = has_failed || matches!(line.local, Local::Registered { .. });
+        if is_new && old.is_some() && was_registered {
             line.is_refresh_due = true;
         }
         match (old, &new.stage) {

@@ -415,6 +415,8 @@ fn registration(
     // A refused credential has both: pjsip's own error, and the 401 that it came with.
     let (status, text) = match answer.status {
         ffi::PJ_SUCCESS => (answer.code, reason),
+        // pjsip's own 400 of a refresh that we held back would count as the registrar's word.
+        registering::NOT_SENT => (503, "held back: the leases come first".into()),
         error if answer.code >= 300 => (answer.code, text::status_text(error)),
         error => (408, text::status_text(error)),
     };

@@ -77,7 +77,7 @@ fn token_of(message: Message<'_>) -> Option<String> {
 
 unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_t {
     // After a panic the request is not sent: it may carry a digest.
-    guarded("tx_request", None, EPERM, |shared| {
+    guarded("tx_request", None, registering::NOT_SENT, |shared| {
         // SAFETY: pjsip passes the request that it is about to print, with the address
         // that it goes to; no other thread touches it during the call.
         let request = unsafe { Sending::new(tdata) };
@@ -85,15 +85,12 @@ unsafe extern "C" fn on_tx_request(tdata: *mut pjsip_tx_data) -> ffi::pj_status_
             return ffi::PJ_SUCCESS;
         };
         if !registering::may_send(shared, request, message) {
-            return EPERM;
+            return registering::NOT_SENT;
         }
         inspect(shared, request, message);
         ffi::PJ_SUCCESS
     })
 }
-
-/// pjlib's number of the system's "operation not permitted".
-const EPERM: ffi::pj_status_t = 120_001;
 
 /// `message` is that of the request, which is about to be sent.
 fn inspect(shared: &Shared, request: Sending<'_>, message: Message<'_>) {

@@ -113,6 +113,7 @@ impl PjsipEngine {
             servers: config.servers.clone(),
             bind: config.bind,
             calls_max,
+            register_gate: config.register_gate.clone(),
         };
         if !shared().set_run(Some(run)) {
             return Err(PjsipError::AlreadyRunning);

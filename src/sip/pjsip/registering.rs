@@ -143,8 +143,12 @@ fn send(shared: &Shared, account: i32, wish: Wish) -> Result<(), ffi::pj_status_
     }
 }
 
+/// What pjsip says of a request that [`may_send`] refuses: pjlib's number of the system's "operation not permitted".
+pub const NOT_SENT: ffi::pj_status_t = 120_001;
+
 /// Whether a request may go out: any but a refresh of a registration that is
-/// forgotten. A REGISTER is under way from here on until its answer. Any thread.
+/// forgotten, and a REGISTER of a process that stood still and has not asked Redis yet.
+/// A REGISTER is under way from here on until its answer. Any thread.
 pub fn may_send(shared: &Shared, request: Sending<'_>, message: Message<'_>) -> bool {
     let is_register = message.method() == Some(ffi::PJSIP_REGISTER_METHOD);
     if !is_register || message.unregisters() {
@@ -160,8 +164,12 @@ pub fn may_send(shared: &Shared, request: Sending<'_>, message: Message<'_>) -> 
     if is_sent_again {
         return true;
     }
+    let now = Instant::now();
+    if shared.with_run(|run| run.register_gate.is_open(now)) == Some(false) {
+        return false;
+    }
     let mut wishes = shared.wishes.lock();
-    wishes.entry(account).or_default().may_send(Instant::now())
+    wishes.entry(account).or_default().may_send(now)
 }
 
 /// Tells the line of an account what became of what was wanted. An account

@@ -22,6 +22,7 @@ use super::registering::Wishes;
 use super::resolver::Waiting;
 use crate::core::ids::{LegId, LineId};
 use crate::core::log_limiter::LogLimiter;
+use crate::core::register_gate::RegisterGate;
 use crate::dns::{Servers, Watched};
 use crate::sip::engine::{Account, Admission, Command, EngineEvent, LegEvent, Transport};
 use crate::sip::matching::LineTable;
@@ -55,6 +56,8 @@ pub struct Run {
     /// Local address of SIP sockets.
     pub bind: IpAddr,
     pub calls_max: usize,
+    /// Asked before each REGISTER.
+    pub register_gate: RegisterGate,
 }
 
 /// A line as the engine keeps it.
