@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use receiver::{Receiver, Reply, Request, python_signature};
 use sipbridge::callbacks::VoiceClient;
-use sipbridge::callbacks::voice_client::{REDIRECTS_MAX, WrittenBy};
-use sipbridge::core::outward::Outward;
+use sipbridge::callbacks::voice_client::REDIRECTS_MAX;
+use sipbridge::core::outward::{Outward, WrittenBy};
 use sipbridge::core::private::Secret;
 use sipbridge::core::signature::Signer;
 use sipbridge::core::twiml::document::{HttpMethod, Verb, Webhook};
@@ -39,9 +39,12 @@ fn twiml(inner: &str) -> Reply {
     }
 }
 
-fn webhook(url: &str, method: HttpMethod) -> Webhook {
-    let url = VoiceUrl::parse_http(url).unwrap();
-    Webhook { url, method }
+fn webhook(url: &str, method: HttpMethod, written_by: WrittenBy) -> Webhook {
+    Webhook {
+        url: VoiceUrl::parse_http(url).unwrap(),
+        method,
+        written_by,
+    }
 }
 
 fn fields() -> FormFields {
@@ -53,9 +56,8 @@ fn fields() -> FormFields {
 
 async fn ask(url: &str, method: HttpMethod) -> Result<Document, FetchFailure> {
     let asked = client(Outward::default());
-    asked
-        .fetch(&webhook(url, method), fields(), WrittenBy::Operator)
-        .await
+    let webhook = webhook(url, method, WrittenBy::Operator);
+    asked.fetch(&webhook, fields()).await
 }
 
 async fn post(receiver: &Receiver, path: &str) -> Result<Document, FetchFailure> {
@@ -239,10 +241,8 @@ async fn an_address_of_a_client_leads_nowhere_within_and_is_signed_for_own_hosts
     receiver.script("/voice", [twiml("<Hangup/>")]);
     let asked = async |host: &str, outward: Outward| {
         let url = format!("http://{host}:{}/voice", receiver.port);
-        let webhook = webhook(&url, HttpMethod::Post);
-        client(outward)
-            .fetch(&webhook, fields(), WrittenBy::Client)
-            .await
+        let webhook = webhook(&url, HttpMethod::Post, WrittenBy::Client);
+        client(outward).fetch(&webhook, fields()).await
     };
     for host in ["127.0.0.1", "localhost", "[::1]"] {
         let failure = asked(host, Outward::default()).await.unwrap_err();
@@ -273,11 +273,30 @@ async fn a_redirect_of_a_clients_address_is_judged_too() {
         allowed: vec!["127.0.0.1/32".parse().unwrap()],
         own_hosts: Vec::new(),
     };
-    let webhook = webhook(&receiver.url("/voice"), HttpMethod::Post);
-    let answer = client(outward)
-        .fetch(&webhook, fields(), WrittenBy::Client)
-        .await;
+    let url = receiver.url("/voice");
+    let webhook = webhook(&url, HttpMethod::Post, WrittenBy::Client);
+    let answer = client(outward).fetch(&webhook, fields()).await;
     let told = answer.unwrap_err().to_string();
     assert!(told.contains("127.0.0.2"), "{told}");
     assert_eq!(receiver.requests_for("/secret").len(), 0);
+}
+
+#[tokio::test]
+async fn what_a_document_names_is_of_its_addresss_origin() {
+    let receiver = Receiver::start().await;
+    let inner = "<Redirect>http://169.254.169.254/latest/meta-data</Redirect>";
+    receiver.script("/voice", [twiml(inner), twiml(inner)]);
+    let outward = Outward {
+        allowed: vec!["127.0.0.1/32".parse().unwrap()],
+        own_hosts: Vec::new(),
+    };
+    let asked = client(outward);
+    for written_by in [WrittenBy::Operator, WrittenBy::Client] {
+        let webhook = webhook(&receiver.url("/voice"), HttpMethod::Post, written_by);
+        let document = asked.fetch(&webhook, fields()).await.unwrap();
+        let [Verb::Redirect(next)] = &document.verbs[..] else {
+            panic!("{document:?}");
+        };
+        assert_eq!(next.written_by, written_by);
+    }
 }

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::client::{GuardedResolver, builder, reason, tls};
 use super::error::CallbackError;
 use super::target::CallbackTarget;
-use crate::core::outward::Outward;
+use crate::core::outward::{Outward, WrittenBy};
 use crate::core::signature::{HEADER, Signer};
 use crate::core::twiml::document::Webhook;
 use crate::core::twiml::{DOCUMENT_BYTES_MAX, Document, TwimlError, VoiceUrl, parse};
@@ -22,16 +22,6 @@ use crate::core::voice::{FETCH_LIMIT, FetchFailure, is_twiml_content_type};
 /// Most redirects of one request.
 pub const REDIRECTS_MAX: usize = 10;
 const FORM: &str = "application/x-www-form-urlencoded; charset=UTF-8";
-
-/// Who wrote the address of a webhook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WrittenBy {
-    /// The operator: his flags, his lines, and the documents that those webhooks answer.
-    Operator,
-    /// A client of ours: it leads only where [`Outward`] permits, and what goes to hosts that are not the
-    /// operator's is not signed.
-    Client,
-}
 
 /// Asks voice webhooks. Clones share their connections.
 #[derive(Clone, Debug)]
@@ -67,7 +57,8 @@ impl VoiceClient {
         })
     }
 
-    /// Asks a webhook what is to be done. Takes [`FETCH_LIMIT`] at most, redirects included.
+    /// Asks a webhook what is to be done. Takes [`FETCH_LIMIT`] at most, redirects included. Where it may lead, and whether it
+    /// is signed, says who wrote its address; so of all addresses in the document.
     ///
     /// # Errors
     /// When no document comes of it.
@@ -75,9 +66,8 @@ impl VoiceClient {
         &self,
         webhook: &Webhook,
         fields: FormFields,
-        written_by: WrittenBy,
     ) -> Result<Document, FetchFailure> {
-        let whole = self.follow(webhook, fields, written_by);
+        let whole = self.follow(webhook, fields);
         match timeout(FETCH_LIMIT, whole).await {
             Ok(result) => result,
             Err(_) => Err(FetchFailure::TimedOut),
@@ -88,8 +78,8 @@ impl VoiceClient {
         &self,
         webhook: &Webhook,
         fields: FormFields,
-        written_by: WrittenBy,
     ) -> Result<Document, FetchFailure> {
+        let written_by = webhook.written_by;
         let signer = self.signer_for(&webhook.url, written_by);
         let mut request = VoiceRequest::new(webhook, fields, signer);
         for _ in 0..=REDIRECTS_MAX {
@@ -100,7 +90,7 @@ impl VoiceClient {
                     let signer = self.signer_for(&to, written_by);
                     request = request.redirected(status, to, signer);
                 }
-                None => return read(response, &request.url).await,
+                None => return read(response, &request.url, written_by).await,
             }
         }
         Err(FetchFailure::TooManyRedirects)
@@ -150,8 +140,12 @@ fn redirect_of(response: &Response, from: &VoiceUrl) -> Option<VoiceUrl> {
     VoiceUrl::resolve_http(Some(from), location.to_str().ok()?)
 }
 
-/// Reads the document that came from this address.
-async fn read(mut response: Response, address: &VoiceUrl) -> Result<Document, FetchFailure> {
+/// Reads the document that came from this address: what it names is of the address's own origin.
+async fn read(
+    mut response: Response,
+    address: &VoiceUrl,
+    written_by: WrittenBy,
+) -> Result<Document, FetchFailure> {
     let status = response.status();
     if !status.is_success() {
         return Err(FetchFailure::Status(status.as_u16()));
@@ -169,7 +163,7 @@ async fn read(mut response: Response, address: &VoiceUrl) -> Result<Document, Fe
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(parse(&body, Some(address))?)
+    Ok(parse(&body, Some(address), written_by)?)
 }
 
 fn failure(error: &reqwest::Error) -> FetchFailure {

@@ -1,5 +1,5 @@
 //! Where requests may go whose address a client of ours wrote: a call's own
-//! `callbackUrl` and `wsTarget`.
+//! `callbackUrl` and `wsTarget`, and what TwiML of a client names.
 //!
 //! Such an address must not become a way into the bridge's own machine and network
 //! (server-side request forgery): cloud metadata at 169.254.169.254, Redis on loopback, devices in
@@ -9,6 +9,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::access::Cidr;
+
+/// Who wrote an address that the bridge asks or dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrittenBy {
+    /// The operator: his flags, his lines, and the documents that those webhooks answer.
+    Operator,
+    /// A client of ours: it leads only where [`Outward`] permits, and what goes to hosts that are not the
+    /// operator's is not signed.
+    Client,
+}
 
 /// What the operator allows beyond public addresses, and which hosts are his.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

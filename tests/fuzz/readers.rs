@@ -18,6 +18,7 @@ use sipbridge::core::media_link::{Codec, Direction, MediaFormat};
 use sipbridge::core::media_session::clock::MediaClock;
 use sipbridge::core::media_session::uplink::{PreparedFormat, Uplink};
 use sipbridge::core::media_streams::MessageWriter;
+use sipbridge::core::outward::WrittenBy;
 use sipbridge::core::printable::is_harmless;
 use sipbridge::core::rtp::RtpHeader;
 use sipbridge::core::sdp::judge::{Place, judge};
@@ -324,7 +325,7 @@ fn worker(input: &[u8]) {
 
 fn twiml(input: &[u8]) {
     let address = VoiceUrl::parse_http("https://bot.example/voice?t=1");
-    match twiml::parse(input, address.as_ref()) {
+    match twiml::parse(input, address.as_ref(), WrittenBy::Client) {
         Err(error) => {
             let told = error.to_string();
             assert!(

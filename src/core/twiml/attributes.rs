@@ -141,7 +141,7 @@ impl<'a, 'input> Attributes<'a, 'input> {
                 Some(url.ok_or_else(|| scope.bad_address(self.node, self.element, name))?)
             }
         };
-        Ok(url.map(|url| Webhook { url, method }))
+        Ok(url.map(|url| scope.webhook(url, method)))
     }
 
     /// `statusCallback` with its method and, where the element has them, its events. One that cannot be used is
@@ -159,7 +159,7 @@ impl<'a, 'input> Attributes<'a, 'input> {
             self.warn_of_value(scope, "statusCallback");
             return None;
         };
-        let webhook = Webhook { url, method };
+        let webhook = scope.webhook(url, method);
         Some(StatusCallback { webhook, events })
     }
 

@@ -1,5 +1,8 @@
 //! The verbs of a document, typed, with Twilio's defaults filled in and every address absolute.
 //!
+//! Every address says who wrote it, as the document's own does: one call may run documents of the operator and of clients
+//! by turns, and what is asked or dialled for a client must not lead into the operator's network.
+//!
 //! `Debug` shows no number, no text that is spoken, no parameter's value and no path of an address.
 
 use std::time::Duration;
@@ -9,6 +12,7 @@ use super::error::TwimlWarning;
 use super::voice_url::VoiceUrl;
 use crate::core::call_facts::CustomParams;
 use crate::core::callback::CallbackEvent;
+use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 
 /// A TwiML document.
@@ -60,6 +64,8 @@ pub struct Webhook {
     pub url: VoiceUrl,
     /// How.
     pub method: HttpMethod,
+    /// By whom: it says whether the address may lead inward, and whether the request is signed.
+    pub written_by: WrittenBy,
 }
 
 /// An address that is told of events.
@@ -117,7 +123,12 @@ pub struct Play {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlaySource {
     /// A file.
-    File(VoiceUrl),
+    File {
+        /// Where it is.
+        url: VoiceUrl,
+        /// Who wrote that.
+        written_by: WrittenBy,
+    },
     /// Digits, `digits`.
     Digits(DialString),
 }
@@ -153,6 +164,8 @@ pub struct Connect {
 pub struct MediaStream {
     /// The worker's WebSocket.
     pub url: VoiceUrl,
+    /// Who wrote that address.
+    pub written_by: WrittenBy,
     /// `name`.
     pub name: Option<String>,
     /// `track`; a stream of `<Connect>` has the inbound one.

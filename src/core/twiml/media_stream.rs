@@ -102,6 +102,7 @@ fn stream(scope: &mut Scope<'_>, node: Node<'_, '_>) -> Result<MediaStream, Twim
     let track = attributes.choice(scope, "track", &tracks);
     let stream = MediaStream {
         url,
+        written_by: scope.written_by,
         name: attributes.name(scope, "name"),
         track: track.unwrap_or_default(),
         status_callback: attributes.status_callback(scope, Vec::new()),

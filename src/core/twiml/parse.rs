@@ -7,6 +7,7 @@ use super::error::{ElementName, Position, TwimlError};
 use super::scope::{Scope, name_of, position};
 use super::voice_url::VoiceUrl;
 use super::{DEPTH_MAX, DOCUMENT_BYTES_MAX, NODES_MAX, verbs};
+use crate::core::outward::WrittenBy;
 
 /// Longest reason that is shown, in characters: it may hold names of the document.
 const REASON_CHARS_MAX: usize = 200;
@@ -16,12 +17,17 @@ const ATTRIBUTES_MAX: usize = 2_048;
 const NAMESPACES_MAX: usize = 16;
 
 /// Reads a document that was fetched from `address`, after redirects; `None` where it came with a request.
-/// Relative addresses in it are resolved against that.
+/// Relative addresses in it are resolved against that, and `written_by` is who wrote it: the addresses in the
+/// document are of the same origin.
 ///
 /// # Errors
 /// When it is no TwiML, or names an address that the call cannot go on without and that cannot be used. What is not
 /// served is no error but a warning of the document.
-pub fn parse(body: &[u8], address: Option<&VoiceUrl>) -> Result<Document, TwimlError> {
+pub fn parse(
+    body: &[u8],
+    address: Option<&VoiceUrl>,
+    written_by: WrittenBy,
+) -> Result<Document, TwimlError> {
     if body.len() > DOCUMENT_BYTES_MAX {
         return Err(TwimlError::TooLong);
     }
@@ -44,7 +50,7 @@ pub fn parse(body: &[u8], address: Option<&VoiceUrl>) -> Result<Document, TwimlE
             name: name_of(root),
         });
     }
-    let mut scope = Scope::new(&xml, address);
+    let mut scope = Scope::new(&xml, address, written_by);
     let verbs = verbs::read_all(&mut scope, root)?;
     Ok(Document {
         verbs,

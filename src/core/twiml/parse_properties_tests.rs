@@ -7,6 +7,7 @@ use super::document::{Callee, Verb};
 use super::parse::parse;
 use super::voice_url::VoiceUrl;
 use super::{DIAL_TARGETS_MAX, NODES_MAX, WARNINGS_MAX};
+use crate::core::outward::WrittenBy;
 use crate::core::printable::is_harmless;
 
 /// Elements that make sense in each other, and some that do not.
@@ -98,7 +99,7 @@ fn element() -> impl Strategy<Value = String> {
 fn check(text: &[u8]) {
     let base = VoiceUrl::parse_http("https://bot.example/voice");
     for base in [base.as_ref(), None] {
-        match parse(text, base) {
+        match parse(text, base, WrittenBy::Client) {
             Err(error) => {
                 let told = error.to_string();
                 assert!(
@@ -160,7 +161,7 @@ proptest! {
         let whole = format!("<Response>{}</Response>", inner.concat());
         let cut = at.index(whole.len());
         let cut = (0..=cut).rev().find(|at| whole.is_char_boundary(*at)).unwrap_or(0);
-        prop_assert!(parse(&whole.as_bytes()[..cut], None).is_err());
+        prop_assert!(parse(&whole.as_bytes()[..cut], None, WrittenBy::Client).is_err());
     }
 
     #[test]
@@ -168,7 +169,7 @@ proptest! {
         let words: Vec<&str> = text.split_whitespace().collect();
         prop_assume!(!words.is_empty());
         let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-        let document = parse(format!("<Response><Say>{escaped}</Say></Response>").as_bytes(), None).unwrap();
+        let document = parse(format!("<Response><Say>{escaped}</Say></Response>").as_bytes(), None, WrittenBy::Client).unwrap();
         let [Verb::Prompt(super::document::Prompt::Say(say))] = &document.verbs[..] else {
             panic!("{document:?}");
         };

@@ -4,6 +4,7 @@ use super::document::{Document, Gather, Prompt, Verb};
 use super::error::TwimlError;
 use super::parse_tests::{SECOND, read, refusal, say, with_warnings};
 use super::{DEPTH_MAX, DOCUMENT_BYTES_MAX, WARNINGS_MAX, parse};
+use crate::core::outward::WrittenBy;
 
 #[test]
 fn what_is_not_served_is_named_and_left_out() {
@@ -134,7 +135,11 @@ fn addresses_that_the_call_needs_must_be_usable() {
         assert_eq!(error.code(), 11_100);
     }
     // A relative one in a document that has no address.
-    let inline = parse(b"<Response><Redirect>/x</Redirect></Response>", None);
+    let inline = parse(
+        b"<Response><Redirect>/x</Redirect></Response>",
+        None,
+        WrittenBy::Client,
+    );
     assert_eq!(inline.unwrap_err().code(), 11_100);
     // Without its status callback a call goes on.
     let (verbs, warnings) =
@@ -149,7 +154,7 @@ fn size_depth_and_number_are_bounded() {
     assert_eq!(read(&largest), Document::default());
     assert_eq!(refusal(&format!("{largest} ")), TwimlError::TooLong);
     assert_eq!(TwimlError::TooLong.code(), 11_750);
-    let not_utf8 = parse(b"<Response>\xe9</Response>", None);
+    let not_utf8 = parse(b"<Response>\xe9</Response>", None, WrittenBy::Client);
     assert_eq!(not_utf8, Err(TwimlError::NotUtf8 { at_byte: 10 }));
     let nested = |depth: usize| {
         format!(

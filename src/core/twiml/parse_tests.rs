@@ -11,6 +11,7 @@ use super::error::TwimlError;
 use super::parse;
 use super::voice_url::VoiceUrl;
 use crate::core::callback::CallbackEvent;
+use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -24,7 +25,8 @@ fn url(text: &str) -> VoiceUrl {
 }
 
 pub(super) fn read(text: &str) -> Document {
-    parse(text.as_bytes(), Some(&base())).unwrap_or_else(|error| panic!("{text}: {error}"))
+    parse(text.as_bytes(), Some(&base()), WrittenBy::Operator)
+        .unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// The verbs of a document that is served as a whole.
@@ -42,13 +44,17 @@ pub(super) fn with_warnings(inner: &str) -> (Vec<Verb>, Vec<String>) {
 }
 
 pub(super) fn refusal(text: &str) -> TwimlError {
-    let read = parse(text.as_bytes(), Some(&base()));
+    let read = parse(text.as_bytes(), Some(&base()), WrittenBy::Operator);
     read.expect_err(text)
 }
 
 fn hook(text: &str, method: HttpMethod) -> Webhook {
     let url = url(text);
-    Webhook { url, method }
+    Webhook {
+        url,
+        method,
+        written_by: WrittenBy::Operator,
+    }
 }
 
 pub(super) fn say(text: &str) -> Prompt {
@@ -196,7 +202,7 @@ fn defaults_are_twilios() {
     );
     assert!(!dial.hangup_on_star && !dial.answer_on_bridge && dial.action.is_none());
     // Where a document came with a request, there is no address to go back to.
-    let inline = parse(b"<Response><Gather/></Response>", None).unwrap();
+    let inline = parse(b"<Response><Gather/></Response>", None, WrittenBy::Client).unwrap();
     assert!(matches!(&inline.verbs[..], [Verb::Gather(gather)] if gather.action.is_none()));
 }
 
@@ -236,7 +242,10 @@ fn what_is_spoken_has_no_markup_and_single_blanks() {
 #[test]
 fn play_has_a_file_or_digits() {
     let file = |text: &str, repeat| {
-        let source = PlaySource::File(url(text));
+        let source = PlaySource::File {
+            url: url(text),
+            written_by: WrittenBy::Operator,
+        };
         Verb::Prompt(Prompt::Play(Play { source, repeat }))
     };
     assert_eq!(
@@ -361,5 +370,72 @@ fn no_header_and_no_address_breaks_out_of_its_line() {
         let (verbs, warnings) = with_warnings(&format!("<Dial><Sip>{uri}</Sip></Dial>"));
         let fails = matches!(&verbs[..], [Verb::Dial(dial)] if dial.targets.is_empty());
         assert!(fails && warnings.len() == 1, "{uri}: {verbs:?}");
+    }
+}
+
+/// Who wrote each address of a document, by what it belongs to.
+fn origins(document: &Document) -> Vec<(&'static str, WrittenBy)> {
+    let mut origins = Vec::new();
+    for verb in &document.verbs {
+        match verb {
+            Verb::Prompt(Prompt::Play(Play { source, .. })) => {
+                if let PlaySource::File { written_by, .. } = source {
+                    origins.push(("play", *written_by));
+                }
+            }
+            Verb::Gather(gather) => {
+                let action = gather.action.iter();
+                origins.extend(action.map(|action| ("gather", action.written_by)));
+            }
+            Verb::Connect(Connect { action, stream }) => {
+                origins.extend(action.iter().map(|action| ("connect", action.written_by)));
+                origins.push(("stream", stream.written_by));
+                let told = stream.status_callback.iter();
+                origins.extend(told.map(|told| ("stream status", told.webhook.written_by)));
+            }
+            Verb::StartStream(stream) => origins.push(("copy", stream.written_by)),
+            Verb::Dial(dial) => {
+                let action = dial.action.iter();
+                origins.extend(action.map(|action| ("dial", action.written_by)));
+                for target in &dial.targets {
+                    let url = target.document.iter();
+                    origins.extend(url.map(|url| ("number", url.written_by)));
+                    let told = target.status_callback.iter();
+                    origins.extend(told.map(|told| ("number status", told.webhook.written_by)));
+                }
+            }
+            Verb::Redirect(webhook) => origins.push(("redirect", webhook.written_by)),
+            _ => {}
+        }
+    }
+    origins
+}
+
+#[test]
+fn every_address_of_a_document_is_of_its_own_origin() {
+    let text = "<Response><Play>/a.wav</Play><Gather/><Gather action='/g'/>\
+                <Connect action='/c'><Stream url='wss://w/' statusCallback='/s'/></Connect>\
+                <Start><Stream url='wss://w/'/></Start>\
+                <Dial action='/d'><Number url='/n' statusCallback='/s'>+331</Number>\
+                <Sip url='/n' statusCallback='/s'>sip:a@b</Sip></Dial><Redirect>/r</Redirect></Response>";
+    let expected = [
+        "play",
+        "gather",
+        "gather",
+        "connect",
+        "stream",
+        "stream status",
+        "copy",
+        "dial",
+        "number",
+        "number status",
+        "number",
+        "number status",
+        "redirect",
+    ];
+    for written_by in [WrittenBy::Operator, WrittenBy::Client] {
+        let document = parse(text.as_bytes(), Some(&base()), written_by).unwrap();
+        let expected = expected.map(|name| (name, written_by));
+        assert_eq!(origins(&document), expected);
     }
 }

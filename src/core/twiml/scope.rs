@@ -3,14 +3,18 @@
 use roxmltree::Node;
 
 use super::WARNINGS_MAX;
+use super::document::{HttpMethod, Webhook};
 use super::error::{ElementName, Position, TwimlError, TwimlWarning, WarningKind};
 use super::voice_url::VoiceUrl;
+use crate::core::outward::WrittenBy;
 
 /// One document that is being read.
 pub(super) struct Scope<'a> {
     xml: &'a roxmltree::Document<'a>,
     /// Where the document comes from.
     pub(super) address: Option<&'a VoiceUrl>,
+    /// Who wrote that address, and so all that the document names.
+    pub(super) written_by: WrittenBy,
     warnings: Vec<TwimlWarning>,
     left_out: usize,
 }
@@ -19,10 +23,12 @@ impl<'a> Scope<'a> {
     pub(super) const fn new(
         xml: &'a roxmltree::Document<'a>,
         address: Option<&'a VoiceUrl>,
+        written_by: WrittenBy,
     ) -> Self {
         Self {
             xml,
             address,
+            written_by,
             warnings: Vec::new(),
             left_out: 0,
         }
@@ -78,6 +84,15 @@ impl<'a> Scope<'a> {
         }
         self.warn(node, WarningKind::Element(name_of(node)));
         Ok(())
+    }
+
+    /// An address of this document that is asked.
+    pub(super) const fn webhook(&self, url: VoiceUrl, method: HttpMethod) -> Webhook {
+        Webhook {
+            url,
+            method,
+            written_by: self.written_by,
+        }
     }
 
     /// The refusal of an address that the call cannot go on without.

@@ -6,7 +6,7 @@ use roxmltree::Node;
 
 use super::attributes::Attributes;
 use super::dial_string::DialString;
-use super::document::{Gather, Play, PlaySource, Prompt, RejectReason, Say, Verb, Webhook};
+use super::document::{Gather, Play, PlaySource, Prompt, RejectReason, Say, Verb};
 use super::error::TwimlError;
 use super::scope::{Scope, elements, own_text};
 use super::voice_url::VoiceUrl;
@@ -124,7 +124,8 @@ fn play(scope: &mut Scope<'_>, node: Node<'_, '_>) -> Result<Option<Play>, Twiml
         None => {
             let url = VoiceUrl::resolve_http(scope.address, &address);
             let url = url.ok_or_else(|| scope.bad_address(node, "Play", "text"))?;
-            Some(PlaySource::File(url))
+            let written_by = scope.written_by;
+            Some(PlaySource::File { url, written_by })
         }
     };
     if source.is_none() {
@@ -196,7 +197,7 @@ fn redirect(scope: &mut Scope<'_>, node: Node<'_, '_>) -> Result<Verb, TwimlErro
     attributes.finish(scope);
     let url = VoiceUrl::resolve_http(scope.address, &own_text(node));
     let url = url.ok_or_else(|| scope.bad_address(node, "Redirect", "text"))?;
-    Ok(Verb::Redirect(Webhook { url, method }))
+    Ok(Verb::Redirect(scope.webhook(url, method)))
 }
 
 fn reject(scope: &mut Scope<'_>, node: Node<'_, '_>) -> Verb {

@@ -1,11 +1,14 @@
 //! Whole conversations in virtual time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::stage_tests::{SECOND, Stage, webhook};
-use super::terms::{FetchFailure, StreamEnd, VoicePolicy, VoiceRole};
-use super::{FETCH_LIMIT, FETCHES_IN_ROW_MAX};
-use crate::core::twiml::WARNINGS_MAX;
+use super::terms::{
+    FetchFailure, Instructions, PromptSound, StreamEnd, VoiceCommand, VoicePolicy, VoiceRole,
+};
+use super::{FETCH_LIMIT, FETCHES_IN_ROW_MAX, VoiceCall};
+use crate::core::outward::WrittenBy;
+use crate::core::twiml::{WARNINGS_MAX, parse};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -217,7 +220,7 @@ fn where_no_document_comes_the_fallback_url_is_asked_and_then_the_ladder() {
 
 #[test]
 fn every_way_in_which_a_webhook_fails_has_twilios_number() {
-    let twiml = crate::core::twiml::parse(b"<response/>", None).unwrap_err();
+    let twiml = parse(b"<response/>", None, WrittenBy::Operator).unwrap_err();
     for (failure, code) in [
         (FetchFailure::NoAnswer("connection refused".into()), "11205"),
         (FetchFailure::TooManyRedirects, "11215"),
@@ -455,4 +458,47 @@ fn answered_with_warning(inner: &str) -> (Stage, Vec<String>) {
     let mut stage = Stage::ringing().answers("/voice", inner);
     let told = stage.begin();
     (stage, told)
+}
+
+/// The next address that the call asks, and who wrote it.
+fn asked(call: &mut VoiceCall) -> Option<(String, WrittenBy)> {
+    while let Some(command) = call.poll_command() {
+        if let VoiceCommand::Fetch { request, .. } = command {
+            let webhook = request.webhook;
+            return Some((webhook.url.expose().to_owned(), webhook.written_by));
+        }
+    }
+    None
+}
+
+#[test]
+fn each_request_says_who_wrote_its_address() {
+    let now = Instant::now();
+    let mut call = VoiceCall::new(VoicePolicy {
+        fallback: Some(webhook("/fallback")),
+        is_answered: true,
+        ..VoicePolicy::default()
+    });
+    let inward = "http://169.254.169.254/latest/meta-data";
+    let text = format!(
+        "<Response><Play>{inward}</Play><Connect action='{inward}'><Stream url='wss://10.0.0.5/'/></Connect></Response>"
+    );
+    let document = parse(text.as_bytes(), None, WrittenBy::Client).unwrap();
+    call.handle_instructions(now, Instructions::Document(document));
+    let Some(VoiceCommand::Play { id, sound }) = call.poll_command() else {
+        panic!("nothing plays");
+    };
+    let by_client = WrittenBy::Client;
+    assert!(matches!(sound, PromptSound::File { written_by, .. } if written_by == by_client));
+    call.handle_played(now + SECOND, id, true);
+    let Some(VoiceCommand::OpenStream { id, stream }) = call.poll_command() else {
+        panic!("no stream");
+    };
+    assert_eq!(stream.written_by, by_client);
+    call.handle_stream_ended(now + SECOND, id, StreamEnd::Closed);
+    assert_eq!(asked(&mut call), Some((inward.to_owned(), by_client)));
+    // It cannot be had: the fallback is the operator's, whoever named what failed.
+    call.handle_timeout(now + SECOND + FETCH_LIMIT);
+    let fallback = "https://bot.example/fallback".to_owned();
+    assert_eq!(asked(&mut call), Some((fallback, WrittenBy::Operator)));
 }

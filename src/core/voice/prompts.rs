@@ -125,7 +125,10 @@ impl Current {
                 language: language.clone(),
             }),
             Prompt::Play(play) => match &play.source {
-                PlaySource::File(url) => PromptStep::Sound(PromptSound::File(url.clone())),
+                PlaySource::File { url, written_by } => PromptStep::Sound(PromptSound::File {
+                    url: url.clone(),
+                    written_by: *written_by,
+                }),
                 PlaySource::Digits(digits) => match digits.steps().get(self.part)? {
                     DialStep::Digits(digits) => PromptStep::Digits(Private::new(digits.as_str())),
                     DialStep::Wait(pause) => PromptStep::Wait(*pause),
@@ -140,6 +143,7 @@ impl Current {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::outward::WrittenBy;
     use crate::core::twiml::VoiceUrl;
     use crate::core::twiml::dial_string::DialString;
 
@@ -157,9 +161,16 @@ mod tests {
     #[test]
     fn prompts_follow_each_other_as_often_as_they_say() {
         let url = VoiceUrl::parse_http("http://bot/a.wav").unwrap();
-        let source = PlaySource::File(url.clone());
+        let written_by = WrittenBy::Client;
+        let source = PlaySource::File {
+            url: url.clone(),
+            written_by,
+        };
         let repeat = Repeat::Times(2);
-        let file = || PromptStep::Sound(PromptSound::File(url.clone()));
+        let file = || {
+            let url = url.clone();
+            PromptStep::Sound(PromptSound::File { url, written_by })
+        };
         let mut prompts = Prompts::new(vec![
             Prompt::Play(Play { source, repeat }),
             Prompt::Pause(Duration::from_millis(500)),

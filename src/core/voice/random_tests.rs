@@ -11,6 +11,7 @@ use super::terms::{
     VoicePolicy, VoiceRole,
 };
 use super::{COPIES_MAX, VoiceCall};
+use crate::core::outward::WrittenBy;
 use crate::core::twiml::parse;
 
 const VERBS: &[&str] = &[
@@ -203,6 +204,7 @@ fn document(verbs: &[&str]) -> crate::core::twiml::Document {
     parse(
         format!("<Response>{}</Response>", verbs.concat()).as_bytes(),
         None,
+        WrittenBy::Client,
     )
     .unwrap()
 }

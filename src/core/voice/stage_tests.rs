@@ -10,6 +10,7 @@ use super::terms::{
 };
 use super::{VoiceCall, webhook::FormFields};
 use crate::core::ids::CallId;
+use crate::core::outward::WrittenBy;
 use crate::core::twiml::document::{HttpMethod, Webhook};
 use crate::core::twiml::{VoiceUrl, parse};
 
@@ -66,7 +67,7 @@ impl Stage {
     /// The call gets this document by the REST API.
     pub(super) fn replace(&mut self, inner: &str) -> (bool, Vec<String>) {
         let text = format!("<Response>{inner}</Response>");
-        let document = parse(text.as_bytes(), None).unwrap();
+        let document = parse(text.as_bytes(), None, WrittenBy::Client).unwrap();
         let instructions = Instructions::Document(document);
         let is_taken = self.call.handle_instructions(self.now, instructions);
         (is_taken, self.told())
@@ -170,7 +171,7 @@ impl Stage {
         };
         let address = webhook(path).url;
         let text = format!("<Response>{inner}</Response>");
-        parse(text.as_bytes(), Some(&address)).map_err(FetchFailure::Twiml)
+        parse(text.as_bytes(), Some(&address), WrittenBy::Operator).map_err(FetchFailure::Twiml)
     }
 
     fn tell(&mut self, command: VoiceCommand) -> String {
@@ -190,7 +191,7 @@ impl Stage {
             VoiceCommand::Play { id, sound } => {
                 self.awaited = Some(id);
                 match sound {
-                    PromptSound::File(url) => format!("play {}", path(&url)),
+                    PromptSound::File { url, .. } => format!("play {}", path(&url)),
                     PromptSound::Speech { text, .. } => format!("say {}", text.expose()),
                 }
             }
@@ -231,6 +232,7 @@ pub(super) fn webhook(path: &str) -> Webhook {
     Webhook {
         url: VoiceUrl::parse_http(&format!("{HOST}{path}")).unwrap(),
         method: HttpMethod::Post,
+        written_by: WrittenBy::Operator,
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::webhook::FormFields;
 use crate::core::ids::CallId;
+use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 use crate::core::twiml::document::{Dial, MediaStream, Webhook};
 use crate::core::twiml::{Document, TwimlError, TwimlWarning, VoiceUrl};
@@ -133,7 +134,12 @@ pub enum VoiceCommand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PromptSound {
     /// A file.
-    File(VoiceUrl),
+    File {
+        /// Where it is.
+        url: VoiceUrl,
+        /// Who wrote that.
+        written_by: WrittenBy,
+    },
     /// A spoken text.
     Speech {
         /// The text.

@@ -273,6 +273,7 @@ impl VoiceRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::outward::WrittenBy;
     use crate::core::private::Secret;
 
     fn facts() -> VoiceFacts {
@@ -296,7 +297,11 @@ mod tests {
 
     fn webhook(text: &str, method: HttpMethod) -> Webhook {
         let url = VoiceUrl::parse_http(text).unwrap();
-        Webhook { url, method }
+        Webhook {
+            url,
+            method,
+            written_by: WrittenBy::Operator,
+        }
     }
 
     #[test]
