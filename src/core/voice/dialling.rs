@@ -244,6 +244,7 @@ impl VoiceCall {
 
     /// The action is asked; where there is none the next verb follows.
     fn after_dial(&mut self, now: Instant, dialling: Dialling, status: DialStatus) -> Flow {
+        self.dialled = Some(status);
         match dialling.report(now, status) {
             None => Flow::Next,
             Some(FetchRequest { webhook, fields }) => {

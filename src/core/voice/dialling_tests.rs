@@ -193,3 +193,36 @@ fn legs_of_a_dial_that_is_over_change_nothing() {
     assert_eq!(stage.leg(7, DialLegEvent::Answered), [""; 0]);
     assert_eq!(stage.leg(0, DialLegEvent::Answered), ["join 0"]);
 }
+
+#[test]
+fn a_caller_who_is_not_answered_hears_what_the_dial_came_to() {
+    use DialLegEnd::{Busy, Failed, NoAnswer};
+    let dial = "<Dial answerOnBridge='true'>+331</Dial>";
+    for (end, expected) in [
+        (Busy, "hang up or 486"),
+        (NoAnswer, "hang up or 480"),
+        (Failed, "hang up"),
+    ] {
+        let mut stage = Stage::ringing().answers("/voice", dial);
+        stage.begin();
+        assert_eq!(stage.leg(0, ended(end)), [expected]);
+    }
+    // The action has nothing more to say.
+    let with_action = "<Dial answerOnBridge='true' action='/after'>+331</Dial>";
+    let mut stage = Stage::ringing()
+        .answers("/voice", with_action)
+        .answers("/after", "");
+    stage.begin();
+    let told = stage.leg(0, ended(Busy));
+    assert_eq!(told[1..], ["hang up or 486"]);
+    // The last of two counts, and nothing of it once the REST API says otherwise.
+    let mut stage = Stage::ringing().answers("/voice", &dial.repeat(2));
+    stage.begin();
+    assert_eq!(stage.leg(0, ended(Busy)), ["dial 1"]);
+    assert_eq!(stage.leg(0, ended(NoAnswer)), ["hang up or 480"]);
+    let mut stage = Stage::ringing().answers("/voice", &dial.repeat(2));
+    stage.begin();
+    stage.leg(0, ended(Busy));
+    let (_, told) = stage.replace("");
+    assert_eq!(told, ["end leg 0", "hang up"]);
+}

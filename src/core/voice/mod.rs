@@ -56,6 +56,7 @@ use self::fetching::Fetching;
 pub use self::fetching::is_twiml_content_type;
 use self::hearing::Gathering;
 use self::prompts::Prompts;
+use self::terms::DECLINED;
 pub use self::terms::{
     CommandId, DialLegEnd, DialLegEvent, DialStatus, FetchFailure, FetchRequest, Instructions,
     PromptSound, StreamEnd, VoiceCommand, VoicePolicy, VoiceRole, VoiceWarning,
@@ -94,6 +95,8 @@ pub struct VoiceCall {
     /// How many more warnings the present document may give while it runs.
     warnings_left: usize,
     has_told_cannot_say: bool,
+    /// What the last `<Dial>` of the present instructions came to.
+    dialled: Option<DialStatus>,
     commands: VecDeque<VoiceCommand>,
 }
 
@@ -158,6 +161,7 @@ impl VoiceCall {
             last_id: 0,
             warnings_left: WARNINGS_MAX,
             has_told_cannot_say: false,
+            dialled: None,
             commands: VecDeque::with_capacity(8),
         }
     }
@@ -187,6 +191,7 @@ impl VoiceCall {
         }
         self.interrupt();
         self.fetches_in_row = 0;
+        self.dialled = None;
         match instructions {
             Instructions::Webhook(webhook) => self.fetch(now, webhook, FormFields::default()),
             Instructions::Document(document) => self.take_document(now, document),
@@ -198,7 +203,8 @@ impl VoiceCall {
     pub fn handle_hangup_request(&mut self, now: Instant) {
         if !self.is_over() {
             self.finish_verb(now);
-            self.push(VoiceCommand::HangUp);
+            let command = self.hang_up();
+            self.push(command);
         }
     }
 
@@ -272,6 +278,12 @@ impl VoiceCall {
         self.deadline = None;
         self.state = State::Over;
         self.push(command);
+    }
+
+    /// A caller who is not answered hears what the `<Dial>` came to that he waited for.
+    fn hang_up(&self) -> VoiceCommand {
+        let unanswered = self.dialled.map_or(DECLINED, DialStatus::sip_status);
+        VoiceCommand::HangUp { unanswered }
     }
 
     fn next_id(&mut self) -> CommandId {

@@ -185,7 +185,7 @@ impl Watched {
                 assert!(!self.is_answered, "refused after the answer");
                 self.is_final = true;
             }
-            VoiceCommand::HangUp | VoiceCommand::FallBack => {
+            VoiceCommand::HangUp { .. } | VoiceCommand::FallBack => {
                 assert!(self.live_legs.is_empty(), "a leg is left alone");
                 self.is_final = true;
             }

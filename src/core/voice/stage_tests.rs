@@ -220,7 +220,8 @@ impl Stage {
             }
             VoiceCommand::JoinLeg(leg) => format!("join {leg}"),
             VoiceCommand::EndLeg(leg) => format!("end leg {leg}"),
-            VoiceCommand::HangUp => "hang up".into(),
+            VoiceCommand::HangUp { unanswered: 603 } => "hang up".into(),
+            VoiceCommand::HangUp { unanswered } => format!("hang up or {unanswered}"),
             VoiceCommand::Finished => "finished".into(),
             VoiceCommand::FallBack => "fall back".into(),
             VoiceCommand::Warn(warning) => format!("warn: {warning}"),

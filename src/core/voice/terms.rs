@@ -10,6 +10,9 @@ use crate::core::private::Private;
 use crate::core::twiml::document::{Dial, MediaStream, Webhook};
 use crate::core::twiml::{Document, TwimlError, TwimlWarning, VoiceUrl};
 
+/// The SIP status of a call that is ended unanswered, where nothing more is known: declined.
+pub(super) const DECLINED: u16 = 603;
+
 /// What the call may do.
 #[derive(Clone, Debug, Default)]
 pub struct VoicePolicy {
@@ -120,8 +123,11 @@ pub enum VoiceCommand {
     JoinLeg(usize),
     /// End this leg, whatever it has come to.
     EndLeg(usize),
-    /// End the call: BYE, or a final status where it was not answered; nothing follows.
-    HangUp,
+    /// End the call: BYE; nothing follows.
+    HangUp {
+        /// The SIP status that refuses a call which was not answered.
+        unanswered: u16,
+    },
     /// The document of a dialled leg is over: it may be joined; nothing follows.
     Finished,
     /// No document can be had: the line's ladder takes the call; nothing follows.
@@ -248,6 +254,16 @@ pub enum DialStatus {
 }
 
 impl DialStatus {
+    /// The SIP status for a caller who was not answered, where his call ends with the `<Dial>`.
+    #[must_use]
+    pub const fn sip_status(self) -> u16 {
+        match self {
+            Self::Busy => 486,
+            Self::NoAnswer => 480,
+            Self::Completed | Self::Failed | Self::Canceled => DECLINED,
+        }
+    }
+
     /// The name in `DialCallStatus`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -50,7 +50,7 @@ impl VoiceCall {
         }
         self.end_with(match self.policy.role {
             VoiceRole::DialledLeg => VoiceCommand::Finished,
-            VoiceRole::Inbound | VoiceRole::Outbound => VoiceCommand::HangUp,
+            VoiceRole::Inbound | VoiceRole::Outbound => self.hang_up(),
         });
     }
 
@@ -88,7 +88,7 @@ impl VoiceCall {
             }
             Verb::Reject(reason) => self.reject(reason),
             Verb::Hangup => {
-                self.end_with(VoiceCommand::HangUp);
+                self.end_with(self.hang_up());
                 Flow::Waits
             }
         }
@@ -134,7 +134,7 @@ impl VoiceCall {
     fn reject(&mut self, reason: RejectReason) -> Flow {
         self.end_with(match self.answer {
             AnswerState::Ringing => VoiceCommand::Refuse(reason.sip_status()),
-            AnswerState::Answering | AnswerState::Answered => VoiceCommand::HangUp,
+            AnswerState::Answering | AnswerState::Answered => self.hang_up(),
         });
         Flow::Waits
     }
