@@ -176,13 +176,22 @@ impl EventSender {
         room
     }
 
+    /// Forgets the digits that have not begun. One that sounds goes on to its end and its gap: cut short, it might be no digit to
+    /// the other side, and without its end packets one that is held.
+    pub fn forget(&mut self) {
+        let begun = usize::from(self.tick > 0);
+        let forgotten = self.queue.len().saturating_sub(begun);
+        self.queue.truncate(begun);
+        self.finished += forgotten as u64;
+    }
+
     /// Whether nothing is left to send.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Digits that were sent to their end so far.
+    /// Digits that were sent to their end, or forgotten, so far.
     #[must_use]
     pub fn finished(&self) -> u64 {
         self.finished
@@ -340,6 +349,31 @@ mod tests {
         let ticks = std::iter::from_fn(|| sender.poll_tick()).count();
         assert_eq!(ticks, usize::from(TONE_FRAMES + GAP_FRAMES));
         assert!(sender.is_idle());
+    }
+
+    #[test]
+    fn digits_are_forgotten_but_for_the_one_that_sounds() {
+        let mut sender = EventSender::default();
+        assert!(sender.queue("123"));
+        sender.forget();
+        assert!(sender.is_idle() && sender.poll_tick().is_none());
+        assert_eq!(sender.finished(), 3);
+        assert!(sender.queue("123"));
+        assert!(sender.poll_tick().is_some());
+        sender.forget();
+        // Room is for all but the one that sounds.
+        assert!(!sender.queue(&"4".repeat(MAX_QUEUED_DIGITS)));
+        let ticks: Vec<_> = std::iter::from_fn(|| sender.poll_tick()).collect();
+        let is_of_one = |tick: &EventTick| match tick {
+            EventTick::Event { event, .. } => event.digit == '1',
+            EventTick::Gap => true,
+        };
+        let is_end =
+            |tick: &&EventTick| matches!(tick, EventTick::Event { event, .. } if event.end);
+        assert!(ticks.iter().all(is_of_one));
+        assert_eq!(ticks.iter().filter(is_end).count(), 3);
+        assert_eq!(ticks.len(), usize::from(TONE_FRAMES + GAP_FRAMES) - 1);
+        assert_eq!(sender.finished(), 6);
     }
 
     proptest! {

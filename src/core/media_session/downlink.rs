@@ -231,6 +231,9 @@ impl Sending {
                 self.hold_at = 0;
                 self.catch_up.handle_clear();
             }
+            if std::mem::take(&mut changes.forgets_digits) {
+                self.events.forget();
+            }
             // The handle has seen that there is room.
             self.events.queue(&changes.digits);
             changes.digits.clear();

@@ -25,7 +25,7 @@ pub(super) struct Shared {
     /// The number of the idle audio that is in use, times two, and one more while it
     /// is an `IdleAudio::Once` that has not been heard to its end.
     announcing: AtomicU64,
-    /// Digits that were sent to their end.
+    /// Digits that were sent to their end, or forgotten.
     digits_done: AtomicU64,
     drain_awaited: AtomicBool,
 }
@@ -39,6 +39,8 @@ pub(super) struct Changes {
     pub(super) hold: Change<Option<Arc<[u8]>>>,
     pub(super) format: Change<MediaFormat>,
     pub(super) encoder: Change<Encoder>,
+    /// Those that were queued before `digits` are forgotten.
+    pub(super) forgets_digits: bool,
     pub(super) digits: String,
 }
 
@@ -81,6 +83,8 @@ pub struct DownlinkHandle {
     announces: bool,
     /// Digits that were accepted.
     digits_queued: u64,
+    /// How many of them had been when they were dropped last.
+    digits_dropped: u64,
     marks_refused: u64,
 }
 
@@ -99,6 +103,7 @@ impl DownlinkHandle {
             idle_number: 0,
             announces: false,
             digits_queued: 0,
+            digits_dropped: 0,
             marks_refused: 0,
         }
     }
@@ -160,13 +165,25 @@ impl DownlinkHandle {
         if !are_digits(digits) {
             return Err(DigitsRefused::Invalid);
         }
-        if self.waiting_digits() + digits.len() as u64 > MAX_QUEUED_DIGITS as u64 {
+        if self.kept_digits() + digits.len() as u64 > MAX_QUEUED_DIGITS as u64 {
             return Err(DigitsRefused::Full);
         }
         self.digits_queued += digits.len() as u64;
         let shared = &self.shared;
         shared.changes.change(|changes| changes.digits += digits);
         Ok(())
+    }
+
+    /// Takes back the digits that were not sent yet. One that sounds is ended as digits are.
+    pub fn drop_digits(&mut self) {
+        let untaken = self.shared.changes.change(|changes| {
+            changes.forgets_digits = true;
+            let untaken = changes.digits.len();
+            changes.digits.clear();
+            untaken
+        });
+        self.digits_queued -= untaken as u64;
+        self.digits_dropped = self.digits_queued;
     }
 
     /// What is heard while no worker audio is queued, from its beginning.
@@ -248,6 +265,13 @@ impl DownlinkHandle {
             // It has not been taken yet.
             self.announces
         }
+    }
+
+    /// Digits that are still to be sent: of the dropped ones, which the pacer may not have forgotten yet, one at most.
+    fn kept_digits(&self) -> u64 {
+        let done = self.shared.digits_done.load(Ordering::Acquire);
+        let dropped = self.digits_dropped.saturating_sub(1);
+        self.digits_queued - done.max(dropped)
     }
 
     fn waiting_digits(&self) -> u64 {

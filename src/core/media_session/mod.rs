@@ -17,7 +17,7 @@
 //! | part | owner | calls | then |
 //! |---|---|---|---|
 //! | [`uplink::Uplink`] | pjsip's media thread and the call's driver, behind one lock (`InboundAudio`) | the media thread: `handle_rtp`; the driver: `handle_tick` each 20 to 200 ms, `handle_digit`, `attach`, `resume`, `detach`, `set_format` | `poll_message` (joined with another leg: `poll_digit`, `poll_frame`) until there is nothing |
-//! | [`downlink_handle::DownlinkHandle`] | the driver, and the media thread of a leg that this one is joined with, behind one lock (`OutboundAudio`) | `push`, `mark`, `clear`, `abandon`, `send_digits`, `set_hold`, `set_idle_audio`, `set_format`, `notify_drained` | `drain_echoes` after `mark`, `clear` and each wake-up; `is_drained` after a wake-up |
+//! | [`downlink_handle::DownlinkHandle`] | the driver, and the media thread of a leg that this one is joined with, behind one lock (`OutboundAudio`) | `push`, `mark`, `clear`, `abandon`, `send_digits`, `drop_digits`, `set_hold`, `set_idle_audio`, `set_format`, `notify_drained` | `drain_echoes` after `mark`, `clear` and each wake-up; `is_drained` after a wake-up |
 //! | [`downlink::Downlink`] | the pacer thread alone, without a lock (`PacedAudio`) | `skip` where it was late, `handle_tick` each 20 ms | `poll_transmit` once; where `handle_tick` says so, the driver is woken |
 //!
 //! Order of locks where two are held: an uplink's, then a handle's. Nobody takes

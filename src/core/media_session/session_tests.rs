@@ -15,6 +15,7 @@ use super::{MediaSession, SessionConfig};
 use crate::core::g711::{Gain, MULAW_SILENCE};
 use crate::core::media_link::{Codec, Direction, MediaFormat};
 use crate::core::rtp::{HEADER_BYTES, RtpHeader};
+use crate::core::telephone_event::TelephoneEvent;
 
 const FRAME: Duration = Duration::from_millis(20);
 const FORMAT: MediaFormat = MediaFormat {
@@ -193,6 +194,48 @@ fn the_tick_never_waits_for_a_change_that_is_being_made() {
     session.handle_tick(now);
     let (header, _) = RtpHeader::parse(session.poll_transmit().unwrap()).unwrap();
     assert_eq!((header.sequence, header.payload_type), (101, 101));
+}
+
+/// The digits of the next so many ticks, each as often as it is sent, and how many of these were ends.
+fn digits_of(session: &mut MediaSession, now: &mut Instant, ticks: u32) -> (String, usize) {
+    let (mut digits, mut ends) = (String::new(), 0);
+    for _ in 0..ticks {
+        *now += FRAME;
+        session.handle_tick(*now);
+        let (header, payload) = RtpHeader::parse(session.poll_transmit().unwrap()).unwrap();
+        if header.payload_type == 101 {
+            let event = TelephoneEvent::parse(payload).unwrap();
+            digits.push(event.digit);
+            ends += usize::from(event.end);
+        }
+    }
+    (digits, ends)
+}
+
+#[test]
+fn digits_that_were_not_sent_are_taken_back() {
+    let mut now = Instant::now();
+    let mut session = session(now);
+    session.handle.send_digits(&"1".repeat(128)).unwrap();
+    let (sent, _) = digits_of(&mut session, &mut now, 3);
+    assert_eq!(sent, "111");
+    session.handle.drop_digits();
+    assert!(!session.handle.is_drained(), "one sounds");
+    // Room for others is there at once, also before the next tick.
+    assert!(session.handle.send_digits(&"2".repeat(128)).is_err());
+    session.handle.send_digits(&"2".repeat(127)).unwrap();
+    session.handle.drop_digits();
+    session.handle.send_digits("3").unwrap();
+    let (sent, ends) = digits_of(&mut session, &mut now, 8 + 11);
+    assert_eq!((sent.as_str(), ends), ("1111133333333", 6));
+    assert!(session.handle.is_drained());
+    // Some that the pacer has not seen, and none at all.
+    session.handle.send_digits("45").unwrap();
+    session.handle.drop_digits();
+    session.handle.drop_digits();
+    let (sent, _) = digits_of(&mut session, &mut now, 2);
+    assert_eq!(sent, "");
+    assert!(session.handle.is_drained());
 }
 
 /// Audio in which each four bytes say where they are; never silence.

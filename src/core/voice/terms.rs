@@ -85,7 +85,7 @@ pub enum VoiceCommand {
         /// 0-9 * # A-D.
         digits: Private,
     },
-    /// Stop what is heard or sent at once. No answer is awaited any more.
+    /// Stop what is heard or sent at once; a digit that sounds is ended as digits are. No answer is awaited any more.
     StopSound,
     /// Give the call to the worker of this stream, by push mode with its failover; answer with `handle_stream_ended`.
     OpenStream {
