@@ -1,17 +1,18 @@
 //! A request to a voice webhook: its fields, in Twilio's names, and its signature.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use url::form_urlencoded::Serializer;
 
+use crate::core::answering_machine::AnsweredBy;
 use crate::core::call_object::{CallDirection, CallStatus};
 use crate::core::header_name::capitals;
 use crate::core::ids::{AccountSid, CallId, StreamId};
 use crate::core::numbers::Country;
 use crate::core::private::Private;
 use crate::core::signature::Signer;
-use crate::core::timestamp::rfc3339_ms;
+use crate::core::timestamp::{rfc2822, rfc3339_ms};
 use crate::core::twiml::VoiceUrl;
 use crate::core::twiml::document::{HttpMethod, Webhook};
 
@@ -70,6 +71,8 @@ pub struct VoiceFacts {
     pub call: CallId,
     /// `AccountSid`.
     pub account: AccountSid,
+    /// `ParentCallSid`: the call whose `<Dial>` placed this one.
+    pub parent: Option<CallId>,
     /// `Direction`.
     pub direction: CallDirection,
     /// `From` and `Caller`.
@@ -80,6 +83,8 @@ pub struct VoiceFacts {
     pub forwarded_from: Option<Private>,
     /// `CallerName`: the caller's display name.
     pub caller_name: Option<Private>,
+    /// `AnsweredBy`: who answered, once a detection has told.
+    pub answered_by: Option<AnsweredBy>,
     /// `FromCountry`.
     pub from_country: Option<Country>,
     /// `ToCountry`.
@@ -99,6 +104,12 @@ impl VoiceFacts {
         fields.push("CallSid", self.call.as_str());
         fields.push("CallStatus", twilio_status(status, self.direction));
         fields.push("Direction", twilio_direction(self.direction));
+        if let Some(parent) = &self.parent {
+            fields.push("ParentCallSid", parent.as_str());
+        }
+        if let Some(answered_by) = self.answered_by {
+            fields.push("AnsweredBy", answered_by.as_str());
+        }
         let numbers = [
             ("From", Some(&self.from)),
             ("Caller", Some(&self.from)),
@@ -164,6 +175,37 @@ pub const fn twilio_direction(direction: CallDirection) -> &'static str {
         CallDirection::Inbound => "inbound",
         CallDirection::Outbound => "outbound-api",
     }
+}
+
+/// How a call has come to stand, for its status callback.
+#[derive(Clone, Copy, Debug)]
+pub struct CallChange {
+    /// `CallStatus`.
+    pub status: CallStatus,
+    /// `SequenceNumber`: how many callbacks of the call there were before.
+    pub sequence: u32,
+    /// `Timestamp`: when it came to that.
+    pub at: SystemTime,
+    /// `CallDuration`: how long the two have talked; told once the call is over.
+    pub talked: Duration,
+    /// `SipResponseCode`: what ended it, where that is known; told once the call is over.
+    pub sip_status: Option<u16>,
+}
+
+/// The fields of a call's status callback: those of each request, and how the call has come to stand.
+#[must_use]
+pub fn status_fields(facts: &VoiceFacts, change: &CallChange) -> FormFields {
+    let mut fields = facts.fields(change.status);
+    fields.push("CallbackSource", "call-progress-events");
+    fields.push("SequenceNumber", change.sequence.to_string());
+    fields.push("Timestamp", rfc2822(change.at));
+    if change.status.is_final() {
+        fields.push("CallDuration", change.talked.as_secs().to_string());
+        if let Some(status) = change.sip_status {
+            fields.push("SipResponseCode", status.to_string());
+        }
+    }
+    fields
 }
 
 /// `StreamEvent` of a stream's status callback.
@@ -280,11 +322,13 @@ mod tests {
         VoiceFacts {
             call: CallId::parse("CA0123456789abcdef0123456789abcdef").unwrap(),
             account: AccountSid::of_node("node"),
+            parent: None,
             direction: CallDirection::Inbound,
             from: Private::new("+33612345678"),
             to: Private::new("+33972360682"),
             forwarded_from: None,
             caller_name: Some(Private::new("Anne & Bob")),
+            answered_by: None,
             from_country: Country::parse("fr"),
             to_country: None,
             sip_headers: vec![
@@ -432,6 +476,50 @@ mod tests {
         let first = webhook("http://bot/voice", HttpMethod::Get);
         let next = VoiceRequest::new(&first, fields, None).redirected(307, to.clone(), None);
         assert_eq!((next.url, next.form, next.signature), (to, None, None));
+    }
+
+    #[test]
+    fn a_status_callback_says_which_it_is_and_how_the_call_ended() {
+        let mut change = CallChange {
+            status: CallStatus::Ringing,
+            sequence: 1,
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_768_487_400),
+            talked: Duration::from_millis(61_900),
+            sip_status: Some(200),
+        };
+        let fields = status_fields(&facts(), &change);
+        for (name, value) in [
+            ("CallSid", Some("CA0123456789abcdef0123456789abcdef")),
+            ("CallStatus", Some("ringing")),
+            ("CallbackSource", Some("call-progress-events")),
+            ("SequenceNumber", Some("1")),
+            ("Timestamp", Some("Thu, 15 Jan 2026 14:30:00 +0000")),
+            ("CallDuration", None),
+            ("SipResponseCode", None),
+            ("ParentCallSid", None),
+            ("AnsweredBy", None),
+        ] {
+            assert_eq!(fields.get(name), value, "{name}");
+        }
+        change.status = CallStatus::Completed;
+        let child = VoiceFacts {
+            parent: CallId::parse("CAfedcba9876543210fedcba9876543210"),
+            answered_by: Some(AnsweredBy::MachineStart),
+            ..facts()
+        };
+        let fields = status_fields(&child, &change);
+        for (name, value) in [
+            ("CallStatus", "completed"),
+            ("CallDuration", "61"),
+            ("SipResponseCode", "200"),
+            ("ParentCallSid", "CAfedcba9876543210fedcba9876543210"),
+            ("AnsweredBy", "machine_start"),
+        ] {
+            assert_eq!(fields.get(name), Some(value), "{name}");
+        }
+        // Of a call that was lost nobody knows it.
+        change.sip_status = None;
+        assert_eq!(status_fields(&child, &change).get("SipResponseCode"), None);
     }
 
     #[test]
