@@ -8,6 +8,7 @@ use super::terms::{
 };
 use super::{FETCH_LIMIT, FETCHES_IN_ROW_MAX, VoiceCall};
 use crate::core::outward::WrittenBy;
+use crate::core::twiml::dial_string::DialString;
 use crate::core::twiml::{WARNINGS_MAX, parse};
 
 const MS: Duration = Duration::from_millis(1);
@@ -388,7 +389,7 @@ fn a_placed_call_is_answered_already() {
         fallback: Some(webhook("/fallback")),
         can_say: true,
         role: VoiceRole::Outbound,
-        is_answered: false,
+        ..VoicePolicy::default()
     })
     .answers("/voice", "<Say>Hello</Say>");
     assert_eq!(stage.begin(), ["fetch /voice", "say Hello"]);
@@ -501,4 +502,41 @@ fn each_request_says_who_wrote_its_address() {
     call.handle_timeout(now + SECOND + FETCH_LIMIT);
     let fallback = "https://bot.example/fallback".to_owned();
     assert_eq!(asked(&mut call), Some((fallback, WrittenBy::Operator)));
+}
+
+#[test]
+fn digits_of_a_placed_call_come_before_its_document() {
+    let placed = || {
+        Stage::new(VoicePolicy {
+            role: VoiceRole::Outbound,
+            first_digits: DialString::parse("12w#"),
+            ..VoicePolicy::default()
+        })
+        .answers("/voice", "<Play>/a.wav</Play>")
+    };
+    let mut stage = placed();
+    assert_eq!(stage.begin(), ["send 12"]);
+    assert_eq!(stage.played(440 * MS), [""; 0]);
+    assert_eq!(stage.deadline(500 * MS), ["send #"]);
+    assert_eq!(
+        stage.played(220 * MS),
+        ["fetch /voice", "play /a.wav"],
+        "they are sent once"
+    );
+    assert_eq!(
+        stage.replace("<Play digits='9'/>").1,
+        ["stop sound", "send 9"]
+    );
+    // A phone that takes none; the REST API meanwhile; a callee who hangs up.
+    let mut stage = placed();
+    stage.begin();
+    let told = stage.sound_failed();
+    assert_eq!(told[1..], ["fetch /voice", "play /a.wav"]);
+    let mut stage = placed();
+    stage.begin();
+    let told = stage.replace("<Play digits='9'/>").1;
+    assert_eq!(told, ["stop sound", "send 9"]);
+    let mut stage = placed();
+    stage.begin();
+    assert_eq!(stage.ended(), ["stop sound"]);
 }

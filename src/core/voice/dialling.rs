@@ -7,7 +7,7 @@ use super::terms::{CommandId, DialLegEnd, DialLegEvent, DialStatus, FetchRequest
 use super::webhook::FormFields;
 use super::{Flow, State, VoiceCall};
 use crate::core::ids::CallId;
-use crate::core::twiml::document::{Dial, Play, PlaySource, Prompt, Repeat};
+use crate::core::twiml::document::Dial;
 
 /// A `<Dial>` that runs.
 #[derive(Debug)]
@@ -192,14 +192,8 @@ impl VoiceCall {
 
     fn send_leg_digits(&mut self, now: Instant, mut dialling: Dialling, leg: usize) {
         let digits = dialling.dial.targets[leg].send_digits.clone();
-        let prompt = |digits| {
-            let source = PlaySource::Digits(digits);
-            let repeat = Repeat::Times(1);
-            Prompt::Play(Play { source, repeat })
-        };
-        let prompts = digits.map(prompt).into_iter().collect();
         self.deadline = None;
-        dialling.phase = DialPhase::Sending(leg, Prompts::new(prompts));
+        dialling.phase = DialPhase::Sending(leg, Prompts::of_digits(digits));
         self.go_on_sending(now, dialling);
     }
 

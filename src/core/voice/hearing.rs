@@ -39,7 +39,7 @@ impl VoiceCall {
     /// The sound or the digits of a command have been played; `is_whole`: to their end, not failed.
     pub fn handle_played(&mut self, now: Instant, id: CommandId, is_whole: bool) {
         let prompts = match &mut self.state {
-            State::Prompting(prompts) => prompts,
+            State::SendingFirst(prompts, _) | State::Prompting(prompts) => prompts,
             State::Gathering(gathering) => &mut gathering.prompts,
             State::Dialling(dialling) => match dialling.prompts() {
                 Some(prompts) => prompts,
@@ -102,6 +102,13 @@ impl VoiceCall {
     /// What was heard in this state is over: the next thing is heard, or what follows is done.
     pub(super) fn go_on_hearing(&mut self, now: Instant, state: State) {
         match state {
+            State::SendingFirst(mut prompts, instructions) => {
+                if self.play_next(now, &mut prompts, None) {
+                    self.state = State::SendingFirst(prompts, instructions);
+                } else {
+                    self.follow(now, instructions);
+                }
+            }
             State::Prompting(mut prompts) => {
                 if self.play_next(now, &mut prompts, None) {
                     self.state = State::Prompting(prompts);

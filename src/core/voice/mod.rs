@@ -16,6 +16,7 @@
 //!
 //! - The call rings on until something has to be heard: `<Reject>` refuses it unanswered, and a `<Dial>` with
 //!   `answerOnBridge` lets it ring. Every other verb answers it first.
+//! - A placed call gets its `SendDigits` before its first instructions are looked at.
 //! - Instructions of the REST API interrupt the running verb at once.
 //! - Where a document cannot be had the fallback URL is asked, with `ErrorCode` and `ErrorUrl`; where that fails too,
 //!   the line's ladder takes the call: never silence.
@@ -118,6 +119,8 @@ enum State {
     /// For the ACK of our 200; the next verb waits.
     Answering,
     Fetching(Fetching),
+    /// For the end of the digits that come before the first instructions.
+    SendingFirst(Prompts, Instructions),
     /// For the end of `<Say>`, `<Play>` or `<Pause>`.
     Prompting(Prompts),
     Gathering(Gathering),
@@ -192,9 +195,12 @@ impl VoiceCall {
         self.interrupt();
         self.fetches_in_row = 0;
         self.dialled = None;
-        match instructions {
-            Instructions::Webhook(webhook) => self.fetch(now, webhook, FormFields::default()),
-            Instructions::Document(document) => self.take_document(now, document),
+        match self.policy.first_digits.take() {
+            Some(digits) if self.answer == AnswerState::Answered => {
+                let prompts = Prompts::of_digits(Some(digits));
+                self.go_on_hearing(now, State::SendingFirst(prompts, instructions));
+            }
+            _ => self.follow(now, instructions),
         }
         true
     }
@@ -249,12 +255,21 @@ impl VoiceCall {
 
     // ---- steps ----
 
+    fn follow(&mut self, now: Instant, instructions: Instructions) {
+        match instructions {
+            Instructions::Webhook(webhook) => self.fetch(now, webhook, FormFields::default()),
+            Instructions::Document(document) => self.take_document(now, document),
+        }
+    }
+
     /// Stops what runs, and awaits no answer of it any more. One-way copies go on.
     fn interrupt(&mut self) {
         self.deadline = None;
         self.verbs.clear();
         match std::mem::take(&mut self.state) {
-            State::Prompting(prompts) => self.stop_sound(&prompts),
+            State::SendingFirst(prompts, _) | State::Prompting(prompts) => {
+                self.stop_sound(&prompts);
+            }
             State::Gathering(gathering) => self.stop_sound(&gathering.prompts),
             State::Streaming { .. } => self.push(VoiceCommand::CloseStream),
             State::Dialling(dialling) => self.end_legs(&dialling),

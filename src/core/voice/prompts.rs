@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::terms::{CommandId, PromptSound};
 use crate::core::private::Private;
-use crate::core::twiml::dial_string::DialStep;
+use crate::core::twiml::dial_string::{DialStep, DialString};
 use crate::core::twiml::document::{Play, PlaySource, Prompt, Repeat, Say};
 
 /// What comes next.
@@ -44,6 +44,16 @@ impl Prompts {
             waiting: prompts.into(),
             ..Self::default()
         }
+    }
+
+    /// These digits, once, where there are any.
+    pub(super) fn of_digits(digits: Option<DialString>) -> Self {
+        let once = |digits| {
+            let source = PlaySource::Digits(digits);
+            let repeat = Repeat::Times(1);
+            Prompt::Play(Play { source, repeat })
+        };
+        Self::new(digits.map(once).into_iter().collect())
     }
 
     /// The next step; `None` when all is played.
@@ -145,7 +155,6 @@ mod tests {
     use super::*;
     use crate::core::outward::WrittenBy;
     use crate::core::twiml::VoiceUrl;
-    use crate::core::twiml::dial_string::DialString;
 
     fn digits(text: &str, repeat: Repeat) -> Prompt {
         let source = PlaySource::Digits(DialString::parse(text).unwrap());

@@ -12,6 +12,7 @@ use super::terms::{
 };
 use super::{COPIES_MAX, VoiceCall};
 use crate::core::outward::WrittenBy;
+use crate::core::twiml::dial_string::DialString;
 use crate::core::twiml::parse;
 
 const VERBS: &[&str] = &[
@@ -214,11 +215,12 @@ proptest! {
     fn nothing_that_comes_breaks_a_call(
         inputs in vec(input(), 0..60),
         (can_say, is_answered) in any::<(bool, bool)>(),
-        has_fallback in any::<bool>(),
+        (has_fallback, has_first) in any::<(bool, bool)>(),
     ) {
         let policy = VoicePolicy {
             fallback: has_fallback.then(|| webhook("/fallback")),
             can_say,
+            first_digits: has_first.then(|| DialString::parse("w1w2").unwrap()),
             role: VoiceRole::Inbound,
             is_answered,
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::terms::{
     CommandId, DialLegEvent, FetchFailure, Instructions, PromptSound, StreamEnd, VoiceCommand,
-    VoicePolicy, VoiceRole,
+    VoicePolicy,
 };
 use super::{VoiceCall, webhook::FormFields};
 use crate::core::ids::CallId;
@@ -47,8 +47,7 @@ impl Stage {
         Self::new(VoicePolicy {
             fallback: Some(webhook("/fallback")),
             can_say: true,
-            role: VoiceRole::Inbound,
-            is_answered: false,
+            ..VoicePolicy::default()
         })
     }
 

@@ -7,6 +7,7 @@ use super::webhook::FormFields;
 use crate::core::ids::CallId;
 use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
+use crate::core::twiml::dial_string::DialString;
 use crate::core::twiml::document::{Dial, MediaStream, Webhook};
 use crate::core::twiml::{Document, TwimlError, TwimlWarning, VoiceUrl};
 
@@ -22,6 +23,8 @@ pub struct VoicePolicy {
     pub can_say: bool,
     /// Whose call it is.
     pub role: VoiceRole,
+    /// Sent to the callee of a placed call before its first instructions are looked at: `SendDigits`.
+    pub first_digits: Option<DialString>,
     /// A caller's call that was answered before TwiML got it, as one that a worker has had.
     pub is_answered: bool,
 }
