@@ -263,6 +263,18 @@ fn documents_that_lead_to_each_other_at_once_end_at_the_ladder() {
     for _ in 0..500 {
         assert_eq!(stage.deadline(SECOND), ["fetch /voice"]);
     }
+    // A tune that is over sooner is heard; a click is not.
+    let tune = "<Play>/tune.wav</Play><Redirect>/voice</Redirect>";
+    let (mut stage, _) = answered(tune);
+    for _ in 0..500 {
+        let told = stage.played(600 * MS);
+        assert_eq!(told, ["fetch /voice", "play /tune.wav"]);
+    }
+    for _ in 1..FETCHES_IN_ROW_MAX {
+        stage.played(50 * MS);
+    }
+    let told = stage.played(50 * MS);
+    assert_eq!(told.last().map(String::as_str), Some("fall back"));
     // With keys between them too.
     let quick = "<Gather numDigits='1' action='/voice'/>";
     let (mut stage, _) = answered(quick);

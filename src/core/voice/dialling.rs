@@ -119,7 +119,10 @@ impl VoiceCall {
             }
         };
         match event {
-            DialLegEvent::Placed(call) => dialling.legs[leg].call = Some(call),
+            DialLegEvent::Placed(call) => {
+                dialling.legs[leg].call = Some(call);
+                self.has_happened = true;
+            }
             DialLegEvent::Answered => return self.leg_answered(now, dialling, leg),
             DialLegEvent::DocumentOver => {
                 if matches!(dialling.phase, DialPhase::InDocument(own) if own == leg) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::FETCHES_IN_ROW_MAX;
 use super::stage_tests::{SECOND, Stage, call_id};
 use super::terms::{DialLegEnd, DialLegEvent};
 
@@ -225,4 +226,23 @@ fn a_caller_who_is_not_answered_hears_what_the_dial_came_to() {
     stage.leg(0, ended(Busy));
     let (_, told) = stage.replace("");
     assert_eq!(told, ["end leg 0", "hang up"]);
+}
+
+#[test]
+fn a_hunt_through_many_numbers_is_no_loop_of_documents() {
+    let hunt = "<Dial action='/voice'>+331</Dial>";
+    let mut stage = Stage::ringing().answers("/voice", hunt);
+    stage.begin();
+    assert_eq!(stage.established(), ["dial 1"]);
+    for _ in 0..100 {
+        stage.leg(0, DialLegEvent::Placed(call_id()));
+        let told = stage.leg(0, ended(DialLegEnd::Busy));
+        assert_eq!(told[1..], ["dial 1"]);
+    }
+    // Numbers that may not be called at all are one.
+    for _ in 1..FETCHES_IN_ROW_MAX {
+        stage.leg(0, ended(DialLegEnd::Failed));
+    }
+    let told = stage.leg(0, ended(DialLegEnd::Failed));
+    assert_eq!(told.last().map(String::as_str), Some("fall back"));
 }

@@ -50,7 +50,8 @@ impl VoiceCall {
             .is_some_and(|since| now.saturating_duration_since(since) >= LEADS_ON_AT_ONCE);
         // A webhook that takes its time does not make a loop of documents slower for the caller.
         self.document_since = None;
-        self.fetches_in_row = if has_lasted {
+        let has_happened = std::mem::take(&mut self.has_happened);
+        self.fetches_in_row = if has_lasted || has_happened {
             1
         } else {
             self.fetches_in_row + 1

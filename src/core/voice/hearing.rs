@@ -13,6 +13,9 @@ use crate::core::twiml::document::Gather;
 /// A sound that is over sooner is not repeated: it is empty, and would be repeated as fast as the machine can.
 const ROUND_MIN: Duration = Duration::from_millis(20);
 
+/// A sound that is shorter is not heard as one: a loop of documents with such a click would ask ten times a second.
+const HEARD_MIN: Duration = Duration::from_millis(100);
+
 /// A `<Gather>` that runs.
 #[derive(Debug)]
 pub(super) struct Gathering {
@@ -57,6 +60,7 @@ impl VoiceCall {
         if !is_whole || lasted.is_some_and(|lasted| lasted < ROUND_MIN) {
             prompts.skip();
         }
+        self.has_happened |= is_whole && lasted.is_some_and(|lasted| lasted >= HEARD_MIN);
         if !is_whole {
             self.warn(VoiceWarning::SoundFailed);
         }

@@ -68,9 +68,9 @@ use crate::core::twiml::{Verb, WARNINGS_MAX};
 
 /// Longest that a webhook may take for its whole answer, redirects included (Twilio's limit).
 pub const FETCH_LIMIT: Duration = Duration::from_secs(15);
-/// Most documents in a row of which each led to the next within a second.
+/// Most documents in a row of which each led to the next within a second, with nothing heard and nobody called.
 pub const FETCHES_IN_ROW_MAX: u32 = 20;
-/// A document that lasted longer, or within which a key was pressed, is no part of a loop.
+/// A document that lasted longer, or within which something happened, is no part of a loop.
 const LEADS_ON_AT_ONCE: Duration = Duration::from_secs(1);
 /// Most one-way copies of a call's audio at a time (Twilio's limit).
 pub const COPIES_MAX: usize = 4;
@@ -90,6 +90,8 @@ pub struct VoiceCall {
     /// When the present document came.
     document_since: Option<Instant>,
     fetches_in_row: u32,
+    /// Whether something was heard, or somebody called, within the present document.
+    has_happened: bool,
     /// When what is heard now began.
     sound_since: Option<Instant>,
     last_id: u32,
@@ -160,6 +162,7 @@ impl VoiceCall {
             copies: Vec::new(),
             document_since: None,
             fetches_in_row: 0,
+            has_happened: false,
             sound_since: None,
             last_id: 0,
             warnings_left: WARNINGS_MAX,
