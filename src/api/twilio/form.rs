@@ -23,27 +23,53 @@ pub(in crate::api) struct Form {
 impl Form {
     /// Reads `a=b&c=d`.
     pub(super) fn parse(text: &[u8]) -> Self {
-        let mut form = Self {
+        Self {
             pairs: url::form_urlencoded::parse(text).into_owned().collect(),
             filters: Vec::new(),
             mistake: None,
-        };
-        let odd = form
-            .pairs
-            .iter()
-            .find(|(_, value)| value.contains(char::is_control));
-        if let Some(name) = odd.map(|(name, _)| name.clone()) {
-            form.refuse(&name, "holds a control character");
         }
-        form
     }
 
-    /// The value of a parameter; an empty one counts as absent, as with Twilio.
+    /// The value of a parameter, one line; an empty one counts as absent, as with Twilio.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.single(name, char::is_control)
+    }
+
+    /// As [`Form::text`], of one that may have several lines.
+    pub(super) fn lines(&mut self, name: &str) -> Option<String> {
+        self.single(name, |c| c.is_control() && !matches!(c, '\t' | '\r' | '\n'))
+    }
+
+    /// The values of a parameter that may be repeated, in their order; empty ones count as absent.
+    pub(super) fn all(&mut self, name: &str) -> Vec<String> {
+        let (own, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pairs)
+            .into_iter()
+            .partition(|(known, _)| known == name);
+        self.pairs = others;
+        let values = own.into_iter().map(|(_, value)| value);
+        values
+            .filter_map(|value| self.checked(name, value, char::is_control))
+            .collect()
+    }
+
+    fn single(&mut self, name: &str, is_odd: impl FnMut(char) -> bool) -> Option<String> {
         let at = self.pairs.iter().position(|(known, _)| known == name)?;
         let (_, value) = self.pairs.remove(at);
         if self.pairs.iter().any(|(known, _)| known == name) {
             self.refuse(name, "is given twice");
+        }
+        self.checked(name, value, is_odd)
+    }
+
+    fn checked(
+        &mut self,
+        name: &str,
+        value: String,
+        is_odd: impl FnMut(char) -> bool,
+    ) -> Option<String> {
+        if value.contains(is_odd) {
+            self.refuse(name, "holds a control character");
+            return None;
         }
         Some(value).filter(|value| !value.is_empty())
     }
@@ -160,7 +186,8 @@ mod tests {
         let mut twice = Form::parse(b"To=1&To=2");
         let _ = twice.text("To");
         assert_eq!(mistake(twice).as_deref(), Some("To is given twice"));
-        let odd = Form::parse(b"To=a%0D%0Ab");
+        let mut odd = Form::parse(b"To=a%0D%0Ab");
+        assert_eq!(odd.text("To"), None);
         assert_eq!(
             mistake(odd).as_deref(),
             Some("To holds a control character")
@@ -169,6 +196,26 @@ mod tests {
         let size: Option<u32> = form.parsed("PageSize", "is no number", |text| text.parse().ok());
         assert_eq!(size, None);
         assert_eq!(mistake(form).as_deref(), Some("PageSize is no number"));
+    }
+
+    #[test]
+    fn what_may_have_several_lines_or_be_repeated_does() {
+        let text =
+            b"Twiml=%3CResponse%3E%0D%0A%09%3CHangup%2F%3E%3C%2FResponse%3E&E=a&E=&To=1&E=b&E=a";
+        let mut form = Form::parse(text);
+        let twiml = form.lines("Twiml");
+        assert_eq!(
+            twiml.as_deref(),
+            Some("<Response>\r\n\t<Hangup/></Response>")
+        );
+        assert_eq!(form.all("E"), ["a", "b", "a"]);
+        assert_eq!((form.all("E"), form.lines("Twiml")), (vec![], None));
+        assert_eq!(form.text("To").as_deref(), Some("1"));
+        assert_eq!(mistake(form), None);
+        let mut odd = Form::parse(b"Twiml=a%00b&E=c%0Ad");
+        assert_eq!((odd.lines("Twiml"), odd.all("E")), (None, vec![]));
+        let expected = "Twiml holds a control character";
+        assert_eq!(mistake(odd).as_deref(), Some(expected));
     }
 
     #[tokio::test]
