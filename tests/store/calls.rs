@@ -10,7 +10,7 @@ use sipbridge::core::ids::{CallId, LineId, StreamId};
 use sipbridge::core::outcome::Outcome;
 use sipbridge::core::private::Private;
 use sipbridge::store::call_log::CallLog;
-use sipbridge::store::{AudioStats, CallQuery, CallRecord, Store};
+use sipbridge::store::{AudioStats, CallQuery, CallRecord, CallSearch, Store};
 
 use crate::stage::Stage;
 
@@ -298,6 +298,12 @@ async fn pages_are_read_by_an_index() {
         by_line.contains("calls_by_line") && !by_line.contains("TEMP B-TREE"),
         "{by_line}"
     );
+    // As a search for calls in progress asks: the few there are, put in order.
+    let in_progress = stage.sql(
+        "EXPLAIN QUERY PLAN SELECT * FROM calls WHERE (started_at + 0) >= 5 AND ended_at IS NULL \
+         ORDER BY (started_at + 0) DESC, call_id DESC LIMIT 9",
+    );
+    assert!(in_progress.contains("calls_in_progress"), "{in_progress}");
 }
 
 #[tokio::test]
@@ -310,5 +316,61 @@ async fn the_last_call_of_each_line_is_known() {
         let expected = [("a", 9), ("b", 5), ("c", 2)];
         let expected = expected.map(|(line, millis)| (LineId::new(line), at(millis)));
         assert_eq!(store.last_calls().await.unwrap(), expected.into());
+    }
+}
+
+#[tokio::test]
+async fn records_are_searched_by_how_they_stand() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let records: Vec<_> = (0..6).map(|n| begun("l", n * 1_000)).collect();
+        let mut missed = records[2].clone();
+        missed.call.state.end(Outcome::NoAnswer, at(9_000));
+        let mut talking = records[3].clone();
+        talking.call.state.answered = Some(at(3_500));
+        let others = [ended(&records[1]), missed, talking];
+        write(&store, records.iter().cloned().chain(others)).await;
+        let found = async |search: CallSearch| {
+            let search = CallSearch { limit: 9, ..search };
+            let found = store.search_calls(&search).await.unwrap();
+            let place = |found: &CallRecord| {
+                let is_it = |record: &CallRecord| record.call.facts.id == found.call.facts.id;
+                records.iter().position(is_it).unwrap()
+            };
+            found.iter().map(place).collect::<Vec<_>>()
+        };
+        let any = CallSearch::default;
+        assert_eq!(found(any()).await, [5, 4, 3, 2, 1, 0]);
+        for (is_over, is_answered, expected) in [
+            (Some(false), None, vec![5, 4, 3, 0]),
+            (Some(false), Some(true), vec![3]),
+            (Some(true), None, vec![2, 1]),
+            (Some(true), Some(false), vec![2]),
+            (None, Some(true), vec![3, 1]),
+        ] {
+            let search = CallSearch {
+                is_over,
+                is_answered,
+                ..any()
+            };
+            assert_eq!(found(search).await, expected);
+        }
+        let place = |n: usize| Some((at(n as u64 * 1_000), records[n].call.facts.id.clone()));
+        let in_progress = CallSearch {
+            is_over: Some(false),
+            since: Some(at(3_000)),
+            before: place(5),
+            ..any()
+        };
+        assert_eq!(found(in_progress).await, [4, 3]);
+        // The second ended a minute after it began, the third at nine seconds.
+        let by_end = CallSearch {
+            ended_since: Some(at(9_000)),
+            ended_until: Some(at(60_000)),
+            from: Some(Private::new("+33612345678")),
+            before: place(5),
+            ..any()
+        };
+        assert_eq!(found(by_end).await, [2]);
     }
 }

@@ -91,8 +91,27 @@ impl CallFilter {
             since: self.started.from,
             // What ended by then began before.
             until: self.started.until.or(self.ended.until),
+            ended_since: self.ended.from,
+            ended_until: self.ended.until,
+            is_over: self.is_over(),
+            is_answered: self.is_answered(),
             before,
             limit,
+        }
+    }
+
+    /// Whether calls of this status are over, where that is asked for.
+    fn is_over(&self) -> Option<bool> {
+        let status = self.status.as_deref()?;
+        Some(!matches!(status, "queued" | "ringing" | "in-progress"))
+    }
+
+    /// Whether calls of this status were answered, where all of them were or none.
+    fn is_answered(&self) -> Option<bool> {
+        match self.status.as_deref()? {
+            "in-progress" => Some(true),
+            "queued" | "ringing" | "busy" | "no-answer" | "canceled" => Some(false),
+            _ => None,
         }
     }
 
@@ -194,6 +213,53 @@ mod tests {
         for query in ["Status=over", "StartTime=yesterday", "EndTime>=1", "Fro=1"] {
             assert_eq!(has(query), None, "{query}");
         }
+    }
+
+    /// Every way in which a record can stand.
+    fn records() -> Vec<CallObject> {
+        let started = call().facts.started;
+        let mut records = Vec::new();
+        for answered in [None, Some(started)] {
+            for sip_status in [0, 200, 408, 486, 500] {
+                let outcomes = Outcome::ALL.into_iter().map(Some);
+                for outcome in outcomes.chain([None]) {
+                    let mut state = CallState {
+                        answered,
+                        sip_status,
+                        outcome,
+                        ended: outcome.map(|_| started),
+                        ..CallState::default()
+                    };
+                    state.status = state.kept_status();
+                    let facts = call().facts;
+                    records.push(CallObject { facts, state });
+                }
+            }
+        }
+        records
+    }
+
+    #[test]
+    fn what_the_database_leaves_out_is_none_of_them() {
+        for status in STATUSES {
+            let mut form = Form::parse(format!("Status={status}").as_bytes());
+            let filter = CallFilter::read(&mut form);
+            let search = filter.search(None, 1);
+            for record in records().iter().filter(|record| filter.has(record)) {
+                let state = &record.state;
+                let fits =
+                    |wanted: Option<bool>, is: bool| wanted.is_none_or(|wanted| wanted == is);
+                assert!(fits(search.is_over, state.ended.is_some()), "{record:?}");
+                assert!(
+                    fits(search.is_answered, state.answered.is_some()),
+                    "{record:?}"
+                );
+            }
+        }
+        let mut form = Form::parse(b"EndTime>=2026-01-15&EndTime<=2026-01-16");
+        let search = CallFilter::read(&mut form).search(None, 1);
+        assert_eq!(search.ended_since, parse_day("2026-01-15"));
+        assert_eq!(search.ended_until, parse_day("2026-01-16"));
     }
 
     #[test]
