@@ -1,12 +1,17 @@
 //! Records of calls from the newest to the oldest, by who, whom, when and how they stand; deleting one.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep};
 
 use super::calls::{COLUMNS, CallRecord, PAGE_MAX, millis, read};
 use super::connection::Store;
 use super::error::StoreError;
 use crate::core::ids::CallId;
 use crate::core::private::Private;
+
+/// How often a record is looked for whose end is not written yet.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Which records, newest first.
 #[derive(Clone, Debug, Default)]
@@ -125,6 +130,26 @@ impl Store {
         let rows = rows.map_err(StoreError::query(WHAT))?;
         let records: Result<Vec<_>, _> = rows.iter().map(read).collect();
         records.map_err(StoreError::query(WHAT))
+    }
+
+    /// Deletes the record of a call that ended a moment ago, once its end is written: a record that is deleted sooner
+    /// would be written anew. The answer is whether that was within `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn delete_ended_call(
+        &self,
+        id: &CallId,
+        limit: Duration,
+    ) -> Result<bool, StoreError> {
+        let until = Instant::now() + limit;
+        while !self.delete_call(id).await? {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(true)
     }
 
     /// Deletes the record of a call that is over; the answer is whether there was one.

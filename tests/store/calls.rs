@@ -1,7 +1,7 @@
 //! Records of calls: written, overwritten, paged through.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sipbridge::core::audio_counters::AudioCounters;
 use sipbridge::core::call_facts::{CallFacts, CallState};
@@ -372,5 +372,29 @@ async fn records_are_searched_by_how_they_stand() {
             ..any()
         };
         assert_eq!(found(by_end).await, [2]);
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_deleted_for_good_once_its_end_is_written() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let record = begun("l", 0);
+        let id = &record.call.facts.id;
+        write(&store, [record.clone()]).await;
+        let moment = Duration::from_millis(120);
+        assert!(!store.delete_ended_call(id, moment).await.unwrap());
+        assert!(store.call(id).await.unwrap().is_some(), "it goes on");
+        let since = Instant::now();
+        let end = async {
+            tokio::time::sleep(moment).await;
+            write(&store, [ended(&record)]).await;
+        };
+        let limit = Duration::from_secs(20);
+        let (is_gone, ()) = tokio::join!(store.delete_ended_call(id, limit), end);
+        assert!(is_gone.unwrap() && since.elapsed() >= moment);
+        assert_eq!(store.call(id).await.unwrap(), None);
+        let again = store.delete_ended_call(id, Duration::ZERO).await;
+        assert!(!again.unwrap());
     }
 }

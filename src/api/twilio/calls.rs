@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -27,11 +27,15 @@ use crate::api::problem::{Problem, ProblemKind};
 use crate::bridge::call_store::{CallRequest, RequestError};
 use crate::core::call_object::CallObject;
 use crate::core::ids::{AccountSid, CallId};
+use crate::store::Store;
 use crate::store::calls::PAGE_MAX;
 
 /// Records that one request looks at, at most, in pages of [`PAGE_MAX`]: a filter that fits few of
 /// many goes on with the next page.
 const LOOKS_MAX: u32 = 10;
+
+/// How long a request to delete a call waits for its record.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A page of calls, newest first.
 #[derive(Debug, Serialize, ToSchema)]
@@ -257,10 +261,27 @@ pub(in crate::api) async fn remove(
         return Err(TwilioError::new(Code::CALL_STATE, text));
     }
     if let Some(store) = &control.store {
-        store.delete_call(&sid).await?;
+        delete(store, &sid, control.calls.get(&sid).is_some()).await?;
     }
     control.calls.forget(&sid);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Deletes a record. Where memory still has the call, its record may be on its way to the database.
+async fn delete(store: &Store, sid: &CallId, is_recent: bool) -> Result<(), TwilioError> {
+    let limit = if is_recent {
+        WRITTEN_WITHIN
+    } else {
+        Duration::ZERO
+    };
+    let is_gone = store.delete_ended_call(sid, limit).await?;
+    if is_gone || store.call(sid).await?.is_none() {
+        return Ok(());
+    }
+    let text = "the end of the call is not written yet: try again";
+    Err(Problem::new(ProblemKind::UNAVAILABLE, text)
+        .retry_after(1)
+        .into())
 }
 
 /// Ends a call of another bridge.
