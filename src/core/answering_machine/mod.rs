@@ -45,6 +45,15 @@ pub const SPEECH_END_THRESHOLD_MS: RangeInclusive<u64> = 500..=5_000;
 /// Limits of [`DetectionSettings::silence_timeout`], in milliseconds.
 pub const SILENCE_TIMEOUT_MS: RangeInclusive<u64> = 2_000..=10_000;
 
+/// Names of the parameters that [`DetectionSettings::set`] reads.
+pub const PARAMETERS: [&str; 5] = [
+    "MachineDetection",
+    "MachineDetectionTimeout",
+    "MachineDetectionSpeechThreshold",
+    "MachineDetectionSpeechEndThreshold",
+    "MachineDetectionSilenceTimeout",
+];
+
 /// What is asked for: `MachineDetection`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MachineDetection {
@@ -92,6 +101,49 @@ impl Default for DetectionSettings {
             speech_end_threshold: Duration::from_millis(1_200),
             silence_timeout: Duration::from_millis(5_000),
         }
+    }
+}
+
+/// What is wrong with a parameter, as the rest of a sentence that begins with its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParameterError {
+    /// There is no such parameter.
+    #[error("is no parameter of a detection")]
+    Unknown,
+    /// Neither mode.
+    #[error("must be Enable or DetectMessageEnd")]
+    Mode,
+    /// No number, or one beyond its limits.
+    #[error("must be a whole number from {} to {}", .0.start(), .0.end())]
+    Range(RangeInclusive<u64>),
+}
+
+impl DetectionSettings {
+    /// Takes the value of one of [`PARAMETERS`], as clients write it.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing has changed.
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), ParameterError> {
+        let number = |limits: RangeInclusive<u64>| {
+            let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+            let number = is_number.then(|| text.parse().ok()).flatten();
+            let served = number.filter(|number| limits.contains(number));
+            served.ok_or(ParameterError::Range(limits))
+        };
+        let ms = |limits| number(limits).map(Duration::from_millis);
+        match name {
+            "MachineDetection" => {
+                self.mode = MachineDetection::parse(text).ok_or(ParameterError::Mode)?;
+            }
+            "MachineDetectionTimeout" => self.timeout = Duration::from_secs(number(TIMEOUT_S)?),
+            "MachineDetectionSpeechThreshold" => self.speech_threshold = ms(SPEECH_THRESHOLD_MS)?,
+            "MachineDetectionSpeechEndThreshold" => {
+                self.speech_end_threshold = ms(SPEECH_END_THRESHOLD_MS)?;
+            }
+            "MachineDetectionSilenceTimeout" => self.silence_timeout = ms(SILENCE_TIMEOUT_MS)?,
+            _ => return Err(ParameterError::Unknown),
+        }
+        Ok(())
     }
 }
 
@@ -146,6 +198,41 @@ mod tests {
             let value_ms = u64::try_from(value.as_millis()).unwrap();
             assert!(limits.contains(&value_ms), "{value:?}");
         }
+    }
+
+    #[test]
+    fn parameters_are_taken_within_their_limits() {
+        let mut settings = DetectionSettings::default();
+        let values = ["DetectMessageEnd", "59", "1000", "0500", "10000"];
+        for (name, text) in PARAMETERS.into_iter().zip(values) {
+            assert_eq!(settings.set(name, text), Ok(()), "{name}");
+        }
+        let expected = DetectionSettings {
+            mode: MachineDetection::DetectMessageEnd,
+            timeout: Duration::from_secs(59),
+            speech_threshold: Duration::from_secs(1),
+            speech_end_threshold: Duration::from_millis(500),
+            silence_timeout: Duration::from_secs(10),
+        };
+        assert_eq!(settings, expected);
+        for (name, text) in [
+            ("MachineDetection", "enable"),
+            ("MachineDetectionTimeout", "60"),
+            ("MachineDetectionTimeout", "+30"),
+            ("MachineDetectionTimeout", ""),
+            ("MachineDetectionTimeout", "99999999999999999999999"),
+            ("MachineDetectionSpeechThreshold", "999"),
+            ("MachineDetectionSpeechEndThreshold", "1.5"),
+            ("MachineDetectionSilenceTimeout", "-2000"),
+            ("AsyncAmd", "true"),
+        ] {
+            assert!(settings.set(name, text).is_err(), "{name}={text}");
+        }
+        assert_eq!(settings, expected, "nothing has changed");
+        let told = settings
+            .set(PARAMETERS[1], "2")
+            .map_err(|error| error.to_string());
+        assert_eq!(told, Err("must be a whole number from 3 to 59".into()));
     }
 
     #[test]
