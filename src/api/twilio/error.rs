@@ -14,6 +14,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::is_twilios;
 use crate::api::problem::Problem;
+use crate::core::twiml::TwimlError;
 use crate::store::StoreError;
 
 /// One of Twilio's error codes, and the status it goes with.
@@ -36,6 +37,16 @@ impl Code {
     const TOO_MANY: Self = code(StatusCode::TOO_MANY_REQUESTS, 20429);
     /// A parameter is at fault.
     pub(super) const PARAMETER: Self = code(StatusCode::BAD_REQUEST, 21218);
+    /// A call to be placed names nobody to be called.
+    pub(super) const NO_TO: Self = code(StatusCode::BAD_REQUEST, 21201);
+    /// An address cannot be used.
+    pub(super) const BAD_URL: Self = code(StatusCode::BAD_REQUEST, 21205);
+    /// What is to be called is neither a number nor a SIP URI.
+    pub(super) const BAD_TO: Self = code(StatusCode::BAD_REQUEST, 21211);
+    /// The number to call from is no line's.
+    pub(super) const FOREIGN_FROM: Self = code(StatusCode::BAD_REQUEST, 21212);
+    /// A call to be placed does not say from which number.
+    pub(super) const NO_FROM: Self = code(StatusCode::BAD_REQUEST, 21213);
     /// The dial rules do not permit the number.
     const NOT_PERMITTED: Self = code(StatusCode::BAD_REQUEST, 21215);
     /// The call's state does not allow it.
@@ -46,6 +57,11 @@ impl Code {
     const INTERNAL: Self = code(StatusCode::INTERNAL_SERVER_ERROR, 20500);
     /// Not now, later perhaps.
     const UNAVAILABLE: Self = code(StatusCode::SERVICE_UNAVAILABLE, 20503);
+
+    /// TwiML cannot be read, with Twilio's number for the reason: 12100, but for addresses and lengths.
+    pub(super) fn of_twiml(error: &TwimlError) -> Self {
+        code(StatusCode::BAD_REQUEST, error.code().into())
+    }
 
     /// What goes with a status of the other routes.
     fn of(status: StatusCode) -> Self {

@@ -12,6 +12,7 @@
 //! | [`call`] | a call in Twilio's form |
 //! | [`calls`] | `/Calls` |
 //! | `filter` | which calls a list has |
+//! | `new_call`, `call_options` | what `POST /Calls.json` takes: read and judged, with Twilio's codes |
 //! | [`numbers`] | `/IncomingPhoneNumbers`: a view of the lines |
 //! | [`page`] | pages of a list |
 //!
@@ -20,10 +21,20 @@
 
 pub mod account;
 pub mod call;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "calls are not placed by this API yet")
+)]
+mod call_options;
 pub mod calls;
 pub mod error;
 mod filter;
 mod form;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "calls are not placed by this API yet")
+)]
+mod new_call;
 pub mod numbers;
 pub mod page;
 
