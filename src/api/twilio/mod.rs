@@ -21,10 +21,6 @@
 
 pub mod account;
 pub mod call;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "calls are not placed by this API yet")
-)]
 mod call_options;
 pub mod calls;
 pub mod error;

@@ -378,11 +378,10 @@ fn origins(document: &Document) -> Vec<(&'static str, WrittenBy)> {
     let mut origins = Vec::new();
     for verb in &document.verbs {
         match verb {
-            Verb::Prompt(Prompt::Play(Play { source, .. })) => {
-                if let PlaySource::File { written_by, .. } = source {
-                    origins.push(("play", *written_by));
-                }
-            }
+            Verb::Prompt(Prompt::Play(Play {
+                source: PlaySource::File { written_by, .. },
+                ..
+            })) => origins.push(("play", *written_by)),
             Verb::Gather(gather) => {
                 let action = gather.action.iter();
                 origins.extend(action.map(|action| ("gather", action.written_by)));
