@@ -74,6 +74,8 @@ impl Driver {
                 self.waits_for_play_out = true;
                 parts.media.stream.downlink().notify_drained();
             }
+            // No call is TwiML's yet.
+            Output::StreamOver(_) => {}
             Output::Report(report) => parts.publisher.report(report),
             Output::Finished(outcome) => self.finished = Some(outcome),
         }

@@ -77,6 +77,7 @@ impl From<Denied> for RequestError {
             Denied::Over => Self::Over,
             Denied::NotAnswered => Self::NotNow("the call is not answered yet"),
             Denied::Transferring => Self::NotNow("a transfer of the call is under way"),
+            Denied::Scripted => Self::NotNow("TwiML has the call"),
             Denied::Leaving => Self::NotNow("the call is being ended or handed on already"),
         }
     }

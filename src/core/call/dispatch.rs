@@ -66,6 +66,7 @@ enum Phase {
 pub struct WorkerDispatch {
     policy: SearchPolicy,
     phase: Phase,
+    has_begun: bool,
     attempt: u32,
     /// Jobs since there was a steady worker.
     jobs: u32,
@@ -85,6 +86,7 @@ impl WorkerDispatch {
         Self {
             policy,
             phase: Phase::Idle,
+            has_begun: false,
             attempt: 1,
             jobs: 0,
             failures: 0,
@@ -97,11 +99,23 @@ impl WorkerDispatch {
 
     /// Begins for a caller who had no worker yet.
     pub fn start(&mut self, now: Instant) -> Step {
+        self.has_begun = true;
         self.give_up_at = Some(now + self.policy.worker_timeout);
         match self.policy.route {
             WorkerRoute::Queue | WorkerRoute::QueueThenDial => self.push(),
             WorkerRoute::Dial => self.dial(),
         }
+    }
+
+    /// Begins anew, for another stream of the same call and by other rules. Nothing is known of its worker; only
+    /// the numbers of the attempts go on.
+    pub fn restart(&mut self, now: Instant, policy: SearchPolicy) -> Step {
+        let attempt = self.attempt + u32::from(self.has_begun);
+        *self = Self {
+            attempt,
+            ..Self::new(policy)
+        };
+        self.start(now)
     }
 
     /// Begins again for a caller who lost his worker, which had stayed `held`.

@@ -12,14 +12,18 @@ use super::{
     Reason, Report, Timer,
 };
 use crate::core::outcome::Outcome;
+use crate::core::voice::StreamEnd;
 
 /// How often a worker's transfer that outlived it is looked at.
 const TRANSFER_LOOK: Duration = Duration::from_secs(1);
 
 impl Call {
-    /// Nobody takes the call: announcement first.
+    /// Nobody takes the call: announcement first. Where it was the worker of a stream of TwiML, that goes on.
     pub(super) fn fall_back(&mut self, now: Instant, reason: Reason) {
-        if self.phase != Phase::Seeking {
+        if self.script.has_call && self.phase == Phase::Seeking {
+            return self.stream_over(now, StreamEnd::Lost);
+        }
+        if !matches!(self.phase, Phase::Seeking | Phase::Scripted) {
             return self.note_unexpected("end of the search");
         }
         if self.is_outbound {

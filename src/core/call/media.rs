@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Call, Phase, Timer};
 use crate::core::media_link::Direction;
 use crate::core::outcome::Outcome;
+use crate::core::voice::StreamEnd;
 
 /// What is known of the other side's RTP.
 #[derive(Debug, Default)]
@@ -51,12 +52,21 @@ impl Call {
     /// What was asked for by [`PlayOut`](super::Output::PlayOut) has been heard.
     pub fn handle_played_out(&mut self, now: Instant) {
         match self.phase {
-            Phase::PlayingOut { settled, .. } if self.transfer.is_under_way() => {
-                self.wait_for_transfer(now, settled);
+            Phase::PlayingOut { settled, then, .. } if self.transfer.is_under_way() => {
+                self.wait_for_transfer(now, settled, then);
             }
-            Phase::PlayingOut { .. } => self.hang_up(now, Outcome::WorkerHungUp),
+            Phase::PlayingOut { .. } => self.end_play_out(now),
             Phase::Announcing { reason } => self.announced(now, reason),
             _ => self.note_unexpected("played out"),
+        }
+    }
+
+    /// The worker's last audio has been heard, or takes too long.
+    pub(super) fn end_play_out(&mut self, now: Instant) {
+        if self.returns_to_script() {
+            self.stream_over(now, StreamEnd::Closed);
+        } else {
+            self.hang_up(now, Outcome::WorkerHungUp);
         }
     }
 

@@ -6,8 +6,9 @@
 //!
 //! | source | inputs |
 //! |---|---|
-//! | the bridge | `handle_start`, `handle_placed` or `handle_question`, then `handle_shutdown`, `handle_timeout` |
+//! | the bridge | `handle_start`, `handle_placed`, `handle_question` or `handle_voice_start`, then `handle_shutdown`, `handle_timeout` |
 //! | the incoming callback | `handle_decision` |
+//! | TwiML | `handle_voice_start`, `handle_voice_takeover`, then `handle_voice_answer`, `handle_voice_refusal`, `handle_voice_stream`, `handle_voice_stream_closed`, `handle_voice_end`, `handle_voice_fall_back` |
 //! | the API | `handle_hangup_request`, `handle_transfer_request`, `handle_hold_request`, `check_digits` |
 //! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_job_interrupted`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |
@@ -27,6 +28,7 @@
 //! | `worker`, `dispatch` | the worker; which one is asked next |
 //! | `fallback` | what the caller gets when there is none |
 //! | `requests`, `hold`, `transfer` | what others may ask of a call |
+//! | `scripted` | a call that TwiML has |
 //! | `media` | what is heard, and when nothing is |
 //! | `terms`, `timers` | the words of it; its deadlines |
 
@@ -38,6 +40,7 @@ mod media;
 mod outgoing;
 mod phase;
 mod requests;
+mod scripted;
 mod terms;
 mod timers;
 mod transfer;
@@ -51,8 +54,9 @@ use self::dispatch::WorkerDispatch;
 use self::hold::Hold;
 use self::media::MediaWatch;
 pub use self::phase::Unexpected;
-use self::phase::{Dialog, Phase};
+use self::phase::{Dialog, Phase, PlayedOut};
 pub use self::requests::Denied;
+use self::scripted::Script;
 pub use self::terms::{
     AnswerMode, Attempt, CallPolicy, CalleeInput, FallbackStep, IdleSound, Output, Reason, Report,
     SearchPolicy, Timer, WorkerInput, WorkerRoute,
@@ -87,6 +91,7 @@ pub struct Call {
     is_worker_open: bool,
     /// A REFER that is none of the fallback.
     transfer: Transfer,
+    script: Script,
     media: MediaWatch,
     hold: Hold,
     timers: Timers,
@@ -107,6 +112,7 @@ impl Call {
             had_worker: false,
             is_worker_open: false,
             transfer: Transfer::default(),
+            script: Script::default(),
             media: MediaWatch::default(),
             hold: Hold::default(),
             timers: Timers::default(),
@@ -135,6 +141,18 @@ impl Call {
     #[must_use]
     pub fn is_streaming(&self) -> bool {
         matches!(self.phase, Phase::Streaming { .. })
+    }
+
+    /// Whether our 200 is out, or the callee's is here.
+    #[must_use]
+    pub const fn is_answered(&self) -> bool {
+        self.dialog.is_answered()
+    }
+
+    /// Whether the call is over, or told to end.
+    #[must_use]
+    pub const fn is_ending(&self) -> bool {
+        self.phase.is_ending()
     }
 
     /// Whether the call is over.
@@ -176,7 +194,7 @@ impl Call {
             }
             Timer::Duration => self.hang_up(now, Outcome::DurationLimit),
             Timer::Media => self.check_media(now),
-            Timer::PlayOut => self.hang_up(now, Outcome::WorkerHungUp),
+            Timer::PlayOut => self.end_play_out(now),
             Timer::Fallback => self.fallback_timeout(now),
             Timer::Transfer => self.transfer_timeout(),
             Timer::Hold => self.handle_held(now, 408),
@@ -201,6 +219,7 @@ impl Call {
         match self.phase {
             Phase::AwaitingAck => self.start_search(now),
             Phase::Dialling { .. } => self.callee_answered(now),
+            Phase::Scripted => self.script_established(now),
             _ => {}
         }
         self.send_early_transfer(now);
@@ -218,11 +237,11 @@ impl Call {
                 Outcome::Transferred
             }
             (Some(settled), _) => settled,
-            (None, Phase::PlayingOut { .. }) => Outcome::WorkerHungUp,
+            (None, Phase::PlayingOut { .. }) if !self.returns_to_script() => Outcome::WorkerHungUp,
             (None, _) if is_transferred => Outcome::Transferred,
             (None, _) if self.is_outbound => self.end_of_outbound(remote),
             (None, _) if !remote => Outcome::Failed,
-            (None, _) if self.had_worker => Outcome::CallerHungUp,
+            (None, _) if self.had_worker || self.is_served() => Outcome::CallerHungUp,
             (None, _) => Outcome::Abandoned,
         };
         self.finish(outcome);
@@ -240,6 +259,11 @@ impl Call {
             self.dialog = Dialog::Answered;
             self.push(Output::Answer(200));
         }
+    }
+
+    /// Whether TwiML has talked to the caller.
+    const fn is_served(&self) -> bool {
+        self.script.has_call && self.dialog.is_answered()
     }
 
     /// The outcome, where the phase knows it whatever ends the leg.
@@ -312,6 +336,10 @@ impl Call {
 #[cfg(test)]
 #[path = "call_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "scripted_tests.rs"]
+mod scripted_tests;
 
 #[cfg(test)]
 #[path = "yielding_tests.rs"]

@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Call, FallbackStep, IdleSound, Output, Phase, Reason, Report, Timer};
+use super::{
+    Call, FallbackStep, IdleSound, Output, Phase, PlayedOut, Reason, Report, Timer,
+};
 use crate::core::outcome::Outcome;
 
 impl Call {
@@ -32,12 +34,15 @@ impl Call {
         }
     }
 
-    /// The callee took the call: now a worker is looked for, in silence.
+    /// The callee took the call: now a worker is looked for, in silence, or TwiML gets it.
     pub(super) fn callee_answered(&mut self, now: Instant) {
         self.timers.set(Timer::Ring, None);
-        self.phase = Phase::Seeking;
+        self.phase = Phase::Scripted;
         self.push(Output::ForgetEarly);
         self.push(Output::IdleSound(IdleSound::Silence));
+        if self.script.has_call {
+            return self.script_established(now);
+        }
         self.watch_media(now);
         self.start_search(now);
     }
@@ -48,7 +53,7 @@ impl Call {
         self.report(Report::Fallback(FallbackStep::Hangup, reason));
         if self.transfer.is_under_way() {
             self.stop_search();
-            return self.wait_for_transfer(now, Some(outcome));
+            return self.wait_for_transfer(now, Some(outcome), PlayedOut::Bye);
         }
         self.hang_up(now, outcome);
     }

@@ -21,6 +21,8 @@ pub(super) enum Phase {
         /// The callee rings, or has.
         rang: bool,
     },
+    /// TwiML has the call, and no stream of its own is open.
+    Scripted,
     /// Our 200 is out; no worker is looked for before its ACK.
     AwaitingAck,
     /// No worker: one is looked for.
@@ -30,10 +32,12 @@ pub(super) enum Phase {
         /// When it attached.
         since: Instant,
     },
-    /// The worker is done; its queued audio is played, then BYE.
+    /// The worker is done; its queued audio is played, then comes BYE, or TwiML goes on.
     PlayingOut {
         /// The outcome, where it is not the worker's hang-up.
         settled: Option<Outcome>,
+        /// What follows.
+        then: PlayedOut,
         /// All is played: only the worker's transfer is waited for.
         waits_for_transfer: bool,
     },
@@ -57,6 +61,15 @@ pub(super) enum Phase {
     Over,
 }
 
+/// What follows once a worker's last audio has been heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlayedOut {
+    /// BYE.
+    Bye,
+    /// The TwiML whose stream it was goes on.
+    Script,
+}
+
 impl Phase {
     /// Whether the leg is over, or told to end.
     pub(super) const fn is_ending(self) -> bool {
@@ -76,6 +89,7 @@ impl Phase {
             Self::Ignored => "ignored",
             Self::Yielding => "yielding",
             Self::Dialling { .. } => "dialling",
+            Self::Scripted => "scripted",
             Self::AwaitingAck => "awaiting-ack",
             Self::Seeking => "seeking",
             Self::Streaming { .. } => "streaming",

@@ -18,6 +18,9 @@ pub enum Denied {
     /// A REFER is under way.
     #[error("a transfer of the call is under way")]
     Transferring,
+    /// TwiML has the call, and no worker.
+    #[error("TwiML has the call")]
+    Scripted,
     /// The worker has ended it, or the caller has come to the fallback.
     #[error("the call is being ended or handed on already")]
     Leaving,
@@ -99,10 +102,10 @@ impl Call {
     /// Somebody is on the line, and a worker has him or will.
     pub(super) fn check_talking(&self) -> Result<(), Denied> {
         self.check_digits()?;
-        if self.phase.is_with_worker() {
-            Ok(())
-        } else {
-            Err(Denied::Leaving)
+        match self.phase {
+            phase if phase.is_with_worker() => Ok(()),
+            Phase::Scripted => Err(Denied::Scripted),
+            _ => Err(Denied::Leaving),
         }
     }
 }

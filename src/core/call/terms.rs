@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
+use crate::core::voice::StreamEnd;
 
 /// When the INVITE is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +113,8 @@ pub enum Reason {
     QueueAway,
     /// `--ws-target` cannot be dialled.
     DialFailed,
+    /// The voice webhook gave no TwiML, nor did its fallback URL.
+    WebhookFailed,
     /// The trunk refused REFER.
     TransferRefused,
     /// The fallback number did not answer, or refused.
@@ -131,6 +134,7 @@ impl Reason {
             Self::MaxAttempts => "max-attempts",
             Self::QueueAway => "queue-away",
             Self::DialFailed => "dial-failed",
+            Self::WebhookFailed => "webhook-failed",
             Self::TransferRefused => "transfer-refused",
             Self::FallbackUnanswered => "fallback-unanswered",
             Self::NoFallbackNumber => "no-fallback-number",
@@ -248,6 +252,8 @@ pub enum Output {
     Join,
     /// End the call to the callee, whatever it has come to.
     DropCallee,
+    /// The stream of TwiML ended by itself.
+    StreamOver(StreamEnd),
     /// Tell Redis and the log.
     Report(Report),
     /// The call is over; nothing follows.

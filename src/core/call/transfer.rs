@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Call, FALLBACK_LIMIT, Output, Phase, Report, TRANSFER_LIMIT, Timer};
+use super::{Call, FALLBACK_LIMIT, Output, Phase, PlayedOut, Report, TRANSFER_LIMIT, Timer};
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
 
@@ -113,6 +113,7 @@ impl Call {
             self.phase,
             Phase::Streaming { .. }
                 | Phase::Seeking
+                | Phase::Scripted
                 | Phase::PlayingOut { .. }
                 | Phase::Announcing { .. }
         ) {
@@ -124,7 +125,10 @@ impl Call {
     fn transfer_refused(&mut self) {
         match self.phase {
             // The worker goes on with the caller; it may try another number.
-            Phase::Streaming { .. } | Phase::Seeking | Phase::Announcing { .. } => {
+            Phase::Streaming { .. }
+            | Phase::Seeking
+            | Phase::Scripted
+            | Phase::Announcing { .. } => {
                 self.transfer = Transfer::None;
             }
             Phase::PlayingOut { .. } => {
@@ -137,7 +141,7 @@ impl Call {
 
     fn transfer_goes_on(&mut self, now: Instant) {
         match self.phase {
-            Phase::Streaming { .. } | Phase::Seeking => {
+            Phase::Streaming { .. } | Phase::Seeking | Phase::Scripted => {
                 self.arm(Timer::Transfer, now + TRANSFER_LIMIT);
             }
             Phase::PlayingOut {
@@ -153,7 +157,7 @@ impl Call {
         // Accepted, and nothing heard since: it may be tried again.
         if matches!(
             self.phase,
-            Phase::Streaming { .. } | Phase::Seeking | Phase::Announcing { .. }
+            Phase::Streaming { .. } | Phase::Seeking | Phase::Scripted | Phase::Announcing { .. }
         ) {
             self.transfer = Transfer::None;
         }
@@ -161,9 +165,15 @@ impl Call {
 
     /// All has been heard while a transfer is under way: BYE before the answer to
     /// REFER would end the transfer too.
-    pub(super) fn wait_for_transfer(&mut self, now: Instant, settled: Option<Outcome>) {
+    pub(super) fn wait_for_transfer(
+        &mut self,
+        now: Instant,
+        settled: Option<Outcome>,
+        then: PlayedOut,
+    ) {
         self.phase = Phase::PlayingOut {
             settled,
+            then,
             waits_for_transfer: true,
         };
         self.arm(Timer::PlayOut, now + FALLBACK_LIMIT);

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use super::dispatch::Step;
 use super::{
-    AnswerMode, Call, Dialog, IdleSound, Output, PLAY_OUT_LIMIT, Phase, Report, Timer, WorkerInput,
-    WorkerRoute,
+    AnswerMode, Call, Dialog, IdleSound, Output, PLAY_OUT_LIMIT, Phase, PlayedOut, Report, Timer,
+    WorkerInput, WorkerRoute,
 };
 
 impl Call {
@@ -94,7 +94,8 @@ impl Call {
             return;
         };
         match input {
-            WorkerInput::Hangup | WorkerInput::Closed => self.play_out(now),
+            WorkerInput::Closed if self.script.has_call => self.play_out(now, PlayedOut::Script),
+            WorkerInput::Hangup | WorkerInput::Closed => self.play_out(now, PlayedOut::Bye),
             WorkerInput::Lost => self.lose_worker(now, since),
             WorkerInput::Transfer(destination) => self.transfer_for_worker(now, destination),
         }
@@ -109,9 +110,10 @@ impl Call {
         self.take_step(now, "worker lost", step);
     }
 
-    fn play_out(&mut self, now: Instant) {
+    fn play_out(&mut self, now: Instant, then: PlayedOut) {
         self.phase = Phase::PlayingOut {
             settled: None,
+            then,
             waits_for_transfer: false,
         };
         self.release_hold(now);
