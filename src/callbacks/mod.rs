@@ -10,6 +10,7 @@
 //! | [`outbox_store`] | what is kept of them over a restart |
 //! | [`incoming`] | the question before a call is taken |
 //! | [`voice_client`] | the document that a voice webhook answers |
+//! | [`voice_sound`] | the files that its documents play |
 //! | [`stats`] | what became of them |
 //! | [`error`] | what can go wrong, without secrets |
 //!
@@ -25,6 +26,7 @@ pub mod stats;
 pub mod status;
 pub mod target;
 pub mod voice_client;
+pub mod voice_sound;
 
 pub use client::Client;
 pub use dispatcher::{WebhookDispatcher, start};

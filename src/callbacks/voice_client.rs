@@ -96,7 +96,7 @@ impl VoiceClient {
         Err(FetchFailure::TooManyRedirects)
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         request: &VoiceRequest,
         written_by: WrittenBy,
@@ -126,7 +126,7 @@ impl VoiceClient {
     }
 
     /// The key is the operator's, and what it signs is believed by all his receivers.
-    fn signer_for(&self, url: &VoiceUrl, written_by: WrittenBy) -> Option<&Signer> {
+    pub(super) fn signer_for(&self, url: &VoiceUrl, written_by: WrittenBy) -> Option<&Signer> {
         let is_own = || url.host().is_some_and(|host| self.outward.may_sign(host));
         let signer = self.signer.as_ref();
         signer.filter(|_| written_by == WrittenBy::Operator || is_own())
@@ -134,7 +134,7 @@ impl VoiceClient {
 }
 
 /// Where an answer leads on to. One that says so without an address that can be used does not.
-fn redirect_of(response: &Response, from: &VoiceUrl) -> Option<VoiceUrl> {
+pub(super) fn redirect_of(response: &Response, from: &VoiceUrl) -> Option<VoiceUrl> {
     let leads_on = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = response.headers().get(LOCATION).filter(|_| leads_on)?;
     VoiceUrl::resolve_http(Some(from), location.to_str().ok()?)
@@ -166,7 +166,7 @@ async fn read(
     Ok(parse(&body, Some(address), written_by)?)
 }
 
-fn failure(error: &reqwest::Error) -> FetchFailure {
+pub(super) fn failure(error: &reqwest::Error) -> FetchFailure {
     if error.is_timeout() {
         FetchFailure::TimedOut
     } else {
