@@ -209,6 +209,11 @@ fn workers(text: &mut Exposition, health: &Health) {
             counters.unexpected_inputs,
         ),
         (
+            "sipbridge_twiml_warnings_total",
+            "What of TwiML was left out, failed or could not be had; the log says what.",
+            counters.voice_warnings,
+        ),
+        (
             "sipbridge_worker_messages_ignored_total",
             "Messages of workers that were ignored; the log says why.",
             counters.ignored,

@@ -6,26 +6,36 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::bridge::call_store::StatusListener;
-use crate::bridge::context::IncomingAsk;
+use crate::bridge::context::{IncomingAsk, VoiceHttp, Waited};
 use crate::callbacks::client::ClientSettings;
 use crate::callbacks::outbox_store::Answer;
 use crate::callbacks::{
     self, CallbackError, CallbackTarget, Client, Incoming, OutboxStore, SpoolError,
-    StatusCallbacks, WebhookDispatcher,
+    StatusCallbacks, VoiceClient, WebhookDispatcher,
 };
 use crate::config::{CallbacksConfig, ServiceUrl};
 use crate::core::call::CallDecision;
 use crate::core::call_object::CallObject;
 use crate::core::callback::{CallChange, Kept};
-use crate::core::outward::Outward;
+use crate::core::outward::{Outward, WrittenBy};
 use crate::core::signature::Signer;
+use crate::core::twiml::document::Webhook;
+use crate::core::twiml::{Document, VoiceUrl};
+use crate::core::voice::FetchFailure;
+use crate::core::voice::webhook::FormFields;
 use crate::store::{Store, StoreError};
 
 /// How long what can be delivered at the end may take.
 pub const STOP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Files of `<Play>` that are fetched at a time.
+const SOUNDS_AT_ONCE: usize = 16;
+/// Most status callbacks of streams and the like that are under way.
+const NOTICES_MAX: usize = 1_024;
 
 /// The callbacks, running.
 pub struct Callbacks {
@@ -117,6 +127,69 @@ impl IncomingAsk for Question {
     fn ask(&self, call: CallObject) -> Pin<Box<dyn Future<Output = CallDecision> + Send>> {
         let incoming = self.0.clone();
         Box::pin(async move { incoming.ask(call).await })
+    }
+}
+
+/// What asks voice webhooks. `outward` judges addresses that clients wrote.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn voice_http(
+    signer: Option<Signer>,
+    outward: Arc<Outward>,
+) -> Result<Arc<dyn VoiceHttp>, CallbackError> {
+    Ok(Arc::new(VoiceWebhooks {
+        client: VoiceClient::new(signer, None, outward)?,
+        loading: Arc::new(Semaphore::new(SOUNDS_AT_ONCE)),
+        telling: Arc::new(Semaphore::new(NOTICES_MAX)),
+    }))
+}
+
+struct VoiceWebhooks {
+    client: VoiceClient,
+    /// Files are fetched by so few at a time, whose memory is bounded with them.
+    loading: Arc<Semaphore>,
+    /// Those who are told; one beyond that is not.
+    telling: Arc<Semaphore>,
+}
+
+impl VoiceHttp for VoiceWebhooks {
+    fn fetch(
+        &self,
+        webhook: Webhook,
+        fields: FormFields,
+    ) -> Waited<Result<Document, FetchFailure>> {
+        let client = self.client.clone();
+        Box::pin(async move { client.fetch(&webhook, fields).await })
+    }
+
+    fn notify(&self, webhook: Webhook, fields: FormFields) {
+        let Ok(place) = self.telling.clone().try_acquire_owned() else {
+            warn!(url = %webhook.url, "too many wait to be told: one is not");
+            return;
+        };
+        let client = self.client.clone();
+        tokio::spawn(async move {
+            let told = client.fetch(&webhook, fields).await;
+            // What it answers need be no TwiML.
+            if let Err(error @ (FetchFailure::NoAnswer(_) | FetchFailure::TimedOut)) = told {
+                info!(url = %webhook.url, %error, "who was to be told of a call does not answer");
+            }
+            drop(place);
+        });
+    }
+
+    fn sound(
+        &self,
+        url: VoiceUrl,
+        written_by: WrittenBy,
+    ) -> Waited<Result<Vec<u8>, FetchFailure>> {
+        let (client, loading) = (self.client.clone(), self.loading.clone());
+        Box::pin(async move {
+            // Never closed.
+            let _place = loading.acquire().await;
+            client.sound(&url, written_by).await
+        })
     }
 }
 

@@ -168,6 +168,7 @@ pub async fn compose(
         call_log,
         dialer,
         ask: callbacks.ask,
+        voice_http: callbacks::voice_http(signer.clone(), outward.clone())?,
         signer,
         outward,
         workers,
@@ -436,6 +437,7 @@ fn settings(config: &Config, stream_url: String) -> Settings {
         stream_url,
         params: config.worker.params.clone(),
         sip_headers: config.worker.sip_headers.clone(),
+        voice: None,
         trust_privacy: config.sip.trust_privacy,
         pushes_jobs: config.worker.dispatch == Dispatch::Queue,
     }

@@ -21,6 +21,7 @@ pub struct CallCounters {
     odd_audio: AtomicU64,
     fallbacks: [AtomicU64; FallbackStep::ALL.len()],
     unexpected_inputs: AtomicU64,
+    voice_warnings: AtomicU64,
 }
 
 /// What they say. Each only rises.
@@ -44,6 +45,8 @@ pub struct TallyStats {
     pub fallbacks: Vec<(FallbackStep, u64)>,
     /// What came to a call whose phase had no use for it: races, mostly.
     pub unexpected_inputs: u64,
+    /// What of TwiML was left out, failed or could not be had.
+    pub voice_warnings: u64,
 }
 
 impl CallCounters {
@@ -78,6 +81,11 @@ impl CallCounters {
     /// A call had no use for something that came.
     pub(super) fn unexpected_input(&self) {
         self.unexpected_inputs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something of TwiML did not go as it says.
+    pub(super) fn voice_warning(&self) {
+        self.voice_warnings.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A message of a worker is ignored.
@@ -119,6 +127,7 @@ impl CallCounters {
             attached: read(&self.attached),
             lost: read(&self.lost),
             unexpected_inputs: read(&self.unexpected_inputs),
+            voice_warnings: read(&self.voice_warnings),
             ignored: read(&self.ignored),
             odd_audio: read(&self.odd_audio),
             fallbacks: FallbackStep::ALL

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::audio_metrics::AudioMetrics;
 pub use super::call::incoming::IncomingAsk;
+pub use super::call::voice::VoiceLine;
+pub use super::call::voice_fetch::{VoiceHttp, Waited};
 use super::call_store::CallStore;
 use super::dialling::Dialling;
 use super::shutdown::Shutdown;
@@ -64,6 +66,8 @@ pub struct Settings {
     pub params: BTreeMap<String, String>,
     /// `--sip-headers`: those of an INVITE that go into them too.
     pub sip_headers: HeaderNames,
+    /// `--voice-url` and what belongs to it, for lines without their own.
+    pub voice: Option<VoiceLine>,
     /// `--trust-privacy`: whether a caller who wants privacy is `anonymous`.
     pub trust_privacy: bool,
 }
@@ -85,6 +89,8 @@ pub struct Context {
     pub dialer: Option<Dialer>,
     /// Asked before a call is taken, where there is an incoming callback.
     pub ask: Option<Arc<dyn IncomingAsk>>,
+    /// Asks voice webhooks.
+    pub voice_http: Arc<dyn VoiceHttp>,
     /// Signs the upgrades of calls with a worker of their own.
     pub signer: Option<Signer>,
     /// Where clients' own addresses may lead.

@@ -1,6 +1,7 @@
 //! Makes the driver of each call: its parts, each with the handles that it
 //! needs and no others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,8 +14,12 @@ use super::call::destinations::Destinations;
 use super::call::driver::{Driver, Parts, Start};
 use super::call::idle_sounds::IdleSounds;
 use super::call::incoming::{IncomingAsk, Question};
-use super::call::opening::{caller_hash, incoming_call, placed_call};
+use super::call::opening::{
+    caller_hash, incoming_call, placed_call, told_headers, voice_facts,
+};
 use super::call::publisher::{Outlets, Publisher};
+use super::call::voice::{VoiceLine, VoiceSide, VoiceTools};
+use super::call::voice_stream::StreamDialers;
 use super::call::worker_search::{WorkerSearch, WorkerSources};
 use super::call::worker_session::WorkerSession;
 use super::call_place::CallPlace;
@@ -60,6 +65,7 @@ pub struct Drivers {
     outlets: Outlets,
     sources: WorkerSources,
     foreign: ForeignWorkers,
+    voice: Arc<VoiceTools>,
     gains: LegGains,
     sounds: IdleSounds,
 }
@@ -69,6 +75,12 @@ impl Drivers {
     #[must_use]
     pub fn new(context: &Context) -> Arc<Self> {
         let settings = context.settings.clone();
+        let foreign = ForeignWorkers::new(context.outward.clone(), context.signer.clone());
+        let voice = VoiceTools::new(
+            context.voice_http.clone(),
+            StreamDialers::new(foreign.clone()),
+            context.gauges.clone(),
+        );
         Arc::new(Self {
             engine: context.engine.clone(),
             lines: context.lines.clone(),
@@ -92,7 +104,8 @@ impl Drivers {
                 waiting: context.workers.clone(),
                 dialer: context.dialer.clone(),
             },
-            foreign: ForeignWorkers::new(context.outward.clone(), context.signer.clone()),
+            foreign,
+            voice,
             gains: LegGains {
                 rx: settings.rx_gain.clone(),
                 tx: settings.tx_gain.clone(),
@@ -133,10 +146,18 @@ impl Drivers {
                 info!(lost = %lost.id, "the caller lost this call and rings again");
             }
             let id = incoming.leg;
+            let headers = told_headers(&self.settings, &incoming);
+            let voice = self.voice_side(&line, &call, &headers, &terms);
             let leg = Leg::incoming(&self.engine, *incoming);
-            match self.driver(leg, line, call, terms, self.ask.clone()) {
-                Ok(driver) if self.ask.is_some() => driver.live(Start::Asked).await,
-                Ok(driver) => driver.live(Start::Incoming).await,
+            // Its webhook says itself whether a call is taken.
+            let ask = self.ask.clone().filter(|_| !voice.has_line());
+            let start = match (voice.has_line(), &ask) {
+                (true, _) => Start::Scripted,
+                (false, Some(_)) => Start::Asked,
+                (false, None) => Start::Incoming,
+            };
+            match self.driver(leg, line, call, terms, ask, voice) {
+                Ok(driver) => driver.live(start).await,
                 Err(error) => {
                     warn!(%error, "the call cannot be set up and is refused");
                     self.refuse(id, ERROR);
@@ -166,7 +187,8 @@ impl Drivers {
         let call = placed_call(&self.settings, &line, to, &placed.sip_call_id, &terms);
         let span = span(&call.facts);
         let leg = Leg::outgoing(&self.engine, placed);
-        let driver = self.driver(leg, line, call.clone(), terms, None)?;
+        let voice = self.voice_side(&line, &call, &BTreeMap::new(), &terms);
+        let driver = self.driver(leg, line, call.clone(), terms, None, voice)?;
         Ok((driver, call, span))
     }
 
@@ -177,6 +199,7 @@ impl Drivers {
         call: CallObject,
         terms: CallTerms,
         ask: Option<Arc<dyn IncomingAsk>>,
+        voice: VoiceSide,
     ) -> Result<Driver, OpusError> {
         let media = LegMedia::new(&self.gains, &early)?;
         let is_worker_foreign = terms.dialer.is_some();
@@ -205,6 +228,7 @@ impl Drivers {
                 pacer: self.pacer.clone(),
                 gains: self.gains.clone(),
             }),
+            voice,
             question: Question::new(ask, self.foreign.clone()),
             requests,
             destinations: Destinations::new(self.dialling.clone(), line.clone(), is_worker_foreign),
@@ -215,6 +239,24 @@ impl Drivers {
             must_end: Box::pin(async move { shutdown.calls_must_end().await }),
         };
         Ok(Driver::new(Call::new(policy), parts))
+    }
+
+    /// What TwiML does with this call: nothing, unless its line has a voice webhook, and the call no worker of its own.
+    fn voice_side(
+        &self,
+        line: &LineProfile,
+        call: &CallObject,
+        headers: &BTreeMap<String, String>,
+        terms: &CallTerms,
+    ) -> VoiceSide {
+        let facts = voice_facts(&self.settings, line, &call.facts, headers);
+        let webhook = self.voice_line(line).filter(|_| terms.dialer.is_none());
+        VoiceSide::new(self.voice.clone(), facts, webhook)
+    }
+
+    /// The line's own voice webhook, or that of the flags. Lines have none of their own yet.
+    fn voice_line(&self, _line: &LineProfile) -> Option<VoiceLine> {
+        self.settings.voice.clone()
     }
 
     /// What a call of this line may do.

@@ -84,6 +84,7 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
             stream_url: String::new(),
             params: BTreeMap::new(),
             sip_headers: Default::default(),
+            voice: None,
             trust_privacy: true,
             pushes_jobs: true,
         },
@@ -95,6 +96,7 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
         call_log: None,
         dialer: None,
         ask: None,
+        voice_http: sipbridge::app::callbacks::voice_http(None, Arc::default()).expect("a client"),
         signer: None,
         outward: Arc::new(Outward {
             allowed: vec!["127.0.0.0/8".parse().expect("a network")],

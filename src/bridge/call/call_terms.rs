@@ -23,6 +23,14 @@ impl ForeignWorkers {
         Self { outward, signer }
     }
 
+    /// Dials an address that the operator wrote: it may lead anywhere, and is signed.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub(in crate::bridge) fn operators_dialer(&self, url: &str) -> Result<Dialer, WorkerError> {
+        Ok(Dialer::new(url, None)?.signed(self.signer.clone()))
+    }
+
     /// Dials this address.
     ///
     /// # Errors

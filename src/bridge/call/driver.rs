@@ -10,6 +10,8 @@
 
 #[path = "perform.rs"]
 mod perform;
+#[path = "perform_voice.rs"]
+mod perform_voice;
 #[path = "requests.rs"]
 mod requests;
 
@@ -30,6 +32,7 @@ use super::idle_sounds::IdleSounds;
 use super::incoming::{Question, Settled};
 use super::publisher::Publisher;
 use super::signal::Signal;
+use super::voice::{VoiceEvent, VoiceSide};
 use super::worker_search::{SearchEvent, WorkerSearch};
 use super::worker_session::WorkerSession;
 use super::worker_side::WorkerEvent;
@@ -41,6 +44,7 @@ use crate::core::call::{Call, CalleeInput};
 use crate::core::media_link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
+use crate::core::voice::VoiceRole;
 use crate::fleet::LineProfile;
 use crate::media::pacer::Pacer;
 use crate::sip::engine::{EndedBy, LegEvent};
@@ -58,8 +62,8 @@ const SILENT_AFTER: Duration = Duration::from_millis(60);
 pub(in crate::bridge) struct Driver {
     call: Call,
     parts: Parts,
-    /// A worker or an announcement is heard to its end before the call goes on.
-    waits_for_play_out: bool,
+    /// What is heard to its end before the call goes on.
+    awaited: Awaited,
     finished: Option<Outcome>,
     tick_at: Instant,
     alarm: Pin<Box<Sleep>>,
@@ -89,6 +93,8 @@ pub(in crate::bridge) struct Parts {
     pub(in crate::bridge) session: WorkerSession,
     /// The leg to the fallback number.
     pub(in crate::bridge) fallback: FallbackLeg,
+    /// What TwiML does with the call.
+    pub(in crate::bridge) voice: VoiceSide,
     /// Whether the call is taken at all.
     pub(in crate::bridge) question: Question,
     /// What the API asks of the call.
@@ -109,10 +115,22 @@ pub(in crate::bridge) struct Parts {
 pub(in crate::bridge) enum Start {
     /// It came in.
     Incoming,
+    /// It came in, and its line's voice webhook says what is done with it.
+    Scripted,
     /// It came in, and somebody is asked whether it is taken.
     Asked,
     /// We placed it, and its INVITE is out.
     Placed { ring_timeout: Duration },
+}
+
+/// What is waited for until all that is queued has been heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Nothing,
+    /// The worker's last audio, or the announcement.
+    PlayOut,
+    /// What TwiML plays.
+    VoiceSound,
 }
 
 /// What may have to wait for Redis, where a line's dials are counted over all bridges: for 200 ms at most. Nothing else of the call
@@ -131,6 +149,7 @@ enum DriverEvent {
     Search(SearchEvent),
     Answer(Settled),
     Callee(CalleeInput),
+    Voice(VoiceEvent),
     QueuedRequest(QueuedRequest),
     Woken,
     Messages,
@@ -155,7 +174,7 @@ impl Driver {
         Self {
             call,
             parts,
-            waits_for_play_out: false,
+            awaited: Awaited::Nothing,
             finished: None,
             tick_at: now + TICK_SILENT,
             alarm: Box::pin(sleep_until(now)),
@@ -175,13 +194,29 @@ impl Driver {
         match start {
             Start::Asked => self.call.handle_question(),
             Start::Incoming => self.call.handle_start(now),
-            Start::Placed { ring_timeout } => self.call.handle_placed(now, ring_timeout),
+            Start::Scripted => {
+                self.call.handle_voice_start();
+                self.parts.voice.begin(now, VoiceRole::Inbound);
+            }
+            Start::Placed { ring_timeout } => self.begin_placed(now, ring_timeout),
         }
         self.drive().await;
     }
 
+    /// A call that is TwiML's once it is answered: its document is asked for then.
+    fn begin_placed(&mut self, now: std::time::Instant, ring_timeout: Duration) {
+        self.call.handle_placed(now, ring_timeout);
+        if self.parts.voice.has_line() {
+            // One that has just been placed is not over.
+            let _ = self.call.handle_voice_takeover(now);
+        }
+    }
+
     async fn drive(mut self) {
         loop {
+            if self.parts.voice.call.is_some() {
+                self.take_digits(Instant::now());
+            }
             self.perform_outputs();
             if let Some(unexpected) = self.call.take_unexpected() {
                 let (input, phase) = (unexpected.input, unexpected.phase);
@@ -218,6 +253,7 @@ impl Driver {
                 () = stream.woken() => DriverEvent::Woken,
                 event = parts.search.next() => DriverEvent::Search(event),
                 settled = parts.question.next() => DriverEvent::Answer(settled),
+                event = parts.voice.next() => DriverEvent::Voice(event),
                 Some(asked) = parts.requests.recv() => DriverEvent::QueuedRequest(asked),
                 input = parts.fallback.next() => DriverEvent::Callee(input),
                 Some(packet) = parts.early.recv() => DriverEvent::Rtp(packet),
@@ -256,6 +292,7 @@ impl Driver {
             DriverEvent::Worker(event) => self.handle_worker(now, event),
             DriverEvent::Search(event) => self.handle_search(now, event),
             DriverEvent::Answer(settled) => self.handle_answer(now, settled),
+            DriverEvent::Voice(event) => self.handle_voice(now, event),
             DriverEvent::Callee(input) => self.call.handle_callee(now.into_std(), input),
             DriverEvent::QueuedRequest(asked) => self.deferred = Some(Deferred::Request(asked)),
             DriverEvent::Woken => self.handle_woken(now),
@@ -286,6 +323,7 @@ impl Driver {
             LegEvent::Established => {
                 self.parts.publisher.answered(now);
                 self.call.handle_established(now.into_std());
+                self.voice_established(now.into_std());
             }
             LegEvent::Progress(status) => self.call.handle_progress(status),
             LegEvent::Media(link) => self.handle_media(now, &link),
@@ -348,7 +386,7 @@ impl Driver {
             return self.call.handle_leg_failed(now.into_std());
         }
         self.parts.session.send_echoes(media);
-        if !self.waits_for_play_out {
+        if self.awaited == Awaited::Nothing {
             return;
         }
         let mut downlink = media.stream.downlink();
@@ -359,8 +397,16 @@ impl Driver {
         }
         drop(downlink);
         if drained {
-            self.waits_for_play_out = false;
-            self.call.handle_played_out(now.into_std());
+            self.end_awaited(now.into_std());
+        }
+    }
+
+    /// All that was waited for has been heard.
+    fn end_awaited(&mut self, now: std::time::Instant) {
+        match std::mem::replace(&mut self.awaited, Awaited::Nothing) {
+            Awaited::Nothing => {}
+            Awaited::PlayOut => self.call.handle_played_out(now),
+            Awaited::VoiceSound => self.sound_ended(now),
         }
     }
 
@@ -375,6 +421,7 @@ impl Driver {
         }
         self.parts.session.handle_time(now);
         self.call.handle_timeout(now.into_std());
+        self.parts.voice.handle_timeout(now.into_std());
     }
 
     /// Lets the uplink see that time passes; the answer is when to do so again.
@@ -399,9 +446,10 @@ impl Driver {
             .call
             .poll_timeout()
             .map(|(at, _)| Instant::from_std(at));
+        let voice = self.parts.voice.poll_timeout().map(Instant::from_std);
         let tick = self.parts.media.is_linked().then_some(self.tick_at);
         let ping = self.parts.session.poll_timeout();
-        let next = [call, tick, ping].into_iter().flatten().min();
+        let next = [call, voice, tick, ping].into_iter().flatten().min();
         let next = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
         if self.alarm.deadline() != next {
             self.alarm.as_mut().reset(next);

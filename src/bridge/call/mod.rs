@@ -16,6 +16,8 @@
 //! | `worker_side` | the attached worker: its socket, its messages |
 //! | `destinations` | whom the call may be transferred to |
 //! | `idle_sounds` | what a caller hears while nothing is queued |
+//! | `voice`, `perform_voice` | what TwiML does with the call |
+//! | `voice_fetch`, `voice_sound`, `voice_stream` | what it asks for by HTTP, what it plays, its worker |
 //! | `callee` | the second leg: the fallback number, joined with the caller |
 
 pub(super) mod call_terms;
@@ -27,6 +29,10 @@ pub(super) mod incoming;
 pub(super) mod opening;
 pub(super) mod publisher;
 mod signal;
+pub(super) mod voice;
+pub(super) mod voice_fetch;
+mod voice_sound;
+pub(super) mod voice_stream;
 pub(super) mod worker_search;
 pub(super) mod worker_session;
 mod worker_side;

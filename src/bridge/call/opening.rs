@@ -12,10 +12,12 @@ use crate::core::call_object::{CallDirection, CallObject};
 use crate::core::ids::CallId;
 use crate::core::numbers;
 use crate::core::private::Private;
+use crate::core::voice::webhook::VoiceFacts;
 use crate::fleet::LineProfile;
 use crate::queue::CallerHash;
 use crate::sip::engine::IncomingCall;
 use crate::sip::identity::Caller;
+use crate::sip::uri::UriParts;
 
 /// The call that this INVITE begins.
 pub(in crate::bridge) fn incoming_call(
@@ -88,6 +90,39 @@ fn begun(facts: CallFacts, parameters: BTreeMap<String, String>) -> CallObject {
     }
 }
 
+/// What webhooks are told of this call; `headers` are those of its INVITE.
+pub(in crate::bridge) fn voice_facts(
+    settings: &Settings,
+    line: &LineProfile,
+    facts: &CallFacts,
+    headers: &BTreeMap<String, String>,
+) -> VoiceFacts {
+    let diverted = headers.get("diversion").map(|text| UriParts::parse(text));
+    let diverted = diverted.filter(|uri| !uri.user.is_empty());
+    VoiceFacts {
+        call: facts.id.clone(),
+        account: settings.account_sid.clone(),
+        parent: None,
+        direction: facts.direction,
+        from: facts.from.clone(),
+        to: facts.to.clone(),
+        forwarded_from: diverted.map(|uri| in_e164(&Private::new(uri.user), line)),
+        caller_name: None,
+        answered_by: None,
+        from_country: country_of(&facts.from),
+        to_country: country_of(&facts.to),
+        sip_headers: headers
+            .iter()
+            .map(|(name, value)| (name.clone(), Private::new(value.as_str())))
+            .collect(),
+    }
+}
+
+/// The country of a number in E.164.
+fn country_of(number: &Private) -> Option<numbers::Country> {
+    numbers::Number::read(number.expose(), None)?.country
+}
+
 /// A number as everybody is told it: in E.164 where that is certain.
 fn in_e164(number: &Private, line: &LineProfile) -> Private {
     let e164 = numbers::to_e164(number.expose(), line.dial.country);
@@ -117,20 +152,32 @@ fn custom_parameters(
     parameters
 }
 
+/// The headers of an INVITE that others may hear of: none that gives away who calls and does not want it told.
+pub(in crate::bridge) fn told_headers(
+    settings: &Settings,
+    incoming: &IncomingCall,
+) -> BTreeMap<String, String> {
+    let withheld = incoming.caller.withheld.as_ref();
+    let withheld = withheld.filter(|_| settings.trust_privacy);
+    let is_told = |value: &str| !withheld.is_some_and(|withheld| withheld.is_told_by(value));
+    let headers = incoming.headers.iter();
+    let headers = headers.filter(|(_, value)| is_told(value));
+    headers
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 /// The headers that the operator names, behind everything else that has
-/// their name; none that gives away who calls and does not want it told.
+/// their name.
 fn hand_on_headers(
     settings: &Settings,
     incoming: &IncomingCall,
     parameters: &mut BTreeMap<String, String>,
 ) {
-    let withheld = incoming.caller.withheld.as_ref();
-    let withheld = withheld.filter(|_| settings.trust_privacy);
-    for (name, value) in settings.sip_headers.pick(&incoming.headers) {
-        if !withheld.is_some_and(|withheld| withheld.is_told_by(value)) {
-            let place = parameters.entry(name);
-            place.or_insert_with(|| value.to_owned());
-        }
+    let told = told_headers(settings, incoming);
+    for (name, value) in settings.sip_headers.pick(&told) {
+        let place = parameters.entry(name);
+        place.or_insert_with(|| value.to_owned());
     }
 }
 

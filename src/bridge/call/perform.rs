@@ -8,7 +8,7 @@ use super::super::incoming::Settled;
 use super::super::worker_search::{NoToken, SearchEvent};
 use super::super::worker_session::StreamStart;
 use super::super::worker_side::WorkerEvent;
-use super::{Deferred, Driver};
+use super::{Awaited, Deferred, Driver};
 use crate::bridge::call_store::RequestError;
 use crate::core::call::{Attempt, CalleeInput, Output, WorkerInput};
 use crate::core::media_streams::WorkerMessage;
@@ -17,10 +17,16 @@ use crate::sip::engine::SubmitError;
 use crate::worker::{CloseReason, WorkerSocket};
 
 impl Driver {
-    /// Does all that the state machine asks for.
+    /// Does all that the state machine asks for, and TwiML, where it has the call: what one asks for may
+    /// be an input of the other.
     pub(in crate::bridge) fn perform_outputs(&mut self) {
-        while let Some(output) = self.call.poll_output() {
-            self.perform(output);
+        loop {
+            while let Some(output) = self.call.poll_output() {
+                self.perform(output);
+            }
+            if !self.perform_voice() {
+                return;
+            }
         }
     }
 
@@ -71,11 +77,10 @@ impl Driver {
             }
             Output::Held(on) => self.set_held(on),
             Output::PlayOut => {
-                self.waits_for_play_out = true;
+                self.awaited = Awaited::PlayOut;
                 parts.media.stream.downlink().notify_drained();
             }
-            // No call is TwiML's yet.
-            Output::StreamOver(_) => {}
+            Output::StreamOver(end) => self.stream_over(end),
             Output::Report(report) => parts.publisher.report(report),
             Output::Finished(outcome) => self.finished = Some(outcome),
         }
@@ -164,6 +169,7 @@ impl Driver {
             resumed: publisher.is_resumed(),
         };
         parts.session.start(&parts.media, &start);
+        self.stream_started();
     }
 
     // ---- what the worker says ----

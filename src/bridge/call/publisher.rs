@@ -47,6 +47,8 @@ pub(in crate::bridge) struct Publisher {
     /// The present attempt, and its stream.
     attempt: Attempt,
     stream: StreamId,
+    /// What a document says beside the call's own parameters to the worker of its stream.
+    stream_parameters: CustomParams,
     /// Who calls, where he may be recognised when he rings again.
     caller: Option<CallerHash>,
     /// The caller's call before, which was lost.
@@ -72,6 +74,7 @@ impl Publisher {
                 until: None,
             },
             stream: StreamId::random(),
+            stream_parameters: CustomParams::default(),
             caller: None,
             resumed_from: None,
             has_worker: false,
@@ -207,10 +210,19 @@ impl Publisher {
     /// for its workers only.
     pub(in crate::bridge) fn parameters(&self) -> CustomParams {
         let mut parameters = self.call.state.custom_params.clone();
+        if !self.stream_parameters.is_empty() {
+            let own = self.stream_parameters.iter();
+            parameters.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        }
         if self.attempt.resumed {
             parameters.extend([("resumed".into(), "true".into())]);
         }
         parameters
+    }
+
+    /// A document opens a stream: what its worker is told, over all that the call says by itself.
+    pub(in crate::bridge) fn stream_parameters(&mut self, parameters: CustomParams) {
+        self.stream_parameters = parameters;
     }
 
     /// A worker is attached: how it came.

@@ -42,6 +42,8 @@ pub(in crate::bridge) struct InboundState {
     pub(in crate::bridge) writer: Option<DirectWriter>,
     /// The leg that this one is joined with: it gets the audio.
     pub(in crate::bridge) relay: Option<Arc<OutboundAudio>>,
+    /// The driver waits for digits, and takes them itself: TwiML has the call, and no worker.
+    pub(in crate::bridge) wakes_for_digits: bool,
     waiting: VecDeque<Vec<u8>>,
     /// The driver is passing on what was kept. Until it is done, what comes stays
     /// in the uplink, behind that.
@@ -58,6 +60,7 @@ impl InboundAudio {
             uplink,
             writer: None,
             relay: None,
+            wakes_for_digits: false,
             waiting: VecDeque::new(),
             is_catching_up: false,
             scratch: Vec::new(),
@@ -86,7 +89,9 @@ impl RtpTap for InboundAudio {
         state.uplink.handle_rtp(arrived, packet);
         let has_more = state.send();
         // Held packets need the driver's ticks, closer than while RTP flows.
-        let needs_driver = has_more || !state.waiting.is_empty() || state.uplink.is_holding();
+        let has_digit = state.wakes_for_digits && state.uplink.has_digit();
+        let needs_driver =
+            has_more || has_digit || !state.waiting.is_empty() || state.uplink.is_holding();
         drop(state);
         if needs_driver {
             self.wake.notify_one();

@@ -284,7 +284,13 @@ impl Uplink {
         self.backlog.next_frame().map(|(_, frame)| frame)
     }
 
-    /// The next digit, for another leg.
+    /// Whether [`Uplink::poll_digit`] has something.
+    #[must_use]
+    pub fn has_digit(&self) -> bool {
+        !self.digits.is_empty()
+    }
+
+    /// The next digit, for another leg, or for whoever listens in place of a worker.
     pub fn poll_digit(&mut self) -> Option<char> {
         self.digits.pop_front().map(|(_, digit)| digit)
     }
