@@ -151,7 +151,7 @@ pub struct Health {
     pub redis: Option<RedisHealth>,
     /// The bridges that lines are shared with, where they are.
     pub cluster: Option<ClusterHealth>,
-    /// Whether there is a `--ws-target` to fall back to, or to use instead.
+    /// Whether there is a `--ws-target` to fall back to, or to use instead, or a `--voice-url`.
     pub has_ws_target: bool,
     /// What only metrics tell, but for the records of calls.
     pub counters: MetricCounters,

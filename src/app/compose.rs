@@ -22,7 +22,7 @@ use super::retention;
 use super::start_error::StartError;
 use crate::api::{self, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
-use crate::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
+use crate::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings, VoiceLine};
 use crate::bridge::dialling::Dialling;
 use crate::bridge::drivers::Drivers;
 use crate::bridge::intake::Intake;
@@ -30,7 +30,7 @@ use crate::bridge::overload::{Monitor, OverloadInputs};
 use crate::bridge::place::CallPlacer;
 use crate::callbacks::WebhookDispatcher;
 use crate::cluster::ClusterHandle;
-use crate::config::{Config, Dispatch};
+use crate::config::{Config, Dispatch, VoiceConfig};
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
@@ -437,9 +437,17 @@ fn settings(config: &Config, stream_url: String) -> Settings {
         stream_url,
         params: config.worker.params.clone(),
         sip_headers: config.worker.sip_headers.clone(),
-        voice: None,
+        voice: config.voice.as_ref().map(voice_line),
         trust_privacy: config.sip.trust_privacy,
         pushes_jobs: config.worker.dispatch == Dispatch::Queue,
+    }
+}
+
+/// The webhook that all lines have by the flags.
+fn voice_line(voice: &VoiceConfig) -> VoiceLine {
+    VoiceLine {
+        webhook: voice.webhook.clone(),
+        fallback: voice.fallback.clone(),
     }
 }
 

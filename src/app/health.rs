@@ -63,7 +63,7 @@ impl HealthReporter {
             calls_max: usize::try_from(config.calls.max_calls).unwrap_or(usize::MAX),
             file_mistakes,
             registers: config.sip.register,
-            has_ws_target: config.worker.ws_target.is_some(),
+            has_ws_target: config.worker.ws_target.is_some() || config.voice.is_some(),
             started: Instant::now(),
             engine: context.engine.clone(),
             call_limiter: context.call_limiter.clone(),

@@ -347,6 +347,12 @@ fn check_workers(config: &Config, report: &mut Report) {
             "--ws-target: {url} is a valid address; not dialled"
         ));
     }
+    if let Some(voice) = &config.voice {
+        let url = &voice.webhook.url;
+        report.ok(format_args!(
+            "--voice-url: {url} is a valid address; not asked"
+        ));
+    }
 }
 
 /// Connects to Redis and proves that jobs can be pushed.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::config_error::FlagProblem;
 use super::reader::Reader;
 use super::url::ServiceUrl;
+use super::voice::VoiceConfig;
 use crate::core::access::Cidr;
 use crate::core::callback::Method;
 use crate::core::outward::Outward;
@@ -33,7 +34,11 @@ pub struct CallbacksConfig {
     pub outward: Outward,
 }
 
-pub(super) fn callbacks(reader: &mut Reader, ws_target: Option<&ServiceUrl>) -> CallbacksConfig {
+pub(super) fn callbacks(
+    reader: &mut Reader,
+    ws_target: Option<&ServiceUrl>,
+    voice: Option<&VoiceConfig>,
+) -> CallbacksConfig {
     let timeout = reader.seconds("callback-timeout", 0.1);
     if timeout > TIMEOUT_MAX {
         let problem = FlagProblem::Seconds("0.1".into(), TIMEOUT_MAX.as_secs());
@@ -41,12 +46,14 @@ pub(super) fn callbacks(reader: &mut Reader, ws_target: Option<&ServiceUrl>) -> 
     }
     let status_url = reader.url("status-callback-url", SCHEMES, EXAMPLE);
     let incoming_url = reader.url("incoming-callback-url", SCHEMES, EXAMPLE);
+    let allowed = allowed(reader);
+    let urls = [status_url.as_ref(), incoming_url.as_ref(), ws_target];
+    let mut own_hosts = own_hosts(reader, urls);
+    let voice_hosts = voice.into_iter().flat_map(VoiceConfig::hosts);
+    own_hosts.extend(voice_hosts.map(str::to_owned));
     let outward = Outward {
-        allowed: allowed(reader),
-        own_hosts: own_hosts(
-            reader,
-            [status_url.as_ref(), incoming_url.as_ref(), ws_target],
-        ),
+        allowed,
+        own_hosts,
     };
     CallbacksConfig {
         status_url,
@@ -105,7 +112,7 @@ mod tests {
 
     fn read(pairs: &[(&'static str, &str)]) -> (Outward, Vec<String>) {
         let mut reader = Reader::new(RawArgs::from_pairs(pairs));
-        let outward = callbacks(&mut reader, None).outward;
+        let outward = callbacks(&mut reader, None, None).outward;
         let mistakes = reader.mistakes.iter().map(ToString::to_string);
         (outward, mistakes.collect())
     }

@@ -26,6 +26,9 @@ pub enum FlagProblem {
     /// Of no use without another flag.
     #[error("needs --{0} as well")]
     Needs(&'static str),
+    /// Another way to a worker.
+    #[error("cannot be given with --{0}: calls have one way to their worker")]
+    OtherWay(&'static str),
     /// A whole number in a range.
     #[error("must be a whole number from {0} to {1}")]
     Whole(u64, u64),

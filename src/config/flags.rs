@@ -182,8 +182,16 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Redis list of jobs"),
     value("ws-target", "WS_TARGET", "URL")
         .help(WORKER, "Worker to dial for each call, ws:// or wss://; with --redis-url, while Redis is away"),
+    value("voice-url", "VOICE_URL", "URL")
+        .help(WORKER, "Bot that is asked by HTTP what to do with each call, and answers TwiML as Twilio's voice webhooks do; http:// or https://. Instead of the queue and --ws-target"),
+    value("voice-method", "VOICE_METHOD", "POST|GET").or("POST")
+        .help(WORKER, "POST sends the call's fields to --voice-url as a form, GET in the query"),
+    value("voice-fallback-url", "VOICE_FALLBACK_URL", "URL")
+        .help(WORKER, "Asked where --voice-url, or an address that its documents name, gives no TwiML; then the line's fallback"),
+    value("voice-fallback-method", "VOICE_FALLBACK_METHOD", "POST|GET").or("POST")
+        .help(WORKER, "As --voice-method, for --voice-fallback-url"),
     value("dispatch", "DISPATCH", "queue|push")
-        .help(WORKER, "How a call finds its worker: as a job in Redis, or by dialling --ws-target; with push, --redis-url gets events and state, and no jobs [default: queue with --redis-url, else push]"),
+        .help(WORKER, "How a call finds its worker: as a job in Redis, or by dialling --ws-target or asking --voice-url; with push, --redis-url gets events and state, and no jobs [default: queue with --redis-url, with --voice-url and else push]"),
     value("stream-port", "STREAM_PORT", "PORT").or("8081")
         .help(WORKER, "Port where workers of the queue dial in"),
     value("stream-url", "STREAM_URL", "URL")
@@ -207,7 +215,7 @@ pub const FLAGS: &[Flag] = &[
     value("callback-timeout", "CALLBACK_TIMEOUT", "SECONDS").or("5")
         .help(CALLBACKS, "How long a receiver may take to answer, 0.1 to 60; seconds, as in the program this one replaces"),
     value("auth-token", "AUTH_TOKEN", "TOKEN")
-        .help(CALLBACKS, "Signs callbacks, and the WebSocket upgrades of --ws-target, with X-Twilio-Signature; with 17 characters or more it also opens Twilio's REST API at --api-port to who knows it and --account-sid; a client's own callbackUrl or wsTarget only at a host of these flags, or of --sign-host. Prefer the variable"),
+        .help(CALLBACKS, "Signs callbacks, voice webhooks, and the WebSocket upgrades of --ws-target and of their streams, with X-Twilio-Signature; with 17 characters or more it also opens Twilio's REST API at --api-port to who knows it and --account-sid; a client's own callbackUrl or wsTarget only at a host of these flags, or of --sign-host. Prefer the variable"),
     value("account-sid", "ACCOUNT_SID", "SID")
         .help(CALLBACKS, "AccountSid that workers and bots are told, AC and 32 hex digits; the same for all bridges that share lines [default: derived from --encryption-key, else from --node-id]"),
     Flag { kind: FlagKind::Many("CIDR"), ..value("allow-callback", "ALLOW_CALLBACK", "") }
@@ -249,7 +257,7 @@ pub const FLAGS: &[Flag] = &[
 ];
 
 /// Flags whose values are shown nowhere, not even in part.
-pub const SECRET_FLAGS: [&str; 10] = [
+pub const SECRET_FLAGS: [&str; 12] = [
     "api-token",
     "database-url",
     "sip-password",
@@ -257,6 +265,8 @@ pub const SECRET_FLAGS: [&str; 10] = [
     "encryption-key",
     "redis-url",
     "ws-target",
+    "voice-url",
+    "voice-fallback-url",
     "status-callback-url",
     "incoming-callback-url",
     "auth-token",

@@ -33,6 +33,7 @@ mod records;
 pub mod settings;
 pub mod url;
 pub mod validate;
+mod voice;
 mod workers;
 
 pub use callbacks::CallbacksConfig;
@@ -44,4 +45,5 @@ pub use settings::{
     LogFormat, NetworkConfig, QueueSettings, SipConfig, TurnServer, WorkerConfig,
 };
 pub use url::ServiceUrl;
+pub use voice::VoiceConfig;
 pub use validate::{Checked, encryption_key, validate};

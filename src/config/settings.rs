@@ -9,6 +9,7 @@ use super::callbacks::CallbacksConfig;
 use super::callers::CallersConfig;
 use super::dialling::DiallingConfig;
 use super::url::ServiceUrl;
+use super::voice::VoiceConfig;
 use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
 use crate::core::ids::AccountSid;
@@ -43,6 +44,8 @@ pub struct Config {
     pub dialling: DiallingConfig,
     /// How workers get their calls.
     pub worker: WorkerConfig,
+    /// The bot that answers TwiML, where `--voice-url` is given.
+    pub voice: Option<VoiceConfig>,
     /// Redis, where `--redis-url` is given.
     pub queue: Option<QueueSettings>,
     /// How lines are shared with other bridges; `None` for not at all.

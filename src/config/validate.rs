@@ -20,6 +20,7 @@ use super::settings::{
     AnswerMode, AudioConfig, CallsConfig, Config, Database, Dispatch, FlagsLine, LogFormat,
     NetworkConfig, SipConfig, TurnServer,
 };
+use super::voice;
 use super::workers::{queue, worker};
 use crate::core::address::Transport;
 use crate::core::cluster::NodeId;
@@ -107,8 +108,10 @@ fn config(reader: &mut Reader) -> Config {
     let network = network(reader);
     let ws_target = reader.url("ws-target", &["ws", "wss"], "ws://127.0.0.1:9000/media");
     let (encryption_key, node_id) = (key(reader), node_id(reader));
+    let voice = voice::voice(reader);
     Config {
-        callbacks: callbacks(reader, ws_target.as_ref()),
+        callbacks: callbacks(reader, ws_target.as_ref(), voice.as_ref()),
+        voice,
         sip: sip(reader),
         flags_line: flags_line(reader),
         lines_file: reader.file("lines"),
@@ -384,13 +387,15 @@ fn node_id(reader: &mut Reader) -> String {
 /// Mistakes that lie between flags.
 fn check_together(config: &Config, reader: &mut Reader) {
     let is_given = |name: &str| reader.given.explicit(name).is_some();
-    let no_worker = !is_given("redis-url") && !is_given("ws-target");
+    let ways = ["redis-url", "ws-target", "voice-url"];
+    let no_worker = !ways.into_iter().any(is_given);
     let no_line = !is_given("sip-username") && !is_given("lines") && config.database.is_none();
     let no_line = no_line && !is_given("database-url");
     let no_redis = !is_given("redis-url");
     if no_worker {
         let why = "no call could ever reach a worker. Give --redis-url (REDIS_URL) for workers \
-                   that take jobs, or --ws-target (WS_TARGET) for a worker to dial";
+                   that take jobs, --ws-target (WS_TARGET) for a worker to dial, or --voice-url (VOICE_URL) \
+                   for a bot that answers TwiML";
         reader.mistake("redis-url", FlagProblem::Missing(why));
     }
     if no_line {
@@ -412,6 +417,7 @@ fn check_together(config: &Config, reader: &mut Reader) {
             );
         }
     }
+    voice::check_dispatch(config.worker.dispatch, reader);
     access::check(config.api_bind, reader);
     records::check(config.database.is_some(), reader);
     check_ports(config, reader);

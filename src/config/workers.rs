@@ -25,9 +25,10 @@ pub(super) fn worker(reader: &mut Reader, ws_target: Option<ServiceUrl>) -> Work
 
 /// Jobs where there is a Redis for them, unless it is to coordinate alone.
 fn dispatch(reader: &mut Reader) -> Dispatch {
-    let has_redis = reader.given.explicit("redis-url").is_some();
-    if reader.given.explicit("dispatch").is_none() {
-        return if has_redis {
+    let is_given = |name| reader.given.explicit(name).is_some();
+    let has_jobs = is_given("redis-url") && !is_given("voice-url");
+    if !is_given("dispatch") {
+        return if has_jobs {
             Dispatch::Queue
         } else {
             Dispatch::Push
@@ -40,6 +41,7 @@ fn dispatch(reader: &mut Reader) -> Dispatch {
     );
     let needed = match dispatch {
         Dispatch::Queue => "redis-url",
+        Dispatch::Push if reader.given.explicit("voice-url").is_some() => "voice-url",
         Dispatch::Push => "ws-target",
     };
     if reader.given.explicit(needed).is_none() {
