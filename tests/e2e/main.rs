@@ -118,3 +118,4 @@ mod strangers;
 mod trunk;
 mod twilio_api;
 mod unsuitable_redis;
+mod voice_webhook;
