@@ -18,7 +18,7 @@
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
-//! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken; signed, retried, kept |
+//! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken, voice webhooks; signed, retried, kept |
 //! | [`cluster`] | lines shared with other bridges: beats, leases, lines registered and let go |
 //! | [`bridge`] | the driver that joins them, one task per call |
 //! | [`api`] | HTTP: health, metrics, calls, administration of lines and SIP servers |

@@ -179,11 +179,7 @@ impl VoiceHttp for VoiceWebhooks {
         });
     }
 
-    fn sound(
-        &self,
-        url: VoiceUrl,
-        written_by: WrittenBy,
-    ) -> Waited<Result<Vec<u8>, FetchFailure>> {
+    fn sound(&self, url: VoiceUrl, written_by: WrittenBy) -> Waited<Result<Vec<u8>, FetchFailure>> {
         let (client, loading) = (self.client.clone(), self.loading.clone());
         Box::pin(async move {
             // Never closed.

@@ -14,9 +14,7 @@ use super::call::destinations::Destinations;
 use super::call::driver::{Driver, Parts, Start};
 use super::call::idle_sounds::IdleSounds;
 use super::call::incoming::{IncomingAsk, Question};
-use super::call::opening::{
-    caller_hash, incoming_call, placed_call, told_headers, voice_facts,
-};
+use super::call::opening::{caller_hash, incoming_call, placed_call, told_headers, voice_facts};
 use super::call::publisher::{Outlets, Publisher};
 use super::call::voice::{VoiceLine, VoiceSide, VoiceTools};
 use super::call::voice_stream::StreamDialers;

@@ -51,10 +51,7 @@ pub(super) fn callbacks(
     let mut own_hosts = own_hosts(reader, urls);
     let voice_hosts = voice.into_iter().flat_map(VoiceConfig::hosts);
     own_hosts.extend(voice_hosts.map(str::to_owned));
-    let outward = Outward {
-        allowed,
-        own_hosts,
-    };
+    let outward = Outward { allowed, own_hosts };
     CallbacksConfig {
         status_url,
         incoming_url,

@@ -45,5 +45,5 @@ pub use settings::{
     LogFormat, NetworkConfig, QueueSettings, SipConfig, TurnServer, WorkerConfig,
 };
 pub use url::ServiceUrl;
-pub use voice::VoiceConfig;
 pub use validate::{Checked, encryption_key, validate};
+pub use voice::VoiceConfig;

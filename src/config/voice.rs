@@ -60,11 +60,7 @@ pub(super) fn check_dispatch(dispatch: Dispatch, reader: &mut Reader) {
     }
 }
 
-fn webhook(
-    reader: &mut Reader,
-    url: &'static str,
-    method: &'static str,
-) -> Option<Webhook> {
+fn webhook(reader: &mut Reader, url: &'static str, method: &'static str) -> Option<Webhook> {
     let method = reader.choice(method, "POST or GET", [HttpMethod::Post, HttpMethod::Get]);
     let text = reader.url(url, SCHEMES, EXAMPLE)?;
     let parsed = VoiceUrl::parse_http(text.expose());
@@ -102,11 +98,7 @@ mod tests {
         );
         let both = mistakes(&[("voice-url", "http://bot/v"), ("ws-target", "ws://h")]);
         assert!(both[0].contains("--ws-target"), "{both:?}");
-        let jobs = mistakes(&[
-            ("voice-url", "http://bot/v"),
-            redis,
-            ("dispatch", "queue"),
-        ]);
+        let jobs = mistakes(&[("voice-url", "http://bot/v"), redis, ("dispatch", "queue")]);
         assert!(jobs[0].contains("--dispatch queue"), "{jobs:?}");
         let alone = mistakes(&[
             ("ws-target", "ws://h"),
@@ -127,7 +119,10 @@ mod tests {
         let mut reader = Reader::new(RawArgs::from_pairs(&given));
         let voice = voice(&mut reader).unwrap();
         assert_eq!(voice.webhook.method, HttpMethod::Post);
-        assert_eq!(voice.webhook.url.expose(), "https://u:p@bot.example/voice?a=1");
+        assert_eq!(
+            voice.webhook.url.expose(),
+            "https://u:p@bot.example/voice?a=1"
+        );
         assert_eq!(voice.fallback.as_ref().unwrap().method, HttpMethod::Get);
         let hosts: Vec<_> = voice.hosts().collect();
         assert_eq!(hosts, ["bot.example", "10.0.0.5"]);

@@ -13,7 +13,7 @@ use crate::harness::bridge::{LINE, NUMBER, Setup};
 use crate::harness::caller::CALLER_NUMBER;
 use crate::harness::receiver::{Receiver, Reply, Request, python_signature};
 use crate::harness::sdp::Offer;
-use crate::harness::{Api, Bridge, Caller, SOON, Worker, http, sound, until, within};
+use crate::harness::{Api, Bridge, Callee, Caller, SOON, Worker, http, sound, until, within};
 
 const TOKEN: &str = "auth-t0ken-of-the-tests";
 
@@ -53,7 +53,9 @@ impl Bot {
     /// What a path answers: the inside of `<Response>`.
     fn answers(&self, path: &str, inner: &str) {
         let reply = Reply {
-            body: format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response>{inner}</Response>"),
+            body: format!(
+                "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response>{inner}</Response>"
+            ),
             ..Reply::status(200).header("Content-Type: text/xml")
         };
         self.http.script(path, [reply]);
@@ -194,7 +196,10 @@ async fn a_bot_that_answers_with_a_stream_gets_the_caller() {
     call.rtp.hears(&answer[5..15].concat(), SOON).await;
     call.ended_by_bridge(SOON).await;
     let told = bot.http.receives("/stream", 2).await;
-    let events: Vec<_> = told.iter().map(|told| form(told)["StreamEvent"].clone()).collect();
+    let events: Vec<_> = told
+        .iter()
+        .map(|told| form(told)["StreamEvent"].clone())
+        .collect();
     assert_eq!(events, ["stream-started", "stream-stopped"]);
     assert_eq!(form(&told[0])["StreamSid"], worker.stream_sid);
     assert_eq!(ended(&bridge).await["outcome"], "worker-hung-up");
@@ -206,8 +211,14 @@ async fn a_bot_that_answers_with_a_stream_gets_the_caller() {
 async fn the_next_verb_follows_a_worker_that_closes_and_a_second_stream_is_another_one() {
     let mut bot = Bot::start().await;
     let stream = format!("<Stream url=\"ws://127.0.0.1:{}/media\"/>", bot.port);
-    bot.answers("/voice", &format!("<Connect action=\"/after\">{stream}</Connect>"));
-    bot.answers("/after", &format!("<Pause length=\"1\"/><Connect>{stream}</Connect>"));
+    bot.answers(
+        "/voice",
+        &format!("<Connect action=\"/after\">{stream}</Connect>"),
+    );
+    bot.answers(
+        "/after",
+        &format!("<Pause length=\"1\"/><Connect>{stream}</Connect>"),
+    );
     let bridge = bot.bridge().await;
     let mut call = Caller::connect(bridge.sip(), NUMBER).await;
     let mut first = bot.streamed().await;
@@ -225,7 +236,10 @@ async fn the_next_verb_follows_a_worker_that_closes_and_a_second_stream_is_anoth
     player.play(&heard).await;
     second.hears(&heard[20..30].concat(), SOON).await;
     let before = sound::position(&second.audio(), &unheard[5]);
-    assert_eq!(before, None, "what was said between the streams is for nobody");
+    assert_eq!(
+        before, None,
+        "what was said between the streams is for nobody"
+    );
     call.bye().await;
     second.listen_to_end().await;
     assert_eq!(ended(&bridge).await["outcome"], "caller-hung-up");
@@ -236,10 +250,7 @@ async fn the_next_verb_follows_a_worker_that_closes_and_a_second_stream_is_anoth
 async fn a_call_that_is_rejected_is_refused_unanswered() {
     let bot = Bot::start().await;
     let bridge = bot.bridge().await;
-    for (inner, status) in [
-        ("<Reject reason=\"busy\"/>", 486),
-        ("<Reject/>", 603),
-    ] {
+    for (inner, status) in [("<Reject reason=\"busy\"/>", 486), ("<Reject/>", 603)] {
         bot.answers("/voice", inner);
         let mut call = Caller::invite(bridge.sip(), NUMBER, Offer::usual()).await;
         call.provisional(180).await;
@@ -272,7 +283,11 @@ async fn a_bot_that_is_down_is_followed_by_the_fallback_url_and_that_by_the_ladd
     call.ended_by_bridge(Duration::from_secs(40)).await;
     let record = ended(&bridge).await;
     assert_eq!(record["outcome"], "no-worker");
-    assert!(metrics(&bridge).await.contains("sipbridge_fallbacks_total{rung=\"announcement\"} 1"));
+    assert!(
+        metrics(&bridge)
+            .await
+            .contains("sipbridge_fallbacks_total{rung=\"announcement\"} 1")
+    );
     assert!(call.rtp.heard().len() > 50, "the announcement");
     bridge.shut_down().await;
 }
@@ -344,12 +359,22 @@ async fn files_and_digits_are_played_and_a_pause_is_kept() {
     let audio = call.rtp.audio();
     assert!(sound::contains(&audio, &whole), "the file is heard");
     assert_eq!(bot.http.requests_for("/tune.wav").len(), 1, "fetched once");
-    let digits: Vec<_> = call.rtp.heard().iter().filter(|packet| packet.payload_type == 101).map(|packet| packet.payload[0]).collect();
+    let digits: Vec<_> = call
+        .rtp
+        .heard()
+        .iter()
+        .filter(|packet| packet.payload_type == 101)
+        .map(|packet| packet.payload[0])
+        .collect();
     assert!(digits.contains(&1) && digits.contains(&2), "{digits:?}");
     // Twice half a second, the digits with half a second between, a second.
     let lasted = ended_at - began;
     assert!(lasted > Duration::from_millis(2_500), "{lasted:?}");
-    assert!(metrics(&bridge).await.contains("sipbridge_twiml_warnings_total 1"));
+    assert!(
+        metrics(&bridge)
+            .await
+            .contains("sipbridge_twiml_warnings_total 1")
+    );
     bridge.shut_down().await;
 }
 
@@ -380,5 +405,42 @@ async fn a_caller_who_gives_up_while_the_bot_thinks_leaves_nothing_behind() {
     bot.http.receives("/voice", 1).await;
     call.cancel().await;
     assert_eq!(ended(&bridge).await["outcome"], "abandoned");
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_api_places_is_the_bots_once_it_is_answered() {
+    let mut bot = Bot::start().await;
+    let stream = format!("<Stream url=\"ws://127.0.0.1:{}/media\"/>", bot.port);
+    bot.answers("/voice", &format!("<Connect>{stream}</Connect>"));
+    let phone = Callee::open().await;
+    let bridge = bot
+        .setup()
+        .line_field("sipDomain", json!(phone.local.to_string()))
+        .start()
+        .await;
+    let body = json!({"to": CALLER_NUMBER});
+    let placed = Api::of(&bridge).post("/api/calls", &body).await.expect(201);
+    let invite = phone.invited().await;
+    assert_eq!(
+        bot.http.requests_for("/voice").len(),
+        0,
+        "nobody is there yet"
+    );
+    phone.answer(&invite).await;
+    let mut worker = bot.streamed().await;
+    assert_eq!(placed["sid"], worker.call_sid);
+    let fields = form(&bot.http.receives("/voice", 1).await[0]);
+    for (name, value) in [
+        ("Direction", "outbound-api"),
+        ("CallStatus", "in-progress"),
+        ("To", CALLER_NUMBER),
+        ("From", NUMBER),
+    ] {
+        assert_eq!(fields[name], value, "{name}");
+    }
+    phone.bye(&invite).await;
+    worker.listen_to_end().await;
+    assert_eq!(ended(&bridge).await["outcome"], "callee-hung-up");
     bridge.shut_down().await;
 }

@@ -11,7 +11,7 @@ use crate::fleet::LineProfile;
 pub(in crate::bridge) struct Destinations {
     dialling: Arc<Dialling>,
     line: Arc<LineProfile>,
-    /// The client who placed the call named its worker, whose transfers are
+    /// The client who placed the call named its worker, or a client's TwiML did: his transfers are
     /// judged like the client's.
     is_worker_foreign: bool,
 }
@@ -27,6 +27,11 @@ impl Destinations {
             line,
             is_worker_foreign,
         }
+    }
+
+    /// The call gets another worker: whether a client named him.
+    pub(in crate::bridge) const fn worker_changes(&mut self, is_foreign: bool) {
+        self.is_worker_foreign = is_foreign;
     }
 
     /// Whether what the worker asks for must be allowed first.

@@ -2,13 +2,14 @@
 //! [`crate::core::voice`]. The SIP leg, the worker and the ladder stay with the call's own state machine.
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::super::voice::VoiceEvent;
 use super::super::voice_stream::VoiceStream;
 use super::{Awaited, Driver};
 use crate::core::call_object::CallStatus;
 use crate::core::media_session::downlink::IdleAudio;
+use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 use crate::core::twiml::document::{Dial, MediaStream};
 use crate::core::voice::{
@@ -50,7 +51,9 @@ impl Driver {
             }
             VoiceCommand::Answer => self.call.handle_voice_answer(),
             VoiceCommand::Play { id, sound } => self.play(id, sound),
-            VoiceCommand::SendDigits { id, leg, digits } => self.send_voice_digits(id, leg, &digits),
+            VoiceCommand::SendDigits { id, leg, digits } => {
+                self.send_voice_digits(id, leg, &digits)
+            }
             VoiceCommand::StopSound => self.stop_sound(),
             VoiceCommand::OpenStream { id, stream } => self.open_stream(id, stream),
             VoiceCommand::CloseStream => self.close_stream(),
@@ -90,7 +93,8 @@ impl Driver {
             }
             VoiceEvent::Sound(id, Ok(sound)) => self.hear(id, IdleAudio::Once(sound)),
             VoiceEvent::Sound(id, Err(reason)) => {
-                warn!(reason, "a file of <Play> cannot be played");
+                let text = format!("a file of <Play> cannot be played: {reason}");
+                self.parts.voice.tools.explain("sound", &text);
                 self.with_voice(|voice| voice.handle_played(now, id, false));
             }
         }
@@ -134,11 +138,17 @@ impl Driver {
         if leg.is_some() {
             return self.not_played(id);
         }
-        let sent = self.parts.media.stream.downlink().send_digits(digits.expose());
+        let sent = self
+            .parts
+            .media
+            .stream
+            .downlink()
+            .send_digits(digits.expose());
         match sent {
             Ok(()) => self.await_end(id),
             Err(refused) => {
-                warn!(%refused, "the digits of <Play> are not sent");
+                let text = format!("the digits of <Play> are not sent: {refused}");
+                self.parts.voice.tools.explain("digits", &text);
                 self.not_played(id);
             }
         }
@@ -195,17 +205,24 @@ impl Driver {
     fn open_stream(&mut self, id: CommandId, stream: Box<MediaStream>) {
         let now = std::time::Instant::now();
         let parts = &mut self.parts;
-        let dialer = parts.voice.tools.dialers.dialer(&stream, parts.voice.asked());
+        let dialer = parts
+            .voice
+            .tools
+            .dialers
+            .dialer(&stream, parts.voice.asked());
         let parameters = stream.parameters.clone();
+        let is_foreign = stream.written_by == WrittenBy::Client;
         parts.voice.stream = Some(VoiceStream::new(id, stream));
         match dialer {
             Ok(dialer) => {
+                parts.destinations.worker_changes(is_foreign);
                 parts.publisher.stream_parameters(parameters);
                 parts.search.dial_instead(dialer);
                 self.call.handle_voice_stream(now);
             }
             Err(error) => {
-                warn!(%error, "the worker of a <Stream> cannot be dialled");
+                let text = format!("the worker of a <Stream> cannot be dialled: {error}");
+                self.parts.voice.tools.explain("stream", &text);
                 self.stream_over(StreamEnd::Lost);
             }
         }

@@ -12,8 +12,8 @@ use super::voice_stream::{StreamDialers, VoiceStream};
 use crate::bridge::audio_metrics::AudioMetrics;
 use crate::core::call_object::CallStatus;
 use crate::core::log_limiter::SeldomKinds;
-use crate::core::twiml::{Document, VoiceUrl};
 use crate::core::twiml::document::Webhook;
+use crate::core::twiml::{Document, VoiceUrl};
 use crate::core::voice::webhook::VoiceFacts;
 use crate::core::voice::{
     CommandId, FetchFailure, FetchRequest, Instructions, VoiceCall, VoicePolicy, VoiceRole,
@@ -68,6 +68,11 @@ impl VoiceTools {
 
     fn tell(&self, kind: &'static str, text: &str) {
         self.gauges.counters.voice_warning();
+        self.explain(kind, text);
+    }
+
+    /// Tells the log, now and then, why something did not go as TwiML says; the warning that follows is counted.
+    pub(in crate::bridge) fn explain(&self, kind: &'static str, text: &str) {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         let told = warnings.count(Instant::now(), kind);
         drop(warnings);
@@ -186,7 +191,10 @@ impl VoiceSide {
     /// When [`VoiceSide::handle_timeout`] wants to be called.
     pub(in crate::bridge) fn poll_timeout(&self) -> Option<Instant> {
         let call = self.call.as_ref().and_then(VoiceCall::poll_timeout);
-        [call, self.sound.poll_timeout()].into_iter().flatten().min()
+        [call, self.sound.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The time of [`VoiceSide::poll_timeout`] is here.

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::core::outward::WrittenBy;
-use crate::core::twiml::{Document, VoiceUrl};
 use crate::core::twiml::document::Webhook;
+use crate::core::twiml::{Document, VoiceUrl};
 use crate::core::voice::webhook::FormFields;
 use crate::core::voice::{CommandId, FetchFailure};
 
@@ -16,21 +16,14 @@ pub type Waited<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Asks webhooks, and fetches files. Each answer comes within [`crate::core::voice::FETCH_LIMIT`].
 pub trait VoiceHttp: Send + Sync {
     /// Asks what is to be done.
-    fn fetch(
-        &self,
-        webhook: Webhook,
-        fields: FormFields,
-    ) -> Waited<Result<Document, FetchFailure>>;
+    fn fetch(&self, webhook: Webhook, fields: FormFields)
+    -> Waited<Result<Document, FetchFailure>>;
 
     /// Tells a webhook, in a task of its own. What it answers is for nobody.
     fn notify(&self, webhook: Webhook, fields: FormFields);
 
     /// The bytes of a file of sound.
-    fn sound(
-        &self,
-        url: VoiceUrl,
-        written_by: WrittenBy,
-    ) -> Waited<Result<Vec<u8>, FetchFailure>>;
+    fn sound(&self, url: VoiceUrl, written_by: WrittenBy) -> Waited<Result<Vec<u8>, FetchFailure>>;
 }
 
 /// What one call waits for: at most one thing of a kind, and a new one takes the place of the one before.

@@ -95,10 +95,7 @@ impl VoiceSound {
     }
 }
 
-async fn decoded(
-    bytes: Waited<Result<Vec<u8>, FetchFailure>>,
-    shown: String,
-) -> Sound {
+async fn decoded(bytes: Waited<Result<Vec<u8>, FetchFailure>>, shown: String) -> Sound {
     let bytes = bytes.await.map_err(|failure| failure.to_string())?;
     // A minute at 48 kHz takes longer to read than calls of the same thread may wait.
     let decoding = tokio::task::spawn_blocking(move || wav::decode(Path::new(&shown), &bytes));

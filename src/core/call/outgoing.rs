@@ -4,9 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    Call, FallbackStep, IdleSound, Output, Phase, PlayedOut, Reason, Report, Timer,
-};
+use super::{Call, FallbackStep, IdleSound, Output, Phase, PlayedOut, Reason, Report, Timer};
 use crate::core::outcome::Outcome;
 
 impl Call {

@@ -81,10 +81,7 @@ fn the_length_of_the_call_and_its_media_are_watched() {
     let now = now + 15 * SECOND;
     call.handle_voice_answer();
     call.handle_established(now);
-    assert_eq!(
-        call.poll_timeout(),
-        Some((now + 20 * SECOND, Timer::Media))
-    );
+    assert_eq!(call.poll_timeout(), Some((now + 20 * SECOND, Timer::Media)));
     for second in 1..=60 {
         call.handle_rtp(now + second * SECOND);
         call.handle_timeout(now + second * SECOND);
@@ -106,7 +103,10 @@ fn each_stream_is_another_one() {
         !first.contains(&Output::ForgetEarly),
         "what the caller says first is for the first worker: {first:?}"
     );
-    assert!(matches!(first[..], [Output::Dial(Attempt { number: 1, .. })]));
+    assert!(matches!(
+        first[..],
+        [Output::Dial(Attempt { number: 1, .. })]
+    ));
     assert!(call.handle_attached(now));
     // The failover of the first stream.
     call.handle_worker(now + SECOND, WorkerInput::Lost);
