@@ -19,6 +19,7 @@ use crate::core::dialling::NotAllowed;
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
+use crate::core::voice::Instructions;
 
 /// How long a call that has ended is still shown.
 const SHOWN_AFTER_END: Duration = Duration::from_secs(30);
@@ -38,6 +39,8 @@ pub enum CallRequest {
     Hold,
     /// Take it back.
     Resume,
+    /// TwiML says from now on what is done with the call; whatever it did is interrupted at once.
+    Instructions(Box<Instructions>),
 }
 
 /// Why a request was not carried out.

@@ -5,10 +5,12 @@
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::Driver;
+use super::{Awaited, Driver};
 use crate::bridge::call_store::{CallRequest, QueuedRequest, RequestError};
 use crate::core::call::Denied;
+use crate::core::call_object::CallDirection;
 use crate::core::media_session::downlink::DigitsRefused;
+use crate::core::voice::{Instructions, VoiceRole};
 
 impl Driver {
     pub(in crate::bridge) async fn handle_asked(&mut self, now: Instant, asked: QueuedRequest) {
@@ -38,8 +40,34 @@ impl Driver {
             CallRequest::Dtmf(digits) => self.send_digits(&digits)?,
             CallRequest::Hold => self.call.handle_hold_request(now, true)?,
             CallRequest::Resume => self.call.handle_hold_request(now, false)?,
+            CallRequest::Instructions(instructions) => self.instruct(now, *instructions)?,
         }
         Ok(())
+    }
+
+    /// Whoever has the call gives it up. A call that we placed is TwiML's once it is answered.
+    fn instruct(
+        &mut self,
+        now: std::time::Instant,
+        instructions: Instructions,
+    ) -> Result<(), RequestError> {
+        self.call.handle_voice_takeover(now)?;
+        if self.awaited == Awaited::PlayOut {
+            self.awaited = Awaited::Nothing;
+        }
+        let is_answered = self.call.is_answered();
+        let is_taken = match self.parts.publisher.facts().direction {
+            CallDirection::Outbound if !is_answered => {
+                self.parts.voice.begin_with(instructions);
+                true
+            }
+            direction => {
+                let role = role_of(direction);
+                let voice = &mut self.parts.voice;
+                voice.instruct(now, instructions, role, is_answered)
+            }
+        };
+        is_taken.then_some(()).ok_or(RequestError::Over)
     }
 
     fn send_digits(&self, digits: &str) -> Result<(), RequestError> {
@@ -58,6 +86,13 @@ impl Driver {
     }
 }
 
+const fn role_of(direction: CallDirection) -> VoiceRole {
+    match direction {
+        CallDirection::Inbound => VoiceRole::Inbound,
+        CallDirection::Outbound => VoiceRole::Outbound,
+    }
+}
+
 impl CallRequest {
     /// For the log: says nothing private.
     const fn name(&self) -> &'static str {
@@ -67,6 +102,7 @@ impl CallRequest {
             Self::Dtmf(_) => "dtmf",
             Self::Hold => "hold",
             Self::Resume => "resume",
+            Self::Instructions(_) => "instructions",
         }
     }
 }

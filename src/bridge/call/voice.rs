@@ -103,6 +103,8 @@ pub(in crate::bridge) struct VoiceSide {
     pub(in crate::bridge) tools: Arc<VoiceTools>,
     pub(in crate::bridge) facts: VoiceFacts,
     line: Option<VoiceLine>,
+    /// What TwiML begins with, where that is not the line's webhook.
+    first: Option<Instructions>,
     /// Where TwiML has the call, or has had it.
     pub(in crate::bridge) call: Option<VoiceCall>,
     /// Where the last document was asked for.
@@ -131,6 +133,7 @@ impl VoiceSide {
             tools,
             facts,
             line,
+            first: None,
             call: None,
             asked: None,
             fetch: Pending::nothing(),
@@ -144,10 +147,16 @@ impl VoiceSide {
         self.line.is_some()
     }
 
-    /// The line's webhook is asked.
+    /// TwiML begins with this once it has the call.
+    pub(in crate::bridge) fn begin_with(&mut self, first: Instructions) {
+        self.first = Some(first);
+    }
+
+    /// TwiML has the call: the line's webhook is asked, unless it begins with something else.
     pub(in crate::bridge) fn begin(&mut self, now: Instant, role: VoiceRole) {
-        if let Some(line) = &self.line {
-            let first = Instructions::Webhook(line.webhook.clone());
+        let line = self.line.as_ref();
+        let of_line = line.map(|line| Instructions::Webhook(line.webhook.clone()));
+        if let Some(first) = self.first.take().or(of_line) {
             self.instruct(now, first, role, false);
         }
     }

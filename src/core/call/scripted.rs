@@ -52,6 +52,8 @@ impl Call {
             | Phase::PlayingOut {
                 settled: Some(_), ..
             } => return Err(Denied::Leaving),
+            // It has the call already: what it does with its stream is its own.
+            _ if self.script.has_call => {}
             Phase::Dialling { .. } => self.script.has_call = true,
             Phase::Yielding
             | Phase::AwaitingAck
@@ -62,7 +64,6 @@ impl Call {
                 self.timers.set(Timer::Ring, None);
                 self.leave_stream(now);
             }
-            // It has the call already.
             Phase::Scripted => {}
         }
         Ok(())
