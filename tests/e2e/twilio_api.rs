@@ -167,7 +167,8 @@ async fn a_call_is_seen_ended_and_forgotten() {
         ("Status=over", 21218),
         ("Status=canceled", 21220),
         ("Status=completed&Twiml=%3CResponse%2F%3E", 21218),
-        ("Url=http%3A%2F%2F127.0.0.1%2F", 21218),
+        ("Url=ftp%3A%2F%2F127.0.0.1%2F", 21205),
+        ("Twiml=%3CResponse%3E", 12100),
     ] {
         let answer = stage.ask("POST", &path, form).await;
         assert_eq!(code(&answer, 400), expected, "{form}");
@@ -183,6 +184,8 @@ async fn a_call_is_seen_ended_and_forgotten() {
     // Pipecat takes a call that is over already as ended.
     let again = stage.ask("POST", &path, "Status=completed").await;
     assert_eq!(again.expect(200)["status"], "completed");
+    let late = "Twiml=%3CResponse%2F%3E";
+    assert_eq!(code(&stage.ask("POST", &path, late).await, 400), 21220);
 
     // Its record may be written a moment later: what is deleted stays so.
     assert_eq!(stage.ask("DELETE", &path, "").await.status, 204);

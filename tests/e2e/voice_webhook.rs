@@ -4,18 +4,25 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use url::form_urlencoded;
 
+use crate::harness::api::Answer;
 use crate::harness::bridge::{LINE, NUMBER, Setup};
 use crate::harness::caller::CALLER_NUMBER;
 use crate::harness::receiver::{Receiver, Reply, Request, python_signature};
 use crate::harness::sdp::Offer;
-use crate::harness::{Api, Bridge, Callee, Caller, SOON, Worker, http, sound, until, within};
+use crate::harness::{
+    Api, Bridge, Callee, Caller, Redis, SOON, Worker, http, sound, until, within,
+};
 
 const TOKEN: &str = "auth-t0ken-of-the-tests";
+const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
 
 /// A bot: HTTP and WebSocket on one port, as frameworks serve them.
 struct Bot {
@@ -106,7 +113,7 @@ async fn route(mut stream: TcpStream, behind: u16, upgrades: mpsc::UnboundedSend
 }
 
 fn form(request: &Request) -> HashMap<String, String> {
-    let pairs = url::form_urlencoded::parse(request.body.as_bytes());
+    let pairs = form_urlencoded::parse(request.body.as_bytes());
     pairs.into_owned().collect()
 }
 
@@ -442,5 +449,55 @@ async fn a_call_that_the_api_places_is_the_bots_once_it_is_answered() {
     phone.bye(&invite).await;
     worker.listen_to_end().await;
     assert_eq!(ended(&bridge).await["outcome"], "callee-hung-up");
+    bridge.shut_down().await;
+}
+
+/// Asks Twilio's API something of a call.
+async fn update(bridge: &Bridge, sid: &str, form: &[(&str, &str)]) -> Answer {
+    let pairs = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(form)
+        .finish();
+    let path = format!("/2010-04-01/Accounts/{ACCOUNT}/Calls/{sid}.json");
+    let login = BASE64.encode(format!("{ACCOUNT}:{TOKEN}"));
+    let headers = format!(
+        "Authorization: Basic {login}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    );
+    Api::of(bridge).send("POST", &path, &headers, &pairs).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_api_takes_a_call_from_its_worker_and_gives_it_to_twiml() {
+    let mut bot = Bot::start().await;
+    let redis = Redis::start();
+    let bridge = Setup::queue(&redis)
+        .args(&["--account-sid", ACCOUNT, "--allow-callback", "127.0.0.0/8"])
+        .env("AUTH_TOKEN", TOKEN)
+        .start()
+        .await;
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
+    let mut first = Worker::serve(&redis).await;
+    let sid = first.call_sid.clone();
+    let inner = format!(
+        "<Connect><Stream url=\"ws://127.0.0.1:{}/media\"/></Connect>",
+        bot.port
+    );
+    bot.answers("/new", &inner);
+    let url = bot.url("/new");
+    update(&bridge, &sid, &[("Url", &url)]).await.expect(200);
+    first.next_of("stop").await;
+    let mut second = bot.streamed().await;
+    assert_eq!(second.call_sid, sid);
+    assert_ne!(second.stream_sid, first.stream_sid);
+    let asked = bot.http.receives("/new", 1).await.remove(0);
+    assert_eq!(
+        asked.header("x-twilio-signature"),
+        None,
+        "a client's address is not the operator's"
+    );
+    let twiml = "<Response>\n  <Pause length=\"1\"/>\n</Response>";
+    update(&bridge, &sid, &[("Twiml", twiml)]).await.expect(200);
+    second.next_of("stop").await;
+    call.ended_by_bridge(SOON).await;
+    assert_eq!(ended(&bridge).await["outcome"], "worker-hung-up");
     bridge.shut_down().await;
 }

@@ -1,4 +1,4 @@
-//! `/Calls`: the calls of this bridge and of its database, and ending one.
+//! `/Calls`: the calls of this bridge and of its database, and ending one or giving it to TwiML.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::API_VERSION;
 use super::call::CallResource;
+use super::call_update::Update;
 use super::error::{Code, TwilioError};
 use super::filter::CallFilter;
 use super::form::{Form, Item, QueryForm};
@@ -27,6 +28,7 @@ use crate::api::problem::{Problem, ProblemKind};
 use crate::bridge::call_store::{CallRequest, RequestError};
 use crate::core::call_object::CallObject;
 use crate::core::ids::{AccountSid, CallId};
+use crate::core::voice::Instructions;
 use crate::store::Store;
 use crate::store::calls::PAGE_MAX;
 
@@ -46,13 +48,22 @@ struct CallListBody<'a> {
     page: Page,
 }
 
-/// What is asked of a call.
+/// What is asked of a call: one of `Status`, `Twiml` and `Url`.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "a schema: requests are read field by field")]
 struct CallUpdate {
     /// `completed` ends the call; `canceled` does so before its answer alone.
     #[schema(rename = "Status")]
-    status: String,
+    status: Option<String>,
+    /// TwiML that says what is done with the call from now on, at most 4,000 characters.
+    #[schema(rename = "Twiml")]
+    twiml: Option<String>,
+    /// A webhook that is asked for it.
+    #[schema(rename = "Url")]
+    url: Option<String>,
+    /// `POST`, or `GET`: how it is asked.
+    #[schema(rename = "Method")]
+    method: Option<String>,
 }
 
 /// Lists calls, the newest first.
@@ -191,7 +202,8 @@ pub(in crate::api) async fn get(
     Ok(shown(&call, &control.twilio.sid))
 }
 
-/// Ends a call. Its answer is the call as it stands; its end shows a moment later.
+/// Ends a call, or has TwiML say what is done with it from now on. The answer is the call as it stands; what comes of it shows a
+/// moment later.
 #[utoipa::path(
     post,
     path = "/2010-04-01/Accounts/{account}/Calls/{call}",
@@ -208,33 +220,57 @@ pub(in crate::api) async fn get(
 pub(in crate::api) async fn update(
     State(control): State<Arc<Control>>,
     Item(sid): Item,
-    mut form: Form,
+    form: Form,
 ) -> Result<Response, TwilioError> {
     let sid = CallId::parse(&sid).ok_or_else(missing)?;
-    let status = form.parsed("Status", "must be completed or canceled", |text| {
-        ["completed", "canceled"]
-            .into_iter()
-            .find(|known| *known == text)
-    });
-    form.finish()?;
-    let status = status.ok_or_else(|| {
-        let text = "Status is missing: completed or canceled";
-        TwilioError::new(Code::PARAMETER, text)
-    })?;
+    let update = Update::read(form)?;
+    let fields = update.fields();
     let call = known(&control, &sid).await?.ok_or_else(missing)?;
-    if status == "canceled" && call.state.answered.is_some() && call.state.ended.is_none() {
+    match update {
+        Update::End { before_answer } => end(&control, &call, before_answer).await?,
+        Update::Instruct(instructions) => instruct(&control, &call, instructions).await?,
+    }
+    let call = known(&control, &sid).await?.unwrap_or(call);
+    Ok(Changed::fields(fields).to(shown(&call, &control.twilio.sid)))
+}
+
+/// Ends a call, or says that it is over already, which is what was asked for.
+async fn end(control: &Control, call: &CallObject, before_answer: bool) -> Result<(), TwilioError> {
+    if before_answer && call.state.answered.is_some() && call.state.ended.is_none() {
         let text = "the call is answered already: Status completed ends it";
         return Err(TwilioError::new(Code::CALL_STATE, text));
     }
-    match control.calls.ask(&sid, CallRequest::Hangup).await {
-        // One that is over is what was asked for.
-        Ok(()) | Err(RequestError::Over) => {}
-        Err(RequestError::Unknown) if call.state.ended.is_some() => {}
-        Err(RequestError::Unknown) => hang_up_elsewhere(&control, &sid).await?,
-        Err(error) => return Err(not_done(error).into()),
+    let sid = &call.facts.id;
+    match control.calls.ask(sid, CallRequest::Hangup).await {
+        Ok(()) | Err(RequestError::Over) => Ok(()),
+        Err(RequestError::Unknown) if call.state.ended.is_some() => Ok(()),
+        Err(RequestError::Unknown) => hang_up_elsewhere(control, sid).await,
+        Err(error) => Err(not_done(error).into()),
     }
-    let call = known(&control, &sid).await?.unwrap_or(call);
-    Ok(Changed::fields(vec!["Status"]).to(shown(&call, &control.twilio.sid)))
+}
+
+/// Has TwiML say what is done with a call from now on.
+async fn instruct(
+    control: &Control,
+    call: &CallObject,
+    instructions: Instructions,
+) -> Result<(), TwilioError> {
+    let state = |text: &str| Err(TwilioError::new(Code::CALL_STATE, text));
+    let (sid, is_over) = (&call.facts.id, call.state.ended.is_some());
+    let request = CallRequest::Instructions(Box::new(instructions));
+    match control.calls.ask(sid, request).await {
+        Ok(()) => Ok(()),
+        Err(RequestError::Unknown) if !is_over => {
+            let Some((_, node)) = elsewhere(control, sid).await? else {
+                return state("the call was lost with its bridge");
+            };
+            let text = format!("the bridge {} has the call: ask that one", node.id);
+            Err(Problem::new(ProblemKind::UNAVAILABLE, text).into())
+        }
+        Err(RequestError::Unknown | RequestError::Over) => state("the call is over"),
+        Err(RequestError::NotNow(text)) => state(text),
+        Err(error) => Err(not_done(error).into()),
+    }
 }
 
 /// Deletes the record of a call that is over.

@@ -30,6 +30,12 @@ impl Form {
         }
     }
 
+    /// Whether a parameter is given, and not empty.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let is_given = |(known, value): &(String, String)| known == name && !value.is_empty();
+        self.pairs.iter().any(is_given)
+    }
+
     /// The value of a parameter, one line; an empty one counts as absent, as with Twilio.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
         self.single(name, char::is_control)

@@ -11,17 +11,19 @@
 //! | `form` | a form in a body or a query |
 //! | [`call`] | a call in Twilio's form |
 //! | [`calls`] | `/Calls` |
+//! | `call_update` | what `POST /Calls/{CallSid}.json` takes |
 //! | `filter` | which calls a list has |
 //! | `new_call`, `call_options` | what `POST /Calls.json` takes: read and judged, with Twilio's codes |
 //! | [`numbers`] | `/IncomingPhoneNumbers`: a view of the lines |
 //! | [`page`] | pages of a list |
 //!
-//! Leaves out what places calls by TwiML, changes the TwiML of one, recordings and messages:
+//! Leaves out what places calls by TwiML, recordings and messages:
 //! refused by name, with code 20404 or 21218.
 
 pub mod account;
 pub mod call;
 mod call_options;
+mod call_update;
 pub mod calls;
 pub mod error;
 mod filter;

@@ -129,7 +129,7 @@ fn line<Line>(
 }
 
 /// Where both are given, `Url` wins.
-fn instructions(form: &mut Form) -> Result<Instructions, TwilioError> {
+pub(super) fn instructions(form: &mut Form) -> Result<Instructions, TwilioError> {
     let twiml = form.lines("Twiml");
     if let Some(webhook) = webhook(form, "Url", "Method")? {
         return Ok(Instructions::Webhook(webhook));
