@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::bridge::call_store::StatusListener;
@@ -25,8 +26,8 @@ use crate::core::outward::{Outward, WrittenBy};
 use crate::core::signature::Signer;
 use crate::core::twiml::document::Webhook;
 use crate::core::twiml::{Document, VoiceUrl};
-use crate::core::voice::FetchFailure;
 use crate::core::voice::webhook::FormFields;
+use crate::core::voice::{FETCH_LIMIT, FetchFailure};
 use crate::store::{Store, StoreError};
 
 /// How long what can be delivered at the end may take.
@@ -182,8 +183,9 @@ impl VoiceHttp for VoiceWebhooks {
     fn sound(&self, url: VoiceUrl, written_by: WrittenBy) -> Waited<Result<Vec<u8>, FetchFailure>> {
         let (client, loading) = (self.client.clone(), self.loading.clone());
         Box::pin(async move {
-            // Never closed.
-            let _place = loading.acquire().await;
+            // Whoever waits for that long hears nothing. It is never closed.
+            let place = timeout(FETCH_LIMIT, loading.acquire()).await;
+            let _place = place.map_err(|_| FetchFailure::TimedOut)?;
             client.sound(&url, written_by).await
         })
     }

@@ -13,7 +13,7 @@ use crate::core::voice::{CommandId, FetchFailure};
 /// An answer that is waited for.
 pub type Waited<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Asks webhooks, and fetches files. Each answer comes within [`crate::core::voice::FETCH_LIMIT`].
+/// Asks webhooks, and fetches files. A document comes within [`crate::core::voice::FETCH_LIMIT`], a file within twice that.
 pub trait VoiceHttp: Send + Sync {
     /// Asks what is to be done.
     fn fetch(&self, webhook: Webhook, fields: FormFields)
