@@ -228,7 +228,7 @@ async fn the_next_verb_follows_a_worker_that_closes_and_a_second_stream_is_anoth
     );
     let bridge = bot.bridge().await;
     let mut call = Caller::connect(bridge.sip(), NUMBER).await;
-    let mut first = bot.streamed().await;
+    let first = bot.streamed().await;
     let mut player = call.player();
     player.play(&sound::numbered(0, 25)).await;
     first.close();
@@ -286,7 +286,7 @@ async fn a_bot_that_is_down_is_followed_by_the_fallback_url_and_that_by_the_ladd
 
     // Neither answers TwiML: the announcement, then BYE.
     bot.http.script("/fallback", [Reply::status(200)]);
-    let mut call = Caller::connect(bridge.sip(), NUMBER).await;
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
     call.ended_by_bridge(Duration::from_secs(40)).await;
     let record = ended(&bridge).await;
     assert_eq!(record["outcome"], "no-worker");
