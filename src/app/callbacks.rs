@@ -15,14 +15,15 @@ use crate::bridge::context::{IncomingAsk, VoiceHttp, Waited};
 use crate::callbacks::client::ClientSettings;
 use crate::callbacks::outbox_store::Answer;
 use crate::callbacks::{
-    self, CallbackError, CallbackTarget, Client, Incoming, OutboxStore, SpoolError,
-    StatusCallbacks, VoiceClient, WebhookDispatcher,
+    self, CallbackError, CallbackTarget, Client, Incoming, OutboxStore, SpeechClient,
+    SpeechSettings, SpoolError, StatusCallbacks, VoiceClient, WebhookDispatcher,
 };
-use crate::config::{CallbacksConfig, ServiceUrl};
+use crate::config::{CallbacksConfig, ServiceUrl, SpeechConfig};
 use crate::core::call::CallDecision;
 use crate::core::call_object::CallObject;
 use crate::core::callback::{CallChange, Kept};
 use crate::core::outward::{Outward, WrittenBy};
+use crate::core::private::{Private, Secret};
 use crate::core::signature::Signer;
 use crate::core::twiml::document::Webhook;
 use crate::core::twiml::{Document, VoiceUrl};
@@ -138,16 +139,31 @@ impl IncomingAsk for Question {
 pub fn voice_http(
     signer: Option<Signer>,
     outward: Arc<Outward>,
+    speech: Option<&SpeechConfig>,
 ) -> Result<Arc<dyn VoiceHttp>, CallbackError> {
+    let speech = speech.map(speech_settings).map(SpeechClient::new);
     Ok(Arc::new(VoiceWebhooks {
         client: VoiceClient::new(signer, None, outward)?,
+        speech: speech.transpose()?,
         loading: Arc::new(Semaphore::new(SOUNDS_AT_ONCE)),
         telling: Arc::new(Semaphore::new(NOTICES_MAX)),
     }))
 }
 
+fn speech_settings(config: &SpeechConfig) -> SpeechSettings {
+    SpeechSettings {
+        url: Secret::new(config.url.expose().to_owned()),
+        key: config.key.clone(),
+        model: config.model.clone(),
+        voice: config.voice.clone(),
+        folder: config.folder.clone(),
+    }
+}
+
 struct VoiceWebhooks {
     client: VoiceClient,
+    /// Speaks, where there is a service for it.
+    speech: Option<SpeechClient>,
     /// Files are fetched by so few at a time, whose memory is bounded with them.
     loading: Arc<Semaphore>,
     /// Those who are told; one beyond that is not.
@@ -178,6 +194,26 @@ impl VoiceHttp for VoiceWebhooks {
             }
             drop(place);
         });
+    }
+
+    fn can_speak(&self) -> bool {
+        self.speech.is_some()
+    }
+
+    fn speech(
+        &self,
+        text: Private,
+        voice: Option<String>,
+    ) -> Waited<Result<Vec<u8>, FetchFailure>> {
+        let (speech, loading) = (self.speech.clone(), self.loading.clone());
+        Box::pin(async move {
+            let Some(speech) = speech else {
+                return Err(FetchFailure::NoAnswer("there is no --say-url".into()));
+            };
+            // Never closed.
+            let _place = loading.acquire().await;
+            speech.speak(text.expose(), voice.as_deref()).await
+        })
     }
 
     fn sound(&self, url: VoiceUrl, written_by: WrittenBy) -> Waited<Result<Vec<u8>, FetchFailure>> {

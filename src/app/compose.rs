@@ -168,7 +168,7 @@ pub async fn compose(
         call_log,
         dialer,
         ask: callbacks.ask,
-        voice_http: callbacks::voice_http(signer.clone(), outward.clone())?,
+        voice_http: callbacks::voice_http(signer.clone(), outward.clone(), config.speech.as_ref())?,
         signer,
         outward,
         workers,

@@ -11,6 +11,7 @@
 //! | [`incoming`] | the question before a call is taken |
 //! | [`voice_client`] | the document that a voice webhook answers |
 //! | [`voice_sound`] | the files that its documents play |
+//! | [`speech_client`] | texts of `<Say>`, spoken; what was spoken is kept |
 //! | [`stats`] | what became of them |
 //! | [`error`] | what can go wrong, without secrets |
 //!
@@ -22,6 +23,8 @@ pub mod dispatcher;
 pub mod error;
 pub mod incoming;
 pub mod outbox_store;
+mod speech_cache;
+pub mod speech_client;
 pub mod stats;
 pub mod status;
 pub mod target;
@@ -33,6 +36,7 @@ pub use dispatcher::{WebhookDispatcher, start};
 pub use error::CallbackError;
 pub use incoming::Incoming;
 pub use outbox_store::{OutboxStore, SpoolError};
+pub use speech_client::{SpeechClient, SpeechSettings};
 pub use stats::CallbackStats;
 pub use status::StatusCallbacks;
 pub use target::CallbackTarget;

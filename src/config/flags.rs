@@ -190,6 +190,16 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Asked where --voice-url, or an address that its documents name, gives no TwiML; then the line's fallback"),
     value("voice-fallback-method", "VOICE_FALLBACK_METHOD", "POST|GET").or("POST")
         .help(WORKER, "As --voice-method, for --voice-fallback-url"),
+    value("say-url", "SAY_URL", "URL")
+        .help(WORKER, "Service that speaks the texts of <Say>: base address of an API like OpenAI's, whose /v1/audio/speech is asked; without it <Say> is left out"),
+    value("say-key", "SAY_KEY", "KEY")
+        .help(WORKER, "Sent to --say-url as a bearer token. Prefer the variable"),
+    value("say-model", "SAY_MODEL", "NAME").or("tts-1")
+        .help(WORKER, "Model that --say-url is asked for"),
+    value("say-voice", "SAY_VOICE", "NAME").or("alloy")
+        .help(WORKER, "Voice of texts that name none, or one of Twilio's (alice, Polly.Joanna)"),
+    value("say-cache", "SAY_CACHE", "FOLDER")
+        .help(WORKER, "Folder where spoken texts are kept, up to 1 GB [default: with --data-dir the folder say in it, else none]"),
     value("dispatch", "DISPATCH", "queue|push")
         .help(WORKER, "How a call finds its worker: as a job in Redis, or by dialling --ws-target or asking --voice-url; with push, --redis-url gets events and state, and no jobs [default: queue with --redis-url, with --voice-url and else push]"),
     value("stream-port", "STREAM_PORT", "PORT").or("8081")
@@ -257,7 +267,7 @@ pub const FLAGS: &[Flag] = &[
 ];
 
 /// Flags whose values are shown nowhere, not even in part.
-pub const SECRET_FLAGS: [&str; 12] = [
+pub const SECRET_FLAGS: [&str; 14] = [
     "api-token",
     "database-url",
     "sip-password",
@@ -267,6 +277,8 @@ pub const SECRET_FLAGS: [&str; 12] = [
     "ws-target",
     "voice-url",
     "voice-fallback-url",
+    "say-url",
+    "say-key",
     "status-callback-url",
     "incoming-callback-url",
     "auth-token",

@@ -31,6 +31,7 @@ pub mod raw_args;
 mod reader;
 mod records;
 pub mod settings;
+mod speech;
 pub mod url;
 pub mod validate;
 mod voice;
@@ -44,6 +45,7 @@ pub use settings::{
     AnswerMode, AudioConfig, CallsConfig, ClusterConfig, Config, Database, Dispatch, FlagsLine,
     LogFormat, NetworkConfig, QueueSettings, SipConfig, TurnServer, WorkerConfig,
 };
+pub use speech::SpeechConfig;
 pub use url::ServiceUrl;
 pub use validate::{Checked, encryption_key, validate};
 pub use voice::VoiceConfig;

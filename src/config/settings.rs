@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::callbacks::CallbacksConfig;
 use super::callers::CallersConfig;
 use super::dialling::DiallingConfig;
+use super::speech::SpeechConfig;
 use super::url::ServiceUrl;
 use super::voice::VoiceConfig;
 use crate::core::address::{HostPort, Transport};
@@ -46,6 +47,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// The bot that answers TwiML, where `--voice-url` is given.
     pub voice: Option<VoiceConfig>,
+    /// The service that speaks the texts of `<Say>`, where `--say-url` is given.
+    pub speech: Option<SpeechConfig>,
     /// Redis, where `--redis-url` is given.
     pub queue: Option<QueueSettings>,
     /// How lines are shared with other bridges; `None` for not at all.

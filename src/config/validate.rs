@@ -20,6 +20,7 @@ use super::settings::{
     AnswerMode, AudioConfig, CallsConfig, Config, Database, Dispatch, FlagsLine, LogFormat,
     NetworkConfig, SipConfig, TurnServer,
 };
+use super::speech;
 use super::voice;
 use super::workers::{queue, worker};
 use crate::core::address::Transport;
@@ -112,6 +113,7 @@ fn config(reader: &mut Reader) -> Config {
     Config {
         callbacks: callbacks(reader, ws_target.as_ref(), voice.as_ref()),
         voice,
+        speech: speech::speech(reader),
         sip: sip(reader),
         flags_line: flags_line(reader),
         lines_file: reader.file("lines"),

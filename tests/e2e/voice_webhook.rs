@@ -501,3 +501,61 @@ async fn the_rest_api_takes_a_call_from_its_worker_and_gives_it_to_twiml() {
     assert_eq!(ended(&bridge).await["outcome"], "worker-hung-up");
     bridge.shut_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_is_spoken_by_a_service_and_the_next_time_from_disk() {
+    let bot = Bot::start().await;
+    let speech = Receiver::start().await;
+    let pattern = [0x1f, 0x2f, 0x3f, 0x4f, 0x0f, 0x0f, 0x1f, 0x1f];
+    let spoken = Reply {
+        body: wav(&pattern),
+        ..Reply::status(200).header("Content-Type: audio/wav")
+    };
+    // Once: what comes later finds no service.
+    speech.script("/v1/audio/speech", [spoken, Reply::status(500)]);
+    bot.answers(
+        "/voice",
+        "<Say voice=\"nova\">Bonjour &amp; <b>bienvenue</b></Say>",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let bridge = bot
+        .setup()
+        .args(&[
+            "--say-url",
+            &format!("http://127.0.0.1:{}", speech.port),
+            "--say-cache",
+            folder.path().to_str().unwrap(),
+        ])
+        .env("SAY_KEY", "say-k3y")
+        .start()
+        .await;
+    for _ in 0..2 {
+        let call = Caller::connect(bridge.sip(), NUMBER).await;
+        let heard: Vec<u8> = pattern.iter().copied().cycle().take(320).collect();
+        call.rtp.hears(&heard, SOON).await;
+        call.ended_by_bridge(SOON).await;
+    }
+    let asked = speech.requests_for("/v1/audio/speech");
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert_eq!(asked[0].header("authorization"), Some("Bearer say-k3y"));
+    assert_eq!(
+        asked[0].json(),
+        json!({
+            "model": "tts-1", "voice": "nova", "response_format": "wav",
+            "input": "Bonjour & bienvenue",
+        })
+    );
+    assert!(!bridge.output().contains("say-k3y"));
+    assert!(!bridge.output().contains("bienvenue"));
+
+    // A text that cannot be spoken is left out.
+    bot.answers("/voice", "<Say>Another</Say><Pause length=\"1\"/>");
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
+    call.ended_by_bridge(SOON).await;
+    assert!(
+        metrics(&bridge)
+            .await
+            .contains("sipbridge_twiml_warnings_total 1")
+    );
+    bridge.shut_down().await;
+}

@@ -93,7 +93,7 @@ impl Driver {
             }
             VoiceEvent::Sound(id, Ok(sound)) => self.hear(id, IdleAudio::Once(sound)),
             VoiceEvent::Sound(id, Err(reason)) => {
-                let text = format!("a file of <Play> cannot be played: {reason}");
+                let text = format!("what is to be heard cannot be: {reason}");
                 self.parts.voice.tools.explain("sound", &text);
                 self.with_voice(|voice| voice.handle_played(now, id, false));
             }
@@ -120,13 +120,7 @@ impl Driver {
 
     fn play(&mut self, id: CommandId, sound: PromptSound) {
         let voice = &mut self.parts.voice;
-        match sound {
-            PromptSound::File { url, written_by } => {
-                voice.sound.load(id, (url, written_by), &*voice.tools.http);
-            }
-            // Nobody speaks: `can_say` is not set.
-            PromptSound::Speech { .. } => self.not_played(id),
-        }
+        voice.sound.load(id, sound, &*voice.tools.http);
     }
 
     fn hear(&mut self, id: CommandId, audio: IdleAudio) {

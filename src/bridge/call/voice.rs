@@ -170,11 +170,13 @@ impl VoiceSide {
         is_answered: bool,
     ) -> bool {
         let fallback = self.line.as_ref().and_then(|line| line.fallback.clone());
+        let can_say = self.tools.http.can_speak();
         let call = self.call.get_or_insert_with(|| {
             VoiceCall::new(VoicePolicy {
                 fallback,
                 role,
                 is_answered,
+                can_say,
                 ..VoicePolicy::default()
             })
         });

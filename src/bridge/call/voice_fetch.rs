@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::core::outward::WrittenBy;
+use crate::core::private::Private;
 use crate::core::twiml::document::Webhook;
 use crate::core::twiml::{Document, VoiceUrl};
 use crate::core::voice::webhook::FormFields;
@@ -21,6 +22,13 @@ pub trait VoiceHttp: Send + Sync {
 
     /// Tells a webhook, in a task of its own. What it answers is for nobody.
     fn notify(&self, webhook: Webhook, fields: FormFields);
+
+    /// Whether there is a service that speaks.
+    fn can_speak(&self) -> bool;
+
+    /// A WAV file of a text; `voice` is as TwiML writes it.
+    fn speech(&self, text: Private, voice: Option<String>)
+    -> Waited<Result<Vec<u8>, FetchFailure>>;
 
     /// The bytes of a file of sound.
     fn sound(&self, url: VoiceUrl, written_by: WrittenBy) -> Waited<Result<Vec<u8>, FetchFailure>>;

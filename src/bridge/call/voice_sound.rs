@@ -1,13 +1,11 @@
-//! What a caller hears of TwiML: files, which are fetched and decoded first, and digits that are sent to him.
+//! What a caller hears of TwiML: files and spoken texts, which are fetched and decoded first, and digits that are sent to him.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::voice_fetch::{Pending, VoiceHttp, Waited};
-use crate::core::outward::WrittenBy;
-use crate::core::twiml::VoiceUrl;
-use crate::core::voice::{CommandId, FetchFailure};
+use crate::core::voice::{CommandId, FetchFailure, PromptSound};
 use crate::media::wav;
 
 /// The longest file (10 minutes), with room: media that never comes up plays nothing, and says nothing.
@@ -16,18 +14,15 @@ const PLAY_LIMIT: Duration = Duration::from_secs(640);
 /// Mu-law at 8 kHz, or why there is none.
 pub(in crate::bridge) type Sound = Result<Arc<[u8]>, String>;
 
-/// Where a file is, and who wrote that.
-type File = (VoiceUrl, WrittenBy);
-
 /// The sound of one call that is under way: fetched, or heard.
 pub(in crate::bridge) struct VoiceSound {
     loading: Pending<Sound>,
     /// The command whose sound is heard, and when that has taken too long.
     playing: Option<(CommandId, Instant)>,
-    /// The file heard last: `loop` plays it again and again.
-    last: Option<(File, Arc<[u8]>)>,
-    /// The file that is fetched.
-    wanted: Option<File>,
+    /// What was heard last: `loop` plays it again and again.
+    last: Option<(PromptSound, Arc<[u8]>)>,
+    /// What is fetched.
+    wanted: Option<PromptSound>,
 }
 
 impl VoiceSound {
@@ -41,27 +36,35 @@ impl VoiceSound {
         }
     }
 
-    /// Gets the sound of a file; [`VoiceSound::loaded`] brings it.
-    pub(in crate::bridge) fn load(&mut self, id: CommandId, file: File, http: &dyn VoiceHttp) {
-        let last = self.last.as_ref().filter(|(known, _)| *known == file);
-        let sound: Waited<Sound> = match last {
-            Some((_, sound)) => Box::pin(std::future::ready(Ok(sound.clone()))),
-            None => {
-                let (url, written_by) = &file;
+    /// Gets a sound; [`VoiceSound::loaded`] brings it.
+    pub(in crate::bridge) fn load(
+        &mut self,
+        id: CommandId,
+        wanted: PromptSound,
+        http: &dyn VoiceHttp,
+    ) {
+        let last = self.last.as_ref().filter(|(known, _)| *known == wanted);
+        let sound: Waited<Sound> = match (last, &wanted) {
+            (Some((_, sound)), _) => Box::pin(std::future::ready(Ok(sound.clone()))),
+            (None, PromptSound::File { url, written_by }) => {
                 let bytes = http.sound(url.clone(), *written_by);
                 Box::pin(decoded(bytes, url.to_string()))
             }
+            (None, PromptSound::Speech { text, voice, .. }) => {
+                let bytes = http.speech(text.clone(), voice.clone());
+                Box::pin(decoded(bytes, "--say-url".to_owned()))
+            }
         };
-        self.wanted = Some(file);
+        self.wanted = Some(wanted);
         self.loading.wait_for(id, sound);
     }
 
     /// The sound that is to be heard now; never, while none is fetched. Cancel-safe.
     pub(in crate::bridge) async fn loaded(&mut self) -> (CommandId, Sound) {
         let (id, sound) = self.loading.next().await;
-        let file = self.wanted.take();
+        let wanted = self.wanted.take();
         if let Ok(sound) = &sound {
-            self.last = file.map(|file| (file, sound.clone()));
+            self.last = wanted.map(|wanted| (wanted, sound.clone()));
         }
         (id, sound)
     }
