@@ -86,6 +86,8 @@ pub async fn place(
         ws_target: order.ws_target,
         callback_url: order.callback_url,
         ring_timeout: order.ring_timeout,
+        voice: None,
+        time_limit: None,
     };
     let call = control.placer.place(call).await.map_err(not_placed)?;
     let mut response = shown(&control, StatusCode::CREATED, &call);
@@ -279,7 +281,7 @@ fn not_allowed(field: &str, refused: &NotAllowed) -> Problem {
     }
 }
 
-fn not_placed(error: PlaceError) -> Problem {
+pub(super) fn not_placed(error: PlaceError) -> Problem {
     let text = error.to_string();
     match error {
         PlaceError::UnknownLine => Problem::new(ProblemKind::NOT_FOUND, text),

@@ -61,7 +61,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(register::of_phone_line))
         .routes(routes!(register::of_line))
         .routes(routes!(fallback::get, fallback::put))
-        .routes(routes!(twilio::calls::list))
+        .routes(routes!(twilio::calls::list, twilio::calls::create))
         .routes(routes!(
             twilio::calls::get,
             twilio::calls::update,

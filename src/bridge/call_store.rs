@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::core::call_facts::CallState;
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
+use crate::core::callback::CallbackReceiver;
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
@@ -80,7 +81,7 @@ pub struct QueuedRequest {
 /// Hears of each change of a call's status, in the driver's task. Must not block.
 pub trait StatusListener: Send + Sync {
     /// The call has a new status. `url` is the call's own callback address.
-    fn changed(&self, call: &CallObject, url: Option<&str>);
+    fn changed(&self, call: &CallObject, receiver: Option<&CallbackReceiver>);
 }
 
 /// All calls.
@@ -111,9 +112,9 @@ impl CallStore {
     pub fn open(
         self: &Arc<Self>,
         object: CallObject,
-        callback_url: Option<String>,
+        receiver: Option<CallbackReceiver>,
     ) -> (CallHandle, mpsc::Receiver<QueuedRequest>) {
-        let (handle, asked) = self.open_untold(object, callback_url);
+        let (handle, asked) = self.open_untold(object, receiver);
         handle.tell_initial();
         (handle, asked)
     }
@@ -124,7 +125,7 @@ impl CallStore {
     pub fn open_untold(
         self: &Arc<Self>,
         object: CallObject,
-        callback_url: Option<String>,
+        receiver: Option<CallbackReceiver>,
     ) -> (CallHandle, mpsc::Receiver<QueuedRequest>) {
         let (requests, asked) = mpsc::channel(REQUESTS);
         let sid = object.facts.id.clone();
@@ -141,7 +142,7 @@ impl CallStore {
         let handle = CallHandle {
             store: self.clone(),
             sid,
-            callback_url,
+            receiver,
             is_told: AtomicBool::new(false),
         };
         (handle, asked)
@@ -226,17 +227,17 @@ impl Entry {
 pub struct CallHandle {
     store: Arc<CallStore>,
     sid: CallId,
-    callback_url: Option<String>,
+    receiver: Option<CallbackReceiver>,
     /// The listener knows of the call.
     is_told: AtomicBool,
 }
 
 impl CallHandle {
-    /// Tells the listener of a call that was opened untold, once. `callback_url`,
-    /// where there is one, is the call's own address from now on.
-    pub fn announce(&mut self, callback_url: Option<String>) {
-        if callback_url.is_some() {
-            self.callback_url = callback_url;
+    /// Tells the listener of a call that was opened untold, once. `receiver`,
+    /// where there is one, is the call's own from now on.
+    pub fn announce(&mut self, receiver: Option<CallbackReceiver>) {
+        if receiver.is_some() {
+            self.receiver = receiver;
         }
         self.tell_initial();
     }
@@ -285,7 +286,7 @@ impl CallHandle {
 
     fn notify_listener(&self, object: &CallObject) {
         if let Some(listener) = &self.store.listener {
-            listener.changed(object, self.callback_url.as_deref());
+            listener.changed(object, self.receiver.as_ref());
         }
     }
 }
@@ -309,9 +310,10 @@ mod tests {
     struct Heard(Mutex<Vec<(CallStatus, Option<String>)>>);
 
     impl StatusListener for Heard {
-        fn changed(&self, call: &CallObject, url: Option<&str>) {
+        fn changed(&self, call: &CallObject, receiver: Option<&CallbackReceiver>) {
             let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            heard.push((call.state.status, url.map(str::to_owned)));
+            let url = receiver.map(|receiver| receiver.url().to_owned());
+            heard.push((call.state.status, url));
         }
     }
 
@@ -367,7 +369,7 @@ mod tests {
     fn each_new_status_is_told_once_and_nothing_after_the_end() {
         let heard = Arc::new(Heard::default());
         let store = CallStore::new(Some(heard.clone()));
-        let (handle, _asked) = store.open(call(), Some("http://x".into()));
+        let (handle, _asked) = store.open(call(), Some(CallbackReceiver::Own("http://x".into())));
         handle.show(&status(CallStatus::Ringing));
         handle.show(&CallState {
             on_hold: true,
@@ -395,7 +397,7 @@ mod tests {
         let (mut handle, _asked) = store.open_untold(call(), None);
         handle.show(&held());
         assert!(told(&heard).is_empty() && store.list().len() == 1);
-        handle.announce(Some("http://own".into()));
+        handle.announce(Some(CallbackReceiver::Own("http://own".into())));
         handle.announce(None);
         handle.show(&status(S::Ringing));
         let own = Some("http://own".to_owned());

@@ -30,6 +30,7 @@ use super::shutdown::Shutdown;
 use crate::core::call::{Call, CallPolicy, SearchPolicy, WorkerRoute};
 use crate::core::call_facts::CallFacts;
 use crate::core::call_object::CallObject;
+use crate::core::callback::{CallbackReceiver, TwilioReceiver};
 use crate::core::ids::LegId;
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
@@ -148,8 +149,8 @@ impl Drivers {
             let voice = self.voice_side(&line, &call, &headers, &terms);
             let leg = Leg::incoming(&self.engine, *incoming);
             // Its webhook says itself whether a call is taken.
-            let ask = self.ask.clone().filter(|_| !voice.has_line());
-            let start = match (voice.has_line(), &ask) {
+            let ask = self.ask.clone().filter(|_| !voice.begins());
+            let start = match (voice.begins(), &ask) {
                 (true, _) => Start::Scripted,
                 (false, Some(_)) => Start::Asked,
                 (false, None) => Start::Incoming,
@@ -185,7 +186,8 @@ impl Drivers {
         let call = placed_call(&self.settings, &line, to, &placed.sip_call_id, &terms);
         let span = span(&call.facts);
         let leg = Leg::outgoing(&self.engine, placed);
-        let voice = self.voice_side(&line, &call, &BTreeMap::new(), &terms);
+        let mut terms = terms;
+        let voice = self.placed_voice(&line, &call, &mut terms);
         let driver = self.driver(leg, line, call.clone(), terms, None, voice)?;
         Ok((driver, call, span))
     }
@@ -201,11 +203,13 @@ impl Drivers {
     ) -> Result<Driver, OpusError> {
         let media = LegMedia::new(&self.gains, &early)?;
         let is_worker_foreign = terms.dialer.is_some();
-        let policy = self.policy(&line, is_worker_foreign);
+        let mut policy = self.policy(&line, is_worker_foreign);
+        let limits = [policy.max_duration, terms.time_limit];
+        policy.max_duration = limits.into_iter().flatten().min();
         let (handle, requests) = if ask.is_some() {
-            self.calls.open_untold(call.clone(), terms.callback_url)
+            self.calls.open_untold(call.clone(), terms.receiver)
         } else {
-            self.calls.open(call.clone(), terms.callback_url)
+            self.calls.open(call.clone(), terms.receiver)
         };
         let mut search = WorkerSearch::new(self.sources.clone(), call.facts.id.clone());
         if let Some(dialer) = terms.dialer {
@@ -250,6 +254,26 @@ impl Drivers {
         let facts = voice_facts(&self.settings, line, &call.facts, headers);
         let webhook = self.voice_line(line).filter(|_| terms.dialer.is_none());
         VoiceSide::new(self.voice.clone(), facts, webhook)
+    }
+
+    /// The same for a call that we place: it may bring its own TwiML, and its own receiver of Twilio's callbacks, who is told of
+    /// the call in the same words as its webhooks.
+    fn placed_voice(
+        &self,
+        line: &LineProfile,
+        call: &CallObject,
+        terms: &mut CallTerms,
+    ) -> VoiceSide {
+        let Some(voice) = terms.voice.take() else {
+            return self.voice_side(line, call, &BTreeMap::new(), terms);
+        };
+        let facts = voice_facts(&self.settings, line, &call.facts, &BTreeMap::new());
+        if let Some(callback) = voice.status_callback.clone() {
+            let facts = facts.clone();
+            let twilio = TwilioReceiver { callback, facts };
+            terms.receiver = Some(CallbackReceiver::Twilio(Box::new(twilio)));
+        }
+        VoiceSide::placed(self.voice.clone(), facts, voice)
     }
 
     /// The line's own voice webhook, or that of the flags. Lines have none of their own yet.

@@ -10,12 +10,14 @@ use tracing::{Instrument, warn};
 
 use super::call::call_terms::{CallTerms, ForeignWorkers};
 use super::call::driver::Start;
+pub use super::call::voice::PlacedVoice;
 use super::call_place::CallPlace;
 use super::context::Context;
 use super::dialling::Dialling;
 use super::drivers::Drivers;
 use crate::callbacks::CallbackTarget;
 use crate::core::call_object::CallObject;
+use crate::core::callback::CallbackReceiver;
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
 use crate::core::outward::Outward;
@@ -43,6 +45,10 @@ pub struct NewCall {
     pub callback_url: Option<String>,
     /// How long the callee may ring.
     pub ring_timeout: Duration,
+    /// What TwiML does with it once it is answered, instead of a worker.
+    pub voice: Option<PlacedVoice>,
+    /// How long it may last, where that is less than the bridge allows.
+    pub time_limit: Option<Duration>,
 }
 
 /// Why a call was not placed.
@@ -150,8 +156,14 @@ impl CallPlacer {
         }
         let target = call.ws_target.as_deref();
         let (params, url) = (call.custom_params, call.callback_url);
-        let terms = CallTerms::new(params, target, url, &self.foreign);
-        terms.map_err(|error| PlaceError::BadTarget(error.to_string()))
+        let receiver = url.map(CallbackReceiver::Own);
+        let terms = CallTerms::new(params, target, receiver, &self.foreign);
+        let terms = terms.map_err(|error| PlaceError::BadTarget(error.to_string()))?;
+        Ok(CallTerms {
+            voice: call.voice,
+            time_limit: call.time_limit,
+            ..terms
+        })
     }
 
     /// A place for one more call, and its leg.

@@ -19,7 +19,7 @@ use tokio::net::lookup_host;
 
 use super::error::CallbackError;
 use super::target::CallbackTarget;
-use crate::core::callback::{Method, query_parameters};
+use crate::core::callback::{Method, TwilioForm, query_parameters};
 use crate::core::outward::Outward;
 use crate::core::signature::{HEADER, Signer};
 use crate::files;
@@ -29,6 +29,7 @@ pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Idle connections are kept for so long: less than common servers do. Node and uvicorn close one after 5 s, gunicorn after 2 s,
 /// and a request written in that moment is lost, with the answer that a caller waits for.
 const IDLE: Duration = Duration::from_secs(1);
+pub(super) const FORM: &str = "application/x-www-form-urlencoded; charset=UTF-8";
 const NO_REQUEST: &str = "with the call's fields it cannot be written as a request";
 const USER_AGENT: &str = concat!("sipbridge/", env!("CARGO_PKG_VERSION"));
 
@@ -99,10 +100,61 @@ impl Client {
         target: &CallbackTarget,
         object: &str,
     ) -> Result<Reply, CallbackError> {
-        let failed = |error: reqwest::Error| self.explain(target, &error);
         // An IP address in a URL is resolved by nobody.
         target.judge(&self.outward)?;
         let request = self.request(target, object)?;
+        self.ask(target, request).await
+    }
+
+    /// Sends a form of Twilio's: as the body, or as query parameters.
+    ///
+    /// # Errors
+    /// When no answer came.
+    pub async fn send_form(
+        &self,
+        target: &CallbackTarget,
+        form: &TwilioForm,
+    ) -> Result<Reply, CallbackError> {
+        target.judge(&self.outward)?;
+        let (http, signer) = self.way_to(target);
+        let pairs = form.fields.pairs();
+        let (url, signature) = match form.method {
+            Method::Post => {
+                let url = target.with_query(&[]);
+                let sign = |signer: &Signer| {
+                    let pairs: Vec<_> = pairs.iter().map(|(a, b)| (&**a, &**b)).collect();
+                    signer.sign_form(&url, &pairs)
+                };
+                let signature = signer.map(sign);
+                (url, signature)
+            }
+            Method::Get => {
+                let url = target.with_query(pairs);
+                let signature = signer.map(|signer| signer.sign_url(&url));
+                (url, signature)
+            }
+        };
+        let url = target.with_login(&url);
+        let url = url.ok_or(CallbackError::BadTarget(NO_REQUEST))?;
+        let mut request = match form.method {
+            Method::Get => http.get(url),
+            Method::Post => {
+                let request = http.post(url).body(form.fields.encode());
+                request.header(CONTENT_TYPE, FORM)
+            }
+        };
+        if let Some(signature) = signature {
+            request = request.header(HEADER, signature);
+        }
+        self.ask(target, request).await
+    }
+
+    async fn ask(
+        &self,
+        target: &CallbackTarget,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Reply, CallbackError> {
+        let failed = |error: reqwest::Error| self.explain(target, &error);
         let mut response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER);
@@ -131,13 +183,7 @@ impl Client {
         target: &CallbackTarget,
         object: &str,
     ) -> Result<reqwest::RequestBuilder, CallbackError> {
-        let signer = self.settings.signer.as_ref();
-        let signer = signer.filter(|_| !target.is_foreign || self.is_own(target));
-        let http = if target.is_foreign {
-            &self.guarded
-        } else {
-            &self.http
-        };
+        let (http, signer) = self.way_to(target);
         let (url, signature) = match (self.settings.method, signer) {
             (Method::Post, None) => (target.with_query(&[]), None),
             (Method::Post, Some(signer)) => {
@@ -164,6 +210,18 @@ impl Client {
             request = request.header(HEADER, signature);
         }
         Ok(request)
+    }
+
+    /// The connections to an address, and what signs requests to it.
+    fn way_to(&self, target: &CallbackTarget) -> (&reqwest::Client, Option<&Signer>) {
+        let signer = self.settings.signer.as_ref();
+        let signer = signer.filter(|_| !target.is_foreign || self.is_own(target));
+        let http = if target.is_foreign {
+            &self.guarded
+        } else {
+            &self.http
+        };
+        (http, signer)
     }
 
     fn is_own(&self, target: &CallbackTarget) -> bool {

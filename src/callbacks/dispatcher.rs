@@ -17,9 +17,10 @@ use super::stats::{Counters, count};
 use super::status::StatusCallbacks;
 use super::target::CallbackTarget;
 use crate::core::callback::outbox::{Fate, Outbox, Sent};
-use crate::core::callback::{CallChange, CallEnd, Kept, Owed, WebhookEvent};
+use crate::core::callback::{CallChange, CallEnd, Kept, Owed, TwilioForm, WebhookEvent};
 use crate::core::ids::CallId;
 use crate::core::log_limiter::LogLimiter;
+use crate::core::outward::WrittenBy;
 
 /// Callbacks on their way at once.
 pub const SIDE_BY_SIDE: usize = 32;
@@ -199,14 +200,19 @@ impl Delivery {
 
     fn send_what_may_leave(&mut self) {
         while let Some(notice) = self.outbox.poll(Instant::now()) {
+            let form = TwilioForm::of(&notice.body);
+            let is_own = form
+                .as_ref()
+                .is_some_and(|form| form.written_by == WrittenBy::Operator);
             let target = match &notice.url {
+                Some(url) if is_own => CallbackTarget::parse(url.expose()).ok(),
                 Some(url) => CallbackTarget::parse_foreign(url.expose()).ok(),
                 None => self.common.clone(),
             };
             let client = self.client.clone();
             self.on_their_way.spawn(async move {
                 let result = match target {
-                    Some(target) => deliver(&client, &target, &notice).await,
+                    Some(target) => deliver(&client, &target, form.as_ref(), &notice).await,
                     None => Err((Sent::Refused, CallbackError::BadTarget("there is none"))),
                 };
                 Tried { notice, result }
@@ -276,9 +282,13 @@ async fn until(at: Option<tokio::time::Instant>) {
 async fn deliver(
     client: &Client,
     target: &CallbackTarget,
+    form: Option<&TwilioForm>,
     notice: &WebhookEvent,
 ) -> Result<(), (Sent, CallbackError)> {
-    let sent = client.send(target, &notice.body).await;
+    let sent = match form {
+        Some(form) => client.send_form(target, form).await,
+        None => client.send(target, &notice.body).await,
+    };
     let Reply {
         status,
         retry_after,

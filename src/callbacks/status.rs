@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::stats::{CallbackStats, Counters, count, is_told};
 use crate::core::call_object::CallObject;
-use crate::core::callback::{CallbackProgress, WebhookEvent};
+use crate::core::callback::{CallbackProgress, CallbackReceiver, WebhookEvent};
 use crate::core::ids::CallId;
 
 /// Makes callbacks. Clones share everything.
@@ -42,9 +42,9 @@ impl StatusCallbacks {
         }
     }
 
-    /// The call has a new status. `url` is the call's own address.
-    pub fn changed(&self, call: &CallObject, url: Option<&str>) {
-        if url.is_none() && !self.has_common_url {
+    /// The call has a new status. `receiver` is the call's own.
+    pub fn changed(&self, call: &CallObject, receiver: Option<&CallbackReceiver>) {
+        if receiver.is_none() && !self.has_common_url {
             return;
         }
         let step = {
@@ -57,7 +57,10 @@ impl StatusCallbacks {
             step
         };
         let Some(step) = step else { return };
-        let notice = WebhookEvent::new(call, step, url, SystemTime::now());
+        if receiver.is_some_and(|receiver| !receiver.wants(step.0)) {
+            return;
+        }
+        let notice = WebhookEvent::new(call, step, receiver, SystemTime::now());
         self.leave(Arc::new(notice));
     }
 

@@ -9,7 +9,7 @@ use reqwest::Response;
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use tokio::time::timeout;
 
-use super::client::{GuardedResolver, builder, reason, tls};
+use super::client::{FORM, GuardedResolver, builder, reason, tls};
 use super::error::CallbackError;
 use super::target::CallbackTarget;
 use crate::core::outward::{Outward, WrittenBy};
@@ -21,7 +21,6 @@ use crate::core::voice::{FETCH_LIMIT, FetchFailure, is_twiml_content_type};
 
 /// Most redirects of one request.
 pub const REDIRECTS_MAX: usize = 10;
-const FORM: &str = "application/x-www-form-urlencoded; charset=UTF-8";
 
 /// Asks voice webhooks. Clones share their connections.
 #[derive(Clone, Debug)]

@@ -361,6 +361,15 @@ async fn twilio(document: &mut Document, api: &Api) {
     ask(document, "GET", call, "x.json", "").await;
     ask(document, "POST", call, &sid, "").await;
     ask(document, "POST", call, &sid, "Status=completed").await;
+    ask(document, "POST", list, "", "").await;
+    ask(
+        document,
+        "POST",
+        list,
+        "",
+        "To=%2B33612345678&From=x&Twiml=y",
+    )
+    .await;
     until(SOON, "an end", async || {
         ask(document, "DELETE", call, &sid, "").await.status == 204
     })

@@ -454,10 +454,15 @@ async fn a_call_that_the_api_places_is_the_bots_once_it_is_answered() {
 
 /// Asks Twilio's API something of a call.
 async fn update(bridge: &Bridge, sid: &str, form: &[(&str, &str)]) -> Answer {
+    twilio(bridge, &format!("/Calls/{sid}.json"), form).await
+}
+
+/// Asks Twilio's API for something.
+async fn twilio(bridge: &Bridge, path: &str, form: &[(&str, &str)]) -> Answer {
     let pairs = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(form)
         .finish();
-    let path = format!("/2010-04-01/Accounts/{ACCOUNT}/Calls/{sid}.json");
+    let path = format!("/2010-04-01/Accounts/{ACCOUNT}{path}");
     let login = BASE64.encode(format!("{ACCOUNT}:{TOKEN}"));
     let headers = format!(
         "Authorization: Basic {login}\r\nContent-Type: application/x-www-form-urlencoded\r\n"
@@ -557,5 +562,125 @@ async fn a_text_is_spoken_by_a_service_and_the_next_time_from_disk() {
             .await
             .contains("sipbridge_twiml_warnings_total 1")
     );
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_twilios_api_places_does_what_its_url_says_and_tells_of_it() {
+    let mut bot = Bot::start().await;
+    let phone = Callee::open().await;
+    let bridge = bot
+        .setup()
+        .args(&["--account-sid", ACCOUNT, "--allow-callback", "127.0.0.0/8"])
+        .line_field("sipDomain", json!(phone.local.to_string()))
+        .line_field("phoneNumber", json!(NUMBER))
+        .start()
+        .await;
+    let stream = format!("<Stream url=\"ws://127.0.0.1:{}/media\"/>", bot.port);
+    bot.answers("/answered", &format!("<Connect>{stream}</Connect>"));
+    bot.http.script("/status", [Reply::status(200)]);
+    let (url, status) = (bot.url("/answered"), bot.url("/status"));
+    let order = [
+        ("To", CALLER_NUMBER),
+        ("From", NUMBER),
+        ("Url", url.as_str()),
+        ("StatusCallback", status.as_str()),
+        ("StatusCallbackEvent", "initiated"),
+        ("StatusCallbackEvent", "ringing answered"),
+        ("StatusCallbackEvent", "completed"),
+        ("SendDigits", "1w2"),
+        ("Timeout", "20"),
+    ];
+    let placed = twilio(&bridge, "/Calls.json", &order).await.expect(201);
+    assert_eq!(
+        (&placed["status"], &placed["direction"]),
+        (&json!("queued"), &json!("outbound-api"))
+    );
+    let invite = phone.invited().await;
+    phone.respond(&invite, "180 Ringing").await;
+    phone.answer(&invite).await;
+    let worker = bot.streamed().await;
+    assert_eq!(placed["sid"], worker.call_sid);
+    let is_digit = |packet: &&crate::harness::rtp::Heard| packet.payload_type == 101;
+    let heard = phone.rtp.heard();
+    let digits: Vec<_> = heard
+        .iter()
+        .filter(is_digit)
+        .map(|packet| packet.payload[0])
+        .collect();
+    assert!(digits.contains(&1) && digits.contains(&2), "{digits:?}");
+    worker.close();
+    let told = bot.http.receives("/status", 4).await;
+    let told: Vec<_> = told.iter().map(form).collect();
+    let said: Vec<_> = told
+        .iter()
+        .map(|fields| {
+            (
+                fields["CallStatus"].as_str(),
+                fields["SequenceNumber"].as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("queued", "0"),
+            ("ringing", "1"),
+            ("in-progress", "2"),
+            ("completed", "3")
+        ]
+    );
+    for fields in &told {
+        assert_eq!(fields["CallSid"], worker.call_sid);
+        assert_eq!(fields["CallbackSource"], "call-progress-events");
+    }
+    assert!(told[3].contains_key("CallDuration") && !told[2].contains_key("CallDuration"));
+
+    // A document of its own, and an end by TimeLimit.
+    let order = [
+        ("To", CALLER_NUMBER),
+        ("From", NUMBER),
+        ("Twiml", "<Response>\n<Pause length=\"60\"/></Response>"),
+        ("TimeLimit", "1"),
+    ];
+    let placed = twilio(&bridge, "/Calls.json", &order).await.expect(201);
+    let invite = phone.invited_again(&invite).await;
+    phone.answer(&invite).await;
+    let path = format!("/api/calls/{}", placed["sid"].as_str().unwrap());
+    let api = Api::of(&bridge);
+    until(SOON, "the limit", async || {
+        api.get(&path).await.expect(200)["outcome"] == "duration-limit"
+    })
+    .await;
+
+    for (form, code) in [
+        (&[("From", NUMBER), ("Url", &*url)][..], 21201),
+        (&[("To", CALLER_NUMBER), ("Url", &*url)], 21213),
+        (
+            &[("To", CALLER_NUMBER), ("From", "+1999"), ("Url", &*url)],
+            21212,
+        ),
+        (&[("To", CALLER_NUMBER), ("From", NUMBER)], 21205),
+        (
+            &[
+                ("To", CALLER_NUMBER),
+                ("From", NUMBER),
+                ("Twiml", "<Respons/>"),
+            ],
+            12100,
+        ),
+        (
+            &[
+                ("To", CALLER_NUMBER),
+                ("From", NUMBER),
+                ("Url", &*url),
+                ("Record", "true"),
+            ],
+            21218,
+        ),
+    ] {
+        let refused = twilio(&bridge, "/Calls.json", form).await.expect(400);
+        assert_eq!(refused["code"], code, "{form:?}");
+    }
     bridge.shut_down().await;
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use sipbridge::bridge::call_store::StatusListener;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallObject;
+use sipbridge::core::callback::CallbackReceiver;
 use sipbridge::core::private::Private;
 use sipbridge::sip::engine::SubmitError;
 
@@ -263,7 +264,7 @@ async fn an_engine_that_takes_no_command_loses_the_call_and_nothing_else() {
 struct Bomb;
 
 impl StatusListener for Bomb {
-    fn changed(&self, call: &CallObject, _: Option<&str>) {
+    fn changed(&self, call: &CallObject, _: Option<&CallbackReceiver>) {
         assert!(
             call.state.status.is_final() || call.state.answered.is_none(),
             "injected"

@@ -33,6 +33,8 @@ pub fn new_call() -> NewCall {
         ]),
         ws_target: None,
         callback_url: None,
+        voice: None,
+        time_limit: None,
         ring_timeout: Duration::from_secs(20),
     }
 }

@@ -1,4 +1,4 @@
-//! `/Calls`: the calls of this bridge and of its database, and ending one or giving it to TwiML.
+//! `/Calls`: the calls of this bridge and of its database; placing one, ending one, and giving one to TwiML.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use super::call_update::Update;
 use super::error::{Code, TwilioError};
 use super::filter::CallFilter;
 use super::form::{Form, Item, QueryForm};
+use super::new_call::{self, NewCall};
 use super::page::{Page, PageRequest};
 use crate::api::audit::Changed;
 use crate::api::call_list::{read_cursor, write_cursor};
@@ -27,8 +28,9 @@ use crate::api::nodes::pass_on::elsewhere;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::bridge::call_store::{CallRequest, RequestError};
 use crate::core::call_object::CallObject;
-use crate::core::ids::{AccountSid, CallId};
+use crate::core::ids::{AccountSid, CallId, LineId};
 use crate::core::voice::Instructions;
+use crate::fleet::LineDirectory;
 use crate::store::Store;
 use crate::store::calls::PAGE_MAX;
 
@@ -46,6 +48,51 @@ struct CallListBody<'a> {
     calls: Vec<CallResource<'a>>,
     #[serde(flatten)]
     page: Page,
+}
+
+/// A call to be placed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a schema: requests are read field by field")]
+struct CallCreate {
+    /// Whom to call: a number in E.164, or a SIP URI. The dial rules hold.
+    #[schema(rename = "To")]
+    to: String,
+    /// The number of the line that calls.
+    #[schema(rename = "From")]
+    from: String,
+    /// A webhook that is asked what to do with the call once it is answered. Wins over `Twiml`.
+    #[schema(rename = "Url")]
+    url: Option<String>,
+    /// `POST`, or `GET`: how it is asked.
+    #[schema(rename = "Method")]
+    method: Option<String>,
+    /// TwiML that says what is done with the call, at most 4,000 characters.
+    #[schema(rename = "Twiml")]
+    twiml: Option<String>,
+    /// Asked where `Url` gives no TwiML.
+    #[schema(rename = "FallbackUrl")]
+    fallback_url: Option<String>,
+    /// `POST`, or `GET`.
+    #[schema(rename = "FallbackMethod")]
+    fallback_method: Option<String>,
+    /// Told how the call goes on, in Twilio's fields.
+    #[schema(rename = "StatusCallback")]
+    status_callback: Option<String>,
+    /// `POST`, or `GET`.
+    #[schema(rename = "StatusCallbackMethod")]
+    status_callback_method: Option<String>,
+    /// `initiated`, `ringing`, `answered`, `completed`; may be repeated. `completed` when absent.
+    #[schema(rename = "StatusCallbackEvent")]
+    status_callback_event: Option<Vec<String>>,
+    /// Seconds that it may ring: 60 when absent, at most 600.
+    #[schema(rename = "Timeout")]
+    timeout: Option<u32>,
+    /// Seconds that it may last.
+    #[schema(rename = "TimeLimit")]
+    time_limit: Option<u32>,
+    /// Digits to send once it is answered, `w` for half a second.
+    #[schema(rename = "SendDigits")]
+    send_digits: Option<String>,
 }
 
 /// What is asked of a call: one of `Status`, `Twiml` and `Url`.
@@ -178,6 +225,38 @@ fn place_of((started, id): &(SystemTime, CallId)) -> (u128, &str) {
 fn millis(at: SystemTime) -> u128 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or_default().as_millis()
+}
+
+/// Places a call. Once it is answered, `Url` is asked what to do with it, or `Twiml` says so.
+#[utoipa::path(
+    post,
+    path = "/2010-04-01/Accounts/{account}/Calls.json",
+    tag = "twilio",
+    operation_id = "twilioCreateCall",
+    security(("account" = [])),
+    params(("account" = String, Path, description = "AccountSid.")),
+    request_body(content = CallCreate, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 201, description = "The call, on its way.", body = CallResource), super::error::Errors),
+)]
+pub(in crate::api) async fn create(
+    State(control): State<Arc<Control>>,
+    form: Form,
+) -> Result<Response, TwilioError> {
+    let fields = new_call::given(&form);
+    let call = NewCall::read(form, |number| line_of(&control.lines, number))?;
+    let placed = control.placer.place(call.order()?).await;
+    let call = placed.map_err(super::super::calls::not_placed)?;
+    let body = CallResource::of(&call, &control.twilio.sid);
+    let response = answer(StatusCode::CREATED, &body);
+    Ok(Changed::made(call.facts.id.as_str(), fields).to(response))
+}
+
+/// The line that has a number; of several, none.
+fn line_of(lines: &LineDirectory, number: &str) -> Option<LineId> {
+    match lines.with_number(number).as_slice() {
+        [line] => Some(line.id.clone()),
+        _ => None,
+    }
 }
 
 /// Shows one call.

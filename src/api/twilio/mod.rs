@@ -17,7 +17,7 @@
 //! | [`numbers`] | `/IncomingPhoneNumbers`: a view of the lines |
 //! | [`page`] | pages of a list |
 //!
-//! Leaves out what places calls by TwiML, recordings and messages:
+//! Leaves out answering-machine detection, recordings and messages:
 //! refused by name, with code 20404 or 21218.
 
 pub mod account;
@@ -28,10 +28,6 @@ pub mod calls;
 pub mod error;
 mod filter;
 mod form;
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "calls are not placed by this API yet")
-)]
 mod new_call;
 pub mod numbers;
 pub mod page;
@@ -47,8 +43,8 @@ pub(super) use error::in_twilios_form;
 pub(super) const PREFIX: &str = "/2010-04-01/";
 /// The answer to what this API leaves out.
 pub(super) fn not_served() -> Problem {
-    let text = "not served here: of Twilio's API there are Calls.json (but for placing calls: POST \
-         /api/calls does that), Calls/{CallSid}.json and IncomingPhoneNumbers.json";
+    let text = "not served here: of Twilio's API there are Calls.json, Calls/{CallSid}.json and \
+         IncomingPhoneNumbers.json";
     Problem::new(ProblemKind::NOT_FOUND, text)
 }
 

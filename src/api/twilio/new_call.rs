@@ -9,13 +9,16 @@
 //! | 21218 | any other parameter |
 //! | 21215 | a number that the dial rules forbid: judged when the call is placed |
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::call_options::{Detection, Recording, choice, words};
 use super::error::{Code, TwilioError};
 use super::form::Form;
+use crate::bridge::place::{self, PlacedVoice};
 use crate::core::callback::CallbackEvent;
 use crate::core::dialling::destination::Destination;
+use crate::core::ids::LineId;
 use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 use crate::core::twiml::dial_string::DialString;
@@ -32,6 +35,29 @@ const RING_DEFAULT_S: u32 = 60;
 const RING_MAX_S: u32 = 600;
 /// Longest `TimeLimit`, in seconds (Twilio's).
 const TIME_LIMIT_MAX_S: u32 = 86_400;
+
+/// What there may be, for the audit log.
+const PARAMETERS: [&str; 13] = [
+    "To",
+    "From",
+    "Url",
+    "Method",
+    "Twiml",
+    "FallbackUrl",
+    "FallbackMethod",
+    "StatusCallback",
+    "StatusCallbackMethod",
+    "StatusCallbackEvent",
+    "Timeout",
+    "TimeLimit",
+    "SendDigits",
+];
+
+/// The parameters that a request has.
+pub(super) fn given(form: &Form) -> Vec<&'static str> {
+    let is_given = |name: &&str| form.has(name);
+    PARAMETERS.into_iter().filter(is_given).collect()
+}
 
 /// A call to be placed; `Line` is what stands for one of our lines. `Debug` shows no number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +84,39 @@ pub(super) struct NewCall<Line> {
     pub(super) detection: Option<Detection>,
     /// `Record` and what belongs to it.
     pub(super) recording: Option<Recording>,
+}
+
+impl NewCall<LineId> {
+    /// What the bridge is asked for.
+    ///
+    /// # Errors
+    /// When something of it is not built.
+    pub(super) fn order(self) -> Result<place::NewCall, TwilioError> {
+        let missing = [
+            ("MachineDetection", self.detection.is_some()),
+            ("Record", self.recording.is_some()),
+            ("CallerId", self.caller_id.is_some()),
+        ];
+        if let Some((name, _)) = missing.iter().find(|(_, is_asked)| *is_asked) {
+            let text = format!("{name} is not served by this bridge yet");
+            return Err(TwilioError::new(Code::PARAMETER, text));
+        }
+        Ok(place::NewCall {
+            line: self.line,
+            to: self.to,
+            custom_params: BTreeMap::new(),
+            ws_target: None,
+            callback_url: None,
+            ring_timeout: self.ring_timeout,
+            time_limit: self.time_limit,
+            voice: Some(PlacedVoice {
+                first: self.instructions,
+                fallback: self.fallback,
+                digits: self.first_digits,
+                status_callback: self.status_callback,
+            }),
+        })
+    }
 }
 
 impl<Line> NewCall<Line> {

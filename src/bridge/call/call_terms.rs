@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::voice::PlacedVoice;
+use crate::core::callback::CallbackReceiver;
 use crate::core::outward::Outward;
 use crate::core::signature::Signer;
 use crate::queue::{CallerHash, LostCall};
@@ -49,7 +52,11 @@ pub(in crate::bridge) struct CallTerms {
     /// The worker to dial for this call: push mode, whatever the bridge is in.
     pub(in crate::bridge) dialer: Option<Dialer>,
     /// Where this call's status callbacks go.
-    pub(in crate::bridge) callback_url: Option<String>,
+    pub(in crate::bridge) receiver: Option<CallbackReceiver>,
+    /// What TwiML does with the call once it is answered, instead of a worker.
+    pub(in crate::bridge) voice: Option<PlacedVoice>,
+    /// How long it may last, where that is less than the bridge allows.
+    pub(in crate::bridge) time_limit: Option<Duration>,
     /// Who calls, where he may be recognised when he rings again.
     pub(in crate::bridge) caller: Option<CallerHash>,
     /// The caller's call before, which was lost.
@@ -64,14 +71,14 @@ impl CallTerms {
     pub(in crate::bridge) fn new(
         custom_params: BTreeMap<String, String>,
         ws_target: Option<&str>,
-        callback_url: Option<String>,
+        receiver: Option<CallbackReceiver>,
         workers: &ForeignWorkers,
     ) -> Result<Self, WorkerError> {
         let dialer = ws_target.map(|url| workers.dialer(url)).transpose()?;
         Ok(Self {
             custom_params,
             dialer,
-            callback_url,
+            receiver,
             ..Self::default()
         })
     }

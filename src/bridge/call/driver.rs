@@ -206,7 +206,7 @@ impl Driver {
     /// A call that is TwiML's once it is answered: its document is asked for then.
     fn begin_placed(&mut self, now: std::time::Instant, ring_timeout: Duration) {
         self.call.handle_placed(now, ring_timeout);
-        if self.parts.voice.has_line() {
+        if self.parts.voice.begins() {
             // One that has just been placed is not over.
             let _ = self.call.handle_voice_takeover(now);
         }

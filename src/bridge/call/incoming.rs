@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::call_terms::ForeignWorkers;
 use crate::core::call::{Accepted, CallDecision};
 use crate::core::call_object::CallObject;
+use crate::core::callback::CallbackReceiver;
 use crate::worker::Dialer;
 
 /// Asked before a call is taken. Whatever goes wrong with the question, its
@@ -36,7 +37,7 @@ pub(in crate::bridge) struct Settled {
     /// The worker to dial for this call.
     pub(in crate::bridge) dialer: Option<Dialer>,
     /// The call's own callback address.
-    pub(in crate::bridge) callback_url: Option<String>,
+    pub(in crate::bridge) receiver: Option<CallbackReceiver>,
 }
 
 impl Question {
@@ -84,7 +85,7 @@ impl Question {
                 decision,
                 parameters: BTreeMap::new(),
                 dialer: None,
-                callback_url: None,
+                receiver: None,
             },
         }
     }
@@ -102,7 +103,7 @@ impl Question {
         Settled {
             parameters: std::mem::take(&mut accepted.custom_params),
             dialer,
-            callback_url: callback_url.map(|url| url.expose().to_owned()),
+            receiver: callback_url.map(|url| CallbackReceiver::Own(url.expose().to_owned())),
             decision: CallDecision::Accept(Box::new(accepted)),
         }
     }

@@ -116,7 +116,7 @@ impl Driver {
             self.parts.search.dial_instead(dialer);
         }
         let publisher = &mut self.parts.publisher;
-        publisher.settled(&settled.parameters, settled.callback_url);
+        publisher.settled(&settled.parameters, settled.receiver);
         self.call.handle_decision(now.into_std(), &settled.decision);
     }
 

@@ -17,6 +17,7 @@ use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_facts::{CallFacts, CustomParams};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
+use crate::core::callback::CallbackReceiver;
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
 use crate::core::outcome::Outcome;
@@ -125,15 +126,15 @@ impl Publisher {
     }
 
     /// It is settled that the call is taken or not, and with which parameters
-    /// more. `callback_url` is its own callback address, where it has one.
+    /// more. `receiver` is its own receiver of callbacks, where it has one.
     pub(in crate::bridge) fn settled(
         &mut self,
         parameters: &BTreeMap<String, String>,
-        callback_url: Option<String>,
+        receiver: Option<CallbackReceiver>,
     ) {
         opening::add_parameters(&mut self.call, parameters);
         self.show();
-        self.handle.announce(callback_url);
+        self.handle.announce(receiver);
     }
 
     /// The other side rings, or our caller hears that it does.

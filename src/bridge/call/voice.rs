@@ -12,7 +12,8 @@ use super::voice_stream::{StreamDialers, VoiceStream};
 use crate::bridge::audio_metrics::AudioMetrics;
 use crate::core::call_object::CallStatus;
 use crate::core::log_limiter::SeldomKinds;
-use crate::core::twiml::document::Webhook;
+use crate::core::twiml::dial_string::DialString;
+use crate::core::twiml::document::{StatusCallback, Webhook};
 use crate::core::twiml::{Document, VoiceUrl};
 use crate::core::voice::webhook::VoiceFacts;
 use crate::core::voice::{
@@ -32,6 +33,19 @@ pub struct VoiceLine {
     pub webhook: Webhook,
     /// `voiceFallbackUrl` and `voiceFallbackMethod`.
     pub fallback: Option<Webhook>,
+}
+
+/// What TwiML does with a call that we place, once it is answered.
+#[derive(Clone, Debug)]
+pub struct PlacedVoice {
+    /// What it begins with.
+    pub first: Instructions,
+    /// Asked where a document cannot be had.
+    pub fallback: Option<Webhook>,
+    /// Sent before anything else.
+    pub digits: Option<DialString>,
+    /// Told how the call goes on.
+    pub status_callback: Option<StatusCallback>,
 }
 
 /// What all calls that TwiML has share.
@@ -105,6 +119,10 @@ pub(in crate::bridge) struct VoiceSide {
     line: Option<VoiceLine>,
     /// What TwiML begins with, where that is not the line's webhook.
     first: Option<Instructions>,
+    /// Asked where a document cannot be had, where that is not the line's.
+    fallback: Option<Webhook>,
+    /// Sent before what TwiML begins with.
+    digits: Option<DialString>,
     /// Where TwiML has the call, or has had it.
     pub(in crate::bridge) call: Option<VoiceCall>,
     /// Where the last document was asked for.
@@ -134,6 +152,8 @@ impl VoiceSide {
             facts,
             line,
             first: None,
+            fallback: None,
+            digits: None,
             call: None,
             asked: None,
             fetch: Pending::nothing(),
@@ -142,9 +162,23 @@ impl VoiceSide {
         }
     }
 
-    /// Whether the line's calls are TwiML's.
-    pub(in crate::bridge) const fn has_line(&self) -> bool {
-        self.line.is_some()
+    /// A call that we place, and that is TwiML's.
+    pub(in crate::bridge) fn placed(
+        tools: Arc<VoiceTools>,
+        facts: VoiceFacts,
+        voice: PlacedVoice,
+    ) -> Self {
+        Self {
+            first: Some(voice.first),
+            fallback: voice.fallback,
+            digits: voice.digits,
+            ..Self::new(tools, facts, None)
+        }
+    }
+
+    /// Whether TwiML gets the call from its beginning.
+    pub(in crate::bridge) const fn begins(&self) -> bool {
+        self.line.is_some() || self.first.is_some()
     }
 
     /// TwiML begins with this once it has the call.
@@ -169,7 +203,9 @@ impl VoiceSide {
         role: VoiceRole,
         is_answered: bool,
     ) -> bool {
-        let fallback = self.line.as_ref().and_then(|line| line.fallback.clone());
+        let of_line = self.line.as_ref().and_then(|line| line.fallback.clone());
+        let fallback = self.fallback.clone().or(of_line);
+        let first_digits = self.digits.take();
         let can_say = self.tools.http.can_speak();
         let call = self.call.get_or_insert_with(|| {
             VoiceCall::new(VoicePolicy {
@@ -177,7 +213,7 @@ impl VoiceSide {
                 role,
                 is_answered,
                 can_say,
-                ..VoicePolicy::default()
+                first_digits,
             })
         });
         call.handle_instructions(now, instructions)

@@ -84,7 +84,8 @@ fn a_lost_call_gets_its_last_callback() {
     call.state.answered = Some(start());
     call.state.status = CallStatus::Active;
     let url = Some("http://own/");
-    let before = WebhookEvent::new(&call, (CallbackEvent::Answered, 2), url, start());
+    let own = url.map(|url| CallbackReceiver::Own(url.to_owned()));
+    let before = WebhookEvent::new(&call, (CallbackEvent::Answered, 2), own.as_ref(), start());
     let lost = CallEnd::bridge_lost(start() + Duration::from_secs(90));
     let after = WebhookEvent::at_end(&before, &lost).expect("readable");
     assert_eq!((after.sequence, after.event), (3, CallbackEvent::Completed));

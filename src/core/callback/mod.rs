@@ -4,11 +4,16 @@
 
 pub mod answer;
 pub mod outbox;
+pub mod receiver;
+
+pub use receiver::{CallbackReceiver, TwilioForm, TwilioReceiver};
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
+
+use receiver::TWILIO;
 
 use super::call_object::{CallObject, CallStatus};
 use super::ids::CallId;
@@ -104,7 +109,7 @@ pub struct WebhookEvent {
     pub event: CallbackEvent,
     /// The call's own address; `None`: the one for all calls.
     pub url: Option<Secret>,
-    /// What is sent: JSON.
+    /// What is sent: JSON. For a receiver of Twilio's form, that is in it: [`receiver::TwilioForm`].
     pub body: String,
 }
 
@@ -114,15 +119,19 @@ impl WebhookEvent {
     pub fn new(
         call: &CallObject,
         (event, sequence): (CallbackEvent, u32),
-        url: Option<&str>,
+        receiver: Option<&CallbackReceiver>,
         now: SystemTime,
     ) -> Self {
+        let mut body = event_body(call, event.as_str(), Some(sequence), now);
+        if let Some(CallbackReceiver::Twilio(twilio)) = receiver {
+            body[TWILIO] = twilio.form(call, sequence, now);
+        }
         Self {
             call: call.facts.id.clone(),
             sequence,
             event,
-            url: url.map(|url| Secret::new(url.to_owned())),
-            body: event_body(call, event.as_str(), Some(sequence), now).to_string(),
+            url: receiver.map(|receiver| Secret::new(receiver.url().to_owned())),
+            body: body.to_string(),
         }
     }
 
@@ -150,6 +159,10 @@ impl WebhookEvent {
             ("durationSec", json!(lasted.unwrap_or_default().as_secs())),
         ] {
             object.insert(name.into(), value);
+        }
+        if let Some(form) = object.get_mut(TWILIO) {
+            let talked_s = lasted.unwrap_or_default().as_secs();
+            receiver::write_end(form, status, sequence, talked_s, end);
         }
         Some(Self {
             sequence,

@@ -179,7 +179,7 @@ pub const fn twilio_direction(direction: CallDirection) -> &'static str {
 
 /// How a call has come to stand, for its status callback.
 #[derive(Clone, Copy, Debug)]
-pub struct CallChange {
+pub struct StatusChange {
     /// `CallStatus`.
     pub status: CallStatus,
     /// `SequenceNumber`: how many callbacks of the call there were before.
@@ -194,7 +194,7 @@ pub struct CallChange {
 
 /// The fields of a call's status callback: those of each request, and how the call has come to stand.
 #[must_use]
-pub fn status_fields(facts: &VoiceFacts, change: &CallChange) -> FormFields {
+pub fn status_fields(facts: &VoiceFacts, change: &StatusChange) -> FormFields {
     let mut fields = facts.fields(change.status);
     fields.push("CallbackSource", "call-progress-events");
     fields.push("SequenceNumber", change.sequence.to_string());
@@ -480,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_status_callback_says_which_it_is_and_how_the_call_ended() {
-        let mut change = CallChange {
+        let mut change = StatusChange {
             status: CallStatus::Ringing,
             sequence: 1,
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_768_487_400),
