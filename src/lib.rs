@@ -11,7 +11,7 @@
 //! | [`lines`] | phone lines, SIP servers, credentials at rest |
 //! | [`fleet`] | the lines that are held: one table, one reconciler; registering, room for calls |
 //! | [`files`] | files that flags and lines name: regular, bounded in size and time |
-//! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, media_session, call, twiml, voice, numbers, dialling |
+//! | [`core`] | pure decisions, no sockets, threads or clock: ids, g711, rtp, media_streams, media_session, call, agents, twiml, voice, numbers, dialling |
 //! | [`dns`] | where SIP servers are: SRV, A and AAAA, kept fresh, failed ones last |
 //! | [`sip`] | the SIP engine: trait, commands, events; `pjsip`, the only unsafe room |
 //! | [`media`] | the pacer thread that sends RTP every 20 ms; tones and WAV files |

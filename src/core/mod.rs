@@ -3,6 +3,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | [`agents`] | the agent of a tenant: how its worker is to speak |
 //! | [`call`] | the life of a call: the state machine that says what is done when |
 //! | [`call_object`], [`outcome`] | a call as clients see it, and how it ended |
 //! | [`media_session`] | the sound of one leg: caller to worker, and worker to caller |
@@ -29,6 +30,7 @@
 
 pub mod access;
 pub mod address;
+pub mod agents;
 pub mod answering_machine;
 pub mod audio_counters;
 pub mod call;
