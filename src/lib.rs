@@ -16,7 +16,7 @@
 //! | [`sip`] | the SIP engine: trait, commands, events; `pjsip`, the only unsafe room |
 //! | [`media`] | the pacer thread that sends RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
-//! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed; SQLite or PostgreSQL |
+//! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed, agents; SQLite or PostgreSQL |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken, voice webhooks; signed, retried, kept |
 //! | [`cluster`] | lines shared with other bridges: beats, leases, lines registered and let go |

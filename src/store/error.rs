@@ -45,6 +45,14 @@ pub enum StoreError {
     /// The row cannot be removed: another table refers to it.
     #[error("another table refers to it: {0}")]
     Referenced(String),
+    /// What is stored is no configuration of an agent.
+    #[error("the stored agent of tenant {tenant} cannot be used: {reason}")]
+    Agent {
+        /// Whose it is.
+        tenant: String,
+        /// What is wrong with it; no value.
+        reason: String,
+    },
     /// The table has no such column.
     #[error("table {table} has no column {column}")]
     NoColumn {

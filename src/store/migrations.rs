@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 6] = [
+const ALL: [(i64, &str, &str, &str); 7] = [
     (
         1,
         "lines servers calls",
@@ -59,6 +59,12 @@ const ALL: [(i64, &str, &str, &str); 6] = [
         "audio counters",
         sql!("sqlite", "0006_audio_counters"),
         sql!("postgres", "0006_audio_counters"),
+    ),
+    (
+        7,
+        "agents",
+        sql!("sqlite", "0007_agents"),
+        sql!("postgres", "0007_agents"),
     ),
 ];
 

@@ -1,4 +1,4 @@
-//! The database: phone lines, SIP servers, settings and a record per call, in
+//! The database: phone lines, SIP servers, settings, agents and a record per call, in
 //! SQLite (one bridge) or PostgreSQL (several).
 //!
 //! | file | what it holds |
@@ -15,6 +15,7 @@
 //! | [`call_log`] | writes records without ever holding up a call |
 //! | [`retention`] | deleting records that are older than wanted |
 //! | [`callbacks`] | callbacks that are not delivered yet |
+//! | `agents` | the agents of tenants |
 //! | [`error`] | what can go wrong, without secrets |
 //!
 //! `phone_lines` belongs to another program in production: its columns are
@@ -22,6 +23,7 @@
 //! changed. Passwords stay as they are stored; opening them is the business
 //! of the room `lines`.
 
+mod agents;
 pub mod call_log;
 pub mod call_search;
 pub mod callbacks;

@@ -6,6 +6,7 @@
     reason = "a failure here is a failed test"
 )]
 
+mod agents;
 mod call_log;
 mod callbacks;
 mod calls;

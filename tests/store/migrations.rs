@@ -243,7 +243,7 @@ async fn a_role_that_does_not_own_the_table_needs_only_the_columns() {
         "production's, in its own schema"
     );
     let ours = postgres.sql("SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'bridge'");
-    assert_eq!(ours, "6", "five tables and the list of migrations");
+    assert_eq!(ours, "7", "six tables and the list of migrations");
 }
 
 #[tokio::test]
