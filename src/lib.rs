@@ -17,6 +17,7 @@
 //! | [`media`] | the pacer thread that sends RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed, agents; SQLite or PostgreSQL |
+//! | [`agents`] | agents per tenant: remembered for calls, kept in the database |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken, voice webhooks; signed, retried, kept |
 //! | [`cluster`] | lines shared with other bridges: beats, leases, lines registered and let go |
@@ -37,9 +38,10 @@
 //! # Imports
 //!
 //! `core` and `files` import nothing of ours, and everybody may import them; `config` only `core`, `sip` and `lines`. `dns`, `sip`, `media`, `worker`, `queue`, `callbacks`
-//! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`;
+//! and `lines` import `core` and never each other, but for `sip`, which asks `dns`; `store` imports `core` and `lines`; `agents` imports `store`;
 //! `fleet` imports those that it holds lines with; `cluster` that and `queue`; `bridge` joins them all; `api` and `watchdog` stand above; `app` joins all, `cli` is on top. `tests/layout.rs` enforces it.
 
+pub mod agents;
 pub mod api;
 pub mod app;
 pub mod bridge;

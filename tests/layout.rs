@@ -46,6 +46,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("callbacks", &["core", "files"]),
     ("lines", &["core", "files"]),
     ("store", &["core", "files", "lines"]),
+    ("agents", &["core", "files", "store"]),
     (
         "fleet",
         &[
@@ -68,6 +69,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "callbacks",
             "lines",
             "store",
+            "agents",
         ],
     ),
     ("watchdog", &[]),
@@ -87,6 +89,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "callbacks",
             "lines",
             "store",
+            "agents",
             "bridge",
             "watchdog",
         ],

@@ -8,6 +8,7 @@ use super::health::Health;
 use super::nodes::Nodes;
 use super::problem::{Problem, ProblemKind};
 use super::twilio::Account;
+use crate::agents::AgentDirectory;
 use crate::bridge::call_store::CallStore;
 use crate::bridge::place::CallPlacer;
 use crate::core::key::MasterKey;
@@ -46,6 +47,8 @@ pub struct Control {
     pub node: String,
     /// The database, where there is one.
     pub store: Option<Store>,
+    /// The agents of tenants, where `--agents` is on.
+    pub agents: Option<AgentDirectory>,
     /// The bridges that lines are shared with, where they are.
     pub nodes: Option<Nodes>,
     /// The lines' registrations.

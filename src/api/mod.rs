@@ -17,6 +17,7 @@
 //! | [`call_body`] | a call and its record as JSON |
 //! | [`new_call`] | what `POST /api/calls` takes |
 //! | [`admin`] | `/api/admin/telephony` |
+//! | [`agents`] | `/api/v1/omnichannel`: the agents of tenants |
 //! | [`nodes`] | the other bridges: what is asked of them |
 //! | [`twilio`] | `/2010-04-01`: Twilio's REST API, as far as bots use it |
 //! | [`openapi`] | `/api/openapi.json`, made from the routes |
@@ -26,6 +27,7 @@
 
 pub mod access;
 pub mod admin;
+pub mod agents;
 pub mod audit;
 pub mod body;
 pub mod call_body;

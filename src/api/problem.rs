@@ -100,6 +100,12 @@ impl ProblemKind {
         "urn:sipbridge:problem:no-database",
         "This bridge has no database",
     );
+    /// Agents are not turned on.
+    pub const AGENTS_OFF: Self = kind(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "urn:sipbridge:problem:agents-off",
+        "This bridge keeps no agents",
+    );
     /// The body is too long.
     pub const TOO_LARGE: Self = kind(
         StatusCode::PAYLOAD_TOO_LARGE,
@@ -311,6 +317,10 @@ impl From<StoreError> for Problem {
             StoreError::Values { reason, .. } => {
                 let detail = format!("the database does not take these values: {reason}");
                 Self::new(ProblemKind::INVALID, detail)
+            }
+            StoreError::Agent { .. } => {
+                tracing::error!(%error, "an API request failed");
+                Self::new(ProblemKind::INTERNAL, error.to_string())
             }
             _ if error.is_transient() => {
                 tracing::warn!(%error, "an API request failed");

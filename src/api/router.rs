@@ -19,7 +19,7 @@ use super::idempotency::{self, Answers};
 use super::nodes::pass_on::pass_on;
 use super::nodes::repeated::to_the_first;
 use super::problem::{Problem, ProblemKind};
-use super::{access, audit, call_list, calls, health, metrics, openapi, twilio};
+use super::{access, agents, audit, call_list, calls, health, metrics, openapi, twilio};
 
 /// How long an answer may take; longer than a connection to the database.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -61,6 +61,12 @@ pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(register::of_phone_line))
         .routes(routes!(register::of_line))
         .routes(routes!(fallback::get, fallback::put))
+        .routes(routes!(
+            agents::config::get,
+            agents::config::put,
+            agents::config::remove
+        ))
+        .routes(routes!(agents::health::answer))
         .routes(routes!(twilio::calls::list, twilio::calls::create))
         .routes(routes!(
             twilio::calls::get,

@@ -20,6 +20,7 @@ use super::logging;
 use super::own_urls::stream_base_url;
 use super::retention;
 use super::start_error::StartError;
+use crate::agents::AgentDirectory;
 use crate::api::{self, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings, VoiceLine};
@@ -142,6 +143,8 @@ pub async fn compose(
         &config.node_id,
     )?;
     let (call_log, store) = start_call_log(store, &config.node_id);
+    let agents = store.as_ref().filter(|_| config.agents);
+    let agents = agents.map(|(store, _)| AgentDirectory::new(Arc::new(store.clone())));
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
     let store_now = store.as_ref().map(|(store, _)| store);
     let key = contact_key(config.encryption_key.as_ref(), store_now).await;
@@ -228,6 +231,7 @@ pub async fn compose(
         lines: context.lines.clone(),
         node: config.node_id.clone(),
         store: store.as_ref().map(|(store, _)| store.clone()),
+        agents: agents.clone(),
         registrar: registrar.clone(),
         nodes: cluster::other_nodes(&config, cluster.as_ref(), leases.as_ref())?,
         token: config.api_token.clone(),

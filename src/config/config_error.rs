@@ -130,6 +130,11 @@ pub enum FlagProblem {
     /// No name of a header that may be handed on.
     #[error(transparent)]
     HeaderName(#[from] NameError),
+    /// Of no use without a database.
+    #[error(
+        "needs a database: give --data-dir (DATA_DIR) or --database-url (DATABASE_URL) as well"
+    )]
+    NeedsDatabase,
     /// Given together with a flag that says the opposite.
     #[error("contradicts --{0}: leave one of them out")]
     Contradicts(&'static str),

@@ -84,6 +84,7 @@ const AUDIO: &str = "Audio";
 const CALLS: &str = "Calls";
 const WORKER: &str = "Workers";
 const CALLBACKS: &str = "Callbacks";
+const AGENTS: &str = "Agents";
 const RUN: &str = "Running";
 const OLD: &str = "Kept from the program this one replaces";
 
@@ -232,6 +233,8 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLBACKS, "Network that a client's own callbackUrl and wsTarget may lead to though it is not public (loopback, private, link-local); may be repeated, or with commas between: 10.1.0.0/16. The flags' own URLs may lead anywhere"),
     Flag { kind: FlagKind::Many("HOST"), ..value("sign-host", "SIGN_HOST", "") }
         .help(CALLBACKS, "Host at which a client's own callbackUrl and wsTarget are signed as well, beside those of the flags' URLs; may be repeated, or with commas between"),
+    switch("agents", "AGENTS")
+        .help(AGENTS, "Keep an agent per tenant (/api/v1/omnichannel), and hand it to the workers of its lines' calls; needs a database"),
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis and the database: unique among bridges, and the same after a restart, which the host's name of a container may not be [default: the host's name]"),
     value("cluster", "CLUSTER", "on|off").or("on")

@@ -8,6 +8,7 @@
 //! | [`mod@validate`] | from texts to settings, with every mistake |
 //! | `reader` | the texts as typed values, every mistake collected |
 //! | `access` | who may use the API |
+//! | `agents` | whether tenants have agents |
 //! | [`callers`] | from whom calls are taken |
 //! | `dialling` | whom the lines may call |
 //! | `log_filter` | what is logged |
@@ -20,6 +21,7 @@
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
 mod access;
+mod agents;
 pub mod callbacks;
 pub mod callers;
 pub mod cluster;

@@ -55,6 +55,8 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// Callbacks over HTTP.
     pub callbacks: CallbacksConfig,
+    /// `--agents`: whether tenants have agents; there is a database then.
+    pub agents: bool,
     /// `--node-id`, or the host's name.
     pub node_id: String,
     /// `--account-sid`, or what is derived.

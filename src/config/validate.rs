@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::access;
+use super::agents;
 use super::callbacks::callbacks;
 use super::callers;
 use super::cluster;
@@ -110,14 +111,16 @@ fn config(reader: &mut Reader) -> Config {
     let ws_target = reader.url("ws-target", &["ws", "wss"], "ws://127.0.0.1:9000/media");
     let (encryption_key, node_id) = (key(reader), node_id(reader));
     let voice = voice::voice(reader);
+    let database = database(reader);
     Config {
+        agents: agents::agents(reader, database.is_some()),
         callbacks: callbacks(reader, ws_target.as_ref(), voice.as_ref()),
         voice,
         speech: speech::speech(reader),
         sip: sip(reader),
         flags_line: flags_line(reader),
         lines_file: reader.file("lines"),
-        database: database(reader),
+        database,
         keep_records: records::keep_records(reader),
         account_sid: account_sid(reader, encryption_key.as_ref(), &node_id),
         encryption_key,

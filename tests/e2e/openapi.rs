@@ -179,7 +179,7 @@ async fn every_route_answers_as_the_document_says() {
         TempDir::new().unwrap(),
     );
     let folder = data.path().display().to_string();
-    let setup = Setup::queue(&redis).args(&["--data-dir", &folder]);
+    let setup = Setup::queue(&redis).args(&["--data-dir", &folder, "--agents"]);
     let setup = setup.args(&TWILIO_FLAGS);
     // Where lines register is the phone, which takes REGISTER as anything else.
     let bridge = setup.trunk(phone.local.port()).start().await;
@@ -200,6 +200,7 @@ async fn every_route_answers_as_the_document_says() {
         let path = template.replace("{id}", LINE_ID);
         document.hold("POST", template, &api.post_empty(&path).await);
     }
+    agents(&mut document, &api).await;
     keys(&mut document, &api).await;
     calls(&mut document, &api, &phone, &redis, bridge.sip()).await;
     twilio(&mut document, &api).await;
@@ -237,7 +238,43 @@ async fn every_route_answers_as_the_document_says() {
     ] {
         document.hold(request.0, request.1, &ask(&api, &request).await);
     }
+    // Nor has it agents.
+    for (method, template) in document.operations() {
+        if template.starts_with("/api/v1/omnichannel") {
+            let method = method.to_uppercase();
+            let answer = api.send(&method, &template, "", "").await;
+            answer.problem(503, "agents-off");
+            document.hold(&method, &template, &answer);
+        }
+    }
     bridge.shut_down().await;
+}
+
+/// The agent of a tenant, from nothing to nothing again.
+async fn agents(document: &mut Document, api: &Api) {
+    const CONFIG: &str = "/api/v1/omnichannel/agent/config";
+    let one = format!("{CONFIG}?tenantId=r-42");
+    let whole = json!({"agent_name": "L\u{e9}a", "voice_settings": {"stability": 0.5}});
+    for (method, path, body, status) in [
+        ("GET", &*one, None, 404),
+        ("DELETE", &one, None, 404),
+        ("PUT", &one, Some(json!({"agent_name": 7, "x": 1})), 422),
+        ("PUT", CONFIG, Some(whole.clone()), 422),
+        ("PUT", &one, Some(whole), 200),
+        ("GET", &one, None, 200),
+        ("GET", CONFIG, None, 422),
+        ("DELETE", CONFIG, None, 422),
+        ("DELETE", &one, None, 204),
+    ] {
+        let answer = match &body {
+            Some(body) => api.json(method, path, body).await,
+            None => api.send(method, path, "", "").await,
+        };
+        assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
+        document.hold(method, CONFIG, &answer);
+    }
+    let health = "/api/v1/omnichannel/health";
+    document.hold("GET", health, &api.get(health).await);
 }
 
 /// Every POST takes an Idempotency-Key, and so says the document: one that is
