@@ -32,7 +32,7 @@ pub struct CallBody<'a> {
     /// failed, busy, no-answer, cancelled, transferred.
     status: &'static str,
     on_hold: bool,
-    /// As the worker got them; empty in a record of the database.
+    /// As the worker got them, but for `agent` and `resumed`; empty in a record of the database.
     custom_params: &'a BTreeMap<String, String>,
     created_at: String,
     answered_at: Option<String>,

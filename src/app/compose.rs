@@ -170,6 +170,7 @@ pub async fn compose(
         queue: queue.clone(),
         call_log,
         dialer,
+        agents: agents.clone(),
         ask: callbacks.ask,
         voice_http: callbacks::voice_http(signer.clone(), outward.clone(), config.speech.as_ref())?,
         signer,

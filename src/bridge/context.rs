@@ -13,6 +13,7 @@ pub use super::call::voice_fetch::{VoiceHttp, Waited};
 use super::call_store::CallStore;
 use super::dialling::Dialling;
 use super::shutdown::Shutdown;
+use crate::agents::AgentDirectory;
 use crate::core::call::AnswerMode;
 use crate::core::g711::Gain;
 use crate::core::ids::AccountSid;
@@ -87,6 +88,8 @@ pub struct Context {
     pub call_log: Option<CallLog>,
     /// Dials `--ws-target`, where given.
     pub dialer: Option<Dialer>,
+    /// The agents of tenants, where `--agents` is on.
+    pub agents: Option<AgentDirectory>,
     /// Asked before a call is taken, where there is an incoming callback.
     pub ask: Option<Arc<dyn IncomingAsk>>,
     /// Asks voice webhooks.

@@ -27,6 +27,8 @@ use super::dialling::Dialling;
 use super::leg::leg_media::{LegGains, LegMedia};
 use super::leg::sip_leg::Leg;
 use super::shutdown::Shutdown;
+use crate::agents::AgentDirectory;
+use crate::core::agents::Agent;
 use crate::core::call::{Call, CallPolicy, SearchPolicy, WorkerRoute};
 use crate::core::call_facts::CallFacts;
 use crate::core::call_object::CallObject;
@@ -54,6 +56,7 @@ pub struct Drivers {
     engine: SharedEngine,
     lines: LineDirectory,
     queue: Option<Queue>,
+    agents: Option<AgentDirectory>,
     calls: Arc<CallStore>,
     ask: Option<Arc<dyn IncomingAsk>>,
     dialling: Arc<Dialling>,
@@ -84,6 +87,7 @@ impl Drivers {
             engine: context.engine.clone(),
             lines: context.lines.clone(),
             queue: context.queue.clone(),
+            agents: context.agents.clone(),
             calls: context.calls.clone(),
             ask: context.ask.clone(),
             dialling: context.dialling.clone(),
@@ -122,9 +126,10 @@ impl Drivers {
             return self.refuse(incoming.leg, ERROR);
         };
         let caller = caller_hash(&line, &incoming.caller);
-        // Side by side: both may wait for Redis.
+        // Side by side: two may wait for Redis, and one for the database.
         let lost = self.lost_call(&line, caller.as_ref());
-        let (place, lost) = tokio::join!(CallPlace::take(place, self.queue.as_ref()), lost);
+        let place = CallPlace::take(place, self.queue.as_ref());
+        let (place, lost, agent) = tokio::join!(place, lost, self.agent_of(&line));
         let place = match place {
             Ok(place) => place,
             Err(refusal) => {
@@ -136,6 +141,7 @@ impl Drivers {
         let terms = CallTerms {
             lost,
             caller,
+            agent,
             ..CallTerms::default()
         };
         let call = incoming_call(&self.settings, &line, &incoming, &terms);
@@ -174,6 +180,12 @@ impl Drivers {
         queue.lost_call(&line.id, caller?).await
     }
 
+    /// The agent of the line's tenant. Waits for the database for 200 ms at most.
+    pub(super) async fn agent_of(&self, line: &LineProfile) -> Option<Arc<Agent>> {
+        let agents = self.agents.as_ref()?;
+        agents.of_call(line.restaurant_id.as_ref()?).await
+    }
+
     /// The driver of a call that we placed, the call as it begins, and what the
     /// log puts before everything that it says of it.
     pub(super) fn placed(
@@ -203,7 +215,7 @@ impl Drivers {
     ) -> Result<Driver, OpusError> {
         let media = LegMedia::new(&self.gains, &early)?;
         let is_worker_foreign = terms.dialer.is_some();
-        let mut policy = self.policy(&line, is_worker_foreign);
+        let mut policy = self.policy(&line, is_worker_foreign, terms.agent.as_deref());
         let limits = [policy.max_duration, terms.time_limit];
         policy.max_duration = limits.into_iter().flatten().min();
         let (handle, requests) = if ask.is_some() {
@@ -219,7 +231,8 @@ impl Drivers {
         let shutdown = self.shutdown.clone();
         let parts = Parts {
             publisher: Publisher::new(self.outlets.clone(), call, handle)
-                .remembering(terms.caller, terms.lost.map(|lost| lost.id)),
+                .remembering(terms.caller, terms.lost.map(|lost| lost.id))
+                .with_agent(terms.agent),
             leg,
             early,
             media,
@@ -281,8 +294,13 @@ impl Drivers {
         self.settings.voice.clone()
     }
 
-    /// What a call of this line may do.
-    fn policy(&self, line: &LineProfile, has_own_worker: bool) -> CallPolicy {
+    /// What a call of this line may do, with this agent.
+    fn policy(
+        &self,
+        line: &LineProfile,
+        has_own_worker: bool,
+        agent: Option<&Agent>,
+    ) -> CallPolicy {
         let settings = &self.settings;
         let route = match (&self.sources.queue, &self.sources.dialer) {
             _ if has_own_worker => WorkerRoute::Dial,
@@ -299,7 +317,10 @@ impl Drivers {
                 claim_timeout: settings.claim_timeout,
                 max_attempts: settings.max_attempts,
             },
-            max_duration: settings.max_duration,
+            max_duration: match agent {
+                Some(agent) => agent.longest_call(settings.max_duration),
+                None => settings.max_duration,
+            },
             media_timeout: settings.media_timeout,
             fallback_number: line.fallback_number.clone(),
             ring_before_fallback: is_cut_off.then_some(settings.ring_while_cut_off),

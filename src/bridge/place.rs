@@ -122,9 +122,11 @@ impl CallPlacer {
             ring_timeout: call.ring_timeout,
         };
         let number = call.to.clone();
-        let terms = self.terms(call)?;
+        let mut terms = self.terms(call)?;
         // Before a place is taken: what is refused must not keep callers out.
         let to = self.dialling.allow(&line, &number).await?;
+        // Before there is a leg, which would be nobody's while this waits.
+        terms.agent = self.drivers.agent_of(&line).await;
         let (place, placed) = match self.dial(&line, &to).await {
             Ok(dialled) => dialled,
             Err(error) => {

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use crate::core::agents::Agent;
 use crate::core::call_facts::{CallFacts, CustomParams};
 use crate::core::ids::{CallId, StreamId};
 use crate::core::private::{Private, Secret};
@@ -33,6 +34,8 @@ pub struct Job {
     pub resumed_from: Option<CallId>,
     /// What the worker gets in `start` too.
     pub custom_parameters: CustomParams,
+    /// The agent of the line's tenant, as an object; the parameters hold it as a text.
+    pub agent: Option<Arc<Agent>>,
 }
 
 /// The JSON, in the order of the contract.
@@ -61,6 +64,8 @@ struct JobJson<'job> {
     #[serde(skip_serializing_if = "Option::is_none")]
     resumed_from: Option<&'job str>,
     custom_parameters: &'job BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'job Agent>,
 }
 
 impl Job {
@@ -90,6 +95,7 @@ impl Job {
             resumed: self.resumed,
             resumed_from: self.resumed_from.as_ref().map(CallId::as_str),
             custom_parameters: &self.custom_parameters,
+            agent: self.agent.as_deref(),
         };
         // Strings and numbers under string keys: nothing that JSON lacks.
         serde_json::to_string(&wire).unwrap_or_default()
@@ -125,6 +131,7 @@ mod tests {
             resumed: false,
             resumed_from: None,
             custom_parameters: BTreeMap::from([("restaurantId".into(), "r-7".into())]).into(),
+            agent: None,
         }
     }
 
@@ -147,6 +154,21 @@ mod tests {
                 "customParameters": { "restaurantId": "r-7" }
             })
         );
+    }
+
+    #[test]
+    fn an_agent_is_an_object_of_the_job() {
+        let config = json!({"agent_name": "L\u{e9}a", "max_conversation_duration": 60});
+        let config = crate::core::agents::read(config.as_object().unwrap().clone()).unwrap();
+        let agent = Arc::new(Agent::new(config));
+        let job = Job {
+            agent: Some(agent.clone()),
+            ..job()
+        };
+        let value: Value = serde_json::from_str(&job.payload("n")).unwrap();
+        assert_eq!(value["agent"]["agent_name"], "L\u{e9}a");
+        let text: Value = serde_json::from_str(agent.json()).unwrap();
+        assert_eq!(value["agent"], text);
     }
 
     #[test]

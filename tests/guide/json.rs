@@ -182,6 +182,7 @@ fn job(document: &Value) -> Value {
         resumed: false,
         resumed_from: None,
         custom_parameters: CustomParams::default(),
+        agent: None,
     };
     let payload = job.payload(text(document, "/bridgeNodeId"));
     serde_json::from_str(&payload).unwrap()

@@ -95,6 +95,7 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
         queue: None,
         call_log: None,
         dialer: None,
+        agents: None,
         ask: None,
         voice_http: sipbridge::app::callbacks::voice_http(None, Arc::default()).expect("a client"),
         signer: None,

@@ -234,6 +234,7 @@ pub fn job() -> Job {
         resumed: false,
         resumed_from: None,
         custom_parameters: BTreeMap::from([("restaurantId".into(), "restaurant-1".into())]).into(),
+        agent: None,
     }
 }
 

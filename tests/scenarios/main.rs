@@ -5,6 +5,7 @@
 //!
 //! | module | proves |
 //! |---|---|
+//! | `agents` | the agent of a tenant: in the job and in `start`, its longest call; a database that hangs |
 //! | `before_worker` | cancel, races for a token, Redis away, no worker in time |
 //! | `streaming` | audio both ways, marks, clear, hold, digits, the last words |
 //! | `cut_off` | a bridge whose lines another one may have: calls ring before they get the fallback |
@@ -28,6 +29,7 @@
     reason = "in a test, a broken expectation is a failure"
 )]
 
+mod agents;
 mod before_worker;
 mod caller;
 mod cut_off;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::sim::{SimCallee, SimEngine, pcmu};
+use sipbridge::agents::AgentDirectory;
 use sipbridge::bridge::call_store::{CallStore, StatusListener};
 use sipbridge::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings};
 use sipbridge::bridge::dialling::Dialling;
@@ -51,6 +52,7 @@ pub struct Setup {
     pub judges_transfers: bool,
     pub cut_off: bool,
     pub listener: Option<Arc<dyn StatusListener>>,
+    agents: Option<AgentDirectory>,
     redis: Option<Redis>,
     target: Option<String>,
 }
@@ -82,6 +84,7 @@ impl Setup {
             judges_transfers: false,
             cut_off: false,
             listener: None,
+            agents: None,
             redis,
             target,
         }
@@ -119,6 +122,12 @@ impl Setup {
         self
     }
 
+    /// Tenants have agents.
+    pub fn agents(mut self, agents: &AgentDirectory) -> Self {
+        self.agents = Some(agents.clone());
+        self
+    }
+
     /// Others may have its lines.
     pub fn cut_off(mut self) -> Self {
         self.cut_off = true;
@@ -150,6 +159,7 @@ impl Setup {
             queue,
             call_log: None,
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
+            agents: self.agents,
             ask: None,
             voice_http: sipbridge::app::callbacks::voice_http(None, loopback()).unwrap(),
             signer: None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::voice::PlacedVoice;
+use crate::core::agents::Agent;
 use crate::core::callback::CallbackReceiver;
 use crate::core::outward::Outward;
 use crate::core::signature::Signer;
@@ -61,6 +62,8 @@ pub(in crate::bridge) struct CallTerms {
     pub(in crate::bridge) caller: Option<CallerHash>,
     /// The caller's call before, which was lost.
     pub(in crate::bridge) lost: Option<LostCall>,
+    /// The agent of the line's tenant.
+    pub(in crate::bridge) agent: Option<Arc<Agent>>,
 }
 
 impl CallTerms {

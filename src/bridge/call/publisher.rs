@@ -13,6 +13,7 @@ use super::opening;
 use crate::bridge::audio_metrics::AudioMetrics;
 use crate::bridge::call_store::CallHandle;
 use crate::bridge::leg::leg_media::{LegMedia, leg_stats};
+use crate::core::agents::Agent;
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_facts::{CallFacts, CustomParams};
@@ -54,6 +55,8 @@ pub(in crate::bridge) struct Publisher {
     caller: Option<CallerHash>,
     /// The caller's call before, which was lost.
     resumed_from: Option<CallId>,
+    /// The agent of the line's tenant.
+    agent: Option<Arc<Agent>>,
     /// A worker was attached.
     has_worker: bool,
     /// The last worker was lost, and no other has come.
@@ -78,6 +81,7 @@ impl Publisher {
             stream_parameters: CustomParams::default(),
             caller: None,
             resumed_from: None,
+            agent: None,
             has_worker: false,
             is_worker_lost: false,
             came: Instant::now(),
@@ -93,6 +97,12 @@ impl Publisher {
     ) -> Self {
         self.caller = caller;
         self.resumed_from = resumed_from;
+        self
+    }
+
+    /// The same, of a line whose tenant has this agent.
+    pub(in crate::bridge) fn with_agent(mut self, agent: Option<Arc<Agent>>) -> Self {
+        self.agent = agent;
         self
     }
 
@@ -204,11 +214,13 @@ impl Publisher {
             resumed: self.attempt.resumed,
             resumed_from: self.resumed_from.clone(),
             custom_parameters: self.parameters(),
+            agent: self.agent.clone(),
         }
     }
 
-    /// `customParameters` of the present attempt. That the call is resumed is
-    /// for its workers only.
+    /// `customParameters` of the present attempt. That the call is resumed, and
+    /// its agent, are for its workers only: prompts are no business of whoever is
+    /// told of calls, and would not fit into a callback by GET.
     pub(in crate::bridge) fn parameters(&self) -> CustomParams {
         let mut parameters = self.call.state.custom_params.clone();
         if !self.stream_parameters.is_empty() {
@@ -217,6 +229,9 @@ impl Publisher {
         }
         if self.attempt.resumed {
             parameters.extend([("resumed".into(), "true".into())]);
+        }
+        if let Some(agent) = &self.agent {
+            parameters.extend([("agent".into(), agent.json().to_owned())]);
         }
         parameters
     }
