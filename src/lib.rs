@@ -17,7 +17,7 @@
 //! | [`media`] | the pacer thread that sends RTP every 20 ms; tones and WAV files |
 //! | [`worker`] | WebSocket to the worker: accept (queue mode) and dial (push mode) |
 //! | [`store`] | the database: lines, SIP servers, a record per call, callbacks owed, agents; SQLite or PostgreSQL |
-//! | [`agents`] | agents per tenant: remembered for calls, kept in the database |
+//! | [`agents`] | agents per tenant: remembered for calls, kept in the database; the voices of their provider |
 //! | [`queue`] | the Redis contract: jobs, state keys, events |
 //! | [`callbacks`] | HTTP callbacks: status events, the question before a call is taken, voice webhooks; signed, retried, kept |
 //! | [`cluster`] | lines shared with other bridges: beats, leases, lines registered and let go |

@@ -48,8 +48,10 @@ struct Shared {
 /// What is known of one tenant.
 #[derive(Default)]
 struct Entry {
-    /// Its agent, or that it has none, and since when that is known.
-    known: Option<(Option<Arc<Agent>>, Instant)>,
+    /// Its agent, as far as is known.
+    agent: Option<Arc<Agent>>,
+    /// When that was read, or written by us; `None` where the database must be asked.
+    read: Option<Instant>,
     failed: Option<Instant>,
     load: Option<Load>,
     /// Rises when a change begins and when it ends: what was read meanwhile may be
@@ -72,17 +74,12 @@ impl Load {
 }
 
 impl Entry {
-    fn agent(&self) -> Option<Arc<Agent>> {
-        self.known.as_ref().and_then(|(agent, _)| agent.clone())
-    }
-
     fn is_loading(&self) -> bool {
         self.load.as_ref().is_some_and(|load| !load.is_over())
     }
 
     fn need_not_ask(&self, now: Instant) -> bool {
-        let known = self.known.as_ref();
-        known.is_some_and(|(_, at)| now.duration_since(*at) < FRESH)
+        self.read.is_some_and(|at| now.duration_since(at) < FRESH)
             || self.failed.is_some_and(|at| now.duration_since(at) < PAUSE)
     }
 }
@@ -119,7 +116,7 @@ impl AgentDirectory {
                     debug!(%tenant, "the database is slow: the call gets the agent that was known last");
                 }
                 let tenants = self.tenants();
-                tenants.get(&tenant).and_then(Entry::agent)
+                tenants.get(&tenant).and_then(|entry| entry.agent.clone())
             }
         }
     }
@@ -175,7 +172,7 @@ impl AgentDirectory {
             return Look::Known(None);
         };
         if entry.need_not_ask(now) {
-            return Look::Known(entry.agent());
+            return Look::Known(entry.agent.clone());
         }
         if let Some(load) = entry.load.as_ref().filter(|load| !load.is_over()) {
             return Look::Loading(load.clone());
@@ -216,10 +213,14 @@ impl AgentDirectory {
         match found {
             Ok(config) => {
                 entry.failed = None;
-                entry.known = Some((config.map(|config| Arc::new(Agent::new(config))), now));
+                entry.agent = config.map(|config| Arc::new(Agent::new(config)));
+                entry.read = Some(now);
             }
             // It is there, and cannot be used: that is as good as none.
-            Err(StoreError::Agent { .. }) => entry.known = Some((None, now)),
+            Err(StoreError::Agent { .. }) => {
+                entry.agent = None;
+                entry.read = Some(now);
+            }
             Err(_) => entry.failed = Some(now),
         }
     }
@@ -253,8 +254,11 @@ impl AgentDirectory {
         // Of two changes at once nobody here knows which the database made last.
         let is_alone = entry.version == version;
         entry.version += 1;
-        entry.failed = None;
-        entry.known = written.filter(|_| is_alone).map(|agent| (agent, now));
+        entry.read = None;
+        if let Some(agent) = written.filter(|_| is_alone) {
+            entry.agent = agent;
+            entry.read = Some(now);
+        }
     }
 }
 
@@ -266,8 +270,7 @@ fn entry<'a>(
 ) -> Option<&'a mut Entry> {
     if !tenants.contains_key(tenant) && tenants.len() >= TENANTS_MAX {
         let idle = tenants.iter().filter(|(_, entry)| !entry.is_loading());
-        let read_at = |entry: &Entry| entry.known.as_ref().map(|(_, at)| *at);
-        let oldest = idle.min_by_key(|(_, entry)| read_at(entry));
+        let oldest = idle.min_by_key(|(_, entry)| entry.read);
         let oldest = oldest.map(|(tenant, _)| tenant.clone())?;
         tenants.remove(&oldest);
     }

@@ -141,6 +141,10 @@ async fn a_database_that_is_slow_or_away_holds_no_call_up() {
         assert_eq!(name(&directory).await.as_deref(), Some("one"));
     }
     assert_eq!(base.asked(), before + 1, "not asked again at once");
+    // A change that fails takes nothing away.
+    assert!(directory.put(&tenant, config("two")).await.is_err());
+    assert_eq!(name(&directory).await.as_deref(), Some("one"));
+    base.0.agents.lock().unwrap().insert(tenant, config("one"));
     base.away(false);
     pass(3).await;
     assert_eq!(name(&directory).await.as_deref(), Some("one"));

@@ -8,7 +8,7 @@ use super::health::Health;
 use super::nodes::Nodes;
 use super::problem::{Problem, ProblemKind};
 use super::twilio::Account;
-use crate::agents::AgentDirectory;
+use crate::agents::{AgentDirectory, Voices};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::place::CallPlacer;
 use crate::core::key::MasterKey;
@@ -49,6 +49,8 @@ pub struct Control {
     pub store: Option<Store>,
     /// The agents of tenants, where `--agents` is on.
     pub agents: Option<AgentDirectory>,
+    /// The voices that they may have, where there is a provider's key.
+    pub voices: Option<Voices>,
     /// The bridges that lines are shared with, where they are.
     pub nodes: Option<Nodes>,
     /// The lines' registrations.

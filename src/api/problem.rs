@@ -106,6 +106,18 @@ impl ProblemKind {
         "urn:sipbridge:problem:agents-off",
         "This bridge keeps no agents",
     );
+    /// There is no key for the provider of voices.
+    pub const NO_PROVIDER: Self = kind(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "urn:sipbridge:problem:no-voice-provider",
+        "This bridge has no provider of voices",
+    );
+    /// The provider of voices failed.
+    pub const PROVIDER: Self = kind(
+        StatusCode::BAD_GATEWAY,
+        "urn:sipbridge:problem:voice-provider",
+        "The provider of voices failed",
+    );
     /// The body is too long.
     pub const TOO_LARGE: Self = kind(
         StatusCode::PAYLOAD_TOO_LARGE,

@@ -67,6 +67,9 @@ pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
             agents::config::remove
         ))
         .routes(routes!(agents::health::answer))
+        .routes(routes!(agents::voices::list))
+        .routes(routes!(agents::voices::get))
+        .routes(routes!(agents::voices::models))
         .routes(routes!(twilio::calls::list, twilio::calls::create))
         .routes(routes!(
             twilio::calls::get,

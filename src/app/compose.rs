@@ -20,7 +20,7 @@ use super::logging;
 use super::own_urls::stream_base_url;
 use super::retention;
 use super::start_error::StartError;
-use crate::agents::AgentDirectory;
+use crate::agents::{AgentDirectory, Voices};
 use crate::api::{self, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::context::{Context, RING_WHILE_CUT_OFF, Settings, VoiceLine};
@@ -31,7 +31,7 @@ use crate::bridge::overload::{Monitor, OverloadInputs};
 use crate::bridge::place::CallPlacer;
 use crate::callbacks::WebhookDispatcher;
 use crate::cluster::ClusterHandle;
-use crate::config::{Config, Dispatch, VoiceConfig};
+use crate::config::{AgentsConfig, Config, Dispatch, VoiceConfig};
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
@@ -143,8 +143,9 @@ pub async fn compose(
         &config.node_id,
     )?;
     let (call_log, store) = start_call_log(store, &config.node_id);
-    let agents = store.as_ref().filter(|_| config.agents);
+    let agents = store.as_ref().filter(|_| config.agents.is_some());
     let agents = agents.map(|(store, _)| AgentDirectory::new(Arc::new(store.clone())));
+    let voices = voices(config.agents.as_ref())?;
     let (events, received) = mpsc::channel(ENGINE_QUEUE_EVENTS);
     let store_now = store.as_ref().map(|(store, _)| store);
     let key = contact_key(config.encryption_key.as_ref(), store_now).await;
@@ -233,6 +234,7 @@ pub async fn compose(
         node: config.node_id.clone(),
         store: store.as_ref().map(|(store, _)| store.clone()),
         agents: agents.clone(),
+        voices,
         registrar: registrar.clone(),
         nodes: cluster::other_nodes(&config, cluster.as_ref(), leases.as_ref())?,
         token: config.api_token.clone(),
@@ -310,6 +312,15 @@ fn start_queue(config: &Config, stream_url: &str) -> Result<Option<Queue>, Start
         shares_lines: config.cluster.is_some(),
     };
     Ok(Some(Queue::start(&queue)?))
+}
+
+/// Asks for voices, where there are agents and a provider's key.
+fn voices(config: Option<&AgentsConfig>) -> Result<Option<Voices>, StartError> {
+    let url = config.and_then(|config| config.elevenlabs_url.as_ref());
+    let key = config.and_then(|config| config.elevenlabs_key.as_ref());
+    let asked = url.zip(key);
+    let voices = asked.map(|(url, key)| Voices::new(url.expose(), key));
+    Ok(voices.transpose()?)
 }
 
 fn start_call_log(

@@ -1,5 +1,6 @@
 //! Why a bridge does not start.
 
+use crate::agents::VoicesError;
 use crate::api::ApiError;
 use crate::callbacks::CallbackError;
 use crate::lines::FileError;
@@ -46,6 +47,9 @@ pub enum StartError {
     /// Callbacks cannot be sent.
     #[error(transparent)]
     Callbacks(#[from] CallbackError),
+    /// The provider of voices cannot be asked.
+    #[error(transparent)]
+    Voices(#[from] VoicesError),
     /// SIP cannot be started.
     #[error(transparent)]
     Sip(#[from] PjsipError),

@@ -135,6 +135,9 @@ pub enum FlagProblem {
         "needs a database: give --data-dir (DATA_DIR) or --database-url (DATABASE_URL) as well"
     )]
     NeedsDatabase,
+    /// A key that no header can carry.
+    #[error("must be visible ASCII characters without spaces")]
+    HeaderKey,
     /// Given together with a flag that says the opposite.
     #[error("contradicts --{0}: leave one of them out")]
     Contradicts(&'static str),

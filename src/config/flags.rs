@@ -235,6 +235,10 @@ pub const FLAGS: &[Flag] = &[
         .help(CALLBACKS, "Host at which a client's own callbackUrl and wsTarget are signed as well, beside those of the flags' URLs; may be repeated, or with commas between"),
     switch("agents", "AGENTS")
         .help(AGENTS, "Keep an agent per tenant (/api/v1/omnichannel), and hand it to the workers of its lines' calls; needs a database"),
+    value("elevenlabs-api-key", "ELEVENLABS_API_KEY", "KEY")
+        .help(AGENTS, "Key by which ElevenLabs is asked for the voices and models that agents may have. Prefer the variable"),
+    value("elevenlabs-url", "ELEVENLABS_URL", "URL").or("https://api.elevenlabs.io")
+        .help(AGENTS, "Where ElevenLabs is asked: the address above /v1"),
     value("node-id", "NODE_ID", "NAME")
         .help(RUN, "This bridge's name in Redis and the database: unique among bridges, and the same after a restart, which the host's name of a container may not be [default: the host's name]"),
     value("cluster", "CLUSTER", "on|off").or("on")
@@ -270,7 +274,7 @@ pub const FLAGS: &[Flag] = &[
 ];
 
 /// Flags whose values are shown nowhere, not even in part.
-pub const SECRET_FLAGS: [&str; 14] = [
+pub const SECRET_FLAGS: [&str; 15] = [
     "api-token",
     "database-url",
     "sip-password",
@@ -285,6 +289,7 @@ pub const SECRET_FLAGS: [&str; 14] = [
     "status-callback-url",
     "incoming-callback-url",
     "auth-token",
+    "elevenlabs-api-key",
 ];
 
 /// The flag of this name.

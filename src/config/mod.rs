@@ -8,7 +8,7 @@
 //! | [`mod@validate`] | from texts to settings, with every mistake |
 //! | `reader` | the texts as typed values, every mistake collected |
 //! | `access` | who may use the API |
-//! | `agents` | whether tenants have agents |
+//! | [`agents`] | whether tenants have agents, and where voices are asked for |
 //! | [`callers`] | from whom calls are taken |
 //! | `dialling` | whom the lines may call |
 //! | `log_filter` | what is logged |
@@ -21,7 +21,7 @@
 //! `.env` is read by `start-sipbridge.sh`, not here.
 
 mod access;
-mod agents;
+pub mod agents;
 pub mod callbacks;
 pub mod callers;
 pub mod cluster;
@@ -39,6 +39,7 @@ pub mod validate;
 mod voice;
 mod workers;
 
+pub use agents::AgentsConfig;
 pub use callbacks::CallbacksConfig;
 pub use config_error::{ConfigError, FlagProblem, Warning};
 pub use dialling::DiallingConfig;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::agents::AgentsConfig;
 use super::callbacks::CallbacksConfig;
 use super::callers::CallersConfig;
 use super::dialling::DiallingConfig;
@@ -55,8 +56,8 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// Callbacks over HTTP.
     pub callbacks: CallbacksConfig,
-    /// `--agents`: whether tenants have agents; there is a database then.
-    pub agents: bool,
+    /// Agents per tenant; `None` without `--agents`. There is a database where they are.
+    pub agents: Option<AgentsConfig>,
     /// `--node-id`, or the host's name.
     pub node_id: String,
     /// `--account-sid`, or what is derived.

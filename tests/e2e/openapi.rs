@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::harness::api::Answer;
 use crate::harness::bridge::{LINE as LINE_ID, NUMBER, Setup};
 use crate::harness::caller::CALLER_NUMBER;
+use crate::harness::receiver::{Receiver, Reply};
 use crate::harness::{Api, Callee, Caller, Job, Redis, SOON, Worker, until};
 use crate::twilio_api::{ACCOUNT, TOKEN, as_account};
 
@@ -180,6 +181,9 @@ async fn every_route_answers_as_the_document_says() {
     );
     let folder = data.path().display().to_string();
     let setup = Setup::queue(&redis).args(&["--data-dir", &folder, "--agents"]);
+    let provider = Receiver::start().await;
+    let setup = setup.args(&["--elevenlabs-url", &provider.url("")]);
+    let setup = setup.env("ELEVENLABS_API_KEY", "k");
     let setup = setup.args(&TWILIO_FLAGS);
     // Where lines register is the phone, which takes REGISTER as anything else.
     let bridge = setup.trunk(phone.local.port()).start().await;
@@ -201,6 +205,7 @@ async fn every_route_answers_as_the_document_says() {
         document.hold("POST", template, &api.post_empty(&path).await);
     }
     agents(&mut document, &api).await;
+    voices(&mut document, &api, &provider).await;
     keys(&mut document, &api).await;
     calls(&mut document, &api, &phone, &redis, bridge.sip()).await;
     twilio(&mut document, &api).await;
@@ -275,6 +280,37 @@ async fn agents(document: &mut Document, api: &Api) {
     }
     let health = "/api/v1/omnichannel/health";
     document.hold("GET", health, &api.get(health).await);
+}
+
+/// What the provider of voices says, and how it fails.
+async fn voices(document: &mut Document, api: &Api, provider: &Receiver) {
+    const VOICES: &str = "/api/v1/omnichannel/agent/voices";
+    const VOICE: &str = "/api/v1/omnichannel/agent/voices/{voiceId}";
+    const MODELS: &str = "/api/v1/omnichannel/agent/models";
+    let voice = json!({"voice_id": "v", "labels": {"language": "fr"}});
+    let all = json!({"voices": [voice]});
+    provider.script(
+        "/v1/voices",
+        [Reply::status(500), Reply::status(429), Reply::json(all)],
+    );
+    provider.script("/v1/voices/v", [Reply::json(voice)]);
+    provider.script("/v1/voices/x", [Reply::status(404)]);
+    let model = json!({"model_id": "m", "languages": [{"language_id": "fr"}]});
+    provider.script("/v1/models", [Reply::json(json!([model]))]);
+    let one = |id: &str| VOICE.replace("{voiceId}", id);
+    for (template, path, status) in [
+        (VOICES, VOICES, 502),
+        (VOICES, VOICES, 503),
+        (VOICES, VOICES, 200),
+        (VOICES, &format!("{VOICES}?language=7"), 422),
+        (VOICE, &one("v"), 200),
+        (VOICE, &one("x"), 404),
+        (MODELS, MODELS, 200),
+    ] {
+        let answer = api.get(path).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.body);
+        document.hold("GET", template, &answer);
+    }
 }
 
 /// Every POST takes an Idempotency-Key, and so says the document: one that is

@@ -1,14 +1,17 @@
 //! `/api/v1/omnichannel/health`: whether agents can be had now.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
 use super::{Agents, OfAgents};
+use crate::api::control::Control;
 use crate::api::openapi::Guarded;
 use crate::api::problem::Problem;
 use crate::store::StoreError;
@@ -21,6 +24,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 pub struct AgentsHealth {
     /// ok; what is not is answered as a problem.
     status: &'static str,
+    /// Whether there is a provider's key, so that voices can be asked for.
+    voices: bool,
 }
 
 /// Tells whether agents can be had: they are on, and the database answers within 1 s.
@@ -34,8 +39,15 @@ pub struct AgentsHealth {
         Guarded, OfAgents,
     ),
 )]
-pub async fn answer(Agents(agents): Agents) -> Result<Response, Problem> {
+pub async fn answer(
+    Agents(agents): Agents,
+    State(control): State<Arc<Control>>,
+) -> Result<Response, Problem> {
     let probed = timeout(ANSWER_MAX, agents.probe()).await;
     probed.unwrap_or_else(|_| Err(StoreError::no_answer("looking for agents")))?;
-    Ok(Json(AgentsHealth { status: "ok" }).into_response())
+    let health = AgentsHealth {
+        status: "ok",
+        voices: control.voices.is_some(),
+    };
+    Ok(Json(health).into_response())
 }

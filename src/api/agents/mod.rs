@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | `/agent/config`: an agent read, written, removed |
 //! | [`health`] | `/health`: whether agents can be had now |
+//! | [`voices`] | `/agent/voices`, `/agent/models`: what they can be given to speak with |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::agents::AgentDirectory;
 
 pub mod config;
 pub mod health;
+pub mod voices;
 
 /// The agents, where there are any: the first thing that each route asks for.
 pub struct Agents(pub AgentDirectory);
