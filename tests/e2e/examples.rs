@@ -75,6 +75,57 @@ async fn the_python_worker_is_dialled() {
     greets_and_echoes(setup).await;
 }
 
+/// A program in Python of this tree, ended when dropped.
+fn python(name: &'static str, path: &str, args: &[&str]) -> Process {
+    let mut command = Command::new("/usr/bin/python3");
+    command
+        .args(["-B", &format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))])
+        .args(args);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    Process::start(name, command, log.path())
+}
+
+/// What the relay does beside that is tested by `tests/python`, without a bridge.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_says_what_its_application_has_to_say() {
+    let (speech, app, port) = (free_port(), free_port(), free_port());
+    let ports = [speech.to_string(), app.to_string()];
+    let standins = "tests/python/standins.py";
+    let _standins = python(
+        "standins.py",
+        standins,
+        &[ports[0].as_str(), ports[1].as_str()],
+    );
+    wait_for_tcp("standins.py", speech);
+    wait_for_tcp("standins.py", app);
+    let (listen, app) = (port.to_string(), format!("ws://127.0.0.1:{app}/"));
+    let speech = format!("http://127.0.0.1:{speech}");
+    let servers = ["--stt-url", &speech, "--tts-url", &speech];
+    let ours = ["--listen", &listen, "--app-url", &app];
+    let args = [&ours[..], &servers[..]].concat();
+    let _relay = python("relay.py", "examples/relay.py", &args);
+    wait_for_tcp("relay.py", port);
+
+    let url = format!("ws://127.0.0.1:{port}/");
+    let greeting = "welcomeGreeting=Good evening.";
+    let args = [
+        "--ws-target",
+        &url,
+        "--ringback",
+        "off",
+        "--param",
+        greeting,
+    ];
+    let bridge = Setup::new().args(&args).start().await;
+    let mut call = Caller::connect(bridge.sip(), NUMBER).await;
+    until(Duration::from_secs(10), "a greeting", async || {
+        !sound::is_silence(&call.rtp.audio())
+    })
+    .await;
+    call.bye().await;
+    bridge.shut_down().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_worker_that_is_stopped_hands_its_caller_over() {
     let redis = Redis::start();

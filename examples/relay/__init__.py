@@ -1,0 +1,1 @@
+"""ConversationRelay as a worker: see ../relay.py, which starts it."""
