@@ -332,7 +332,7 @@ await_build() {
     [ "$code" -eq 0 ] || { tail -n 30 "$logs/demo-build.log"; return 1; }
 }
 
-# What the examples in Python do, with stand-ins around them.
+# What the examples in Python and Node do, with stand-ins around them.
 python_examples() {
     /usr/bin/python3 -B tests/python/run.py ${filter:+"$filter"}
 }
@@ -450,12 +450,14 @@ step "every order of threads (loom)" every_order
 if [ -z "$quick" ]; then
     [ -n "$filter" ] || step "the core under Miri" under_miri
     if [ -n "$filter" ]; then
-        step "examples in Python: $filter" python_examples
+        step "packages of the bots for Twilio" tests/python/bot_packages.sh
+        step "examples in Python and Node: $filter" python_examples
         step "end to end: $filter" e2e 2 "$filter"
         step "chaos: $filter" chaos "$filter"
         step "fuzz: $filter" fuzz "$filter"
     else
-        step "examples in Python" python_examples
+        step "packages of the bots for Twilio" tests/python/bot_packages.sh
+        step "examples in Python and Node" python_examples
         build_demo &
         step "end to end: SIPp" e2e 2 sipp::
         step "end to end: Kamailio" e2e 2 trunk::

@@ -24,15 +24,15 @@ build_packages=(build-essential pkg-config xz-utils libssl-dev libopus-dev libsr
 # iproute2 for ss, procps for ps.
 peer_packages=(redis-server kamailio iproute2 procps)
 test_packages=("${peer_packages[@]}" sip-tester kamailio-tls-modules baresip-core nftables
-    openssl gdb python3 python3-redis python3-twilio python3-websockets postgresql sqlite3 valgrind
-    kubernetes-client)
+    openssl gdb python3 python3-pip python3-redis python3-twilio python3-websockets nodejs npm postgresql
+    sqlite3 valgrind kubernetes-client)
 demo_packages=("${peer_packages[@]}" espeak-ng sox)
 
 # What each group must offer on a system without dpkg.
 build_commands=(gcc g++ make pkg-config xz)
 build_libraries=(openssl opus libsrtp2 samplerate uuid)
 peer_commands=(redis-server redis-cli kamailio ss ps)
-test_commands=("${peer_commands[@]}" sipp baresip ip nft openssl python3 psql setpriv sqlite3 kubectl)
+test_commands=("${peer_commands[@]}" sipp baresip ip nft openssl python3 node npm psql setpriv sqlite3 kubectl)
 demo_commands=("${peer_commands[@]}" espeak-ng sox)
 
 say() { printf 'packages: %s\n' "$*" >&2; }
@@ -41,6 +41,8 @@ die() { say "$*"; exit 1; }
 is_installed() {
     # Kubernetes' own package and Google's have the same file: Debian's cannot be installed beside them.
     [ "$1" != kubernetes-client ] || ! command -v kubectl >/dev/null || return 0
+    # So with Node's own packages.
+    case $1 in nodejs | npm) ! command -v "${1/nodejs/node}" >/dev/null || return 0 ;; esac
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
