@@ -26,7 +26,9 @@ use sipbridge::callbacks::{
 use sipbridge::core::call::CallDecision;
 use sipbridge::core::call_facts::{CallFacts, CallState, CustomParams};
 use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
-use sipbridge::core::callback::{CallChange, CallbackEvent, Kept, Method, Owed, WebhookEvent};
+use sipbridge::core::callback::{
+    CallChange, CallbackEvent, CallbackReceiver, Kept, Method, Owed, WebhookEvent,
+};
 use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::outward::Outward;
 use sipbridge::core::private::{Private, Secret};
@@ -86,6 +88,7 @@ fn parameters(value: &str) -> CustomParams {
 /// A whole call's statuses.
 fn live(status: &StatusCallbacks, call: &CallObject, url: Option<&str>) {
     use CallStatus as S;
+    let own = url.map(|url| CallbackReceiver::Own(url.to_owned()));
     for step in [
         S::Initiated,
         S::Ringing,
@@ -95,7 +98,7 @@ fn live(status: &StatusCallbacks, call: &CallObject, url: Option<&str>) {
     ] {
         let mut call = call.clone();
         call.state.status = step;
-        status.changed(&call, url);
+        status.changed(&call, own.as_ref());
     }
 }
 

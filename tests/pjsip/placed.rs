@@ -97,7 +97,8 @@ fn context(engine: SharedEngine, lines: &[&str]) -> Arc<Context> {
         dialer: None,
         agents: None,
         ask: None,
-        voice_http: sipbridge::app::callbacks::voice_http(None, Arc::default()).expect("a client"),
+        voice_http: sipbridge::app::callbacks::voice_http(None, Arc::default(), None)
+            .expect("a client"),
         signer: None,
         outward: Arc::new(Outward {
             allowed: vec!["127.0.0.0/8".parse().expect("a network")],
@@ -247,6 +248,8 @@ async fn place(context: &Context, line: &str, to: &str) -> (CallId, TcpListener)
         custom_params: BTreeMap::new(),
         ws_target: Some(format!("ws://{address}/")),
         callback_url: None,
+        voice: None,
+        time_limit: None,
         ring_timeout: PATIENCE,
     };
     let drivers = Drivers::new(context);

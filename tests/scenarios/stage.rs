@@ -161,7 +161,7 @@ impl Setup {
             dialer: self.target.map(|url| Dialer::new(&url, None).unwrap()),
             agents: self.agents,
             ask: None,
-            voice_http: sipbridge::app::callbacks::voice_http(None, loopback()).unwrap(),
+            voice_http: sipbridge::app::callbacks::voice_http(None, loopback(), None).unwrap(),
             signer: None,
             outward: loopback(),
             workers,

@@ -2,6 +2,13 @@
 
 use super::*;
 use crate::core::call_facts::{CallFacts, CallState};
+use crate::core::call_object::CallDirection;
+use crate::core::ids::AccountSid;
+use crate::core::outward::WrittenBy;
+use crate::core::private::Private;
+use crate::core::twiml::VoiceUrl;
+use crate::core::twiml::document::{HttpMethod, StatusCallback, Webhook};
+use crate::core::voice::webhook::VoiceFacts;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -75,7 +82,7 @@ fn a_notice_is_the_call_object_with_event_and_sequence() {
         (&json!("ringing"), &json!(1))
     );
     assert_eq!(body["from"], "+33612345678");
-    assert!(!format!("{notice:?}").contains("336"));
+    assert!(!format!("{notice:?}").contains("33612345678"));
 }
 
 #[test]
@@ -158,4 +165,81 @@ fn query_parameters_leave_out_what_is_not_known() {
     assert_eq!(get("onHold"), Some("false"));
     assert_eq!(get("customParams"), Some(r#"{"a":"b&c"}"#));
     assert_eq!((get("answeredAt"), get("outcome")), (None, None));
+}
+
+fn twilio_receiver(written_by: WrittenBy, method: HttpMethod) -> CallbackReceiver {
+    let facts = VoiceFacts {
+        call: call().facts.id.clone(),
+        account: AccountSid::of_node("node"),
+        parent: None,
+        direction: CallDirection::Outbound,
+        from: Private::new("+33972360682"),
+        to: Private::new("+33612345678"),
+        forwarded_from: None,
+        caller_name: None,
+        answered_by: None,
+        from_country: None,
+        to_country: None,
+        sip_headers: Vec::new(),
+    };
+    let webhook = Webhook {
+        url: VoiceUrl::parse_http("http://bot/status").expect("a URL"),
+        method,
+        written_by,
+    };
+    let events = vec![CallbackEvent::Ringing, CallbackEvent::Completed];
+    let callback = StatusCallback { webhook, events };
+    CallbackReceiver::Twilio(Box::new(TwilioReceiver { callback, facts }))
+}
+
+#[test]
+fn a_receiver_of_twilios_gets_a_form_of_what_it_wants() {
+    let receiver = twilio_receiver(WrittenBy::Client, HttpMethod::Get);
+    assert!(receiver.wants(CallbackEvent::Ringing) && !receiver.wants(CallbackEvent::Answered));
+    assert!(CallbackReceiver::Own("http://own/".into()).wants(CallbackEvent::Answered));
+    let mut ringing = call();
+    ringing.state.status = CallStatus::Ringing;
+    let step = (CallbackEvent::Ringing, 1);
+    let notice = WebhookEvent::new(&ringing, step, Some(&receiver), start());
+    assert_eq!(
+        notice.url.as_ref().map(Secret::expose),
+        Some("http://bot/status")
+    );
+    let form = TwilioForm::of(&notice.body).expect("a form");
+    assert_eq!(
+        (form.method, form.written_by),
+        (Method::Get, WrittenBy::Client)
+    );
+    for (name, value) in [
+        ("CallStatus", "ringing"),
+        ("SequenceNumber", "1"),
+        ("CallbackSource", "call-progress-events"),
+        ("Direction", "outbound-api"),
+        ("To", "+33612345678"),
+    ] {
+        assert_eq!(form.fields.get(name), Some(value), "{name}");
+    }
+    assert_eq!(form.fields.get("CallDuration"), None);
+    let plain = WebhookEvent::new(&ringing, step, None, start());
+    assert_eq!(TwilioForm::of(&plain.body), None);
+
+    // Its bridge dies: the next start makes the last one.
+    let lost = CallEnd {
+        answered: Some(start()),
+        ended: start() + Duration::from_secs(7),
+        outcome: Outcome::CallerHungUp,
+        sip_status: 200,
+    };
+    let last = WebhookEvent::at_end(&notice, &lost).expect("readable");
+    let form = TwilioForm::of(&last.body).expect("a form");
+    for (name, value) in [
+        ("CallStatus", "completed"),
+        ("SequenceNumber", "2"),
+        ("CallDuration", "7"),
+        ("SipResponseCode", "200"),
+    ] {
+        assert_eq!(form.fields.get(name), Some(value), "{name}");
+        let times = form.fields.pairs().iter().filter(|(own, _)| own == name);
+        assert_eq!(times.count(), 1, "{name}");
+    }
 }
