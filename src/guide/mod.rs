@@ -6,6 +6,7 @@
 //! | [`call_queue`] | contract: jobs in Redis, the life of a call, state keys, events, outcomes |
 //! | [`phone_lines`] | contract: lines, SIP servers, encrypted passwords, the database |
 //! | [`workers`] | how to write a worker, step by step |
+//! | [`twilio`] | take a bot over from Twilio: webhooks, TwiML, REST |
 //! | [`api`] | place and steer calls, change lines and SIP servers over HTTP; callbacks |
 //! | [`operating`] | install, start, health, metrics, alarms, logs, shutdown, upgrade |
 //! | [`security`] | who may call, whom the bridge dials, TLS, secrets, fuzzing |
@@ -27,6 +28,8 @@ pub mod call_queue {}
 pub mod phone_lines {}
 #[doc = include_str!("workers.md")]
 pub mod workers {}
+#[doc = include_str!("twilio.md")]
+pub mod twilio {}
 #[doc = include_str!("api.md")]
 pub mod api {}
 #[doc = include_str!("operating.md")]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use url::form_urlencoded;
 
 use crate::harness::api::Answer;
 use crate::harness::bridge::{LINE as LINE_ID, NUMBER, Setup};
@@ -208,7 +209,7 @@ async fn every_route_answers_as_the_document_says() {
     voices(&mut document, &api, &provider).await;
     keys(&mut document, &api).await;
     calls(&mut document, &api, &phone, &redis, bridge.sip()).await;
-    twilio(&mut document, &api).await;
+    twilio(&mut document, &api, &phone).await;
     let missing: Vec<_> = document
         .operations()
         .difference(&document.seen)
@@ -417,7 +418,7 @@ async fn calls(
 }
 
 /// Twilio's API, of the call that was placed, and of the line.
-async fn twilio(document: &mut Document, api: &Api) {
+async fn twilio(document: &mut Document, api: &Api, phone: &Callee) {
     let account = "/2010-04-01/Accounts/{account}";
     let ask = async |document: &mut Document, method: &str, path: &str, item: &str, form: &str| {
         let template = format!("{account}{path}");
@@ -457,6 +458,18 @@ async fn twilio(document: &mut Document, api: &Api) {
         .unwrap();
     ask(document, "GET", number, &format!("{sid}.json"), "").await;
     ask(document, "GET", number, "x.json", "").await;
+    let from = numbers["incoming_phone_numbers"][0]["phone_number"]
+        .as_str()
+        .unwrap();
+    let order = form_urlencoded::Serializer::new(String::new())
+        .append_pair("To", CALLER_NUMBER)
+        .append_pair("From", from)
+        .append_pair("Twiml", "<Response/>")
+        .finish();
+    let before = phone.invited().await;
+    ask(document, "POST", "/Calls.json", "", &order).await;
+    let invite = phone.invited_to_another(&before).await;
+    phone.respond(&invite, "486 Busy Here").await;
 }
 
 #[test]

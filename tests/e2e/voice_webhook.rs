@@ -644,7 +644,7 @@ async fn a_call_that_twilios_api_places_does_what_its_url_says_and_tells_of_it()
         ("TimeLimit", "1"),
     ];
     let placed = twilio(&bridge, "/Calls.json", &order).await.expect(201);
-    let invite = phone.invited_again(&invite).await;
+    let invite = phone.invited_to_another(&invite).await;
     phone.answer(&invite).await;
     let path = format!("/api/calls/{}", placed["sid"].as_str().unwrap());
     let api = Api::of(&bridge);

@@ -89,6 +89,16 @@ impl Callee {
         Answer::read(&invite.body)
     }
 
+    /// Waits for the INVITE of another call than that one.
+    pub async fn invited_to_another(&self, before: &Message) -> Message {
+        let another = || {
+            let mut invites = self.requests("INVITE").into_iter();
+            invites.find(|it| it.header("call-id") != before.header("call-id"))
+        };
+        until(SOON, "INVITE of another call", async || another().is_some()).await;
+        another().unwrap()
+    }
+
     /// Waits for an INVITE within the call, after so many different ones.
     pub async fn invited_again(&self, after: &Message) -> Message {
         let later = || {
