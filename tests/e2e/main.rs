@@ -119,5 +119,6 @@ mod store;
 mod strangers;
 mod trunk;
 mod twilio_api;
+mod twilio_bots;
 mod unsuitable_redis;
 mod voice_webhook;

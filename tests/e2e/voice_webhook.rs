@@ -327,7 +327,7 @@ async fn digits_go_to_the_action_of_gather() {
 }
 
 /// A WAV file of half a second that is text too: the receiver writes no other bytes.
-fn wav(pattern: &[u8]) -> String {
+pub fn wav(pattern: &[u8]) -> String {
     let data: Vec<u8> = pattern.iter().copied().cycle().take(0x0f40).collect();
     let mut bytes = b"RIFF".to_vec();
     bytes.extend(0x0f66_u32.to_le_bytes());

@@ -4,7 +4,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`config`] | the configuration, field by field, and its JSON |
-//! | [`read`] | from a JSON object to a configuration, with every mistake |
+//! | [`mod@read`] | from a JSON object to a configuration, with every mistake |
 //! | [`voice_settings`] | what a voice can be told, by its provider |
 //! | [`tenant`] | whose agent it is |
 
