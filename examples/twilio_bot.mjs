@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // A bot for Twilio, on Twilio's own library, as it runs against Twilio unchanged.
 //
-// Needs Node 20 and:  npm install twilio express
+// Needs Node 18 and:  npm install twilio express
 //
 //   node twilio_bot.mjs serve                  answers Twilio's voice webhook
 //   node twilio_bot.mjs call +33612345678 +33972360682     calls the first number from the second

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::config_error::FlagProblem;
 use super::reader::Reader;
 use super::url::ServiceUrl;
 use crate::core::private::Secret;
@@ -40,7 +39,7 @@ pub(super) fn speech(reader: &mut Reader) -> Option<SpeechConfig> {
     if reader.given.explicit("say-url").is_none() {
         for name in ["say-key", "say-model", "say-voice", "say-cache"] {
             if reader.given.explicit(name).is_some() {
-                reader.mistake(name, FlagProblem::Needs("say-url"));
+                reader.warn(name, "has no effect without --say-url");
             }
         }
     }
@@ -59,7 +58,7 @@ mod tests {
     use crate::config::{RawArgs, validate};
 
     #[test]
-    fn its_parts_have_defaults_and_need_its_address() {
+    fn its_parts_have_defaults_and_no_use_without_its_address() {
         let mut reader = Reader::new(RawArgs::from_pairs(&[
             ("say-url", "http://tts:8000"),
             ("data-dir", "/var/lib/sipbridge"),
@@ -78,12 +77,10 @@ mod tests {
                 ("ws-target", "ws://h"),
                 (name, "x"),
             ];
-            let mistakes = validate(RawArgs::from_pairs(&given)).mistakes;
-            let mistakes: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-            assert!(
-                mistakes.len() == 1 && mistakes[0].contains("--say-url"),
-                "{name}: {mistakes:?}"
-            );
+            let checked = validate(RawArgs::from_pairs(&given));
+            assert!(checked.mistakes.is_empty(), "{name}");
+            let warned = checked.warnings.iter().map(|warning| warning.flag);
+            assert!(warned.eq([name]), "{name}");
         }
     }
 }

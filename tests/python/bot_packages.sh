@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python_packages=(twilio==9.13.0 flask==3.1.3)
-node_packages=(twilio@6.3.1 express@5.3.0)
+node_packages=(twilio@5.8.2 express@5.1.0)
 folder=target/bot-packages
 wanted="${python_packages[*]} ${node_packages[*]}"
 
