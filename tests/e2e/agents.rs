@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::harness::bridge::{NUMBER, RESTAURANT, Setup};
 use crate::harness::receiver::{Receiver, Reply};
-use crate::harness::{Api, Bridge, Caller, Job, Redis, Worker};
+use crate::harness::{Api, Bridge, Caller, Job, Redis, SOON, Worker, until};
 
 const CONFIG: &str = "/api/v1/omnichannel/agent/config";
 const VOICES: &str = "/api/v1/omnichannel/agent/voices";
@@ -50,11 +50,12 @@ async fn an_agent_reaches_the_worker_of_its_tenants_calls() {
     let other = json!({"agent_name": "Somebody else's"});
     let put = api.json("PUT", &config_of("r-0"), &other).await;
     put.expect(200);
-    let output = bridge.output();
-    assert!(
-        output.contains("id=r-0") || output.contains("id=\"r-0\""),
-        "the audit: {output}"
-    );
+    // The log is written behind the answer.
+    until(SOON, "the audit", async || {
+        let output = bridge.output();
+        output.contains("id=r-0") || output.contains("id=\"r-0\"")
+    })
+    .await;
     bridge.shut_down().await;
 
     let bridge = queue(setup(&dir)).start().await;
