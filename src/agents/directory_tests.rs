@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::agents::store::Answer;
+use crate::agents::store::AgentAnswer;
 use crate::core::agents::read;
 
 /// A database in memory.
@@ -36,7 +36,7 @@ impl Base {
     fn answer<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut BTreeMap<TenantId, AgentConfig>) -> T + Send + 'static,
-    ) -> Answer<T> {
+    ) -> AgentAnswer<T> {
         let state = self.0.clone();
         Box::pin(async move {
             // Read first, answered later: what changes meanwhile is not in it.
@@ -52,20 +52,20 @@ impl Base {
 }
 
 impl AgentStore for Base {
-    fn agent(&self, tenant: TenantId) -> Answer<Option<AgentConfig>> {
+    fn agent(&self, tenant: TenantId) -> AgentAnswer<Option<AgentConfig>> {
         self.0.asked.fetch_add(1, Ordering::Relaxed);
         self.answer(move |agents| agents.get(&tenant).cloned())
     }
 
-    fn put(&self, tenant: TenantId, agent: Arc<Agent>) -> Answer<()> {
+    fn put(&self, tenant: TenantId, agent: Arc<Agent>) -> AgentAnswer<()> {
         self.answer(move |agents| drop(agents.insert(tenant, agent.config().clone())))
     }
 
-    fn delete(&self, tenant: TenantId) -> Answer<bool> {
+    fn delete(&self, tenant: TenantId) -> AgentAnswer<bool> {
         self.answer(move |agents| agents.remove(&tenant).is_some())
     }
 
-    fn probe(&self) -> Answer<()> {
+    fn probe(&self) -> AgentAnswer<()> {
         self.answer(|_| ())
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
 use super::problem::{FieldError, Problem};
+use crate::core::json_type::type_name;
 use crate::core::private::Secret;
 use crate::lines::Row;
 use crate::lines::entry::FIELD_MAX_BYTES;
@@ -224,17 +225,6 @@ fn reason(problem: FieldProblem) -> String {
         FieldProblem::Unknown => "is not a known field".into(),
         FieldProblem::SnakeCase(json) => format!("is not a known field: write {json}"),
         other => other.to_string(),
-    }
-}
-
-const fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
     }
 }
 

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -210,8 +210,7 @@ impl VoiceHttp for VoiceWebhooks {
             let Some(speech) = speech else {
                 return Err(FetchFailure::NoAnswer("there is no --say-url".into()));
             };
-            // Never closed.
-            let _place = loading.acquire().await;
+            let _place = place(&loading).await?;
             speech.speak(text.expose(), voice.as_deref()).await
         })
     }
@@ -219,12 +218,20 @@ impl VoiceHttp for VoiceWebhooks {
     fn sound(&self, url: VoiceUrl, written_by: WrittenBy) -> Waited<Result<Vec<u8>, FetchFailure>> {
         let (client, loading) = (self.client.clone(), self.loading.clone());
         Box::pin(async move {
-            // Whoever waits for that long hears nothing. It is never closed.
-            let place = timeout(FETCH_LIMIT, loading.acquire()).await;
-            let _place = place.map_err(|_| FetchFailure::TimedOut)?;
+            let _place = place(&loading).await?;
             client.sound(&url, written_by).await
         })
     }
+}
+
+/// A place among those that fetch. Whoever waits for that long hears nothing.
+async fn place(loading: &Semaphore) -> Result<SemaphorePermit<'_>, FetchFailure> {
+    let place = timeout(FETCH_LIMIT, loading.acquire()).await;
+    // It is never closed.
+    place
+        .ok()
+        .and_then(Result::ok)
+        .ok_or(FetchFailure::TimedOut)
 }
 
 struct StoreSpool {

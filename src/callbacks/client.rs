@@ -134,18 +134,8 @@ impl Client {
                 (url, signature)
             }
         };
-        let url = target.with_login(&url);
-        let url = url.ok_or(CallbackError::BadTarget(NO_REQUEST))?;
-        let mut request = match form.method {
-            Method::Get => http.get(url),
-            Method::Post => {
-                let request = http.post(url).body(form.fields.encode());
-                request.header(CONTENT_TYPE, FORM)
-            }
-        };
-        if let Some(signature) = signature {
-            request = request.header(HEADER, signature);
-        }
+        let body = (form.method == Method::Post).then(|| (FORM, form.fields.encode()));
+        let request = signed(http, target, &url, signature, body)?;
         self.ask(target, request).await
     }
 
@@ -197,19 +187,9 @@ impl Client {
                 (url, signature)
             }
         };
-        let url = target.with_login(&url);
-        let url = url.ok_or(CallbackError::BadTarget(NO_REQUEST))?;
-        let mut request = match self.settings.method {
-            Method::Get => http.get(url),
-            Method::Post => {
-                let request = http.post(url).body(object.to_owned());
-                request.header(CONTENT_TYPE, "application/json")
-            }
-        };
-        if let Some(signature) = signature {
-            request = request.header(HEADER, signature);
-        }
-        Ok(request)
+        let is_post = self.settings.method == Method::Post;
+        let body = is_post.then(|| ("application/json", object.to_owned()));
+        signed(http, target, &url, signature, body)
     }
 
     /// The connections to an address, and what signs requests to it.
@@ -246,6 +226,26 @@ impl Client {
         let reason = reason(error);
         CallbackError::Network { host, reason }
     }
+}
+
+/// A GET, or where there is a body, of this type, a POST.
+fn signed(
+    http: &reqwest::Client,
+    target: &CallbackTarget,
+    url: &str,
+    signature: Option<String>,
+    body: Option<(&'static str, String)>,
+) -> Result<reqwest::RequestBuilder, CallbackError> {
+    let url = target.with_login(url);
+    let url = url.ok_or(CallbackError::BadTarget(NO_REQUEST))?;
+    let mut request = match body {
+        None => http.get(url),
+        Some((kind, body)) => http.post(url).header(CONTENT_TYPE, kind).body(body),
+    };
+    if let Some(signature) = signature {
+        request = request.header(HEADER, signature);
+    }
+    Ok(request)
 }
 
 fn innermost(error: &reqwest::Error) -> &(dyn Error + 'static) {

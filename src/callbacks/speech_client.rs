@@ -4,18 +4,18 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::client::{builder, reason, tls};
+use super::client::{builder, tls};
 use super::error::CallbackError;
 use super::speech_cache::SpeechCache;
 use super::target::CallbackTarget;
-use super::voice_sound::SOUND_BYTES_MAX;
+use super::voice_client::failure;
+use super::voice_sound::sound_of;
 use crate::core::private::Secret;
 use crate::core::voice::{FETCH_LIMIT, FetchFailure};
 
@@ -127,28 +127,7 @@ impl SpeechClient {
             warn!(service = %self.target, status, "--say-url does not speak: see --say-key, --say-model and --say-voice");
             return Err(FetchFailure::Status(status));
         }
-        read(response).await
-    }
-}
-
-async fn read(mut response: Response) -> Result<Vec<u8>, FetchFailure> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
-        if body.len() + chunk.len() > SOUND_BYTES_MAX {
-            let most = SOUND_BYTES_MAX >> 20;
-            let reason = format!("what was spoken is larger than {most} MB");
-            return Err(FetchFailure::NoAnswer(reason));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-fn failure(error: &reqwest::Error) -> FetchFailure {
-    if error.is_timeout() {
-        FetchFailure::TimedOut
-    } else {
-        FetchFailure::NoAnswer(reason(error))
+        sound_of(response).await
     }
 }
 

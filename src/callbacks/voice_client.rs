@@ -66,18 +66,22 @@ impl VoiceClient {
         webhook: &Webhook,
         fields: FormFields,
     ) -> Result<Document, FetchFailure> {
-        let whole = self.follow(webhook, fields);
+        let whole = async {
+            let (response, address) = self.follow(webhook, fields).await?;
+            read(response, &address, webhook.written_by).await
+        };
         match timeout(FETCH_LIMIT, whole).await {
             Ok(result) => result,
             Err(_) => Err(FetchFailure::TimedOut),
         }
     }
 
-    async fn follow(
+    /// The 2xx answer at the end of all redirects, and where it came from.
+    pub(super) async fn follow(
         &self,
         webhook: &Webhook,
         fields: FormFields,
-    ) -> Result<Document, FetchFailure> {
+    ) -> Result<(Response, VoiceUrl), FetchFailure> {
         let written_by = webhook.written_by;
         let signer = self.signer_for(&webhook.url, written_by);
         let mut request = VoiceRequest::new(webhook, fields, signer);
@@ -89,13 +93,16 @@ impl VoiceClient {
                     let signer = self.signer_for(&to, written_by);
                     request = request.redirected(status, to, signer);
                 }
-                None => return read(response, &request.url, written_by).await,
+                None if !response.status().is_success() => {
+                    return Err(FetchFailure::Status(status));
+                }
+                None => return Ok((response, request.url)),
             }
         }
         Err(FetchFailure::TooManyRedirects)
     }
 
-    pub(super) async fn send(
+    async fn send(
         &self,
         request: &VoiceRequest,
         written_by: WrittenBy,
@@ -125,7 +132,7 @@ impl VoiceClient {
     }
 
     /// The key is the operator's, and what it signs is believed by all his receivers.
-    pub(super) fn signer_for(&self, url: &VoiceUrl, written_by: WrittenBy) -> Option<&Signer> {
+    fn signer_for(&self, url: &VoiceUrl, written_by: WrittenBy) -> Option<&Signer> {
         let is_own = || url.host().is_some_and(|host| self.outward.may_sign(host));
         let signer = self.signer.as_ref();
         signer.filter(|_| written_by == WrittenBy::Operator || is_own())
@@ -133,7 +140,7 @@ impl VoiceClient {
 }
 
 /// Where an answer leads on to. One that says so without an address that can be used does not.
-pub(super) fn redirect_of(response: &Response, from: &VoiceUrl) -> Option<VoiceUrl> {
+fn redirect_of(response: &Response, from: &VoiceUrl) -> Option<VoiceUrl> {
     let leads_on = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = response.headers().get(LOCATION).filter(|_| leads_on)?;
     VoiceUrl::resolve_http(Some(from), location.to_str().ok()?)
@@ -141,28 +148,34 @@ pub(super) fn redirect_of(response: &Response, from: &VoiceUrl) -> Option<VoiceU
 
 /// Reads the document that came from this address: what it names is of the address's own origin.
 async fn read(
-    mut response: Response,
+    response: Response,
     address: &VoiceUrl,
     written_by: WrittenBy,
 ) -> Result<Document, FetchFailure> {
-    let status = response.status();
-    if !status.is_success() {
-        return Err(FetchFailure::Status(status.as_u16()));
-    }
     let content_type = response.headers().get(CONTENT_TYPE);
     // One that is no text is none of those that are served.
     let content_type = content_type.map(|value| value.to_str().unwrap_or("?"));
     if !is_twiml_content_type(content_type) {
         return Err(FetchFailure::ContentType);
     }
+    let body = body_of(response, DOCUMENT_BYTES_MAX).await?;
+    let body = body.ok_or(TwimlError::TooLong)?;
+    Ok(parse(&body, Some(address), written_by)?)
+}
+
+/// The body of an answer; `None` where it is longer than this.
+pub(super) async fn body_of(
+    mut response: Response,
+    max_bytes: usize,
+) -> Result<Option<Vec<u8>>, FetchFailure> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| failure(&error))? {
-        if body.len() + chunk.len() > DOCUMENT_BYTES_MAX {
-            return Err(TwimlError::TooLong.into());
+        if body.len() + chunk.len() > max_bytes {
+            return Ok(None);
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(parse(&body, Some(address), written_by)?)
+    Ok(Some(body))
 }
 
 pub(super) fn failure(error: &reqwest::Error) -> FetchFailure {

@@ -25,7 +25,7 @@
 //! | [`credential_policy`], [`challenges`] | to whom a line's password may be proven; challenges that share a header |
 //! | [`access`] | who may talk SIP to us, and how much of it |
 //! | [`ring`], [`handover`] | what passes between a normal thread and a real-time one, neither of which waits |
-//! | [`address`], [`ids`], [`key`], [`private`], [`timestamp`], [`log_limiter`], [`printable`], [`header_name`] | values that everybody needs |
+//! | [`address`], [`ids`], [`json_type`], [`key`], [`private`], [`timestamp`], [`log_limiter`], [`printable`], [`header_name`] | values that everybody needs |
 //! | [`sync`] | locks and atomics that a test can put others in the place of |
 
 pub mod access;
@@ -47,6 +47,7 @@ pub mod handover;
 pub mod header_name;
 pub mod ids;
 pub mod info_digits;
+pub mod json_type;
 pub mod key;
 pub mod log_limiter;
 pub mod media_link;

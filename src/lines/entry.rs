@@ -10,6 +10,7 @@ use super::line::{FieldIssue, FieldProblem, PhoneLine};
 use super::row::{LINE_COLUMNS, Row};
 use crate::core::address::HostPort;
 use crate::core::ids::LineId;
+use crate::core::json_type::type_name;
 use crate::core::private::{Private, Secret};
 
 /// Longest value taken for any text field, in bytes; a path is the longest.
@@ -289,17 +290,6 @@ impl Reader<'_> {
             }
         }
         parameters
-    }
-}
-
-pub(super) const fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
     }
 }
 

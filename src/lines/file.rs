@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::entry::{LineEntry, read_entry, type_name, wipe_value};
+use super::entry::{LineEntry, read_entry, wipe_value};
 use super::line::{FieldIssue, FieldProblem, PhoneLine};
 use super::row::{LINE_COLUMNS, Row};
 use crate::core::ids::LineId;
+use crate::core::json_type::type_name;
 use crate::files;
 
 /// Largest lines file: 5,000 lines of 3 kB each.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sipbridge::agents::AgentDirectory;
-use sipbridge::agents::store::{AgentStore, Answer};
+use sipbridge::agents::store::{AgentAnswer, AgentStore};
 use sipbridge::core::agents::{Agent, AgentConfig, TenantId, read};
 use sipbridge::core::call_object::CallStatus;
 
@@ -23,7 +23,7 @@ struct Base {
 }
 
 impl Base {
-    fn answer<T: Send + 'static>(&self, answer: T) -> Answer<T> {
+    fn answer<T: Send + 'static>(&self, answer: T) -> AgentAnswer<T> {
         let hangs = self.hangs.clone();
         Box::pin(async move {
             while hangs.load(Ordering::Relaxed) {
@@ -35,21 +35,21 @@ impl Base {
 }
 
 impl AgentStore for Base {
-    fn agent(&self, tenant: TenantId) -> Answer<Option<AgentConfig>> {
+    fn agent(&self, tenant: TenantId) -> AgentAnswer<Option<AgentConfig>> {
         let agent = self.agent.lock().unwrap().clone();
         self.answer(agent.filter(|_| tenant.as_str() == "resto-7"))
     }
 
-    fn put(&self, _: TenantId, agent: Arc<Agent>) -> Answer<()> {
+    fn put(&self, _: TenantId, agent: Arc<Agent>) -> AgentAnswer<()> {
         *self.agent.lock().unwrap() = Some(agent.config().clone());
         self.answer(())
     }
 
-    fn delete(&self, _: TenantId) -> Answer<bool> {
+    fn delete(&self, _: TenantId) -> AgentAnswer<bool> {
         self.answer(self.agent.lock().unwrap().take().is_some())
     }
 
-    fn probe(&self) -> Answer<()> {
+    fn probe(&self) -> AgentAnswer<()> {
         self.answer(())
     }
 }

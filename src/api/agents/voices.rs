@@ -142,9 +142,9 @@ impl From<VoicesError> for Problem {
 }
 
 /// What any request to the provider may be answered.
-pub struct Asked;
+pub struct OfProvider;
 
-impl IntoResponses for Asked {
+impl IntoResponses for OfProvider {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         problems([
             (
@@ -170,7 +170,7 @@ impl IntoResponses for Asked {
     ),
     responses(
         (status = 200, description = "The voices.", body = VoiceList),
-        Guarded, WithQuery, Asked,
+        Guarded, WithQuery, OfProvider,
     ),
 )]
 pub async fn list(Provider(voices): Provider, mut query: Query) -> Result<Response, Problem> {
@@ -199,7 +199,7 @@ pub async fn list(Provider(voices): Provider, mut query: Query) -> Result<Respon
     params(("voiceId" = String, Path, description = "`voice_id` of the voice.")),
     responses(
         (status = 200, description = "The voice.", body = VoiceBody),
-        Guarded, Missing, Asked,
+        Guarded, Missing, OfProvider,
     ),
 )]
 pub async fn get(Provider(voices): Provider, Id(id): Id) -> Result<Response, Problem> {
@@ -219,7 +219,7 @@ pub async fn get(Provider(voices): Provider, Id(id): Id) -> Result<Response, Pro
     operation_id = "listVoiceModels",
     responses(
         (status = 200, description = "The models.", body = ModelList),
-        Guarded, Asked,
+        Guarded, OfProvider,
     ),
 )]
 pub async fn models(Provider(voices): Provider) -> Result<Response, Problem> {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::config::{AgentConfig, VoiceProvider};
 use super::voice_settings::VoiceSettings;
+use crate::core::json_type::type_name;
 
 /// Longest configuration, as JSON without spaces.
 pub const CONFIG_MAX_BYTES: usize = 32 * 1024;
@@ -172,7 +173,7 @@ impl Fields {
         let text = match self.take(name)? {
             Value::String(text) => text,
             other => {
-                self.mistake(name, format!("must be a string, is {}", kind_of(&other)));
+                self.mistake(name, format!("must be a string, is {}", type_name(&other)));
                 return None;
             }
         };
@@ -196,7 +197,7 @@ impl Fields {
             None => default,
             Some(Value::Bool(flag)) => flag,
             Some(other) => {
-                let reason = format!("must be true or false, is {}", kind_of(&other));
+                let reason = format!("must be true or false, is {}", type_name(&other));
                 self.mistake(name, reason);
                 default
             }
@@ -235,7 +236,7 @@ impl Fields {
             None => VoiceSettings::default(),
             Some(Value::Object(given)) => VoiceSettings::read(given, provider, &mut self.mistakes),
             Some(other) => {
-                self.mistake(name, format!("must be an object, is {}", kind_of(&other)));
+                self.mistake(name, format!("must be an object, is {}", type_name(&other)));
                 VoiceSettings::default()
             }
         }
@@ -258,17 +259,6 @@ impl Fields {
             return Ok(());
         }
         Err(self.mistakes)
-    }
-}
-
-pub(super) const fn kind_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
     }
 }
 

@@ -6,7 +6,8 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
 use super::config::VoiceProvider;
-use super::read::{AgentMistake, NOT_KNOWN, kind_of};
+use super::read::{AgentMistake, NOT_KNOWN};
+use crate::core::json_type::type_name;
 
 /// Longest text of a setting.
 const TEXT_MAX_CHARS: usize = 100;
@@ -114,7 +115,7 @@ fn judge(name: &str, value: &Value, provider: Option<VoiceProvider>) -> Result<(
     if let Some(provider) = provider.filter(|it| !setting.providers.contains(it)) {
         return Err(format!("is no setting of {}", provider.as_str()));
     }
-    let is = kind_of(value);
+    let is = type_name(value);
     match (&setting.kind, value) {
         (Kind::Flag, Value::Bool(_)) => Ok(()),
         (Kind::Flag, _) => Err(format!("must be true or false, is {is}")),

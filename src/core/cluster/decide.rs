@@ -200,13 +200,13 @@ impl Situation<'_> {
                 match is_active {
                     true => (Step::LetGo { how, is_fenced }, None),
                     false => {
-                        let renew = line.has_intruded;
+                        let renew = line.has_replaced_contact;
                         ask(Ask::Done { renew })
                     }
                 }
             }
             _ if is_active => FENCED,
-            _ if line.has_intruded => ask(Ask::Done { renew: true }),
+            _ if line.has_replaced_contact => ask(Ask::Done { renew: true }),
             LeaseStage::Offered => self.of_offered_by_another(line, lease),
             _ => WAIT,
         }

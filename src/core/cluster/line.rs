@@ -136,7 +136,7 @@ pub(super) struct Line {
     /// It went to another node without this node's doing.
     pub(super) is_fenced: bool,
     /// We refreshed it while it was another node's, or could have been: its contact may be replaced by ours.
-    pub(super) has_intruded: bool,
+    pub(super) has_replaced_contact: bool,
     /// It is ours anew, so that another node may have replaced our contact.
     pub(super) is_refresh_due: bool,
     /// Since when this node has seen that no live node holds it.
@@ -171,7 +171,7 @@ impl Line {
             local: Local::Idle,
             is_taken_over: false,
             is_fenced: false,
-            has_intruded: false,
+            has_replaced_contact: false,
             is_refresh_due: false,
             unheld_since: None,
             offered_since: None,

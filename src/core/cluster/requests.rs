@@ -50,7 +50,7 @@ impl Coordinator {
             if let Step::Ask(ask) = std::mem::take(&mut line.step) {
                 line.asked.insert(ask, self.views);
                 line.is_taken_over &= !matches!(ask, Ask::Confirm { .. });
-                line.has_intruded &= !matches!(ask, Ask::Done { .. });
+                line.has_replaced_contact &= !matches!(ask, Ask::Done { .. });
                 line.is_in_flight = true;
                 asked.push((id, ask));
             }
@@ -166,7 +166,8 @@ impl Coordinator {
         if let Some(line) = self.lines.get_mut(line) {
             line.is_taken_over &= shown;
             let lease = line.lease.as_ref();
-            line.has_intruded = is_cut_off || lease.is_some_and(|lease| lease.node != self.me);
+            line.has_replaced_contact =
+                is_cut_off || lease.is_some_and(|lease| lease.node != self.me);
         }
         self.set_local(line, Local::Registered { shown }, now);
     }
