@@ -196,9 +196,9 @@ impl LineReconciler {
             self.wait_now_and_then(&mut sent).await?;
         }
         for line in plan.hold {
-            let id = &line.ready.line.id;
-            info!(line = %id, registers = registers(&line), "line added or changed");
+            let (id, registers) = (line.ready.line.id.clone(), registers(&line));
             self.hold(line).await?;
+            info!(line = %id, registers, "line added or changed");
             self.wait_now_and_then(&mut sent).await?;
         }
         self.fleet.judge(plan.known);

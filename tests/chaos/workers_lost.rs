@@ -24,7 +24,7 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(20 + 3);
 pub async fn killed(round: Round) -> Summary {
     // A worker may be killed with a job in its hands: the claim must run out, more
     // than once, before the caller has waited too long.
-    let args = "--max-attempts 50 --worker-timeout 8 --claim-timeout 1";
+    let args = "--max-attempts 50 --worker-timeout 12 --claim-timeout 2";
     let args: Vec<&str> = args.split(' ').collect();
     let mut stage = Stage::start(round.seed, &args).await;
     let orders = stage.echo();

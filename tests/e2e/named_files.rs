@@ -54,12 +54,7 @@ async fn a_fifo_as_a_greeting_stops_no_change_and_no_end() {
         })
         .await;
         // The line takes calls, without its greeting.
-        until(SOON, "the line is there", async || {
-            let output = bridge.output();
-            output.contains(&format!("line added or changed line={id}"))
-        })
-        .await;
-        let mut call = Caller::connect(bridge.sip(), &number).await;
+        let mut call = Caller::connect_once_known(bridge.sip(), &number).await;
         let mut worker = Worker::serve(&redis).await;
         call.bye().await;
         worker.listen_to_end().await;

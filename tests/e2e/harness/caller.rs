@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::rtp::{Player, Rtp};
 use super::sdp::{Answer, Offer};
 use super::sip::Message;
-use super::{peers::local, soon, until};
+use super::{SOON, peers::local, soon, until};
 
 /// The number that callers show.
 pub const CALLER_NUMBER: &str = "+33612345678";
@@ -32,6 +32,19 @@ impl Caller {
     /// Calls and expects 200; the call stands when this returns.
     pub async fn connect(peer: SocketAddr, number: &str) -> Call {
         Self::connect_with(peer, number, Offer::usual()).await
+    }
+
+    /// Calls a number whose line may just be on its way to pjsip, until it is there.
+    pub async fn connect_once_known(peer: SocketAddr, number: &str) -> Call {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let mut call = Self::invite(peer, number, Offer::usual()).await;
+            let response = call.final_response().await;
+            if response.status() != Some(404) || Instant::now() > deadline {
+                assert_eq!(response.status(), Some(200), "{}", response.start);
+                return call;
+            }
+        }
     }
 
     /// As [`Caller::connect`], with an offer.

@@ -34,7 +34,7 @@ pub use peers::{Kamailio, Redis};
 pub use worker::{Job, Worker};
 
 /// How long anything may take that should take no time, on a busy machine.
-pub const SOON: Duration = Duration::from_secs(8);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// Waits for a future; the panic names what did not come.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
