@@ -86,9 +86,7 @@ pub struct CallPlacer {
     drivers: Arc<Drivers>,
     engine: SharedEngine,
     lines: LineDirectory,
-    dialling: Arc<Dialling>,
-    call_limiter: Arc<CallLimiter>,
-    queue: Option<Queue>,
+    outgoing: OutgoingLegs,
     outward: Arc<Outward>,
     foreign: ForeignWorkers,
 }
@@ -101,9 +99,7 @@ impl CallPlacer {
             drivers: drivers.clone(),
             engine: context.engine.clone(),
             lines: context.lines.clone(),
-            dialling: context.dialling.clone(),
-            call_limiter: context.call_limiter.clone(),
-            queue: context.queue.clone(),
+            outgoing: OutgoingLegs::new(context),
             outward: context.outward.clone(),
             foreign: ForeignWorkers::new(context.outward.clone(), context.signer.clone()),
         }
@@ -123,18 +119,9 @@ impl CallPlacer {
         };
         let number = call.to.clone();
         let mut terms = self.terms(call)?;
-        // Before a place is taken: what is refused must not keep callers out.
-        let to = self.dialling.allow(&line, &number).await?;
         // Before there is a leg, which would be nobody's while this waits.
         terms.agent = self.drivers.agent_of(&line).await;
-        let (place, placed) = match self.dial(&line, &to).await {
-            Ok(dialled) => dialled,
-            Err(error) => {
-                // A dial that finds no place is none, nor is one that the engine refuses.
-                self.dialling.give_back(&line).await;
-                return Err(error);
-            }
-        };
+        let (place, to, placed) = self.outgoing.dial(&line, &number).await?;
         let leg = placed.leg;
         let driver = self.drivers.placed(line, &to, placed, terms);
         let (driver, object, span) = driver.map_err(|error| {
@@ -167,9 +154,47 @@ impl CallPlacer {
             ..terms
         })
     }
+}
+
+/// Legs of ours, under the rules and caps that hold for all of them.
+pub(super) struct OutgoingLegs {
+    engine: SharedEngine,
+    dialling: Arc<Dialling>,
+    call_limiter: Arc<CallLimiter>,
+    queue: Option<Queue>,
+}
+
+impl OutgoingLegs {
+    pub(super) fn new(context: &Context) -> Self {
+        Self {
+            engine: context.engine.clone(),
+            dialling: context.dialling.clone(),
+            call_limiter: context.call_limiter.clone(),
+            queue: context.queue.clone(),
+        }
+    }
+
+    /// Calls somebody from this line, where the dial rules allow it and there is a place for one more call: the place, who
+    /// is called, the leg.
+    pub(super) async fn dial(
+        &self,
+        line: &LineProfile,
+        destination: &Private,
+    ) -> Result<(CallPlace, Private, OutgoingLeg), PlaceError> {
+        // Before a place is taken: what is refused must not keep callers out.
+        let to = self.dialling.allow(line, destination).await?;
+        match self.place(line, &to).await {
+            Ok((place, leg)) => Ok((place, to, leg)),
+            Err(error) => {
+                // A dial that finds no place is none, nor is one that the engine refuses.
+                self.dialling.give_back(line).await;
+                Err(error)
+            }
+        }
+    }
 
     /// A place for one more call, and its leg.
-    async fn dial(
+    async fn place(
         &self,
         line: &LineProfile,
         to: &Private,

@@ -72,7 +72,7 @@ pub struct CallPage {
     pub next: Option<(SystemTime, CallId)>,
 }
 
-pub(super) const COLUMNS: [&str; 22] = [
+pub(super) const COLUMNS: [&str; 23] = [
     "call_id",
     "sip_call_id",
     "node_id",
@@ -95,6 +95,7 @@ pub(super) const COLUMNS: [&str; 22] = [
     "jitter_ms",
     "mos",
     "audio_counters",
+    "parent_call_id",
 ];
 
 /// Inserts, or overwrites what was written when the call came: each record
@@ -158,6 +159,7 @@ pub(super) async fn write(
                 .and_then(|audio| audio.counters)
                 .map(|counters| counters.to_json()),
         )
+        .bind(facts.parent.as_ref().map(|id| id.as_str().to_owned()))
         .execute(connection)
         .await
         .map(drop)
@@ -308,6 +310,7 @@ pub(super) fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
         line: LineId::new(row.try_get::<String, _>("line_id")?),
         restaurant: text("restaurant_id")?,
         direction: CallDirection::parse(&row.try_get::<String, _>("direction")?),
+        parent: text("parent_call_id")?.and_then(|id| CallId::parse(&id)),
         from: private("from_number")?,
         to: private("to_number")?,
         started: at(row.try_get("started_at")?),

@@ -166,9 +166,7 @@ impl FallbackLeg {
     pub(in crate::bridge) fn end(&mut self, caller: &LegMedia) {
         self.calling = None;
         self.callee = None;
-        // Freed after the lock is released.
-        let relay = caller.port.lock().relay.take();
-        drop(relay);
+        caller.part();
     }
 }
 
@@ -214,8 +212,6 @@ impl Callee {
 
 impl Drop for Callee {
     fn drop(&mut self) {
-        let relay = self.media.port.lock().relay.take();
-        drop(relay);
         if self.over {
             return;
         }

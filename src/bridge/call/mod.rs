@@ -18,15 +18,19 @@
 //! | `idle_sounds` | what a caller hears while nothing is queued |
 //! | `voice`, `perform_voice` | what TwiML does with the call |
 //! | `voice_fetch`, `voice_sound`, `voice_stream` | what it asks for by HTTP, what it plays, its worker |
+//! | `dialled`, `perform_dial` | the legs of a `<Dial>`, each a call of its own |
+//! | `parent` | a leg of `<Dial>`: the call that dialled it |
 //! | `callee` | the second leg: the fallback number, joined with the caller |
 
 pub(super) mod call_terms;
 pub(super) mod callee;
 pub(super) mod destinations;
+pub(super) mod dialled;
 pub(super) mod driver;
 pub(super) mod idle_sounds;
 pub(super) mod incoming;
 pub(super) mod opening;
+pub(super) mod parent;
 pub(super) mod publisher;
 mod signal;
 pub(super) mod voice;

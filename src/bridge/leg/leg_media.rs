@@ -88,6 +88,13 @@ impl LegMedia {
         Ok(first)
     }
 
+    /// What comes in goes to no other leg any more.
+    pub(in crate::bridge) fn part(&self) {
+        let relay = self.port.lock().relay.take();
+        // Freed after the lock is released.
+        drop(relay);
+    }
+
     /// Whether media is up.
     pub(in crate::bridge) fn is_linked(&self) -> bool {
         self.paced.is_none()
@@ -96,6 +103,7 @@ impl LegMedia {
 
 impl Drop for LegMedia {
     fn drop(&mut self) {
+        self.part();
         // The pacer forgets it.
         self.stream.finish();
     }
