@@ -22,6 +22,7 @@ use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
 use crate::core::outward::Outward;
 use crate::core::private::Private;
+use crate::core::sip_header::SipHeader;
 use crate::fleet::CallLimiter;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
@@ -203,7 +204,7 @@ impl OutgoingLegs {
         let permit = permit.map_err(PlaceError::Refused)?;
         let place = CallPlace::take(permit, self.queue.as_ref()).await;
         let place = place.map_err(PlaceError::Refused)?;
-        let mut calling = Calling::submit(&self.engine, line.id.clone(), to.clone())?;
+        let mut calling = Calling::submit(&self.engine, line.id.clone(), to.clone(), Vec::new())?;
         Ok((place, calling.placed().await?))
     }
 }
@@ -225,16 +226,18 @@ pub(super) struct Calling {
 }
 
 impl Calling {
-    /// Asks the engine for a call.
+    /// Asks the engine for a call; `headers` are for its INVITE.
     pub(super) fn submit(
         engine: &SharedEngine,
         line: LineId,
         destination: Private,
+        headers: Vec<SipHeader>,
     ) -> Result<Self, PlaceError> {
         let (reply, placed) = oneshot::channel();
         let call = OutgoingCall {
             line,
             destination,
+            headers,
             reply,
         };
         engine

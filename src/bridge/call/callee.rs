@@ -64,7 +64,7 @@ impl FallbackLeg {
 
     /// Calls this number from the line. Whether the engine tries to.
     pub(in crate::bridge) fn call(&mut self, line: &LineId, destination: Private) -> bool {
-        let calling = Calling::submit(&self.handles.engine, line.clone(), destination);
+        let calling = Calling::submit(&self.handles.engine, line.clone(), destination, Vec::new());
         if let Err(error) = &calling {
             warn!(%error, "the fallback number cannot be called");
         }
