@@ -164,6 +164,8 @@ pub struct OutgoingCall {
     pub line: LineId,
     /// A number or a SIP URI.
     pub destination: Private,
+    /// The number in From, where that is not the line's: digits, behind a plus or not.
+    pub shown: Option<Private>,
     /// What its INVITE carries beside SIP's own headers: at most
     /// [`SIP_HEADERS_MAX`](crate::core::sip_header::SIP_HEADERS_MAX). Where one of them may not be sent, no call is placed.
     pub headers: Vec<SipHeader>,

@@ -10,12 +10,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use crate::harness::bridge::{NUMBER, Setup};
-use crate::harness::caller::Call;
+use crate::harness::caller::{CALLER_NUMBER, Call};
 use crate::harness::receiver::Request;
 use crate::harness::rtp::Player;
 use crate::harness::sdp::Offer;
 use crate::harness::{Api, Bridge, Callee, Caller, SOON, sound, until};
-use crate::voice_webhook::{ACCOUNT, Bot, TOKEN, form, update};
+use crate::voice_webhook::{ACCOUNT, Bot, TOKEN, form, twilio, update};
 
 const SHOP: &str = "+33612345678";
 
@@ -195,6 +195,49 @@ async fn whom_the_dial_rules_do_not_permit_is_not_called() {
     call.ended_by_bridge(SOON).await;
     assert!(phone.requests("INVITE").is_empty());
     assert!(bridge.output().contains("a leg is not placed"));
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callee_may_be_shown_the_caller_and_nobody_else() {
+    let foreign = "+33699999999";
+    let dial = |number: &str, target: &str| {
+        format!("<Dial action=\"/dialled\" callerId=\"{number}\">{target}</Dial>")
+    };
+    let phone = Callee::open().await;
+    let sip = format!(
+        "<Sip>sip:{SHOP}@{}?X-Order=42&amp;Route=evil</Sip>",
+        phone.local
+    );
+    let bot = bot_that_dials(&dial(CALLER_NUMBER, &sip)).await;
+    let bridge = setup(&bot, &phone).start().await;
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
+    let invite = phone.invited().await;
+    let from = invite.header("From").unwrap();
+    assert!(from.contains(&format!("sip:{CALLER_NUMBER}@")), "{from}");
+    assert_eq!(invite.header("X-Order"), Some("42"));
+    assert_eq!(
+        invite.header("Route").filter(|it| it.contains("evil")),
+        None
+    );
+    phone.respond(&invite, "486 Busy Here").await;
+    assert_eq!(dialled(&bot).await["DialCallStatus"], "busy");
+    call.ended_by_bridge(SOON).await;
+
+    bot.answers("/voice", &dial(foreign, SHOP));
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
+    let told = bot.http.receives("/dialled", 2).await.remove(1);
+    assert_eq!(form(&told)["DialCallStatus"], "failed");
+    call.ended_by_bridge(SOON).await;
+    let order = [
+        ("To", SHOP),
+        ("From", NUMBER),
+        ("CallerId", foreign),
+        ("Twiml", "<Response/>"),
+    ];
+    let refused = twilio(&bridge, "/Calls.json", &order).await;
+    assert_eq!(refused.expect(400)["code"], 21218);
+    assert_eq!(phone.requests("INVITE").len(), 1);
     bridge.shut_down().await;
 }
 

@@ -22,10 +22,23 @@ pub fn call(stage: &Stage, line: &str, destination: &str) -> Reply {
 
 /// The same, with these headers in the INVITE.
 fn call_with(stage: &Stage, line: &str, destination: &str, headers: Vec<SipHeader>) -> Reply {
+    let no_number = None;
+    call_as(stage, line, destination, headers, no_number)
+}
+
+/// The same, with another number than the line's in From.
+fn call_as(
+    stage: &Stage,
+    line: &str,
+    destination: &str,
+    headers: Vec<SipHeader>,
+    shown: Option<&str>,
+) -> Reply {
     let (reply, answer) = oneshot::channel();
     stage.submit(Command::Call(Box::new(OutgoingCall {
         line: LineId::new(line),
         destination: Private::new(destination),
+        shown: shown.map(Private::new),
         headers,
         reply,
     })));
@@ -358,6 +371,29 @@ fn headers_of_a_call_are_in_its_invite_and_in_the_one_after_a_challenge() {
     assert_eq!(dialog.ask("BYE", "", "").status(), 200);
     assert_eq!(ended(&mut leg).status, 200);
     remove(&stage, "headers");
+}
+
+#[test]
+fn a_call_may_show_another_number_and_nothing_but_a_number() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "shown");
+    for shown in ["alice", "", "+", "+33\r\nX-Evil: 1", "+33>;tag=1", "1@evil"] {
+        let refused = reply(call_as(&stage, "shown", "+33800", Vec::new(), Some(shown)));
+        assert!(
+            matches!(refused, Err(CallRefused::Failed(_))),
+            "{shown:?}: {refused:?}"
+        );
+    }
+    let number = "+33612345678";
+    let mut leg =
+        reply(call_as(&stage, "shown", "+33801", Vec::new(), Some(number))).expect("it is placed");
+    let invite = peer.wait("any INVITE", |message| message.method() == "INVITE");
+    let from = invite.header("from").expect("From");
+    assert!(from.starts_with("<sip:+33612345678@"), "{from}");
+    answer(&peer.sip, &invite, 486, "");
+    ack(&peer);
+    assert_eq!(ended(&mut leg).status, 486);
+    remove(&stage, "shown");
 }
 
 #[test]

@@ -422,6 +422,7 @@ mod tests {
             line: LineId::new("a"),
             destination: Private::new("+333"),
             headers: Vec::new(),
+            shown: None,
             reply,
         })))
         .unwrap();

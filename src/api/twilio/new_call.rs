@@ -95,7 +95,6 @@ impl NewCall<LineId> {
         let missing = [
             ("MachineDetection", self.detection.is_some()),
             ("Record", self.recording.is_some()),
-            ("CallerId", self.caller_id.is_some()),
         ];
         if let Some((name, _)) = missing.iter().find(|(_, is_asked)| *is_asked) {
             let text = format!("{name} is not served by this bridge yet");
@@ -109,6 +108,7 @@ impl NewCall<LineId> {
             callback_url: None,
             ring_timeout: self.ring_timeout,
             time_limit: self.time_limit,
+            caller_id: self.caller_id,
             voice: Some(PlacedVoice {
                 first: self.instructions,
                 fallback: self.fallback,

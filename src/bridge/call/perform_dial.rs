@@ -6,7 +6,7 @@ use tracing::{debug, info};
 
 use super::super::parent::{LegAudio, LegNews, LegOrder, ParentCall};
 use super::{Awaited, Driver};
-use crate::bridge::dialled_call::NewLeg;
+use crate::bridge::dialled_call::TargetLeg;
 use crate::core::call::IdleSound;
 use crate::core::call_object::CallStatus;
 use crate::core::outcome::Outcome;
@@ -26,11 +26,12 @@ impl Driver {
         let parents = parts.dialled.begin(id, &dial, Instant::now());
         info!(legs = parents.len(), "<Dial>: a second leg is called");
         for (target, parent) in dial.targets.into_iter().zip(parents) {
-            let leg = NewLeg {
+            let leg = TargetLeg {
                 line: parts.line.clone(),
                 of: parts.publisher.facts().id.clone(),
                 target,
                 caller_id: dial.caller_id.clone(),
+                caller: parts.publisher.facts().from.clone(),
                 ring_timeout: dial.timeout,
             };
             // A bridge that goes down drops the leg, which says that it has failed.

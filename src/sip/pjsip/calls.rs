@@ -135,7 +135,7 @@ fn finish(shared: &Shared, leg: LegId, status: u16, end: LegEnd, retry_after: Op
     let after = retry_after.map(retry_after_value);
     let headers = after.iter().map(|after| ("Retry-After", after.as_str()));
     // A call is ended also where there is no memory to say more.
-    if after.is_none() || with_headers(headers, hang_up).is_none() {
+    if after.is_none() || with_headers(None, headers, hang_up).is_none() {
         hang_up(ptr::null());
     }
     shared.slots.end(leg, Some(end));

@@ -3,13 +3,15 @@
 use super::ffi;
 use super::headers::push_header;
 use super::plain::zeroed;
+use super::text::PjStrings;
 
 /// Memory that a pool begins with, and grows by.
 const POOL_BYTES: usize = 1_024;
 
-/// Asks pjsua for something with these headers, by name and value; `None` where there is no memory for them. Names and
-/// values must have been judged: they are written as they are.
+/// Asks pjsua for something with these headers, by name and value; `None` where there is no memory for them. `from` is a URI that From
+/// has in place of the account's own. All must have been judged: it is written as it is.
 pub fn with_headers<'h, T>(
+    from: Option<&str>,
     headers: impl IntoIterator<Item = (&'h str, &'h str)>,
     ask: impl FnOnce(*const ffi::pjsua_msg_data) -> T,
 ) -> Option<T> {
@@ -21,6 +23,10 @@ pub fn with_headers<'h, T>(
     let mut message: ffi::pjsua_msg_data = zeroed();
     // SAFETY: plain C data that pjsua fills, and that is not moved afterwards.
     unsafe { ffi::pjsua_msg_data_init(&raw mut message) };
+    let mut lent = PjStrings::default();
+    if let Some(from) = from {
+        message.local_uri = lent.lend(from);
+    }
     for (name, value) in headers {
         let list = &raw mut message.hdr_list;
         // SAFETY: pjsua made an empty list of it; the pool is released below.

@@ -29,6 +29,7 @@ use super::msg_data::with_headers;
 use super::shared::Shared;
 use super::text::{self, PjStrings};
 use crate::core::ids::{LegId, LineId};
+use crate::core::private::Private;
 use crate::core::sip_header::{SipHeader, check_sip_headers};
 use crate::sip::engine::{CallRefused, OutgoingCall, OutgoingLeg};
 
@@ -43,6 +44,9 @@ const PJ_ENOMEM: ffi::pj_status_t = 70_007;
 const OS_ERRORS_FROM: ffi::pj_status_t = 120_000;
 /// ENOMEM, ENFILE, EMFILE, EADDRINUSE, ENOBUFS of Linux.
 const NOTHING_LEFT: [ffi::pj_status_t; 5] = [12, 23, 24, 98, 105];
+
+/// Longest number that is shown.
+const NUMBER_DIGITS_MAX: usize = 20;
 
 const NO_ROOM: &str = "no leg, port or file descriptor for a call of our own";
 
@@ -152,7 +156,17 @@ fn try_place(shared: &Shared, wanted: &OutgoingCall) -> Result<OutgoingLeg, Call
     }
     let ticket = shared.pending_dials.begin(line.clone());
     let uri = calls::target(wanted.destination.expose(), &domain);
-    let made = make_call(account, &uri, ticket, &wanted.headers);
+    let from = wanted
+        .shown
+        .as_ref()
+        .map(|number| from_uri(number, &domain));
+    let made = make_call(
+        account,
+        &uri,
+        ticket,
+        from.transpose()?.as_deref(),
+        &wanted.headers,
+    );
     if let Ok(call) = made {
         shared.pending_dials.open(&shared.slots, ticket, call);
     }
@@ -184,10 +198,24 @@ fn try_place(shared: &Shared, wanted: &OutgoingCall) -> Result<OutgoingLeg, Call
     }
 }
 
+/// What From says where another number than the line's is shown.
+fn from_uri(number: &Private, domain: &str) -> Result<String, CallRefused> {
+    let number = number.expose();
+    let digits = number.strip_prefix('+').unwrap_or(number);
+    let is_number = (1..=NUMBER_DIGITS_MAX).contains(&digits.len())
+        && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        let text = "the number to be shown is no phone number";
+        return Err(CallRefused::Failed(text.to_owned()));
+    }
+    Ok(format!("<sip:{number}@{domain}>"))
+}
+
 fn make_call(
     account: i32,
     uri: &str,
     ticket: usize,
+    from: Option<&str>,
     headers: &[SipHeader],
 ) -> Result<i32, ffi::pj_status_t> {
     let mut lent = PjStrings::default();
@@ -209,12 +237,12 @@ fn make_call(
             )
         }
     };
-    let status = if headers.is_empty() {
+    let status = if headers.is_empty() && from.is_none() {
         ask(ptr::null())
     } else {
         let pairs = headers.iter();
         let pairs = pairs.map(|header| (header.name.as_str(), header.value.expose()));
-        with_headers(pairs, ask).unwrap_or(PJ_ENOMEM)
+        with_headers(from, pairs, ask).unwrap_or(PJ_ENOMEM)
     };
     if status == ffi::PJ_SUCCESS {
         Ok(call)
