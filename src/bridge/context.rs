@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::audio_metrics::AudioMetrics;
 pub use super::call::incoming::IncomingAsk;
-pub use super::call::voice::VoiceLine;
 pub use super::call::voice_fetch::{VoiceHttp, Waited};
 use super::call_store::CallStore;
 use super::dialling::Dialling;
@@ -20,6 +19,7 @@ use crate::core::ids::AccountSid;
 use crate::core::media_link::{Codec, Direction, MediaFormat};
 use crate::core::outward::Outward;
 use crate::core::signature::Signer;
+use crate::core::voice::VoiceLine;
 use crate::fleet::{CallLimiter, LineDirectory};
 use crate::media::pacer::Pacer;
 use crate::media::sounds::Sounds;

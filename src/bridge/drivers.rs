@@ -18,7 +18,7 @@ use super::call::incoming::{IncomingAsk, Question};
 use super::call::opening::{caller_hash, incoming_call, placed_call, told_headers, voice_facts};
 use super::call::parent::ParentCall;
 use super::call::publisher::{Outlets, Publisher};
-use super::call::voice::{VoiceLine, VoiceSide, VoiceTools};
+use super::call::voice::{VoiceSide, VoiceTools};
 use super::call::voice_stream::StreamDialers;
 use super::call::worker_search::{WorkerSearch, WorkerSources};
 use super::call::worker_session::WorkerSession;
@@ -35,11 +35,12 @@ use crate::core::agents::Agent;
 use crate::core::call::{Call, CallPolicy, SearchPolicy, WorkerRoute};
 use crate::core::call_facts::CallFacts;
 use crate::core::call_object::CallObject;
-use crate::core::callback::{CallbackReceiver, TwilioReceiver};
+use crate::core::callback::{CallbackEvent, CallbackReceiver, TwilioReceiver};
 use crate::core::ids::LegId;
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
 use crate::core::twiml::document::StatusCallback;
+use crate::core::voice::VoiceLine;
 use crate::core::voice::webhook::VoiceFacts;
 use crate::fleet::CallPermit;
 use crate::fleet::LineDirectory;
@@ -48,6 +49,7 @@ use crate::media::pacer::Pacer;
 use crate::queue::{CallerHash, LostCall, Queue};
 use crate::sip::engine::{Command, IncomingCall, OutgoingLeg, Refusal, SharedEngine};
 use crate::sip::rtp_channel::RtpReceiver;
+use crate::worker::Dialer;
 
 /// A call that cannot be set up.
 const ERROR: Refusal = Refusal {
@@ -148,7 +150,7 @@ impl Drivers {
                 return self.refuse(incoming.leg, refusal);
             }
         };
-        let terms = CallTerms {
+        let mut terms = CallTerms {
             lost,
             caller,
             agent,
@@ -163,6 +165,7 @@ impl Drivers {
             let id = incoming.leg;
             let headers = told_headers(&self.settings, &incoming);
             let voice = self.voice_side(&line, &call, &headers, &terms);
+            terms.receiver = receiver_of(&line, &voice.facts);
             let leg = Leg::incoming(&self.engine, *incoming);
             // Its webhook says itself whether a call is taken.
             let ask = self.ask.clone().filter(|_| !voice.begins());
@@ -244,7 +247,8 @@ impl Drivers {
     ) -> Result<Driver, OpusError> {
         let media = LegMedia::new(&self.gains, &early)?;
         let is_worker_foreign = terms.dialer.is_some();
-        let mut policy = self.policy(&line, is_worker_foreign, terms.agent.as_deref());
+        let dialer = terms.dialer.or_else(|| self.dialer_of(&line));
+        let mut policy = self.policy(&line, dialer.is_some(), terms.agent.as_deref());
         let limits = [policy.max_duration, terms.time_limit];
         policy.max_duration = limits.into_iter().flatten().min();
         let (handle, requests) = if ask.is_some() {
@@ -253,7 +257,7 @@ impl Drivers {
             self.calls.open(call.clone(), terms.receiver)
         };
         let mut search = WorkerSearch::new(self.sources.clone(), call.facts.id.clone());
-        if let Some(dialer) = terms.dialer {
+        if let Some(dialer) = dialer {
             search.dial_instead(dialer);
         }
         let (account, gauges) = (self.settings.account_sid.clone(), self.gauges.clone());
@@ -319,9 +323,20 @@ impl Drivers {
         VoiceSide::placed(self.voice.clone(), facts, voice)
     }
 
-    /// The line's own voice webhook, or that of the flags. Lines have none of their own yet.
-    fn voice_line(&self, _line: &LineProfile) -> Option<VoiceLine> {
-        self.settings.voice.clone()
+    /// The line's own voice webhook, or that of the flags, where the line has no way of its own.
+    fn voice_line(&self, line: &LineProfile) -> Option<VoiceLine> {
+        match &line.way {
+            Some(way) => way.voice().cloned(),
+            None => self.settings.voice.clone(),
+        }
+    }
+
+    /// Dials the worker at the line's own `wsTarget`.
+    fn dialer_of(&self, line: &LineProfile) -> Option<Dialer> {
+        let url = line.way.as_ref()?.ws_target()?;
+        let dialer = self.foreign.operators_dialer(url.expose());
+        let told = |error| warn!(%error, "the line's wsTarget cannot be dialled");
+        dialer.map_err(told).ok()
     }
 
     /// What a call of this line may do, with this agent.
@@ -376,6 +391,16 @@ fn twilio_receiver(
     let facts = facts.clone();
     let twilio = callback.map(|callback| TwilioReceiver { callback, facts });
     twilio.map(|twilio| CallbackReceiver::Twilio(Box::new(twilio)))
+}
+
+/// The line's own receiver of status callbacks, in Twilio's form: told once a call is over, as Twilio tells of a call to
+/// a number.
+fn receiver_of(line: &LineProfile, facts: &VoiceFacts) -> Option<CallbackReceiver> {
+    let callback = line.status_callback.clone().map(|webhook| StatusCallback {
+        webhook,
+        events: vec![CallbackEvent::Completed],
+    });
+    twilio_receiver(callback, facts)
 }
 
 /// What the log puts before everything that it says of this call.

@@ -76,9 +76,11 @@ fn listing(
         let state = states.of_usable(id);
         let unheard = unheard.get(id).map(|why| format!("; {why}"));
         let unheard = unheard.unwrap_or_default();
+        let way = ready.line.way.as_ref();
+        let way = way.map_or_else(String::new, |way| format!(", to {way}"));
         put(
             id,
-            format!("usable: {server} over {transport}, by {rule}{state}{unheard}"),
+            format!("usable: {server} over {transport}, by {rule}{way}{state}{unheard}"),
         );
     }
     let unusable = start.loaded.unusable.iter();

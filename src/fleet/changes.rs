@@ -57,6 +57,8 @@ fn is_called_alike(one: &PhoneLine, other: &PhoneLine) -> bool {
         && one.announcement == other.announcement
         && one.fallback_number == other.fallback_number
         && one.custom_parameters == other.custom_parameters
+        && one.way == other.way
+        && one.status_callback == other.status_callback
 }
 
 #[cfg(test)]
@@ -64,10 +66,14 @@ mod tests {
     use super::LineChange::{Adjust, Register, Renumber};
     use super::*;
     use crate::core::address::Transport;
+    use crate::core::outward::WrittenBy;
     use crate::core::private::Private;
+    use crate::core::twiml::VoiceUrl;
+    use crate::core::twiml::document::{HttpMethod, Webhook};
+    use crate::core::voice::VoiceLine;
     use crate::fleet::test_lines::ready;
-    use crate::lines::ServerRule;
     use crate::lines::server::ContactOverride;
+    use crate::lines::{LineWay, ServerRule};
 
     /// What becomes of line "a" after a change.
     fn after(change: impl FnOnce(&mut ReadyLine)) -> Option<LineChange> {
@@ -127,6 +133,25 @@ mod tests {
         );
         assert_eq!(
             after(|a| drop(a.line.custom_parameters.insert("k".into(), "v".into()))),
+            Some(Adjust)
+        );
+    }
+
+    #[test]
+    fn another_way_to_its_worker_leaves_the_line_registered() {
+        let url = VoiceUrl::parse_http("http://bot/voice").expect("an address");
+        let webhook = Webhook {
+            url,
+            method: HttpMethod::Post,
+            written_by: WrittenBy::Operator,
+        };
+        let way = LineWay::Voice(VoiceLine {
+            webhook: webhook.clone(),
+            fallback: None,
+        });
+        assert_eq!(after(|a| a.line.way = Some(way)), Some(Adjust));
+        assert_eq!(
+            after(|a| a.line.status_callback = Some(webhook)),
             Some(Adjust)
         );
     }

@@ -33,6 +33,8 @@ pub fn profile(config: &Config, loader: &mut SoundLoader, ready: &ReadyLine) -> 
         greeting: sounds.greeting,
         announcement: sounds.announcement,
         custom_parameters: line.custom_parameters.clone(),
+        way: line.way.clone(),
+        status_callback: line.status_callback.clone(),
         dial: dial_line(config, ready),
     })
 }

@@ -11,8 +11,9 @@ use crate::core::address::Transport;
 use crate::core::dialling::DialLine;
 use crate::core::ids::LineId;
 use crate::core::private::{Private, Secret};
-use crate::lines::ReadyLine;
+use crate::core::twiml::document::Webhook;
 use crate::lines::credential_cache::Opened;
+use crate::lines::{LineWay, ReadyLine};
 
 /// What a call needs to know of its line. A call keeps the profile that it began with.
 #[derive(Clone, Debug)]
@@ -31,6 +32,10 @@ pub struct LineProfile {
     pub announcement: Option<Arc<[u8]>>,
     /// For `customParameters`.
     pub custom_parameters: BTreeMap<String, String>,
+    /// Its own way to its worker; `None`: that of the flags.
+    pub way: Option<LineWay>,
+    /// Told, in Twilio's form, when a call that came in is over.
+    pub status_callback: Option<Webhook>,
     /// Its country and its trunk: how numbers are read, and whom it may call.
     pub dial: DialLine,
 }
@@ -47,6 +52,8 @@ impl LineProfile {
             greeting: None,
             announcement: None,
             custom_parameters: BTreeMap::new(),
+            way: None,
+            status_callback: None,
             dial: DialLine::default(),
         }
     }

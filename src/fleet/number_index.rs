@@ -80,17 +80,12 @@ mod tests {
 
     fn line(id: usize, number: &str, country: &str) -> LineProfile {
         LineProfile {
-            id: LineId::new(id.to_string()),
-            restaurant_id: None,
             phone_number: Some(Private::new(number)),
-            fallback_number: None,
-            greeting: None,
-            announcement: None,
-            custom_parameters: Default::default(),
             dial: DialLine {
                 country: Country::parse(country),
                 hosts: Vec::new(),
             },
+            ..LineProfile::bare(LineId::new(id.to_string()))
         }
     }
 

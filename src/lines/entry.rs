@@ -8,6 +8,7 @@ use zeroize::Zeroize;
 
 use super::line::{FieldIssue, FieldProblem, PhoneLine};
 use super::row::{LINE_COLUMNS, Row};
+use super::way;
 use crate::core::address::HostPort;
 use crate::core::ids::LineId;
 use crate::core::json_type::type_name;
@@ -47,7 +48,8 @@ const OTHERS: [&str; 1] = ["updatedAt"];
 /// Reads one JSON object. Also returns warnings, which do not keep the line
 /// from starting. Wipes the password that the object holds.
 pub fn read_entry(mut object: Map<String, Value>) -> (LineEntry, Vec<FieldIssue>) {
-    let warnings = unknown_fields(&object);
+    let mut warnings = unknown_fields(&object);
+    warnings.extend(way::without_effect(&object));
     let mut reader = Reader {
         object: &mut object,
         issues: Vec::new(),
@@ -93,7 +95,8 @@ fn unknown_fields(object: &Map<String, Value>) -> Vec<FieldIssue> {
     object.keys().filter_map(issue).collect()
 }
 
-struct Reader<'a> {
+/// Reads the fields of an entry, each once.
+pub(super) struct Reader<'a> {
     object: &'a mut Map<String, Value>,
     issues: Vec<FieldIssue>,
 }
@@ -136,10 +139,12 @@ impl Reader<'_> {
             announcement: self.text("announcement"),
             fallback_number: self.user_part("fallbackNumber"),
             custom_parameters: self.parameters(),
+            way: self.way(),
+            status_callback: self.webhook("statusCallback", "statusCallbackMethod"),
         }
     }
 
-    fn report(&mut self, field: impl Into<String>, problem: FieldProblem) {
+    pub(super) fn report(&mut self, field: impl Into<String>, problem: FieldProblem) {
         let field = field.into();
         self.issues.push(FieldIssue { field, problem });
     }
@@ -155,7 +160,7 @@ impl Reader<'_> {
         value.filter(|value| !value.is_null())
     }
 
-    fn text(&mut self, field: &str) -> Option<String> {
+    pub(super) fn text(&mut self, field: &str) -> Option<String> {
         match self.take(field)? {
             Value::String(text) if text.len() > FIELD_MAX_BYTES => {
                 self.report(field, FieldProblem::TooLong);

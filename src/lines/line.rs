@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::server::TrunkUriError;
+use super::way::LineWay;
 use crate::core::access::cidr::CidrError;
 use crate::core::address::{HostPort, HostPortError};
 use crate::core::ids::LineId;
 use crate::core::private::{Private, Secret};
+use crate::core::twiml::document::Webhook;
 
 /// One phone number of one restaurant. `Debug` shows neither numbers nor
 /// passwords.
@@ -41,6 +43,10 @@ pub struct PhoneLine {
     pub fallback_number: Option<Private>,
     /// `customParameters`, handed to the worker.
     pub custom_parameters: BTreeMap<String, String>,
+    /// `wsTarget` or `voiceUrl`; `None`: the way of the flags.
+    pub way: Option<LineWay>,
+    /// `statusCallback`: told, in Twilio's form, when a call that came in is over.
+    pub status_callback: Option<Webhook>,
 }
 
 impl PhoneLine {
@@ -60,6 +66,8 @@ impl PhoneLine {
             announcement: None,
             fallback_number: None,
             custom_parameters: BTreeMap::new(),
+            way: None,
+            status_callback: None,
         }
     }
 }
@@ -107,6 +115,18 @@ pub enum FieldProblem {
     /// A number that is out of range.
     #[error("must be a whole number from 1 to 4294967295")]
     Range,
+    /// Not an address with one of these schemes.
+    #[error("must be a URL that begins with {0}")]
+    Url(&'static str),
+    /// Not a method of webhooks.
+    #[error("must be POST or GET")]
+    Method,
+    /// The line has another way to its worker, by this field.
+    #[error("is a second way to the line's worker beside {0}: a line has one of the two")]
+    OtherWay(&'static str),
+    /// A field that belongs to this one, which is not given.
+    #[error("has no effect without {0}")]
+    NoEffect(&'static str),
     /// Not a field of [`crate::guide::phone_lines`]; ignored.
     #[error("is not a known field and is ignored")]
     Unknown,

@@ -6,6 +6,7 @@
 //! | [`entry`] | a phone line as JSON, read field by field |
 //! | [`mod@file`] | `--lines FILE` |
 //! | [`row`] | a line or a server as a database row: each column as text |
+//! | [`way`] | its own way to its worker, and who is told of its calls |
 //! | [`server`] | a SIP server, and what can be wrong with one |
 //! | [`resolve`] | which SIP server a line uses |
 //! | [`credentials`] | encryption and decryption of passwords |
@@ -24,6 +25,7 @@ pub mod load;
 pub mod resolve;
 pub mod row;
 pub mod server;
+pub mod way;
 
 pub use credential_cache::CredentialCache;
 pub use credentials::CredentialError;
@@ -35,5 +37,6 @@ pub use load::{
 };
 pub use resolve::{Route, ServerError, ServerProblem, ServerRule, SipServer, SipServers};
 pub use row::Row;
+pub use way::LineWay;
 
 pub use crate::core::key::{KeyError, MasterKey};

@@ -71,6 +71,21 @@ pub const LINE_COLUMNS: &[Column] = &[
     column("announcement", "announcement", ColumnKind::Text),
     column("fallback_number", "fallbackNumber", ColumnKind::Text),
     column("custom_parameters", "customParameters", ColumnKind::Json),
+    column("ws_target", "wsTarget", ColumnKind::Text),
+    column("voice_url", "voiceUrl", ColumnKind::Text),
+    column("voice_method", "voiceMethod", ColumnKind::Text),
+    column("voice_fallback_url", "voiceFallbackUrl", ColumnKind::Text),
+    column(
+        "voice_fallback_method",
+        "voiceFallbackMethod",
+        ColumnKind::Text,
+    ),
+    column("status_callback", "statusCallback", ColumnKind::Text),
+    column(
+        "status_callback_method",
+        "statusCallbackMethod",
+        ColumnKind::Text,
+    ),
 ];
 
 /// `sip_servers`; the API writes its fields as SQL does.

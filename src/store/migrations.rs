@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 8] = [
+const ALL: [(i64, &str, &str, &str); 9] = [
     (
         1,
         "lines servers calls",
@@ -67,10 +67,16 @@ const ALL: [(i64, &str, &str, &str); 8] = [
         sql!("postgres", "0007_agents"),
     ),
     (
-        10,
+        8,
+        "ways of lines",
+        sql!("sqlite", "0008_ways_of_lines"),
+        sql!("postgres", "0008_ways_of_lines"),
+    ),
+    (
+        9,
         "parent calls",
-        sql!("sqlite", "0010_parent_calls"),
-        sql!("postgres", "0010_parent_calls"),
+        sql!("sqlite", "0009_parent_calls"),
+        sql!("postgres", "0009_parent_calls"),
     ),
 ];
 

@@ -87,6 +87,7 @@ mod leaks;
 mod life;
 mod limits;
 mod line_states;
+mod line_webhooks;
 mod locating;
 mod log_output;
 mod media;

@@ -118,7 +118,7 @@ pub fn form(request: &Request) -> HashMap<String, String> {
 }
 
 /// A form is signed over its exact URL and its sorted fields.
-fn assert_form_signed(request: &Request, url: &str) {
+pub fn assert_form_signed(request: &Request, url: &str) {
     let mut fields: Vec<_> = form(request).into_iter().collect();
     fields.sort();
     let fields = fields.iter().map(|(name, value)| format!("{name}{value}"));

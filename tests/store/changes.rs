@@ -81,7 +81,9 @@ async fn without_the_right_to_make_triggers_the_rest_works() {
             provider text, sip_domain text, sip_username text, sip_password text,
             twilio_trunk_sid text, is_active boolean, created_at timestamptz,
             sip_server_id text, max_concurrent_calls integer, greeting text,
-            announcement text, fallback_number text, custom_parameters text);
+            announcement text, fallback_number text, custom_parameters text, ws_target text,
+            voice_url text, voice_method text, voice_fallback_url text,
+            voice_fallback_method text, status_callback text, status_callback_method text);
          CREATE ROLE bridge LOGIN;
          GRANT ALL ON SCHEMA public TO bridge;
          GRANT SELECT, INSERT, UPDATE, DELETE ON phone_lines TO bridge",

@@ -174,13 +174,20 @@ async fn ids_and_flags_may_be_numbers() {
 
 #[tokio::test]
 async fn only_the_columns_that_are_missing_are_added() {
-    const OURS: [&str; 6] = [
+    const OURS: [&str; 13] = [
         "sip_server_id",
         "max_concurrent_calls",
         "greeting",
         "announcement",
         "fallback_number",
         "custom_parameters",
+        "ws_target",
+        "voice_url",
+        "voice_method",
+        "voice_fallback_url",
+        "voice_fallback_method",
+        "status_callback",
+        "status_callback_method",
     ];
     for stage_columns in [&OURS[2..3], &OURS[..]] {
         for stage in Stage::both() {
@@ -196,7 +203,9 @@ async fn only_the_columns_that_are_missing_are_added() {
             );
             let all = json!({"id": "b", "sipServerId": "s", "maxConcurrentCalls": 2,
                 "greeting": "a.wav", "announcement": "b.wav", "fallbackNumber": "+331",
-                "customParameters": {"a": 1}});
+                "customParameters": {"a": 1}, "wsTarget": "ws://h", "voiceUrl": "http://h",
+                "voiceMethod": "GET", "voiceFallbackUrl": "http://h", "voiceFallbackMethod": "GET",
+                "statusCallback": "http://h", "statusCallbackMethod": "GET"});
             store.insert_line(&line(all.clone())).await.unwrap();
             assert_eq!(shown(&store.line("b").await.unwrap().unwrap()), all);
             store.close().await;
@@ -234,7 +243,9 @@ async fn a_role_that_does_not_own_the_table_needs_only_the_columns() {
     postgres.sql(
         "ALTER TABLE phone_lines ADD sip_server_id text, ADD max_concurrent_calls int,
          ADD greeting text, ADD announcement text, ADD fallback_number text,
-         ADD custom_parameters text",
+         ADD custom_parameters text, ADD ws_target text, ADD voice_url text,
+         ADD voice_method text, ADD voice_fallback_url text, ADD voice_fallback_method text,
+         ADD status_callback text, ADD status_callback_method text",
     );
     let store = Store::open(&location).await.unwrap();
     assert_eq!(

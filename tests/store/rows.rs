@@ -14,7 +14,10 @@ async fn lines_are_inserted_changed_and_removed() {
             "sipPassword": "iv:tag:text", "twilioTrunkSid": "TK1", "isActive": true,
             "sipServerId": "s", "maxConcurrentCalls": 2, "greeting": "a.wav",
             "announcement": "b.wav", "fallbackNumber": "+331",
-            "customParameters": {"lang": "fr", "tables": 12}});
+            "customParameters": {"lang": "fr", "tables": 12}, "wsTarget": "ws://h/x",
+            "voiceUrl": "http://h/v", "voiceMethod": "GET", "voiceFallbackUrl": "http://h/f",
+            "voiceFallbackMethod": "POST", "statusCallback": "http://h/s",
+            "statusCallbackMethod": "GET"});
         assert_eq!(store.insert_line(&line(whole.clone())).await.unwrap(), "l1");
         let stored = store.line("l1").await.unwrap().unwrap();
         assert_eq!(shown(&stored), whole);

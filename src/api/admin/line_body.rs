@@ -9,9 +9,10 @@ use crate::api::nodes::Nodes;
 use crate::core::ids::LineId;
 use crate::core::private::Private;
 use crate::core::timestamp::rfc3339_ms;
+use crate::core::twiml::document::Webhook;
 use crate::fleet::LineHealth;
-use crate::lines::Row;
 use crate::lines::row::LINE_COLUMNS;
+use crate::lines::{LineWay, Row};
 
 /// A phone line. Its password is never shown. Of a line that is in no database
 /// not all fields are known; the others are null.
@@ -39,6 +40,16 @@ pub struct LineBody {
     fallback_number: Option<String>,
     #[schema(value_type = Option<Object>)]
     custom_parameters: Option<Value>,
+    /// Where its worker is dialled; null for a line that goes another way.
+    ws_target: Option<String>,
+    /// Its voice webhook; null for a line that goes another way.
+    voice_url: Option<String>,
+    voice_method: Option<String>,
+    voice_fallback_url: Option<String>,
+    voice_fallback_method: Option<String>,
+    /// Told when a call that came in is over.
+    status_callback: Option<String>,
+    status_callback_method: Option<String>,
     #[serde(flatten)]
     standing: Standing,
 }
@@ -98,6 +109,13 @@ impl LineBody {
             custom_parameters: value("customParameters")
                 .filter(|it| it.is_object())
                 .cloned(),
+            ws_target: text("ws_target"),
+            voice_url: text("voice_url"),
+            voice_method: text("voice_method"),
+            voice_fallback_url: text("voice_fallback_url"),
+            voice_fallback_method: text("voice_fallback_method"),
+            status_callback: text("status_callback"),
+            status_callback_method: text("status_callback_method"),
         }
     }
 
@@ -118,7 +136,19 @@ impl LineBody {
         let parameters = line.custom_parameters.iter();
         let parameters = parameters.map(|(key, value)| (key.clone(), value.as_str().into()));
         let parameters: Map<String, Value> = parameters.collect();
+        let voice = line.way.as_ref().and_then(LineWay::voice);
+        let fallback = voice.and_then(|voice| voice.fallback.as_ref());
+        let ws_target = line.way.as_ref().and_then(LineWay::ws_target);
+        let url = |webhook: &Webhook| webhook.url.expose().to_owned();
+        let method = |webhook: &Webhook| webhook.method.as_str().to_owned();
         Some(Self {
+            ws_target: ws_target.map(|url| url.expose().to_owned()),
+            voice_url: voice.map(|voice| url(&voice.webhook)),
+            voice_method: voice.map(|voice| method(&voice.webhook)),
+            voice_fallback_url: fallback.map(url),
+            voice_fallback_method: fallback.map(method),
+            status_callback: line.status_callback.as_ref().map(url),
+            status_callback_method: line.status_callback.as_ref().map(method),
             restaurant_id: line.restaurant_id.clone(),
             phone_number: number(&line.phone_number),
             provider: Some("sip".into()),

@@ -80,6 +80,20 @@ pub struct LineInput {
     /// For `customParameters` of the line's calls.
     #[schema(value_type = Option<Object>)]
     custom_parameters: Option<Value>,
+    /// ws:// or wss://: the worker of this line's calls is dialled there. Not beside `voiceUrl`.
+    ws_target: Option<String>,
+    /// http:// or https://: a bot is asked there what to do with this line's calls, as by --voice-url.
+    voice_url: Option<String>,
+    /// POST (when absent) or GET.
+    voice_method: Option<String>,
+    /// Asked where `voiceUrl` gives no TwiML.
+    voice_fallback_url: Option<String>,
+    /// POST (when absent) or GET.
+    voice_fallback_method: Option<String>,
+    /// Told, in Twilio's form, when a call that came in is over.
+    status_callback: Option<String>,
+    /// POST (when absent) or GET.
+    status_callback_method: Option<String>,
 }
 
 /// One page of phone lines, in the order of their ids.

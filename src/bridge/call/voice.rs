@@ -17,23 +17,14 @@ use crate::core::twiml::document::{StatusCallback, Webhook};
 use crate::core::twiml::{Document, VoiceUrl};
 use crate::core::voice::webhook::VoiceFacts;
 use crate::core::voice::{
-    CommandId, FetchFailure, FetchRequest, Instructions, VoiceCall, VoicePolicy, VoiceRole,
-    VoiceWarning,
+    CommandId, FetchFailure, FetchRequest, Instructions, VoiceCall, VoiceLine, VoicePolicy,
+    VoiceRole, VoiceWarning,
 };
 
 /// How often the log tells of one kind of warning.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Kinds of warnings that are told apart; there are fewer.
 const KINDS_MAX: usize = 32;
-
-/// The voice webhook of a line: its way to its workers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VoiceLine {
-    /// `voiceUrl` and `voiceMethod`.
-    pub webhook: Webhook,
-    /// `voiceFallbackUrl` and `voiceFallbackMethod`.
-    pub fallback: Option<Webhook>,
-}
 
 /// What TwiML does with a call that we place, once it is answered.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::{CallEnd, CallbackEvent, Method};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::outward::WrittenBy;
 use crate::core::timestamp::rfc2822;
-use crate::core::twiml::document::{HttpMethod, StatusCallback};
+use crate::core::twiml::document::StatusCallback;
 use crate::core::voice::webhook::{
     FormFields, StatusChange, VoiceFacts, status_fields, twilio_status,
 };
@@ -68,12 +68,8 @@ impl TwilioReceiver {
             sip_status: Some(state.sip_status).filter(|status| *status > 0),
         };
         let webhook = &self.callback.webhook;
-        let method = match webhook.method {
-            HttpMethod::Post => "POST",
-            HttpMethod::Get => "GET",
-        };
         json!({
-            "method": method,
+            "method": webhook.method.as_str(),
             "own": webhook.written_by == WrittenBy::Operator,
             "fields": status_fields(&self.facts, &change).pairs(),
         })

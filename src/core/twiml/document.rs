@@ -58,6 +58,17 @@ pub enum HttpMethod {
     Get,
 }
 
+impl HttpMethod {
+    /// `POST` or `GET`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Post => "POST",
+            Self::Get => "GET",
+        }
+    }
+}
+
 /// An address that is asked what is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {

@@ -30,6 +30,7 @@
 //! | `fetching` | documents, and what is done where there is none |
 //! | `prompts`, `hearing` | what is heard, and digits that interrupt it: `<Say>`, `<Play>`, `<Pause>`, `<Gather>` |
 //! | `dialling` | `<Dial>` |
+//! | `voice_line` | the voice webhook of a line |
 //! | [`webhook`] | the fields of a request, and its signature |
 
 mod dialling;
@@ -38,6 +39,7 @@ mod hearing;
 mod prompts;
 mod terms;
 mod verbs;
+mod voice_line;
 pub mod webhook;
 
 #[cfg(test)]
@@ -62,6 +64,7 @@ pub use self::terms::{
     CommandId, DialLegEnd, DialLegEvent, DialStatus, FetchFailure, FetchRequest, Instructions,
     PromptSound, StreamEnd, VoiceCommand, VoicePolicy, VoiceRole, VoiceWarning,
 };
+pub use self::voice_line::VoiceLine;
 use self::webhook::FormFields;
 use crate::core::twiml::document::Webhook;
 use crate::core::twiml::{Verb, WARNINGS_MAX};
