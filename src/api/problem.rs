@@ -291,6 +291,16 @@ impl Problem {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// Whether it is of this kind.
+    pub(super) fn is(&self, kind: ProblemKind) -> bool {
+        self.kind == kind.urn
+    }
+
+    /// Every mistake of the request, where fields are at fault.
+    pub(super) fn errors(&self) -> &[FieldError] {
+        &self.errors
+    }
+
     /// What went wrong this time.
     pub(super) fn detail(&self) -> &str {
         &self.detail

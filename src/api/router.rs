@@ -77,7 +77,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
             twilio::calls::remove
         ))
         .routes(routes!(twilio::numbers::list))
-        .routes(routes!(twilio::numbers::get))
+        .routes(routes!(twilio::numbers::get, twilio::numbers::update))
         .routes(routes!(cluster::list))
         .routes(routes!(cluster::drain))
         .routes(routes!(cluster::resume))

@@ -34,6 +34,8 @@ pub struct LineProfile {
     pub custom_parameters: BTreeMap<String, String>,
     /// Its own way to its worker; `None`: that of the flags.
     pub way: Option<LineWay>,
+    /// Its name for people.
+    pub friendly_name: Option<String>,
     /// Told, in Twilio's form, when a call that came in is over.
     pub status_callback: Option<Webhook>,
     /// Its country and its trunk: how numbers are read, and whom it may call.
@@ -53,6 +55,7 @@ impl LineProfile {
             announcement: None,
             custom_parameters: BTreeMap::new(),
             way: None,
+            friendly_name: None,
             status_callback: None,
             dial: DialLine::default(),
         }

@@ -50,9 +50,11 @@ const OTHERS: [&str; 1] = ["updatedAt"];
 pub fn read_entry(mut object: Map<String, Value>) -> (LineEntry, Vec<FieldIssue>) {
     let mut warnings = unknown_fields(&object);
     warnings.extend(way::without_effect(&object));
+    let client_urls = way::client_urls(&object);
     let mut reader = Reader {
         object: &mut object,
         issues: Vec::new(),
+        client_urls,
     };
     let entry = reader.entry();
     wipe(&mut object);
@@ -99,6 +101,8 @@ fn unknown_fields(object: &Map<String, Value>) -> Vec<FieldIssue> {
 pub(super) struct Reader<'a> {
     object: &'a mut Map<String, Value>,
     issues: Vec<FieldIssue>,
+    /// Addresses that a client wrote.
+    client_urls: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -140,8 +144,13 @@ impl Reader<'_> {
             fallback_number: self.user_part("fallbackNumber"),
             custom_parameters: self.parameters(),
             way: self.way(),
+            friendly_name: self.text("friendlyName"),
             status_callback: self.webhook("statusCallback", "statusCallbackMethod"),
         }
+    }
+
+    pub(super) fn is_clients(&self, url: &str) -> bool {
+        self.client_urls.iter().any(|known| known == url)
     }
 
     pub(super) fn report(&mut self, field: impl Into<String>, problem: FieldProblem) {

@@ -45,6 +45,8 @@ pub struct PhoneLine {
     pub custom_parameters: BTreeMap<String, String>,
     /// `wsTarget` or `voiceUrl`; `None`: the way of the flags.
     pub way: Option<LineWay>,
+    /// `friendlyName`: its name for people.
+    pub friendly_name: Option<String>,
     /// `statusCallback`: told, in Twilio's form, when a call that came in is over.
     pub status_callback: Option<Webhook>,
 }
@@ -67,6 +69,7 @@ impl PhoneLine {
             fallback_number: None,
             custom_parameters: BTreeMap::new(),
             way: None,
+            friendly_name: None,
             status_callback: None,
         }
     }

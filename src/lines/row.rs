@@ -86,7 +86,13 @@ pub const LINE_COLUMNS: &[Column] = &[
         "statusCallbackMethod",
         ColumnKind::Text,
     ),
+    column("friendly_name", "friendlyName", ColumnKind::Text),
+    column(CLIENT_URLS.0, CLIENT_URLS.1, ColumnKind::Json),
 ];
+
+/// Which of a line's addresses a client wrote, in SQL and in JSON: an array of them. Whatever else stands in their place
+/// later, by whichever way it got there, is the operator's.
+pub const CLIENT_URLS: (&str, &str) = ("client_urls", "clientUrls");
 
 /// `sip_servers`; the API writes its fields as SQL does.
 pub const SERVER_COLUMNS: &[Column] = &[

@@ -9,14 +9,19 @@ use serde_json::{Map, Value};
 
 use super::entry::Reader;
 use super::line::{FieldIssue, FieldProblem};
+use super::row::CLIENT_URLS;
 use crate::core::outward::WrittenBy;
 use crate::core::twiml::VoiceUrl;
 use crate::core::twiml::document::{HttpMethod, Webhook};
 use crate::core::voice::VoiceLine;
 
+/// The fields that name addresses of webhooks.
+pub const WEBHOOK_URLS: [&str; 3] = [VOICE_URL, VOICE_FALLBACK_URL, STATUS_CALLBACK];
+
 const WS_TARGET: &str = "wsTarget";
 const VOICE_URL: &str = "voiceUrl";
 const VOICE_FALLBACK_URL: &str = "voiceFallbackUrl";
+const STATUS_CALLBACK: &str = "statusCallback";
 
 /// The way of a line that does not go by the flags. `Debug` and `Display` show scheme and host alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,14 @@ impl fmt::Display for LineWay {
             Self::Voice(voice) => write!(f, "{VOICE_URL} {}", voice.webhook.url),
         }
     }
+}
+
+/// Which addresses of a line a client wrote.
+#[must_use]
+pub fn client_urls(object: &Map<String, Value>) -> Vec<String> {
+    let urls = object.get(CLIENT_URLS.1).and_then(Value::as_array);
+    let urls = urls.into_iter().flatten().filter_map(Value::as_str);
+    urls.map(str::to_owned).collect()
 }
 
 /// What a line names and what has no effect as it is.
@@ -98,7 +111,10 @@ impl Reader<'_> {
         Some(Webhook {
             url: self.unless_none(url, parsed, "http:// or https://")?,
             method: method?,
-            written_by: WrittenBy::Operator,
+            written_by: match self.is_clients(&text) {
+                true => WrittenBy::Client,
+                false => WrittenBy::Operator,
+            },
         })
     }
 
@@ -195,6 +211,29 @@ mod tests {
         let callback = told.status_callback.expect("a receiver");
         assert_eq!(callback.url.expose(), "https://h/s");
         assert_eq!(callback.method, HttpMethod::Get);
+    }
+
+    #[test]
+    fn an_address_that_a_client_wrote_is_the_clients_until_another_stands_there() {
+        let client = "https://client.example/v";
+        let written_by = |url: &str| {
+            let object = json!({"voiceUrl": url, "voiceFallbackUrl": "http://10.0.0.5/f",
+                "statusCallback": client, "clientUrls": [client, 7]});
+            let line = line(object);
+            let voice = line
+                .way
+                .expect("a way")
+                .voice()
+                .cloned()
+                .expect("a webhook");
+            let fallback = voice.fallback.expect("a fallback").written_by;
+            let told = line.status_callback.expect("a receiver").written_by;
+            (voice.webhook.written_by, fallback, told)
+        };
+        let (operator, by_client) = (WrittenBy::Operator, WrittenBy::Client);
+        assert_eq!(written_by(client), (by_client, operator, by_client));
+        let other = "http://10.0.0.5/v";
+        assert_eq!(written_by(other), (operator, operator, by_client));
     }
 
     #[test]

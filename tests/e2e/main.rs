@@ -14,6 +14,7 @@
 //! | `behind_nat` | a phone in a network of its own behind a NAT |
 //! | `delayed` | a worker 20 ms away, below TCP |
 //! | `media` | foreign RTP, hold, media timeout, RFC 4733 |
+//! | `line_webhooks` | lines with their own way to their workers, and receivers of their calls' ends |
 //! | `line_states` | what became of each line, for `sipbridge lines` and the API |
 //! | `leaks` | calls leave no descriptor and no thread behind |
 //! | `memcheck` | whole calls under valgrind: no memory is misused, none is lost |
@@ -50,6 +51,7 @@
 //! | `cluster_api` | one API over several bridges, limits over all of them |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
 //! | `twilio_api` | Twilio's REST API, by hand and by Twilio's library |
+//! | `twilio_numbers` | its numbers, changed |
 //! | `privacy` | withheld numbers, asserted ones, and headers for the worker |
 //! | `placed_to_sipp` | calls placed to SIPp as a foreign phone: answered, busy, declined, not answered |
 //! | `openapi` | the document of the API, held to what it answers |
@@ -121,6 +123,7 @@ mod strangers;
 mod trunk;
 mod twilio_api;
 mod twilio_bots;
+mod twilio_numbers;
 mod unsuitable_redis;
 mod voice_dial;
 mod voice_webhook;

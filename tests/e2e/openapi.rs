@@ -458,6 +458,10 @@ async fn twilio(document: &mut Document, api: &Api, phone: &Callee) {
         .unwrap();
     ask(document, "GET", number, &format!("{sid}.json"), "").await;
     ask(document, "GET", number, "x.json", "").await;
+    ask(document, "POST", number, "x.json", "").await;
+    for form in ["VoiceUrl=x", "VoiceUrl=&FriendlyName=Desk"] {
+        ask(document, "POST", number, &format!("{sid}.json"), form).await;
+    }
     let from = numbers["incoming_phone_numbers"][0]["phone_number"]
         .as_str()
         .unwrap();

@@ -50,6 +50,8 @@ pub struct LineBody {
     /// Told when a call that came in is over.
     status_callback: Option<String>,
     status_callback_method: Option<String>,
+    /// Its name for people.
+    friendly_name: Option<String>,
     #[serde(flatten)]
     standing: Standing,
 }
@@ -116,6 +118,7 @@ impl LineBody {
             voice_fallback_method: text("voice_fallback_method"),
             status_callback: text("status_callback"),
             status_callback_method: text("status_callback_method"),
+            friendly_name: text("friendly_name"),
         }
     }
 
@@ -149,6 +152,7 @@ impl LineBody {
             voice_fallback_method: fallback.map(method),
             status_callback: line.status_callback.as_ref().map(url),
             status_callback_method: line.status_callback.as_ref().map(method),
+            friendly_name: line.friendly_name.clone(),
             restaurant_id: line.restaurant_id.clone(),
             phone_number: number(&line.phone_number),
             provider: Some("sip".into()),

@@ -8,10 +8,11 @@ use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::line_body::LineBody;
+use super::line_changes::{PASSWORD, change_line, check_server, issues};
 use super::password;
 use crate::api::audit::Changed;
 use crate::api::body::JsonObject;
@@ -19,19 +20,20 @@ use crate::api::control::Control;
 use crate::api::fields::{GivenFields, Spec};
 use crate::api::nodes::Asked;
 use crate::api::openapi::{Guarded, Missing, Read, Stored, WithBody, WithQuery};
-use crate::api::problem::{Problem, ProblemKind};
+use crate::api::problem::Problem;
 use crate::api::query::{Id, Query};
 use crate::core::ids::LineId;
-use crate::lines::entry::{LineEntry, read_entry};
-use crate::lines::line::FieldIssue;
-use crate::lines::row::{Column, LINE_COLUMNS};
+use crate::core::outward::WrittenBy;
+use crate::lines::row::{CLIENT_URLS, LINE_COLUMNS};
 use crate::lines::{FLAGS_LINE_ID, Row};
 use crate::store::Store;
 
-static SPEC: Spec = Spec {
+/// What a request may say of a line.
+pub(in crate::api) static SPEC: Spec = Spec {
     columns: LINE_COLUMNS,
     read_only: &[
         "createdAt",
+        CLIENT_URLS.1,
         "updatedAt",
         "hasPassword",
         "server",
@@ -45,11 +47,6 @@ static SPEC: Spec = Spec {
     ],
 };
 const PATH: &str = "/api/admin/telephony/phone-lines";
-/// How often parameters are merged anew, when another request changes them
-/// meanwhile: each time one of those has got through.
-const MERGES: usize = 20;
-/// The column of the password.
-const PASSWORD: Column = LINE_COLUMNS[6];
 /// Stands in for an id that the database will count.
 const NEW: &str = "new";
 
@@ -94,6 +91,8 @@ pub struct LineInput {
     status_callback: Option<String>,
     /// POST (when absent) or GET.
     status_callback_method: Option<String>,
+    /// Its name for people.
+    friendly_name: Option<String>,
 }
 
 /// One page of phone lines, in the order of their ids.
@@ -251,34 +250,11 @@ pub async fn change(
     JsonObject(object): JsonObject,
 ) -> Result<Response, Problem> {
     // First of all: it wipes what was sent.
-    let mut given = GivenFields::new(object, &SPEC);
-    let store = control.store()?;
-    let mut before = stored(store, &id).await?;
+    let given = GivenFields::new(object, &SPEC);
     let fields = given.names();
-    given.keep_id(&id);
-    let parameters = given.get("customParameters").cloned();
-    merge_parameters(&mut given, parameters.as_ref(), &before);
-    // What is wrong with other fields of an old row does not keep this from changing.
-    let mut issues = issues(&given.over(&before), &id);
-    issues.retain(|issue| {
-        let field = issue.field.split('.').next().unwrap_or_default();
-        given.get(field).is_some()
-    });
-    given.add_issues(issues);
-    check_server(store, &mut given).await?;
-    password::seal(&control, &id, PASSWORD.json, &mut given).await?;
-    given.check()?;
-    for _ in 0..MERGES {
-        if store.merge_line(&id, &given.row(), &before).await? {
-            control.lines.notify_changed();
-            let body = LineBody::of(&stored(store, &id).await?, &control);
-            return Ok(Changed::fields(fields).to(Json(body)));
-        }
-        before = stored(store, &id).await?;
-        merge_parameters(&mut given, parameters.as_ref(), &before);
-    }
-    let detail = "the line was changed by others again and again: try once more";
-    Err(Problem::new(ProblemKind::CONFLICT, detail))
+    let row = change_line(&control, &id, given, WrittenBy::Operator).await?;
+    let body = LineBody::of(&row, &control);
+    Ok(Changed::fields(fields).to(Json(body)))
 }
 
 /// Removes a phone line: it unregisters, and its calls run to their end.
@@ -299,54 +275,6 @@ pub async fn remove(State(control): State<Arc<Control>>, Id(id): Id) -> Result<R
     }
     control.lines.notify_changed();
     Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// Everything wrong with a line's fields, also of one that is not to register.
-fn issues(object: &Map<String, Value>, id: &str) -> Vec<FieldIssue> {
-    let mut object = object.clone();
-    object.insert("id".into(), id.into());
-    if object.get("isActive").is_some_and(Value::is_boolean) {
-        object.remove("isActive");
-    }
-    if object.get("provider").is_some_and(|it| it == "twilio") {
-        object.remove("provider");
-    }
-    match read_entry(object) {
-        (LineEntry::Mistaken(_, issues), _) => issues,
-        _ => Vec::new(),
-    }
-}
-
-/// Keys that are not given stay, and null removes one (RFC 7396).
-fn merge_parameters(given: &mut GivenFields, changes: Option<&Value>, before: &Row) {
-    let Some(Value::Object(changes)) = changes else {
-        return;
-    };
-    let mut merged = match before
-        .to_open_object(LINE_COLUMNS)
-        .remove("customParameters")
-    {
-        Some(Value::Object(parameters)) => parameters,
-        _ => Map::new(),
-    };
-    for (key, value) in changes {
-        if value.is_null() {
-            merged.remove(key);
-        } else {
-            merged.insert(key.clone(), value.clone());
-        }
-    }
-    given.set("customParameters", Value::Object(merged));
-}
-
-async fn check_server(store: &Store, given: &mut GivenFields) -> Result<(), Problem> {
-    let Some(server) = given.text("sipServerId").filter(|id| !id.is_empty()) else {
-        return Ok(());
-    };
-    if store.server(&server).await?.is_none() {
-        given.refuse("sipServerId", "is not the id of a SIP server".into());
-    }
-    Ok(())
 }
 
 /// The answer of the bridge that is registered for a line, where that is another one, and the line is not new to it.
@@ -376,44 +304,4 @@ pub(super) async fn stored(store: &Store, id: &str) -> Result<Row, Problem> {
 /// There is no such line.
 pub(super) fn missing() -> Problem {
     Problem::not_found("phone line")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().expect("object").clone()
-    }
-
-    #[test]
-    fn lines_that_are_not_to_register_are_checked_as_well() {
-        for line in [
-            json!({"isActive": false, "sipDomain": "sip:a@b"}),
-            json!({"provider": "twilio", "sipDomain": "sip:a@b"}),
-        ] {
-            let found = issues(&object(line), "7");
-            assert_eq!(found.len(), 1);
-            assert_eq!(found[0].field, "sipDomain");
-        }
-        assert!(issues(&object(json!({"isActive": false})), "7").is_empty());
-    }
-
-    #[test]
-    fn parameters_are_merged_key_by_key() {
-        let merged = |changes: Value| {
-            let mut given = GivenFields::new(object(json!({"customParameters": changes})), &SPEC);
-            let before = json!({"customParameters": {"a": "1", "b": "2"}});
-            let before = Row::from_object(LINE_COLUMNS, &object(before));
-            merge_parameters(&mut given, Some(&changes), &before);
-            given.get("customParameters").cloned()
-        };
-        let expected = json!({"b": "3", "c": "4"});
-        assert_eq!(
-            merged(json!({"a": null, "b": "3", "c": "4"})),
-            Some(expected)
-        );
-        assert_eq!(merged(Value::Null), Some(Value::Null));
-    }
 }

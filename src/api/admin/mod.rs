@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`servers`] | `sip-servers` |
 //! | [`lines`] | `phone-lines` |
+//! | `line_changes` | a change of a line, by whichever door it comes |
 //! | [`line_body`] | a phone line as JSON, with what became of it |
 //! | [`register`] | `phone-lines/{id}/register` |
 //! | [`fallback`] | `fallback` |
@@ -15,6 +16,7 @@
 pub mod cluster;
 pub mod fallback;
 pub mod line_body;
+pub(super) mod line_changes;
 pub mod lines;
 pub mod password;
 pub mod register;

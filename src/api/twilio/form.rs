@@ -41,6 +41,13 @@ impl Form {
         self.single(name, char::is_control)
     }
 
+    /// As [`Form::text`], of a setting that is changed where it is given: an empty one takes away what stood there.
+    pub(super) fn setting(&mut self, name: &str) -> Option<Option<String>> {
+        let is_given = self.pairs.iter().any(|(known, _)| known == name);
+        let value = self.text(name);
+        is_given.then_some(value)
+    }
+
     /// As [`Form::text`], of one that may have several lines.
     pub(super) fn lines(&mut self, name: &str) -> Option<String> {
         self.single(name, |c| c.is_control() && !matches!(c, '\t' | '\r' | '\n'))
@@ -202,6 +209,16 @@ mod tests {
         let size: Option<u32> = form.parsed("PageSize", "is no number", |text| text.parse().ok());
         assert_eq!(size, None);
         assert_eq!(mistake(form).as_deref(), Some("PageSize is no number"));
+    }
+
+    #[test]
+    fn a_setting_is_given_taken_away_or_left_as_it_is() {
+        let mut form = Form::parse(b"VoiceUrl=http%3A%2F%2Fh&StatusCallback=");
+        let url = Some(Some("http://h".to_owned()));
+        assert_eq!(form.setting("VoiceUrl"), url);
+        assert_eq!(form.setting("StatusCallback"), Some(None));
+        assert_eq!(form.setting("VoiceMethod"), None);
+        assert_eq!(mistake(form), None);
     }
 
     #[test]

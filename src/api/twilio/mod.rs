@@ -14,7 +14,8 @@
 //! | `call_update` | what `POST /Calls/{CallSid}.json` takes |
 //! | `filter` | which calls a list has |
 //! | `new_call`, `call_options` | what `POST /Calls.json` takes: read and judged, with Twilio's codes |
-//! | [`numbers`] | `/IncomingPhoneNumbers`: a view of the lines |
+//! | [`numbers`] | `/IncomingPhoneNumbers`: the lines |
+//! | `number_update` | what `POST /IncomingPhoneNumbers/{PhoneNumberSid}.json` takes |
 //! | [`page`] | pages of a list |
 //!
 //! Leaves out answering-machine detection, recordings and messages:
@@ -29,6 +30,7 @@ pub mod error;
 mod filter;
 mod form;
 mod new_call;
+mod number_update;
 pub mod numbers;
 pub mod page;
 

@@ -1,5 +1,5 @@
-//! `/IncomingPhoneNumbers`: the lines of this bridge that have a number, in Twilio's form.
-//! To be read: lines are administered at `/api/admin/telephony`.
+//! `/IncomingPhoneNumbers`: the lines of this bridge that have a number, in Twilio's form. What is changed of one is a
+//! change of its line (`admin::line_changes`), by a client: `number_update`.
 
 use std::sync::Arc;
 
@@ -13,11 +13,18 @@ use utoipa::ToSchema;
 use super::API_VERSION;
 use super::calls::answer;
 use super::error::TwilioError;
-use super::form::{Item, QueryForm};
+use super::form::{Form, Item, QueryForm};
+use super::number_update::{self, NumberUpdate};
 use super::page::{Page, PageRequest};
+use crate::api::admin::line_changes::change_line;
+use crate::api::audit::Changed;
 use crate::api::control::Control;
 use crate::core::ids::{AccountSid, LineId, hex};
+use crate::core::outward::WrittenBy;
+use crate::core::twiml::document::Webhook;
 use crate::fleet::LineProfile;
+use crate::lines::entry::{LineEntry, read_row};
+use crate::lines::{LineWay, Row};
 
 /// Lines that are looked at in one go.
 const LOOK: usize = 1_000;
@@ -28,7 +35,7 @@ const LOOK: usize = 1_000;
 pub struct NumberResource {
     sid: String,
     account_sid: String,
-    /// The id of the line.
+    /// `friendlyName` of the line, else its id.
     friendly_name: String,
     phone_number: String,
     api_version: &'static str,
@@ -67,9 +74,19 @@ impl NumberResource {
     /// `None` for a line without a number.
     fn of(line: &LineProfile, account: &AccountSid) -> Option<Self> {
         let sid = phone_number_sid(account, &line.id);
+        let voice = line.way.as_ref().and_then(LineWay::voice);
+        let fallback = voice.and_then(|voice| voice.fallback.as_ref());
+        let callback = line.status_callback.as_ref();
+        let voice = voice.map(|voice| &voice.webhook);
+        let url = |webhook: Option<&Webhook>| Some(webhook?.url.expose().to_owned());
+        let method = |webhook: Option<&Webhook>| {
+            let method = webhook.map(|webhook| webhook.method);
+            method.unwrap_or_default().as_str()
+        };
+        let name = line.friendly_name.as_deref();
         Some(Self {
             account_sid: account.to_string(),
-            friendly_name: line.id.to_string(),
+            friendly_name: name.unwrap_or(line.id.as_str()).to_owned(),
             phone_number: line.phone_number.as_ref()?.expose().to_owned(),
             api_version: API_VERSION,
             capabilities: Capabilities {
@@ -78,12 +95,12 @@ impl NumberResource {
                 mms: false,
                 fax: false,
             },
-            voice_url: None,
-            voice_method: "POST",
-            voice_fallback_url: None,
-            voice_fallback_method: "POST",
-            status_callback: None,
-            status_callback_method: "POST",
+            voice_url: url(voice),
+            voice_method: method(voice),
+            voice_fallback_url: url(fallback),
+            voice_fallback_method: method(fallback),
+            status_callback: url(callback),
+            status_callback_method: method(callback),
             date_created: None,
             date_updated: None,
             uri: format!("/{API_VERSION}/Accounts/{account}/IncomingPhoneNumbers/{sid}.json"),
@@ -108,7 +125,7 @@ pub(super) fn phone_number_sid(account: &AccountSid, line: &LineId) -> String {
     params(
         ("account" = String, Path, description = "AccountSid."),
         ("PhoneNumber" = Option<String>, Query, description = "Only the lines with this number."),
-        ("FriendlyName" = Option<String>, Query, description = "Only the line with this id."),
+        ("FriendlyName" = Option<String>, Query, description = "Only the lines of this name; a line without one has its id for it."),
         ("PageSize" = Option<u32>, Query, description = "Most entries, 1 to 1000; 50 when absent."),
         ("Page" = Option<u32>, Query, description = "The number of the page; what counts is PageToken."),
         ("PageToken" = Option<String>, Query, description = "From `next_page_uri`."),
@@ -132,17 +149,22 @@ pub(in crate::api) async fn list(
             .is_none_or(|number| *number == line.phone_number)
             && name.as_ref().is_none_or(|name| *name == line.friendly_name)
     };
+    let shown = |line: Arc<LineProfile>| {
+        let number = NumberResource::of(&line, account).filter(fits)?;
+        Some((line.id.clone(), number))
+    };
     let size = usize::try_from(page.size).unwrap_or(usize::MAX);
     // One more than asked for tells whether there is a next page.
     let lines = lines_after(&control, after);
-    let mut numbers: Vec<_> = lines.filter(fits).take(size.saturating_add(1)).collect();
+    let found = lines.filter_map(shown).take(size.saturating_add(1));
+    let mut numbers: Vec<(LineId, NumberResource)> = found.collect();
     let has_more = numbers.len() > size;
     numbers.truncate(size);
-    let last = numbers.last().filter(|_| has_more);
-    let next = last.map(|last| last.friendly_name.clone());
-    let page = page.body(numbers.len(), next.as_deref());
+    let next = numbers.last().filter(|_| has_more);
+    let page = page.body(numbers.len(), next.map(|(id, _)| id.as_str()));
+    let numbers = numbers.into_iter().map(|(_, number)| number);
     let body = NumberListBody {
-        incoming_phone_numbers: numbers,
+        incoming_phone_numbers: numbers.collect(),
         page,
     };
     Ok(answer(StatusCode::OK, &body))
@@ -165,14 +187,70 @@ pub(in crate::api) async fn get(
     State(control): State<Arc<Control>>,
     Item(sid): Item,
 ) -> Result<Response, TwilioError> {
-    let mut numbers = lines_after(&control, None);
-    let number = numbers.find(|number| number.sid == sid);
+    let line = line_of(&control, &sid)?;
+    let row = match &control.store {
+        Some(store) => store.line(line.id.as_str()).await?,
+        None => None,
+    };
+    shown(&control, &line, row.as_ref())
+}
+
+/// Changes where a number's calls are asked about, who is told of them, and its name. What is given is changed, and an empty value
+/// takes away what stood there. It needs a database; a line with a wsTarget takes no VoiceUrl.
+#[utoipa::path(
+    post,
+    path = "/2010-04-01/Accounts/{account}/IncomingPhoneNumbers/{number}",
+    tag = "twilio",
+    operation_id = "twilioUpdatePhoneNumber",
+    security(("account" = [])),
+    params(
+        ("account" = String, Path, description = "AccountSid."),
+        ("number" = String, Path, description = "The number's SID and `.json`."),
+    ),
+    request_body(content = NumberUpdate, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 200, description = "The number as it is now.", body = NumberResource), super::error::Errors),
+)]
+pub(in crate::api) async fn update(
+    State(control): State<Arc<Control>>,
+    Item(sid): Item,
+    form: Form,
+) -> Result<Response, TwilioError> {
+    let line = line_of(&control, &sid)?;
+    let given = number_update::read(form)?;
+    let fields = given.names();
+    let change = change_line(&control, line.id.as_str(), given, WrittenBy::Client);
+    let row = change.await.map_err(number_update::refused)?;
+    Ok(Changed::fields(fields).to(shown(&control, &line, Some(&row))))
+}
+
+/// The line with a number that this SID stands for.
+fn line_of(control: &Control, sid: &str) -> Result<Arc<LineProfile>, TwilioError> {
+    let is_wanted = |line: &Arc<LineProfile>| {
+        line.phone_number.is_some() && phone_number_sid(&control.twilio.sid, &line.id) == sid
+    };
+    let line = lines_after(control, None).find(is_wanted);
+    line.ok_or_else(|| TwilioError::missing("phone number"))
+}
+
+/// A line as it is stored, where it is: the bridge takes up a change a moment later.
+fn shown(
+    control: &Control,
+    held: &LineProfile,
+    row: Option<&Row>,
+) -> Result<Response, TwilioError> {
+    let mut line = held.clone();
+    if let Some(LineEntry::Line(stored)) = row.map(read_row) {
+        line.way = stored.way;
+        line.status_callback = stored.status_callback;
+        line.friendly_name = stored.friendly_name;
+    }
+    let number = NumberResource::of(&line, &control.twilio.sid);
     let number = number.ok_or_else(|| TwilioError::missing("phone number"))?;
     Ok(answer(StatusCode::OK, &number))
 }
 
-/// The lines with a number that follow an id, in the order of their ids.
-fn lines_after(control: &Control, after: Option<String>) -> impl Iterator<Item = NumberResource> {
+/// The lines that follow an id, in the order of their ids.
+fn lines_after(control: &Control, after: Option<String>) -> impl Iterator<Item = Arc<LineProfile>> {
     let mut after = after;
     let mut is_last = false;
     let looks = std::iter::from_fn(move || {
@@ -184,8 +262,7 @@ fn lines_after(control: &Control, after: Option<String>) -> impl Iterator<Item =
         after = ids.last().map(|id| id.as_str().to_owned());
         Some(ids)
     });
-    let lines = looks.flatten().filter_map(|id| control.lines.get(&id));
-    lines.filter_map(|line| NumberResource::of(&line, &control.twilio.sid))
+    looks.flatten().filter_map(|id| control.lines.get(&id))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
--- A line's own way to its worker, and who is told of its calls. Only what is
--- missing is added: where the table belongs to another role, its owner may add the
--- columns, and this then needs no right to alter it.
+-- A line's own way to its worker, who is told of its calls, its name for people, and
+-- which of these addresses a client wrote: a JSON array as text. Only what is missing
+-- is added: where the table belongs to another role, its owner may add the columns,
+-- and this then needs no right to alter it.
 DO $$
 DECLARE
     wanted TEXT;
@@ -12,7 +13,9 @@ BEGIN
         'voice_fallback_url',
         'voice_fallback_method',
         'status_callback',
-        'status_callback_method'
+        'status_callback_method',
+        'friendly_name',
+        'client_urls'
     ] LOOP
         IF NOT EXISTS (
             SELECT 1 FROM pg_attribute
