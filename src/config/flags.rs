@@ -216,7 +216,7 @@ pub const FLAGS: &[Flag] = &[
     Flag { kind: FlagKind::Many("KEY=VALUE"), ..value("param", "PARAMS", "") }
         .help(WORKER, "Put into customParameters of every call; may be repeated"),
     Flag { kind: FlagKind::Many("NAME"), ..value("sip-headers", "SIP_HEADERS", "") }
-        .help(WORKER, "Headers of an INVITE to put into customParameters under the name given here; may be repeated, or with commas between: X-Trunk-Id, X-Acme-*, X-*, User-to-User, Diversion, History-Info, P-Called-Party-ID [default: none]"),
+        .help(WORKER, "Headers of an INVITE to put into customParameters under the name given here; may be repeated, or with commas between: X-Trunk-Id, X-Acme-*, X-*, User-to-User, Diversion, History-Info, P-Asserted-Identity, P-Called-Party-ID [default: none]"),
     value("status-callback-url", "STATUS_CALLBACK_URL", "URL")
         .help(CALLBACKS, "Told of every call by HTTP: initiated, ringing, answered, completed; http:// or https://, user:password as basic authentication. A call's own address goes before it"),
     value("incoming-callback-url", "INCOMING_CALLBACK_URL", "URL")

@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 use crate::core::header_name::capitals;
 
 /// Headers that may be named besides those that begin with `X-`, as they are written.
-const STANDARD: [&str; 4] = [
+const STANDARD: [&str; 5] = [
     "Diversion",
     "History-Info",
+    "P-Asserted-Identity",
     "P-Called-Party-ID",
     "User-to-User",
 ];
+/// What the network says who calls, by its lower-case name. It is handed on as the line's own server wrote it, and never
+/// for a caller who wants privacy.
+pub const ASSERTED: &str = "p-asserted-identity";
 /// Most names in one list.
 const NAMES_MAX: usize = 32;
 /// Longest name.
@@ -20,7 +24,7 @@ const NAME_MAX_BYTES: usize = 64;
 /// A name that cannot be one of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "must hold at most 32 header names with commas between, each one that begins with X-, X-* for all of those, or User-to-User, Diversion, History-Info or P-Called-Party-ID"
+    "must hold at most 32 header names with commas between, each one that begins with X-, X-* for all of those, or User-to-User, Diversion, History-Info, P-Asserted-Identity or P-Called-Party-ID"
 )]
 pub struct NameError;
 
@@ -116,6 +120,7 @@ mod tests {
     fn picked(names: &[&str]) -> Vec<(String, String)> {
         let headers = [
             ("diversion", "<sip:1@x>"),
+            ("p-asserted-identity", "<sip:2@x>"),
             ("user-to-user", "0a;encoding=hex"),
             ("x-acme-id", "7"),
             ("x-acme-lang", "fr"),
@@ -145,9 +150,11 @@ mod tests {
         assert_eq!(picked(&["X-*", "x-acme-ID"]), own);
         let standard = [
             pair("Diversion", "<sip:1@x>"),
+            pair("P-Asserted-identity", "<sip:2@x>"),
             pair("User-To-User", "0a;encoding=hex"),
         ];
-        assert_eq!(picked(&["Diversion", "User-To-User", "X-None"]), standard);
+        let names = ["Diversion", "User-To-User", "P-Asserted-identity", "X-None"];
+        assert_eq!(picked(&names), standard);
     }
 
     #[test]
@@ -159,7 +166,7 @@ mod tests {
             "X-",
             "From",
             "To",
-            "P-Asserted-Identity",
+            "P-Preferred-Identity",
             "Remote-Party-ID",
             "Authorization",
             "Diversion*",

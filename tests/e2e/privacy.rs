@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::api::Api;
 use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::{Caller, Job, Redis, Worker};
+use crate::voice_webhook::{Bot, form};
 
 const SECRET: &str = "+33698765432";
 
@@ -178,6 +179,94 @@ async fn headers_reach_the_worker_only_where_they_are_named() {
     assert!(
         !all.to_lowercase().contains("acme") && !all.contains("0a0b"),
         "{all}"
+    );
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voice_webhook_is_told_of_headers_and_of_nothing_that_is_withheld() {
+    let bot = Bot::start().await;
+    bot.answers("/voice", "<Pause length=\"20\"/>");
+    let mut elsewhere = crate::harness::bridge::line("line-2", "u2", "+33972360999");
+    elsewhere["sipDomain"] = json!("127.0.0.9");
+    let bridge = bot.setup().line(elsewhere).start().await;
+    let many: String = (0..40).map(|n| format!("X-Many-{n}: v\r\n")).collect();
+    let headers = "X-Order: 42\r\nx-shop-id: a;b=\"c\"\r\nUser-to-User: 0a;encoding=hex\r\n\
+                   Diversion: <sip:0612000000@pbx>;reason=no-answer\r\nHistory-Info: <sip:1@x>\r\n\
+                   X-Evil: a\u{1b}[2J\u{9b}b\r\nX-Folded: a\r\n b\r\n\
+                   P-Asserted-Identity: \"J\" <SECRET>\r\n";
+    let headers = format!("{}{many}", secret(headers));
+    let asked = async |number: &str, from: &str, headers: &str, count: usize| {
+        let mut call = Caller::connect_saying(bridge.sip(), from, number, headers).await;
+        let asked = bot.http.receives("/voice", count).await.remove(count - 1);
+        call.bye().await;
+        form(&asked)
+    };
+    let told = asked(NUMBER, "<sip:0612345678@pbx>", &headers, 1).await;
+    for (name, value) in [
+        ("From", SECRET),
+        ("ForwardedFrom", "+33612000000"),
+        ("SipHeader_X-Order", "42"),
+        ("SipHeader_X-Shop-Id", "a;b=\"c\""),
+        ("SipHeader_User-to-User", "0a;encoding=hex"),
+        (
+            "SipHeader_Diversion",
+            "<sip:0612000000@pbx>;reason=no-answer",
+        ),
+        ("SipHeader_X-Evil", "a [2J b"),
+        ("SipHeader_X-Many-0", "v"),
+    ] {
+        assert_eq!(told[name], value, "{name}");
+    }
+    let asserted = &told["SipHeader_P-Asserted-Identity"];
+    assert_eq!(asserted, &format!("\"J\" <sip:{SECRET}@trunk.example>"));
+    let is_header = |name: &&String| name.starts_with("SipHeader_");
+    assert!(told.keys().filter(is_header).count() <= 25, "{told:?}");
+    assert!(!told.contains_key("SipHeader_History-Info"));
+    assert!(told.values().all(|value| !value.contains(char::is_control)));
+
+    // Of somebody who is not the line's own server nothing is believed.
+    let told = asked("+33972360999", "<sip:0612345678@pbx>", &headers, 2).await;
+    assert_eq!(told["From"], "+33612345678");
+    assert_eq!(told["SipHeader_X-Order"], "42");
+    assert!(!told.contains_key("SipHeader_P-Asserted-Identity"));
+
+    let hidden = "P-Asserted-Identity: <sip:123@trunk.example>\r\nPrivacy: id\r\nX-Order: 7\r\n";
+    let told = asked(NUMBER, "<sip:anonymous@anonymous.invalid>", hidden, 3).await;
+    assert_eq!(told["From"], "anonymous");
+    assert_eq!(told["SipHeader_X-Order"], "7");
+    assert!(
+        !told.contains_key("SipHeader_P-Asserted-Identity"),
+        "{told:?}"
+    );
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_says_who_calls_reaches_the_worker_where_it_is_named() {
+    let redis = Redis::start();
+    let flags = [
+        "--sip-headers",
+        "User-to-User,Diversion,P-Asserted-Identity",
+    ];
+    let bridge = Setup::queue(&redis).args(&flags).start().await;
+    let headers = secret(
+        "User-to-User: 0a\r\nDiversion: <sip:1@x>\r\nX-No: 1\r\nP-Asserted-Identity: <SECRET>\r\n",
+    );
+    let from = "<sip:0612345678@pbx>";
+    let job = job_of(&redis, bridge.sip(), from, &headers).await;
+    let parameters = job["customParameters"].as_object().unwrap();
+    assert_eq!(parameters["User-to-User"], "0a");
+    assert_eq!(parameters["Diversion"], "<sip:1@x>");
+    assert_eq!(parameters["P-Asserted-Identity"], secret("<SECRET>"));
+    assert!(!parameters.contains_key("X-No"), "{parameters:?}");
+    let hidden = format!("{headers}Privacy: id\r\n");
+    let job = job_of(&redis, bridge.sip(), from, &hidden).await;
+    let parameters = job["customParameters"].as_object().unwrap();
+    assert_eq!(parameters["User-to-User"], "0a");
+    assert!(
+        !parameters.contains_key("P-Asserted-Identity"),
+        "{parameters:?}"
     );
     bridge.shut_down().await;
 }

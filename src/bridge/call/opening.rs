@@ -16,6 +16,7 @@ use crate::core::voice::webhook::VoiceFacts;
 use crate::fleet::LineProfile;
 use crate::queue::CallerHash;
 use crate::sip::engine::IncomingCall;
+use crate::sip::header_names::ASSERTED;
 use crate::sip::identity::Caller;
 use crate::sip::uri::UriParts;
 
@@ -162,9 +163,12 @@ pub(in crate::bridge) fn told_headers(
 ) -> BTreeMap<String, String> {
     let withheld = incoming.caller.withheld.as_ref();
     let withheld = withheld.filter(|_| settings.trust_privacy);
-    let is_told = |value: &str| !withheld.is_some_and(|withheld| withheld.is_told_by(value));
+    // What is asserted is about the caller and nobody else, however short a number it has.
+    let is_told = |name: &str, value: &str| {
+        withheld.is_none_or(|withheld| name != ASSERTED && !withheld.is_told_by(value))
+    };
     let headers = incoming.headers.iter();
-    let headers = headers.filter(|(_, value)| is_told(value));
+    let headers = headers.filter(|(name, value)| is_told(name, value));
     headers
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()

@@ -105,7 +105,7 @@ fn announce(
         sip_call_id: invite.call_id(),
         caller: Caller::read(&headers.identity, from_trunk),
         to: Private::new(called(invite).1.user),
-        headers: headers.handed_on,
+        headers: headers.into_handed_on(from_trunk),
         peer,
         events,
         rtp,

@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use super::ffi;
 use super::received::ReceivedMessage;
 use super::uris::Uri;
-use crate::sip::header_names::can_be_handed_on;
+use crate::sip::header_names::{ASSERTED, can_be_handed_on};
 use crate::sip::identity::IdentityHeaders;
 
 /// Most headers looked at.
 const HEADERS_SCANNED_MAX: usize = 256;
 /// Most headers that are kept for the worker.
 const HANDED_ON_MAX: usize = 24;
+/// Their values together, in bytes.
+const HANDED_ON_BYTES_MAX: usize = 8_192;
 /// Most headers of one kind that say who calls.
 const IDENTITIES_MAX: usize = 8;
 
@@ -20,9 +22,11 @@ const IDENTITIES_MAX: usize = 8;
 #[derive(Default)]
 pub struct InviteHeaders {
     /// Those that may be handed on, by lower-case name: of several of a name the first.
-    pub handed_on: BTreeMap<String, String>,
+    handed_on: BTreeMap<String, String>,
     /// Those that say who calls.
     pub identity: IdentityHeaders,
+    /// Bytes of the values that are handed on.
+    handed_on_bytes: usize,
 }
 
 impl InviteHeaders {
@@ -51,14 +55,12 @@ impl InviteHeaders {
     fn take(&mut self, name: String, value: &str) {
         let value = without_controls(value);
         let identity = match name.as_str() {
-            "p-asserted-identity" => &mut self.identity.asserted,
+            ASSERTED => &mut self.identity.asserted,
             "p-preferred-identity" => &mut self.identity.preferred,
             "remote-party-id" => &mut self.identity.remote_party,
             "privacy" => &mut self.identity.privacy,
             _ => {
-                if self.handed_on.len() < HANDED_ON_MAX && !value.is_empty() {
-                    self.handed_on.entry(name).or_insert(value);
-                }
+                self.hand_on(name, value);
                 return;
             }
         };
@@ -66,12 +68,32 @@ impl InviteHeaders {
             identity.push(value);
         }
     }
+
+    fn hand_on(&mut self, name: String, value: String) {
+        let bytes = self.handed_on_bytes + value.len();
+        let has_room = self.handed_on.len() < HANDED_ON_MAX && bytes <= HANDED_ON_BYTES_MAX;
+        if has_room && !value.is_empty() && !self.handed_on.contains_key(&name) {
+            self.handed_on_bytes = bytes;
+            self.handed_on.insert(name, value);
+        }
+    }
+
+    /// Those that may be handed on. What the network asserts is among them where the line's own server sent it: anybody
+    /// else could write another's number there.
+    pub fn into_handed_on(mut self, from_trunk: bool) -> BTreeMap<String, String> {
+        let asserted = self.identity.asserted.first().cloned();
+        if let Some(asserted) = asserted.filter(|_| from_trunk) {
+            // One more than there may be of others: they cannot keep it out.
+            self.handed_on.insert(ASSERTED.into(), asserted);
+        }
+        self.handed_on
+    }
 }
 
 fn is_identity(name: &str) -> bool {
     matches!(
         name,
-        "p-asserted-identity" | "p-preferred-identity" | "remote-party-id" | "privacy"
+        ASSERTED | "p-preferred-identity" | "remote-party-id" | "privacy"
     )
 }
 
@@ -103,6 +125,31 @@ mod tests {
         assert_eq!(headers.identity.privacy.len(), IDENTITIES_MAX);
         headers.take("x-0".into(), "second");
         assert_eq!(headers.handed_on["x-0"], "v");
+    }
+
+    #[test]
+    fn values_are_bounded_together() {
+        let mut headers = InviteHeaders::default();
+        for number in 0..HANDED_ON_MAX {
+            headers.take(format!("x-{number}"), &"v".repeat(1_000));
+        }
+        assert_eq!(headers.handed_on.len(), HANDED_ON_BYTES_MAX / 1_000);
+        headers.take("x-short".into(), "v");
+        assert_eq!(headers.handed_on["x-short"], "v");
+    }
+
+    #[test]
+    fn what_is_asserted_is_handed_on_from_the_lines_own_server_alone() {
+        let read = |from_trunk: bool| {
+            let mut headers = InviteHeaders::default();
+            headers.take(ASSERTED.into(), "<sip:+331@trunk>");
+            headers.take(ASSERTED.into(), "<tel:+331>");
+            headers.take("x-a".into(), "1");
+            headers.into_handed_on(from_trunk)
+        };
+        assert_eq!(read(true)[ASSERTED], "<sip:+331@trunk>");
+        assert!(!read(false).contains_key(ASSERTED));
+        assert_eq!(read(false)["x-a"], "1");
     }
 
     #[test]
