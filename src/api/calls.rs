@@ -292,6 +292,7 @@ pub(super) fn not_placed(error: PlaceError) -> Problem {
             Problem::new(ProblemKind::UNAVAILABLE, text).retry_after(seconds)
         }
         PlaceError::BadTarget(reason) => Problem::field("wsTarget", reason),
+        PlaceError::BadHeaders(_) => Problem::field("customParams", text),
         PlaceError::BadCallback(reason) => Problem::field("callbackUrl", reason),
         PlaceError::CallerId => Problem::field("callerId", text),
         PlaceError::NotAllowed(refused) => not_allowed("to", &refused),
@@ -382,6 +383,7 @@ impl utoipa::IntoResponses for CommandAnswers {
 mod tests {
     use super::*;
     use crate::core::dialling::destination::Malformed;
+    use crate::core::sip_header::SipHeaderError;
 
     #[test]
     fn digits_are_those_of_a_keypad() {
@@ -415,6 +417,7 @@ mod tests {
             (PlaceError::Refused(refusal), 503),
             (PlaceError::BadTarget("x".into()), 422),
             (PlaceError::CallerId, 422),
+            (PlaceError::BadHeaders(SipHeaderError::Value), 422),
             (NotAllowed::Nothing.into(), 403),
             (NotAllowed::from(Malformed::Empty).into(), 422),
             (

@@ -23,7 +23,7 @@ use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
 use crate::core::outward::Outward;
 use crate::core::private::Private;
-use crate::core::sip_header::SipHeader;
+use crate::core::sip_header::{SipHeader, SipHeaderError, sip_headers_of};
 use crate::fleet::CallLimiter;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
@@ -39,7 +39,8 @@ pub struct NewCall {
     pub line: LineId,
     /// Whom to call: a number or a SIP URI.
     pub to: Private,
-    /// For `customParameters`; they replace those of the line and `--param`.
+    /// For `customParameters`; they replace those of the line and `--param`. Those that the line's `sipHeaders` name go into
+    /// the INVITE too.
     pub custom_params: BTreeMap<String, String>,
     /// The worker to dial for this call, instead of the queue or `--ws-target`.
     pub ws_target: Option<String>,
@@ -73,6 +74,9 @@ pub enum PlaceError {
     /// The callback address of this call cannot be used.
     #[error("callbackUrl cannot be used: {0}")]
     BadCallback(String),
+    /// The headers that the line makes of the call's parameters cannot be sent.
+    #[error("what the line's sipHeaders make of it cannot be sent: {0}")]
+    BadHeaders(#[from] SipHeaderError),
     /// The operator does not allow such calls, or the line has had its dials of
     /// the hour.
     #[error(transparent)]
@@ -126,10 +130,12 @@ impl CallPlacer {
         let start = Start::Placed {
             ring_timeout: call.ring_timeout,
         };
+        let headers = headers_of(&line, &call)?;
         let wanted = WantedLeg {
             destination: call.to.clone(),
             caller_id: call.caller_id.clone(),
-            ..WantedLeg::default()
+            headers,
+            caller: None,
         };
         let mut terms = self.terms(call)?;
         // Before there is a leg, which would be nobody's while this waits.
@@ -172,7 +178,6 @@ impl CallPlacer {
 }
 
 /// A leg that is wanted.
-#[derive(Default)]
 pub(super) struct WantedLeg {
     /// Whom to call: a number or a SIP URI.
     pub(super) destination: Private,
@@ -257,6 +262,16 @@ impl OutgoingLegs {
         let mut calling = Calling::submit(&self.engine, call)?;
         Ok((place, calling.placed().await?))
     }
+}
+
+/// What the line makes of the call's own parameters, and of its own where the call has none of that name.
+fn headers_of(line: &LineProfile, call: &NewCall) -> Result<Vec<SipHeader>, PlaceError> {
+    let value = |name: &str| {
+        let own = call.custom_params.get(name);
+        own.or_else(|| line.custom_parameters.get(name))
+            .map(String::as_str)
+    };
+    Ok(sip_headers_of(&line.sip_headers, value)?)
 }
 
 impl From<CallRefused> for PlaceError {

@@ -3,6 +3,8 @@
 //! A client, or a document that a bot answered, names them, so they are judged like anything foreign: nothing that could
 //! end a line, or stand in for a header that routes a call, proves who calls or says what the body is.
 
+use std::collections::BTreeMap;
+
 use super::printable::is_harmless;
 use super::private::Private;
 
@@ -91,6 +93,23 @@ pub fn check_sip_headers(headers: &[SipHeader]) -> Result<(), SipHeaderError> {
     Ok(())
 }
 
+/// The headers that a line's calls make of their parameters: `names` has the header of each parameter, `value` the value of
+/// one. Of a parameter that is not there, there is no header.
+///
+/// # Errors
+/// When they cannot be sent.
+pub fn sip_headers_of<'a>(
+    names: &BTreeMap<String, String>,
+    value: impl Fn(&str) -> Option<&'a str>,
+) -> Result<Vec<SipHeader>, SipHeaderError> {
+    let made = names
+        .iter()
+        .filter_map(|(parameter, name)| Some(SipHeader::new(name, value(parameter)?)));
+    let headers: Vec<SipHeader> = made.collect::<Result<_, _>>()?;
+    check_sip_headers(&headers)?;
+    Ok(headers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +171,16 @@ mod tests {
                 "{value:?}"
             );
         }
+    }
+
+    #[test]
+    fn parameters_become_the_headers_that_the_line_names() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        let names = BTreeMap::from([pair("order", "X-Order"), pair("none", "X-None")]);
+        let of =
+            |order: &'static str| sip_headers_of(&names, |name| (name == "order").then_some(order));
+        assert_eq!(of("42"), Ok(vec![SipHeader::new("X-Order", "42").unwrap()]));
+        assert_eq!(of("4\r\nVia: x"), Err(SipHeaderError::Value));
     }
 
     #[test]

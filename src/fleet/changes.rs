@@ -58,6 +58,7 @@ fn is_called_alike(one: &PhoneLine, other: &PhoneLine) -> bool {
         && one.fallback_number == other.fallback_number
         && one.custom_parameters == other.custom_parameters
         && one.way == other.way
+        && one.sip_headers == other.sip_headers
         && one.friendly_name == other.friendly_name
         && one.status_callback == other.status_callback
 }
@@ -151,6 +152,10 @@ mod tests {
             fallback: None,
         });
         assert_eq!(after(|a| a.line.way = Some(way)), Some(Adjust));
+        assert_eq!(
+            after(|a| drop(a.line.sip_headers.insert("a".into(), "X-A".into()))),
+            Some(Adjust)
+        );
         assert_eq!(
             after(|a| a.line.friendly_name = Some("Desk".into())),
             Some(Adjust)

@@ -34,6 +34,7 @@ pub fn profile(config: &Config, loader: &mut SoundLoader, ready: &ReadyLine) -> 
         announcement: sounds.announcement,
         custom_parameters: line.custom_parameters.clone(),
         way: line.way.clone(),
+        sip_headers: line.sip_headers.clone(),
         friendly_name: line.friendly_name.clone(),
         status_callback: line.status_callback.clone(),
         dial: dial_line(config, ready),

@@ -34,6 +34,8 @@ pub struct LineProfile {
     pub custom_parameters: BTreeMap<String, String>,
     /// Its own way to its worker; `None`: that of the flags.
     pub way: Option<LineWay>,
+    /// Which headers the INVITE of a call that we place has, by the names of the parameters that they are made of.
+    pub sip_headers: BTreeMap<String, String>,
     /// Its name for people.
     pub friendly_name: Option<String>,
     /// Told, in Twilio's form, when a call that came in is over.
@@ -55,6 +57,7 @@ impl LineProfile {
             announcement: None,
             custom_parameters: BTreeMap::new(),
             way: None,
+            sip_headers: BTreeMap::new(),
             friendly_name: None,
             status_callback: None,
             dial: DialLine::default(),

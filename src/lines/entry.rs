@@ -1,8 +1,6 @@
 //! One entry of a lines file: a JSON object, read field by field so that
 //! every mistake of a line is reported at once. Wipes what it does not keep.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
@@ -144,6 +142,7 @@ impl Reader<'_> {
             fallback_number: self.user_part("fallbackNumber"),
             custom_parameters: self.parameters(),
             way: self.way(),
+            sip_headers: self.sip_headers(),
             friendly_name: self.text("friendlyName"),
             status_callback: self.webhook("statusCallback", "statusCallbackMethod"),
         }
@@ -158,13 +157,13 @@ impl Reader<'_> {
         self.issues.push(FieldIssue { field, problem });
     }
 
-    fn report_type(&mut self, field: &str, expected: &'static str, found: &Value) {
+    pub(super) fn report_type(&mut self, field: &str, expected: &'static str, found: &Value) {
         let found = type_name(found);
         self.report(field, FieldProblem::Type { expected, found });
     }
 
     /// Takes a field out of the object; absent and null are the same.
-    fn take(&mut self, field: &str) -> Option<Value> {
+    pub(super) fn take(&mut self, field: &str) -> Option<Value> {
         let value = self.object.get_mut(field).map(Value::take);
         value.filter(|value| !value.is_null())
     }
@@ -275,35 +274,6 @@ impl Reader<'_> {
                 true
             }
         }
-    }
-
-    /// `customParameters` reach the worker as strings; numbers and booleans
-    /// are written as JSON writes them.
-    fn parameters(&mut self) -> BTreeMap<String, String> {
-        let object = match self.take("customParameters") {
-            None => return BTreeMap::new(),
-            Some(Value::Object(object)) => object,
-            Some(other) => {
-                self.report_type("customParameters", "an object", &other);
-                return BTreeMap::new();
-            }
-        };
-        let mut parameters = BTreeMap::new();
-        for (key, value) in object {
-            match value {
-                Value::String(text) => drop(parameters.insert(key, text)),
-                Value::Number(_) | Value::Bool(_) => {
-                    parameters.insert(key, value.to_string());
-                }
-                Value::Null => {}
-                Value::Array(_) | Value::Object(_) => {
-                    let short: String = key.chars().take(64).collect();
-                    let field = format!("customParameters.{short}");
-                    self.report_type(&field, "a string", &value);
-                }
-            }
-        }
-        parameters
     }
 }
 

@@ -45,6 +45,8 @@ pub struct PhoneLine {
     pub custom_parameters: BTreeMap<String, String>,
     /// `wsTarget` or `voiceUrl`; `None`: the way of the flags.
     pub way: Option<LineWay>,
+    /// `sipHeaders`: which headers the INVITE of a call that we place has, by the names of the parameters that they are made of.
+    pub sip_headers: BTreeMap<String, String>,
     /// `friendlyName`: its name for people.
     pub friendly_name: Option<String>,
     /// `statusCallback`: told, in Twilio's form, when a call that came in is over.
@@ -69,6 +71,7 @@ impl PhoneLine {
             fallback_number: None,
             custom_parameters: BTreeMap::new(),
             way: None,
+            sip_headers: BTreeMap::new(),
             friendly_name: None,
             status_callback: None,
         }
@@ -124,6 +127,12 @@ pub enum FieldProblem {
     /// Not a method of webhooks.
     #[error("must be POST or GET")]
     Method,
+    /// Not a header that an INVITE of ours may have.
+    #[error("must be the name of a SIP header: X-… or User-to-User")]
+    SipHeader,
+    /// More headers than one INVITE may have.
+    #[error("has more than 24 SIP headers")]
+    TooManyHeaders,
     /// The line has another way to its worker, by this field.
     #[error("is a second way to the line's worker beside {0}: a line has one of the two")]
     OtherWay(&'static str),

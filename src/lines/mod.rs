@@ -6,6 +6,7 @@
 //! | [`entry`] | a phone line as JSON, read field by field |
 //! | [`mod@file`] | `--lines FILE` |
 //! | [`row`] | a line or a server as a database row: each column as text |
+//! | `parameters` | its fields that are objects of texts |
 //! | [`way`] | its own way to its worker, and who is told of its calls |
 //! | [`server`] | a SIP server, and what can be wrong with one |
 //! | [`resolve`] | which SIP server a line uses |
@@ -22,6 +23,7 @@ pub mod entry;
 pub mod file;
 pub mod line;
 pub mod load;
+mod parameters;
 pub mod resolve;
 pub mod row;
 pub mod server;

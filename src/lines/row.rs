@@ -87,6 +87,7 @@ pub const LINE_COLUMNS: &[Column] = &[
         ColumnKind::Text,
     ),
     column("friendly_name", "friendlyName", ColumnKind::Text),
+    column("sip_headers", "sipHeaders", ColumnKind::Json),
     column(CLIENT_URLS.0, CLIENT_URLS.1, ColumnKind::Json),
 ];
 

@@ -157,18 +157,19 @@ impl Store {
         self.lines.update(&mut connection, id, row).await
     }
 
-    /// As [`Store::update_line`]; where the row has parameters, false as well
-    /// when the line's are not those of `before` any more: they were merged
-    /// with those, and another change would be undone.
+    /// As [`Store::update_line`]; where the row has parameters or the headers
+    /// that are made of them, false as well when the line's are not those of
+    /// `before` any more: they were merged with those, and another change
+    /// would be undone.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn merge_line(&self, id: &str, row: &Row, before: &Row) -> Result<bool, StoreError> {
-        const PARAMETERS: &str = "custom_parameters";
-        let still = (PARAMETERS, before.get(PARAMETERS));
-        let still = row.has(PARAMETERS).then_some(still);
+        const MERGED: [&str; 2] = ["custom_parameters", "sip_headers"];
+        let still = MERGED.into_iter().filter(|name| row.has(name));
+        let still: Vec<_> = still.map(|name| (name, before.get(name))).collect();
         let mut connection = self.acquire("changing a line").await?;
-        self.lines.update_if(&mut connection, id, row, still).await
+        self.lines.update_if(&mut connection, id, row, &still).await
     }
 
     /// Removes a line; false when there is none.

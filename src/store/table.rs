@@ -315,17 +315,17 @@ impl Table {
         id: &str,
         row: &Row,
     ) -> Result<bool, StoreError> {
-        self.update_if(connection, id, row, None).await
+        self.update_if(connection, id, row, &[]).await
     }
 
-    /// As [`Table::update`]; false as well when a column does not hold this
-    /// text, or null, any more.
+    /// As [`Table::update`]; false as well when one of these columns does not
+    /// hold this text, or null, any more.
     pub(super) async fn update_if(
         &self,
         connection: &mut AnyConnection,
         id: &str,
         row: &Row,
-        still: Option<(&'static str, Option<&str>)>,
+        still: &[(&'static str, Option<&str>)],
     ) -> Result<bool, StoreError> {
         let mut values = self.values(row)?;
         values.retain(|(column, _)| column.name != "id");
@@ -340,12 +340,12 @@ impl Table {
             })
             .collect();
         let number = values.len() + 1;
-        let condition = still.map_or_else(String::new, |(name, _)| {
-            let number = number + 1;
-            format!("AND CAST({name} AS TEXT) IS NOT DISTINCT FROM CAST(${number} AS TEXT)")
+        let conditions = still.iter().zip(number + 1..).map(|((name, _), number)| {
+            format!(" AND CAST({name} AS TEXT) IS NOT DISTINCT FROM CAST(${number} AS TEXT)")
         });
+        let conditions: String = conditions.collect();
         let sql = format!(
-            "UPDATE {} SET {} WHERE CAST(id AS TEXT) = ${number} {condition}",
+            "UPDATE {} SET {} WHERE CAST(id AS TEXT) = ${number}{conditions}",
             self.name,
             set.join(", "),
         );
@@ -354,7 +354,7 @@ impl Table {
             query = query.bind(text);
         }
         query = query.bind(id.to_owned());
-        if let Some((_, text)) = still {
+        for (_, text) in still {
             query = query.bind(text.map(str::to_owned));
         }
         let done = query.execute(connection).await;

@@ -81,6 +81,58 @@ impl Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parameters_of_a_call_become_headers_where_its_line_says_so() {
+    let names =
+        json!({"order": "X-Order-Id", "uui": "User-to-User", "shop": "X-Shop", "gone": "X-Gone"});
+    let stage = Stage::with(|setup| {
+        let setup = setup.line_field("sipHeaders", names);
+        setup.line_field("customParameters", json!({"shop": "7", "menu": "summer"}))
+    })
+    .await;
+    let params = json!({"order": "42; caf\u{e9}", "uui": "0a;encoding=hex", "secret": "s"});
+    let body = json!({"to": CALLER_NUMBER, "customParams": params});
+    let (_, invite) = stage.place(&body).await;
+    assert_eq!(invite.header("X-Order-Id"), Some("42; caf\u{e9}"));
+    assert_eq!(invite.header("User-to-User"), Some("0a;encoding=hex"));
+    assert_eq!(invite.header("X-Shop"), Some("7"), "the line's own");
+    assert_eq!(invite.header("X-Gone"), None);
+    assert!(!invite.start.contains("summer"));
+    stage.phone.answer(&invite).await;
+    let worker = Worker::serve(&stage.redis).await;
+    assert_eq!(
+        worker.start()["start"]["customParameters"]["order"],
+        "42; caf\u{e9}"
+    );
+    stage.phone.bye(&invite).await;
+
+    // What could end the header's line places no call, and neither does what is too long.
+    let long = "v".repeat(1_100);
+    for value in ["1\r\nX-Evil: 2", "1\nX-Evil: 2", "1\0", long.as_str()] {
+        let body = json!({"to": CALLER_NUMBER, "customParams": {"order": value}});
+        let refused = stage.api.post(CALLS, &body).await;
+        assert_eq!(refused.faulty(), ["customParams"], "{value:?}");
+    }
+    // Where no header is made of it, it is the worker's alone.
+    let body = json!({"to": CALLER_NUMBER, "customParams": {"note": "1\r\n2"}});
+    stage.api.post(CALLS, &body).await.expect(201);
+    let next = stage.phone.invited_to_another(&invite).await;
+    assert_eq!(next.header("X-Order-Id"), None);
+    assert_eq!(next.header("X-Evil"), None);
+    stage.phone.respond(&next, "486 Busy Here").await;
+
+    // Changed like the line's parameters: key by key.
+    let path = "/api/admin/telephony/phone-lines/line-1";
+    let change = json!({"sipHeaders": {"order": null, "uui": null, "shop": "X-Store"}});
+    let changed = stage.api.json("PATCH", path, &change).await.expect(200);
+    let expected = json!({"shop": "X-Store", "gone": "X-Gone"});
+    assert_eq!(changed["sipHeaders"], expected);
+    let change = json!({"sipHeaders": {"a": "Route", "b": 7}});
+    let refused = stage.api.json("PATCH", path, &change).await;
+    assert_eq!(refused.faulty(), ["sipHeaders.a", "sipHeaders.b"]);
+    stage.bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_placed_streamed_and_kept() {
     let stage = Stage::new().await;
     let body = json!({"to": CALLER_NUMBER, "from": NUMBER, "phoneLineId": LINE,

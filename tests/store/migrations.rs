@@ -174,7 +174,7 @@ async fn ids_and_flags_may_be_numbers() {
 
 #[tokio::test]
 async fn only_the_columns_that_are_missing_are_added() {
-    const OURS: [&str; 15] = [
+    const OURS: [&str; 16] = [
         "sip_server_id",
         "max_concurrent_calls",
         "greeting",
@@ -190,6 +190,7 @@ async fn only_the_columns_that_are_missing_are_added() {
         "status_callback_method",
         "friendly_name",
         "client_urls",
+        "sip_headers",
     ];
     for stage_columns in [&OURS[2..3], &OURS[..]] {
         for stage in Stage::both() {
@@ -208,7 +209,7 @@ async fn only_the_columns_that_are_missing_are_added() {
                 "customParameters": {"a": 1}, "wsTarget": "ws://h", "voiceUrl": "http://h",
                 "voiceMethod": "GET", "voiceFallbackUrl": "http://h", "voiceFallbackMethod": "GET",
                 "statusCallback": "http://h", "statusCallbackMethod": "GET", "friendlyName": "Desk",
-                "clientUrls": ["http://h"]});
+                "clientUrls": ["http://h"], "sipHeaders": {"a": "X-A"}});
             store.insert_line(&line(all.clone())).await.unwrap();
             assert_eq!(shown(&store.line("b").await.unwrap().unwrap()), all);
             store.close().await;
@@ -249,7 +250,7 @@ async fn a_role_that_does_not_own_the_table_needs_only_the_columns() {
          ADD custom_parameters text, ADD ws_target text, ADD voice_url text,
          ADD voice_method text, ADD voice_fallback_url text, ADD voice_fallback_method text,
          ADD status_callback text, ADD status_callback_method text,
-         ADD friendly_name text, ADD client_urls text",
+         ADD friendly_name text, ADD client_urls text, ADD sip_headers text",
     );
     let store = Store::open(&location).await.unwrap();
     assert_eq!(

@@ -17,7 +17,8 @@ async fn lines_are_inserted_changed_and_removed() {
             "customParameters": {"lang": "fr", "tables": 12}, "wsTarget": "ws://h/x",
             "voiceUrl": "http://h/v", "voiceMethod": "GET", "voiceFallbackUrl": "http://h/f",
             "voiceFallbackMethod": "POST", "statusCallback": "http://h/s",
-            "statusCallbackMethod": "GET", "friendlyName": "Desk", "clientUrls": ["http://h/v"]});
+            "statusCallbackMethod": "GET", "friendlyName": "Desk", "clientUrls": ["http://h/v"],
+            "sipHeaders": {"a": "X-A"}});
         assert_eq!(store.insert_line(&line(whole.clone())).await.unwrap(), "l1");
         let stored = store.line("l1").await.unwrap().unwrap();
         assert_eq!(shown(&stored), whole);

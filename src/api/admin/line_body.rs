@@ -1,7 +1,9 @@
 //! A phone line as JSON: what is stored, and what became of it on this bridge.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::control::Control;
@@ -50,6 +52,9 @@ pub struct LineBody {
     /// Told when a call that came in is over.
     status_callback: Option<String>,
     status_callback_method: Option<String>,
+    /// Names of parameters, and the SIP header that each becomes.
+    #[schema(value_type = Option<Object>)]
+    sip_headers: Option<Value>,
     /// Its name for people.
     friendly_name: Option<String>,
     #[serde(flatten)]
@@ -90,6 +95,7 @@ impl LineBody {
         let text = |name| row.get(name).map(str::to_owned);
         let object = row.to_open_object(LINE_COLUMNS);
         let value = |name: &str| object.get(name);
+        let object_of = |name: &str| value(name).filter(|it| it.is_object()).cloned();
         let id = text("id").unwrap_or_default();
         Self {
             standing: standing(&LineId::new(id.as_str()), control),
@@ -108,9 +114,7 @@ impl LineBody {
             greeting: text("greeting"),
             announcement: text("announcement"),
             fallback_number: text("fallback_number"),
-            custom_parameters: value("customParameters")
-                .filter(|it| it.is_object())
-                .cloned(),
+            custom_parameters: object_of("customParameters"),
             ws_target: text("ws_target"),
             voice_url: text("voice_url"),
             voice_method: text("voice_method"),
@@ -118,6 +122,7 @@ impl LineBody {
             voice_fallback_method: text("voice_fallback_method"),
             status_callback: text("status_callback"),
             status_callback_method: text("status_callback_method"),
+            sip_headers: object_of("sipHeaders"),
             friendly_name: text("friendly_name"),
         }
     }
@@ -136,9 +141,11 @@ impl LineBody {
             return lines.health(id).map(|_| unheld);
         };
         let number = |number: &Option<Private>| Some(number.as_ref()?.expose().to_owned());
-        let parameters = line.custom_parameters.iter();
-        let parameters = parameters.map(|(key, value)| (key.clone(), value.as_str().into()));
-        let parameters: Map<String, Value> = parameters.collect();
+        let object = |texts: &BTreeMap<String, String>| {
+            let pairs = texts.iter();
+            let pairs = pairs.map(|(key, value)| (key.clone(), value.as_str().into()));
+            (!texts.is_empty()).then(|| Value::Object(pairs.collect()))
+        };
         let voice = line.way.as_ref().and_then(LineWay::voice);
         let fallback = voice.and_then(|voice| voice.fallback.as_ref());
         let ws_target = line.way.as_ref().and_then(LineWay::ws_target);
@@ -158,7 +165,8 @@ impl LineBody {
             provider: Some("sip".into()),
             is_active: Some(true),
             fallback_number: number(&line.fallback_number),
-            custom_parameters: (!parameters.is_empty()).then_some(Value::Object(parameters)),
+            custom_parameters: object(&line.custom_parameters),
+            sip_headers: object(&line.sip_headers),
             ..unheld
         })
     }

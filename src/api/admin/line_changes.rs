@@ -15,6 +15,8 @@ use crate::lines::row::{CLIENT_URLS, Column, LINE_COLUMNS};
 use crate::lines::way::{WEBHOOK_URLS, client_urls};
 use crate::store::Store;
 
+/// Fields that are objects: a change of one names its keys.
+const OBJECTS: [&str; 2] = ["customParameters", "sipHeaders"];
 /// How often parameters are merged anew, when another request changes them
 /// meanwhile: each time one of those has got through.
 const MERGES: usize = 20;
@@ -34,8 +36,8 @@ pub(in crate::api) async fn change_line(
     let store = control.store()?;
     let mut before = stored(store, id).await?;
     given.keep_id(id);
-    let parameters = given.get("customParameters").cloned();
-    merge_parameters(&mut given, parameters.as_ref(), &before);
+    let changes = OBJECTS.map(|field| (field, given.get(field).cloned()));
+    merge_objects(&mut given, &changes, &before);
     // What is wrong with other fields of an old row does not keep this from changing.
     let mut issues = issues(&given.over(&before), id);
     issues.retain(|issue| {
@@ -53,7 +55,7 @@ pub(in crate::api) async fn change_line(
             return store.line(id).await?.ok_or_else(missing);
         }
         before = stored(store, id).await?;
-        merge_parameters(&mut given, parameters.as_ref(), &before);
+        merge_objects(&mut given, &changes, &before);
     }
     let detail = "the line was changed by others again and again: try once more";
     Err(Problem::new(ProblemKind::CONFLICT, detail))
@@ -106,25 +108,24 @@ pub(super) fn issues(object: &Map<String, Value>, id: &str) -> Vec<FieldIssue> {
 }
 
 /// Keys that are not given stay, and null removes one (RFC 7396).
-fn merge_parameters(given: &mut GivenFields, changes: Option<&Value>, before: &Row) {
-    let Some(Value::Object(changes)) = changes else {
-        return;
-    };
-    let mut merged = match before
-        .to_open_object(LINE_COLUMNS)
-        .remove("customParameters")
-    {
-        Some(Value::Object(parameters)) => parameters,
-        _ => Map::new(),
-    };
-    for (key, value) in changes {
-        if value.is_null() {
-            merged.remove(key);
-        } else {
-            merged.insert(key.clone(), value.clone());
+fn merge_objects(given: &mut GivenFields, changes: &[(&str, Option<Value>)], before: &Row) {
+    for (field, changes) in changes {
+        let Some(Value::Object(changes)) = changes else {
+            continue;
+        };
+        let mut merged = match before.to_open_object(LINE_COLUMNS).remove(*field) {
+            Some(Value::Object(known)) => known,
+            _ => Map::new(),
+        };
+        for (key, value) in changes {
+            if value.is_null() {
+                merged.remove(key);
+            } else {
+                merged.insert(key.clone(), value.clone());
+            }
         }
+        given.set(field, Value::Object(merged));
     }
-    given.set("customParameters", Value::Object(merged));
 }
 
 pub(super) async fn check_server(store: &Store, given: &mut GivenFields) -> Result<(), Problem> {
@@ -166,7 +167,9 @@ mod tests {
             let mut given = GivenFields::new(object(json!({"customParameters": changes})), &SPEC);
             let before = json!({"customParameters": {"a": "1", "b": "2"}});
             let before = Row::from_object(LINE_COLUMNS, &object(before));
-            merge_parameters(&mut given, Some(&changes), &before);
+            let changes = [("sipHeaders", None), ("customParameters", Some(changes))];
+            merge_objects(&mut given, &changes, &before);
+            assert_eq!(given.get("sipHeaders"), None);
             given.get("customParameters").cloned()
         };
         let expected = json!({"b": "3", "c": "4"});

@@ -91,6 +91,10 @@ pub struct LineInput {
     status_callback: Option<String>,
     /// POST (when absent) or GET.
     status_callback_method: Option<String>,
+    /// Which SIP headers (X-… or User-to-User) the INVITE of a call that is placed has, by the names of the customParams that
+    /// they are made of. PATCH changes the keys that are given.
+    #[schema(value_type = Option<Object>)]
+    sip_headers: Option<Value>,
     /// Its name for people.
     friendly_name: Option<String>,
 }

@@ -1,6 +1,7 @@
 -- A line's own way to its worker, who is told of its calls, its name for people, and
--- which of these addresses a client wrote: a JSON array as text. Only what is missing
--- is added: where the table belongs to another role, its owner may add the columns,
+-- which of these addresses a client wrote: a JSON array as text; and which SIP headers
+-- its calls make of their parameters: a JSON object as text. Only what is missing is
+-- added: where the table belongs to another role, its owner may add the columns,
 -- and this then needs no right to alter it.
 DO $$
 DECLARE
@@ -15,7 +16,8 @@ BEGIN
         'status_callback',
         'status_callback_method',
         'friendly_name',
-        'client_urls'
+        'client_urls',
+        'sip_headers'
     ] LOOP
         IF NOT EXISTS (
             SELECT 1 FROM pg_attribute
