@@ -13,6 +13,7 @@ use sipbridge::core::call_object::{CallDirection, CallObject, CallStatus};
 use sipbridge::core::ids::{CallId, LineId};
 use sipbridge::core::private::Private;
 use sipbridge::core::rtp::RtpHeader;
+use sipbridge::core::sip_header::SipHeader;
 use sipbridge::sip::engine::{CallRefused, SubmitError};
 use tokio::net::TcpListener;
 
@@ -71,6 +72,8 @@ async fn an_answered_call_is_streamed_like_one_that_came_in() {
     let stage = Setup::queue().start().await;
     let (object, callee) = placed(&stage, new_call()).await;
     assert_eq!(callee.destination().expose(), CALLEE);
+    let header = SipHeader::new("X-Order", "42").unwrap();
+    assert_eq!(callee.headers(), [header], "what the line makes of it");
     assert_eq!(object.state.status, CallStatus::Initiated);
     assert_eq!(object.facts.direction, CallDirection::Outbound);
     assert_eq!(
@@ -253,6 +256,12 @@ async fn a_call_with_a_worker_of_its_own_goes_to_no_queue() {
     };
     let refused = stage.placer.place(bad).await.unwrap_err();
     assert!(matches!(refused, PlaceError::BadTarget(_)), "{refused}");
+    let bad = NewCall {
+        custom_params: BTreeMap::from([("orderId".into(), "42\r\nVia: x".into())]),
+        ..new_call()
+    };
+    let refused = stage.placer.place(bad).await.unwrap_err();
+    assert!(matches!(refused, PlaceError::BadHeaders(_)), "{refused}");
     assert_eq!(stage.finish().await, ["callee-hung-up"]);
 }
 

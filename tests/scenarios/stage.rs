@@ -224,6 +224,7 @@ fn profile(id: LineId, fallback_number: Option<&str>) -> Arc<LineProfile> {
         restaurant_id: Some("resto-7".into()),
         phone_number: Some(Private::new("+33972360682")),
         fallback_number: fallback_number.map(Private::new),
+        sip_headers: [("orderId".to_owned(), "X-Order".to_owned())].into(),
         dial: DialLine {
             country: Country::parse("FR"),
             hosts: vec!["sim.test".into()],
