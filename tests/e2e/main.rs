@@ -121,4 +121,5 @@ mod trunk;
 mod twilio_api;
 mod twilio_bots;
 mod unsuitable_redis;
+mod voice_copies;
 mod voice_webhook;

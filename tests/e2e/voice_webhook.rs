@@ -25,15 +25,15 @@ const TOKEN: &str = "auth-t0ken-of-the-tests";
 const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
 
 /// A bot: HTTP and WebSocket on one port, as frameworks serve them.
-struct Bot {
-    port: u16,
-    http: Receiver,
+pub struct Bot {
+    pub port: u16,
+    pub http: Receiver,
     sockets: mpsc::UnboundedReceiver<TcpStream>,
     task: JoinHandle<()>,
 }
 
 impl Bot {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let http = Receiver::start().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -53,12 +53,12 @@ impl Bot {
         }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
     /// What a path answers: the inside of `<Response>`.
-    fn answers(&self, path: &str, inner: &str) {
+    pub fn answers(&self, path: &str, inner: &str) {
         let reply = Reply {
             body: format!(
                 "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Response>{inner}</Response>"
@@ -69,18 +69,18 @@ impl Bot {
     }
 
     /// The worker's end of the next stream.
-    async fn streamed(&mut self) -> Worker {
+    pub async fn streamed(&mut self) -> Worker {
         let stream = within(SOON, "a stream", self.sockets.recv()).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let socket = tokio_tungstenite::accept_async(stream).await.unwrap();
         Worker::greeted_over(socket).await
     }
 
-    async fn bridge(&self) -> Bridge {
+    pub async fn bridge(&self) -> Bridge {
         self.setup().start().await
     }
 
-    fn setup(&self) -> Setup {
+    pub fn setup(&self) -> Setup {
         Setup::new()
             .args(&["--voice-url", &self.url("/voice?tenant=7")])
             .env("AUTH_TOKEN", TOKEN)
@@ -112,7 +112,7 @@ async fn route(mut stream: TcpStream, behind: u16, upgrades: mpsc::UnboundedSend
     let _ = tokio::io::copy_bidirectional(&mut stream, &mut receiver).await;
 }
 
-fn form(request: &Request) -> HashMap<String, String> {
+pub fn form(request: &Request) -> HashMap<String, String> {
     let pairs = form_urlencoded::parse(request.body.as_bytes());
     pairs.into_owned().collect()
 }
@@ -130,7 +130,7 @@ fn assert_form_signed(request: &Request, url: &str) {
 }
 
 /// The record of the call that the bridge shows last, once it is over.
-async fn ended(bridge: &Bridge) -> Value {
+pub async fn ended(bridge: &Bridge) -> Value {
     until(SOON, "the call is over", async || {
         !last_call(bridge).await["endedAt"].is_null()
     })
@@ -143,7 +143,7 @@ async fn last_call(bridge: &Bridge) -> Value {
     listed[0].clone()
 }
 
-async fn metrics(bridge: &Bridge) -> String {
+pub async fn metrics(bridge: &Bridge) -> String {
     http::get(bridge.api_port, "/metrics").await.unwrap().body
 }
 
@@ -390,7 +390,7 @@ async fn what_is_not_served_is_left_out_and_the_call_goes_on() {
     let bot = Bot::start().await;
     bot.answers(
         "/voice",
-        "<Start><Stream url=\"wss://w.example/\"/></Start><Say>Hello</Say><Dial action=\"/dialled\">+33612345678</Dial>",
+        "<Record/><Say>Hello</Say><Dial action=\"/dialled\">+33612345678</Dial>",
     );
     bot.answers("/dialled", "<Pause length=\"1\"/>");
     let bridge = bot.bridge().await;

@@ -10,6 +10,8 @@
 
 #[path = "perform.rs"]
 mod perform;
+#[path = "perform_copy.rs"]
+mod perform_copy;
 #[path = "perform_voice.rs"]
 mod perform_voice;
 #[path = "requests.rs"]

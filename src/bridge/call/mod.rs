@@ -13,11 +13,12 @@
 //! | `incoming` | the question before a call is taken, and what its answer changes |
 //! | `worker_search` | reaching a worker: jobs, tickets, dialling |
 //! | `worker_session` | the stream with the worker, and what its messages do |
-//! | `worker_side` | the attached worker: its socket, its messages |
+//! | `worker_side`, `keep_alive` | the attached worker: its socket, its messages, its pings |
 //! | `destinations` | whom the call may be transferred to |
 //! | `idle_sounds` | what a caller hears while nothing is queued |
 //! | `voice`, `perform_voice` | what TwiML does with the call |
 //! | `voice_fetch`, `voice_sound`, `voice_stream` | what it asks for by HTTP, what it plays, its worker |
+//! | `voice_copy`, `perform_copy` | one-way copies of the call's audio |
 //! | `callee` | the second leg: the fallback number, joined with the caller |
 
 pub(super) mod call_terms;
@@ -26,10 +27,12 @@ pub(super) mod destinations;
 pub(super) mod driver;
 pub(super) mod idle_sounds;
 pub(super) mod incoming;
+mod keep_alive;
 pub(super) mod opening;
 pub(super) mod publisher;
 mod signal;
 pub(super) mod voice;
+mod voice_copy;
 pub(super) mod voice_fetch;
 mod voice_sound;
 pub(super) mod voice_stream;

@@ -57,17 +57,14 @@ impl Driver {
             VoiceCommand::StopSound => self.stop_sound(),
             VoiceCommand::OpenStream { id, stream } => self.open_stream(id, stream),
             VoiceCommand::CloseStream => self.close_stream(),
-            VoiceCommand::StartCopy { id, .. } => {
-                self.parts.voice.tools.not_served("<Start><Stream>");
-                self.with_voice(|voice| voice.handle_copy_ended(id));
-            }
+            VoiceCommand::StartCopy { id, stream } => self.start_copy(id, stream),
+            VoiceCommand::StopCopy(id) => self.stop_copy(id),
             VoiceCommand::Dial { id, dial } => self.refuse_dial(id, &dial),
             VoiceCommand::HangUp { unanswered } => self.call.handle_voice_end(now, unanswered),
             VoiceCommand::FallBack => self.call.handle_voice_fall_back(now),
             VoiceCommand::Warn(warning) => self.parts.voice.tools.warn(&warning),
             // Of legs that there are not: their `<Dial>` has failed.
-            VoiceCommand::StopCopy(_)
-            | VoiceCommand::RunLegDocument { .. }
+            VoiceCommand::RunLegDocument { .. }
             | VoiceCommand::JoinLeg(_)
             | VoiceCommand::EndLeg(_)
             | VoiceCommand::Finished => {}
@@ -97,10 +94,11 @@ impl Driver {
                 self.parts.voice.tools.explain("sound", &text);
                 self.with_voice(|voice| voice.handle_played(now, id, false));
             }
+            VoiceEvent::CopyEnded(id) => self.copy_ended(id),
         }
     }
 
-    fn with_voice(&mut self, does: impl FnOnce(&mut crate::core::voice::VoiceCall)) {
+    pub(super) fn with_voice(&mut self, does: impl FnOnce(&mut crate::core::voice::VoiceCall)) {
         if let Some(voice) = &mut self.parts.voice.call {
             does(voice);
         }

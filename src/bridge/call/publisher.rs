@@ -236,6 +236,16 @@ impl Publisher {
         parameters
     }
 
+    /// `customParameters` of a one-way copy, whose document says these: over what the call says by itself.
+    pub(in crate::bridge) fn copy_parameters(&self, own: &CustomParams) -> CustomParams {
+        let mut parameters = self.call.state.custom_params.clone();
+        parameters.extend(
+            own.iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        parameters
+    }
+
     /// A document opens a stream: what its worker is told, over all that the call says by itself.
     pub(in crate::bridge) fn stream_parameters(&mut self, parameters: CustomParams) {
         self.stream_parameters = parameters;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::voice_copy::VoiceCopies;
 use super::voice_fetch::{Pending, VoiceHttp};
 use super::voice_sound::{Sound, VoiceSound};
 use super::voice_stream::{StreamDialers, VoiceStream};
@@ -80,6 +81,12 @@ impl VoiceTools {
         self.tell("not-served", what);
     }
 
+    /// The same for a one-way copy that could not be begun, or broke.
+    pub(in crate::bridge) fn copy_lost(&self, why: &str) {
+        let text = format!("a <Stream> of <Start> ends: {why}");
+        self.tell("copy-lost", &text);
+    }
+
     fn tell(&self, kind: &'static str, text: &str) {
         self.gauges.counters.voice_warning();
         self.explain(kind, text);
@@ -130,6 +137,7 @@ pub(in crate::bridge) struct VoiceSide {
     fetch: Pending<Result<Document, FetchFailure>>,
     pub(in crate::bridge) sound: VoiceSound,
     pub(in crate::bridge) stream: Option<VoiceStream>,
+    pub(in crate::bridge) copies: VoiceCopies,
 }
 
 /// What a call waited for.
@@ -138,6 +146,8 @@ pub(in crate::bridge) enum VoiceEvent {
     Fetched(CommandId, Box<Result<Document, FetchFailure>>),
     /// A file that is to be heard now.
     Sound(CommandId, Sound),
+    /// A one-way copy that ended by itself.
+    CopyEnded(CommandId),
 }
 
 impl VoiceSide {
@@ -159,6 +169,7 @@ impl VoiceSide {
             fetch: Pending::nothing(),
             sound: VoiceSound::nothing(),
             stream: None,
+            copies: VoiceCopies::default(),
         }
     }
 
@@ -232,6 +243,7 @@ impl VoiceSide {
             biased;
             (id, answer) = self.fetch.next() => VoiceEvent::Fetched(id, Box::new(answer)),
             (id, sound) = self.sound.loaded() => VoiceEvent::Sound(id, sound),
+            id = self.copies.next() => VoiceEvent::CopyEnded(id),
         }
     }
 

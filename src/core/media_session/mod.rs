@@ -53,12 +53,12 @@
 //! it comes back at once, which marks a `clear` sends back. A lock that the pacer only
 //! tries would cost the frame whenever it is held.
 //!
-//! # Recording and RTCP
+//! # Copies, recording and RTCP
 //!
 //! Both directions count time on one [`clock::MediaClock`]. Each frame of 20 ms passes one point
 //! of its half (`pass_frames` in the uplink, `pass` in the downlink), where a [`clock::FrameTap`]
-//! sees it with its media time. [`stats::LegStats`] has what a sender report and a receiver
-//! report need, of one moment. Neither is built yet.
+//! sees it with its media time: one-way copies of a call are made there. [`stats::LegStats`] has what a
+//! sender report and a receiver report need, of one moment. A recorder and RTCP are not built yet.
 //!
 //! # Teardown
 //!
