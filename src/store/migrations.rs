@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 7] = [
+const ALL: [(i64, &str, &str, &str); 8] = [
     (
         1,
         "lines servers calls",
@@ -65,6 +65,13 @@ const ALL: [(i64, &str, &str, &str); 7] = [
         "agents",
         sql!("sqlite", "0007_agents"),
         sql!("postgres", "0007_agents"),
+    ),
+    // Those between are under way.
+    (
+        11,
+        "answered by",
+        sql!("sqlite", "0011_answered_by"),
+        sql!("postgres", "0011_answered_by"),
     ),
 ];
 

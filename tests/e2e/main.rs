@@ -89,6 +89,7 @@ mod limits;
 mod line_states;
 mod locating;
 mod log_output;
+mod machine_detection;
 mod media;
 mod memcheck;
 mod metrics;

@@ -21,8 +21,8 @@ use crate::harness::{
     Api, Bridge, Callee, Caller, Redis, SOON, Worker, http, sound, until, within,
 };
 
-const TOKEN: &str = "auth-t0ken-of-the-tests";
-const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
+pub const TOKEN: &str = "auth-t0ken-of-the-tests";
+pub const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
 
 /// A bot: HTTP and WebSocket on one port, as frameworks serve them.
 pub struct Bot {
@@ -118,7 +118,7 @@ pub fn form(request: &Request) -> HashMap<String, String> {
 }
 
 /// A form is signed over its exact URL and its sorted fields.
-fn assert_form_signed(request: &Request, url: &str) {
+pub fn assert_form_signed(request: &Request, url: &str) {
     let mut fields: Vec<_> = form(request).into_iter().collect();
     fields.sort();
     let fields = fields.iter().map(|(name, value)| format!("{name}{value}"));
@@ -138,7 +138,7 @@ pub async fn ended(bridge: &Bridge) -> Value {
     last_call(bridge).await
 }
 
-async fn last_call(bridge: &Bridge) -> Value {
+pub async fn last_call(bridge: &Bridge) -> Value {
     let listed = Api::of(bridge).get("/api/calls").await.expect(200);
     listed[0].clone()
 }
@@ -458,7 +458,7 @@ async fn update(bridge: &Bridge, sid: &str, form: &[(&str, &str)]) -> Answer {
 }
 
 /// Asks Twilio's API for something.
-async fn twilio(bridge: &Bridge, path: &str, form: &[(&str, &str)]) -> Answer {
+pub async fn twilio(bridge: &Bridge, path: &str, form: &[(&str, &str)]) -> Answer {
     let pairs = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(form)
         .finish();

@@ -12,6 +12,8 @@
 mod perform;
 #[path = "perform_copy.rs"]
 mod perform_copy;
+#[path = "perform_detection.rs"]
+mod perform_detection;
 #[path = "perform_voice.rs"]
 mod perform_voice;
 #[path = "requests.rs"]

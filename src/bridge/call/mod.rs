@@ -19,6 +19,7 @@
 //! | `voice`, `perform_voice` | what TwiML does with the call |
 //! | `voice_fetch`, `voice_sound`, `voice_stream` | what it asks for by HTTP, what it plays, its worker |
 //! | `voice_copy`, `perform_copy` | one-way copies of the call's audio |
+//! | `voice_detection`, `perform_detection` | who has answered a call that we placed |
 //! | `callee` | the second leg: the fallback number, joined with the caller |
 
 pub(super) mod call_terms;
@@ -33,6 +34,7 @@ pub(super) mod publisher;
 mod signal;
 pub(super) mod voice;
 mod voice_copy;
+pub(super) mod voice_detection;
 pub(super) mod voice_fetch;
 mod voice_sound;
 pub(super) mod voice_stream;

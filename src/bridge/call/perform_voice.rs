@@ -13,7 +13,7 @@ use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 use crate::core::twiml::document::{Dial, MediaStream};
 use crate::core::voice::{
-    CommandId, DialLegEnd, DialLegEvent, PromptSound, StreamEnd, VoiceCommand, VoiceRole,
+    CommandId, DialLegEnd, DialLegEvent, PromptSound, StreamEnd, VoiceCommand,
 };
 
 impl Driver {
@@ -76,7 +76,7 @@ impl Driver {
         let voice = &mut self.parts.voice;
         match &mut voice.call {
             Some(call) => call.handle_established(now),
-            None if self.call.is_scripted() => voice.begin(now, VoiceRole::Outbound),
+            None if self.call.is_scripted() => self.begin_answered(now),
             None => {}
         }
     }
@@ -95,6 +95,7 @@ impl Driver {
                 self.with_voice(|voice| voice.handle_played(now, id, false));
             }
             VoiceEvent::CopyEnded(id) => self.copy_ended(id),
+            VoiceEvent::Detected(verdict) => self.detected(now, verdict),
         }
     }
 

@@ -14,11 +14,12 @@ use crate::bridge::audio_metrics::AudioMetrics;
 use crate::bridge::call_store::CallHandle;
 use crate::bridge::leg::leg_media::{LegMedia, leg_stats};
 use crate::core::agents::Agent;
+use crate::core::answering_machine::AnsweredBy;
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_facts::{CallFacts, CustomParams};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
-use crate::core::callback::CallbackReceiver;
+use crate::core::callback::{CallbackReceiver, WebhookEvent};
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
 use crate::core::outcome::Outcome;
@@ -175,6 +176,17 @@ impl Publisher {
     pub(in crate::bridge) fn held(&mut self, held: bool) {
         self.call.state.on_hold = held;
         self.show();
+    }
+
+    /// A detection has told who answered.
+    pub(in crate::bridge) fn answered_by(&mut self, answered_by: AnsweredBy) {
+        self.call.state.answered_by = Some(answered_by);
+        self.show();
+    }
+
+    /// Tells somebody something beside the call's status; it is kept and tried as that is.
+    pub(in crate::bridge) fn tell(&self, event: WebhookEvent) {
+        self.handle.tell(event);
     }
 
     /// The leg has ended with this status.

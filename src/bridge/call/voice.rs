@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::voice_copy::VoiceCopies;
+use super::voice_detection::{PlacedDetection, Verdict, VoiceDetection};
 use super::voice_fetch::{Pending, VoiceHttp};
 use super::voice_sound::{Sound, VoiceSound};
 use super::voice_stream::{StreamDialers, VoiceStream};
@@ -47,6 +48,8 @@ pub struct PlacedVoice {
     pub digits: Option<DialString>,
     /// Told how the call goes on.
     pub status_callback: Option<StatusCallback>,
+    /// How it is found out who answers.
+    pub detection: Option<PlacedDetection>,
 }
 
 /// What all calls that TwiML has share.
@@ -138,6 +141,7 @@ pub(in crate::bridge) struct VoiceSide {
     pub(in crate::bridge) sound: VoiceSound,
     pub(in crate::bridge) stream: Option<VoiceStream>,
     pub(in crate::bridge) copies: VoiceCopies,
+    pub(in crate::bridge) detection: VoiceDetection,
 }
 
 /// What a call waited for.
@@ -148,6 +152,8 @@ pub(in crate::bridge) enum VoiceEvent {
     Sound(CommandId, Sound),
     /// A one-way copy that ended by itself.
     CopyEnded(CommandId),
+    /// It is known who answered.
+    Detected(Verdict),
 }
 
 impl VoiceSide {
@@ -170,6 +176,7 @@ impl VoiceSide {
             sound: VoiceSound::nothing(),
             stream: None,
             copies: VoiceCopies::default(),
+            detection: VoiceDetection::default(),
         }
     }
 
@@ -183,6 +190,7 @@ impl VoiceSide {
             first: Some(voice.first),
             fallback: voice.fallback,
             digits: voice.digits,
+            detection: VoiceDetection::new(voice.detection),
             ..Self::new(tools, facts, None)
         }
     }
@@ -244,6 +252,7 @@ impl VoiceSide {
             (id, answer) = self.fetch.next() => VoiceEvent::Fetched(id, Box::new(answer)),
             (id, sound) = self.sound.loaded() => VoiceEvent::Sound(id, sound),
             id = self.copies.next() => VoiceEvent::CopyEnded(id),
+            verdict = self.detection.next() => VoiceEvent::Detected(verdict),
         }
     }
 

@@ -64,8 +64,8 @@ pub trait FrameTap: Send + std::fmt::Debug {
     }
 }
 
-/// Most taps of one direction at a time: as many as a call has copies.
-pub const TAPS_MAX: usize = 4;
+/// Most taps of one direction at a time: as many as a call has copies, and one for the detection of machines.
+pub const TAPS_MAX: usize = 5;
 
 /// A tap, or a place for one.
 pub type TapPlace = Option<Box<dyn FrameTap>>;
