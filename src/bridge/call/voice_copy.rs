@@ -31,10 +31,16 @@ const READ_BYTES_PER_FRAME: i64 = 16 * 1024;
 /// What a message costs beside its bytes: a flood of empty ones is none for us.
 const MESSAGE_BYTES: i64 = 64;
 
+/// Tasks of one call's copies, those among them that are about to stop: a document may begin and stop hundreds in a
+/// moment, each with its ring.
+const TASKS_MAX: usize = 2 * COPIES_MAX;
+
 /// The copies of one call.
 #[derive(Debug, Default)]
 pub(in crate::bridge) struct VoiceCopies {
     places: [Option<Place>; COPIES_MAX],
+    /// Each task has one too.
+    alive: Arc<()>,
     /// Since the first copy: most calls have none.
     ends: Option<Ends>,
 }
@@ -82,7 +88,7 @@ impl NewCopy {
 }
 
 impl VoiceCopies {
-    /// Begins a copy of what is said and heard from now on; false when there is no place for it.
+    /// Begins a copy of what is said and heard from now on; false when there is no place for it, or not yet again.
     pub(in crate::bridge) fn start(
         &mut self,
         copy: NewCopy,
@@ -90,14 +96,19 @@ impl VoiceCopies {
         media: &LegMedia,
     ) -> bool {
         let free = self.places.iter().position(Option::is_none);
-        let Some(number) = free else { return false };
+        let Some(number) = free.filter(|_| Arc::strong_count(&self.alive) <= TASKS_MAX) else {
+            copy.tools.copy_lost("too many are begun in a moment");
+            return false;
+        };
         let (stop, stopped) = oneshot::channel();
         let id = copy.id;
         self.places[number] = Some(Place { id, _stop: stop });
         let audio = media.begin_copy(number, copy.stream.track);
         let task = CopyTask::new(copy, audio, stopped);
         let ended = self.ends.get_or_insert_default().told.clone();
+        let alive = self.alive.clone();
         tokio::spawn(async move {
+            let _alive = alive;
             if task.live(dialer).await {
                 // Where the call is over nobody asks.
                 let _ = ended.send(id).await;

@@ -19,7 +19,9 @@ use crate::bridge::call::call_terms::ForeignWorkers;
 use crate::bridge::call::voice_fetch::{VoiceHttp, Waited};
 use crate::bridge::call::voice_stream::StreamDialers;
 use crate::bridge::leg::copied_audio::CopyTaps;
+use crate::bridge::leg::leg_media::LegGains;
 use crate::core::call_object::CallDirection;
+use crate::core::g711::Gain;
 use crate::core::ids::{AccountSid, CallId};
 use crate::core::media_session::clock::MediaTime;
 use crate::core::outward::{Outward, WrittenBy};
@@ -28,6 +30,7 @@ use crate::core::twiml::document::Webhook;
 use crate::core::twiml::{Document, VoiceUrl, parse};
 use crate::core::voice::webhook::FormFields;
 use crate::core::voice::{FetchFailure, Instructions, VoiceCall, VoiceCommand, VoicePolicy};
+use crate::sip::rtp_channel::rtp_channel;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -104,23 +107,9 @@ struct Stage {
 impl Stage {
     /// A copy that dials this port.
     fn begin(port: u16, attributes: &str) -> Self {
-        let url = format!("ws://127.0.0.1:{port}/copy");
-        let (id, stream) = asked(&format!("url='{url}' {attributes}"));
         let told = Arc::new(Told::default());
-        let foreign = ForeignWorkers::new(Arc::new(Outward::default()), None);
-        let dialers = StreamDialers::new(foreign);
-        let gauges = Arc::new(AudioMetrics::default());
-        let tools = VoiceTools::new(told.clone(), dialers, gauges);
-        let dialer = tools.dialers.dialer(&stream, None).unwrap();
-        let (audio, taps) = CopiedAudio::new(stream.track, MediaTime::default());
-        let copy = NewCopy {
-            id,
-            sid: StreamId::random(),
-            stream,
-            parameters: BTreeMap::from([("order".to_owned(), "7".to_owned())]).into(),
-            facts: facts(),
-            tools,
-        };
+        let (copy, dialer) = new_copy(port, attributes, &told);
+        let (audio, taps) = CopiedAudio::new(copy.stream.track, MediaTime::default());
         let sid = copy.sid.clone();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(CopyTask::new(copy, audio, stopped).live(dialer));
@@ -151,6 +140,26 @@ impl Stage {
         let by_itself = timeout(SOON, self.task).await.expect("it ends").unwrap();
         (by_itself, self.told.events())
     }
+}
+
+/// A copy to this port, and what dials it.
+fn new_copy(port: u16, attributes: &str, told: &Arc<Told>) -> (NewCopy, Dialer) {
+    let url = format!("ws://127.0.0.1:{port}/copy");
+    let (id, stream) = asked(&format!("url='{url}' {attributes}"));
+    let foreign = ForeignWorkers::new(Arc::new(Outward::default()), None);
+    let dialers = StreamDialers::new(foreign);
+    let gauges = Arc::new(AudioMetrics::default());
+    let tools = VoiceTools::new(told.clone(), dialers, gauges);
+    let dialer = tools.dialers.dialer(&stream, None).unwrap();
+    let copy = NewCopy {
+        id,
+        sid: StreamId::random(),
+        stream,
+        parameters: BTreeMap::from([("order".to_owned(), "7".to_owned())]).into(),
+        facts: facts(),
+        tools,
+    };
+    (copy, dialer)
 }
 
 fn facts() -> VoiceFacts {
@@ -327,4 +336,46 @@ async fn a_copy_whose_socket_drops_is_broken() {
         format!("stream-error: {SOCKET_LOST}"),
     ];
     assert_eq!(told, wanted);
+}
+
+#[tokio::test]
+async fn a_call_has_four_copies_and_those_that_come_and_go_in_a_moment_are_bounded() {
+    let (listener, port) = listener().await;
+    let (_engine, rtp) = rtp_channel();
+    let gains = LegGains {
+        rx: Gain::default(),
+        tx: Gain::default(),
+    };
+    let media = LegMedia::new(&gains, &rtp).unwrap();
+    let told = Arc::new(Told::default());
+    let mut copies = VoiceCopies::default();
+    let begin = |copies: &mut VoiceCopies| {
+        let (copy, dialer) = new_copy(port, "track='both_tracks'", &told);
+        let id = copy.id;
+        (copies.start(copy, dialer, &media), id)
+    };
+    // No task has had its turn yet.
+    let begun = (0..50).filter(|_| {
+        let (is_begun, id) = begin(&mut copies);
+        copies.forget(id, &media);
+        is_begun
+    });
+    assert_eq!(begun.count(), TASKS_MAX);
+    while Arc::strong_count(&copies.alive) > 1 {
+        tokio::task::yield_now().await;
+    }
+    let begun: Vec<_> = (0..6).map(|_| begin(&mut copies).0).collect();
+    assert_eq!(begun, [true, true, true, true, false, false]);
+    // They break; each says so, and gives its place back.
+    drop(listener);
+    for _ in 0..COPIES_MAX {
+        let id = timeout(SOON, copies.next()).await.unwrap();
+        copies.forget(id, &media);
+    }
+    assert!(copies.places.iter().all(Option::is_none));
+    assert_eq!(
+        told.events(),
+        vec![format!("stream-error: {NOT_OPENED}"); 4]
+    );
+    assert!(begin(&mut copies).0);
 }
