@@ -7,8 +7,9 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::harness::bridge::NUMBER;
+use crate::harness::receiver::Reply;
 use crate::harness::worker::payload;
-use crate::harness::{Caller, SOON, Worker, sound, until, within};
+use crate::harness::{Callee, Caller, SOON, Worker, sound, until, within};
 use crate::voice_webhook::{Bot, ended, form, metrics};
 
 /// The audio of one track, as far as it was heard.
@@ -22,10 +23,21 @@ fn track(copy: &Worker, name: &str) -> Vec<u8> {
 async fn hears(copy: &mut Worker, name: &str, part: &[u8]) {
     let hearing = async {
         while !sound::contains(&track(copy, name), part) {
-            copy.next().await;
+            // All that comes in a while: each look is at everything.
+            copy.listen(Duration::from_millis(200)).await;
         }
     };
     within(SOON, "the copy hears it", hearing).await;
+}
+
+/// Listens until there is a message of this event.
+async fn gets(copy: &mut Worker, event: &str) {
+    let waiting = async {
+        while copy.all(event).is_empty() {
+            copy.listen(Duration::from_millis(50)).await;
+        }
+    };
+    within(SOON, event, waiting).await;
 }
 
 /// `sequenceNumber` rises over both tracks, `chunk` and `timestamp` with each.
@@ -91,7 +103,8 @@ async fn a_copy_has_both_sides_of_a_call_bit_for_bit_across_its_verbs() {
     player.press(7, 101).await;
     hears(&mut copy, "inbound", &said[5..].concat()).await;
     hears(&mut copy, "outbound", &answered.concat()).await;
-    assert_eq!(copy.next_of("dtmf").await.json["dtmf"]["digit"], "7");
+    gets(&mut copy, "dtmf").await;
+    assert_eq!(copy.all("dtmf")[0].json["dtmf"]["digit"], "7");
     call.rtp.hears(&answered.concat(), SOON).await;
     worker.hears(&said[5..].concat(), SOON).await;
     worker.assert_numbered();
@@ -102,7 +115,7 @@ async fn a_copy_has_both_sides_of_a_call_bit_for_bit_across_its_verbs() {
     let later = sound::numbered(1_000, 25);
     player.play(&later).await;
     hears(&mut copy, "inbound", &later[5..20].concat()).await;
-    copy.next_of("stop").await;
+    gets(&mut copy, "stop").await;
     copy.listen_to_end().await;
     assert_eq!(copy.close_code(), Some(1000));
     assert_numbered(&copy);
@@ -255,11 +268,54 @@ async fn a_call_has_four_copies_and_the_fifth_is_refused_with_a_warning() {
     // The end of the call ends them all.
     call.bye().await;
     for copy in &mut copies {
-        copy.next_of("stop").await;
+        gets(copy, "stop").await;
         copy.listen_to_end().await;
         assert_numbered(copy);
     }
     let unheard = tokio::time::timeout(Duration::from_millis(200), ears.accept());
     assert!(unheard.await.is_err(), "a fifth was dialled");
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_goes_on_where_the_caller_is_joined_with_somebody_who_was_called() {
+    let bot = Bot::start().await;
+    let phone = Callee::open().await;
+    let ears = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // The next document is missing: the ladder takes the call, and with it the copy.
+    let inner = format!(
+        "<Start><Stream track=\"both_tracks\" url=\"ws://{}/\"/></Start><Redirect>/missing</Redirect>",
+        ears.local_addr().unwrap()
+    );
+    bot.answers("/voice", &inner);
+    bot.http.script("/missing", [Reply::status(404)]);
+    let bridge = bot
+        .setup()
+        .line_field("sipDomain", json!(phone.local.to_string()))
+        .line_field("fallbackNumber", json!("+33144556677"))
+        .start()
+        .await;
+    let mut call = Caller::connect(bridge.sip(), NUMBER).await;
+    call.refuse_refer();
+    let mut copy = Worker::accept(&ears).await;
+    let invite = phone.invited().await;
+    let remote = phone.answer(&invite).await.media;
+    // What each side says, until the other one hears it.
+    let (said, answered) = (sound::numbered(0, 500), sound::numbered(1_000, 500));
+    let mut callers = call.player();
+    let mut phones = phone.rtp.player(remote, 0);
+    let talking = async { tokio::join!(callers.play(&said), phones.play(&answered)) };
+    let hearing = async {
+        hears(&mut copy, "inbound", &said[150..250].concat()).await;
+        call.rtp.hears(&answered[150..250].concat(), SOON).await;
+        hears(&mut copy, "outbound", &answered[150..250].concat()).await;
+    };
+    tokio::join!(talking, hearing);
+    let inbound = track(&copy, "inbound");
+    assert!(!sound::contains(&inbound, &answered[200]));
+    call.bye().await;
+    gets(&mut copy, "stop").await;
+    assert_numbered(&copy);
+    phone.request("BYE").await;
     bridge.shut_down().await;
 }
