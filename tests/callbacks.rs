@@ -70,6 +70,7 @@ fn call() -> CallObject {
             line: LineId::new("7"),
             restaurant: None,
             direction: CallDirection::Inbound,
+            parent: None,
             from: Private::new("+33612345678"),
             to: Private::new("+33972360682"),
             started: SystemTime::now(),

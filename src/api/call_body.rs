@@ -12,6 +12,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call_object::CallObject;
+use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
 use crate::core::timestamp::rfc3339_ms;
 use crate::store::{AudioStats, CallRecord};
@@ -26,6 +27,8 @@ pub struct CallBody<'a> {
     direction: &'static str,
     phone_line_id: &'a str,
     restaurant_id: Option<&'a str>,
+    /// The call whose TwiML `<Dial>` placed this one.
+    parent_sid: Option<&'a str>,
     from: &'a str,
     to: &'a str,
     /// initiated, ringing, answered (no worker yet), active; completed,
@@ -137,6 +140,7 @@ impl<'a> CallBody<'a> {
             direction: facts.direction.as_str(),
             phone_line_id: facts.line.as_str(),
             restaurant_id: facts.restaurant.as_deref(),
+            parent_sid: facts.parent.as_ref().map(CallId::as_str),
             from: facts.from.expose(),
             to: facts.to.expose(),
             status: state.status.as_str(),

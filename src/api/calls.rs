@@ -88,6 +88,7 @@ pub async fn place(
         ring_timeout: order.ring_timeout,
         voice: None,
         time_limit: None,
+        caller_id: None,
     };
     let call = control.placer.place(call).await.map_err(not_placed)?;
     let mut response = shown(&control, StatusCode::CREATED, &call);
@@ -292,6 +293,7 @@ pub(super) fn not_placed(error: PlaceError) -> Problem {
         }
         PlaceError::BadTarget(reason) => Problem::field("wsTarget", reason),
         PlaceError::BadCallback(reason) => Problem::field("callbackUrl", reason),
+        PlaceError::CallerId => Problem::field("callerId", text),
         PlaceError::NotAllowed(refused) => not_allowed("to", &refused),
         PlaceError::Sip(CallRefused::Full) => {
             Problem::new(ProblemKind::UNAVAILABLE, text).retry_after(5)
@@ -412,6 +414,7 @@ mod tests {
             (PlaceError::UnknownLine, 404),
             (PlaceError::Refused(refusal), 503),
             (PlaceError::BadTarget("x".into()), 422),
+            (PlaceError::CallerId, 422),
             (NotAllowed::Nothing.into(), 403),
             (NotAllowed::from(Malformed::Empty).into(), 422),
             (

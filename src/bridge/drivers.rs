@@ -2,8 +2,8 @@
 //! needs and no others.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use tracing::{Instrument, Span, info, info_span, warn};
 
@@ -11,10 +11,12 @@ use super::audio_metrics::AudioMetrics;
 use super::call::call_terms::{CallTerms, ForeignWorkers};
 use super::call::callee::{FallbackHandles, FallbackLeg};
 use super::call::destinations::Destinations;
+use super::call::dialled::DialledLegs;
 use super::call::driver::{Driver, Parts, Start};
 use super::call::idle_sounds::IdleSounds;
 use super::call::incoming::{IncomingAsk, Question};
 use super::call::opening::{caller_hash, incoming_call, placed_call, told_headers, voice_facts};
+use super::call::parent::ParentCall;
 use super::call::publisher::{Outlets, Publisher};
 use super::call::voice::{VoiceLine, VoiceSide, VoiceTools};
 use super::call::voice_stream::StreamDialers;
@@ -26,6 +28,7 @@ use super::context::{Context, Settings};
 use super::dialling::Dialling;
 use super::leg::leg_media::{LegGains, LegMedia};
 use super::leg::sip_leg::Leg;
+use super::place::OutgoingLegs;
 use super::shutdown::Shutdown;
 use crate::agents::AgentDirectory;
 use crate::core::agents::Agent;
@@ -36,6 +39,8 @@ use crate::core::callback::{CallbackReceiver, TwilioReceiver};
 use crate::core::ids::LegId;
 use crate::core::opus::OpusError;
 use crate::core::private::Private;
+use crate::core::twiml::document::StatusCallback;
+use crate::core::voice::webhook::VoiceFacts;
 use crate::fleet::CallPermit;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
@@ -53,7 +58,10 @@ const ERROR: Refusal = Refusal {
 /// Makes drivers. What each part of a driver needs is kept ready here.
 pub struct Drivers {
     settings: Settings,
-    engine: SharedEngine,
+    /// For the drivers, which place the legs of their `<Dial>`.
+    me: Weak<Self>,
+    pub(super) engine: SharedEngine,
+    pub(super) outgoing: OutgoingLegs,
     lines: LineDirectory,
     queue: Option<Queue>,
     agents: Option<AgentDirectory>,
@@ -83,8 +91,10 @@ impl Drivers {
             StreamDialers::new(foreign.clone()),
             context.gauges.clone(),
         );
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             engine: context.engine.clone(),
+            outgoing: OutgoingLegs::new(context),
             lines: context.lines.clone(),
             queue: context.queue.clone(),
             agents: context.agents.clone(),
@@ -204,6 +214,25 @@ impl Drivers {
         Ok((driver, call, span))
     }
 
+    /// The same of a leg of another call's `<Dial>`.
+    pub(super) fn dialled(
+        &self,
+        line: Arc<LineProfile>,
+        to: &Private,
+        placed: OutgoingLeg,
+        mut terms: CallTerms,
+        parent: ParentCall,
+    ) -> Result<(Driver, Span), OpusError> {
+        let call = placed_call(&self.settings, &line, to, &placed.sip_call_id, &terms);
+        let span = span(&call.facts);
+        let leg = Leg::outgoing(&self.engine, placed);
+        let facts = voice_facts(&self.settings, &line, &call.facts, &BTreeMap::new());
+        terms.receiver = twilio_receiver(terms.status_callback.take(), &facts);
+        let voice = VoiceSide::new(self.voice.clone(), facts, None);
+        let driver = self.driver(leg, line, call, terms, None, voice)?;
+        Ok((driver.dialled_by(parent), span))
+    }
+
     fn driver(
         &self,
         (leg, early): (Leg, RtpReceiver),
@@ -244,6 +273,9 @@ impl Drivers {
                 gains: self.gains.clone(),
             }),
             voice,
+            dialled: DialledLegs::nobody(),
+            drivers: self.me.clone(),
+            parent: None,
             question: Question::new(ask, self.foreign.clone()),
             requests,
             destinations: Destinations::new(self.dialling.clone(), line.clone(), is_worker_foreign),
@@ -281,10 +313,8 @@ impl Drivers {
             return self.voice_side(line, call, &BTreeMap::new(), terms);
         };
         let facts = voice_facts(&self.settings, line, &call.facts, &BTreeMap::new());
-        if let Some(callback) = voice.status_callback.clone() {
-            let facts = facts.clone();
-            let twilio = TwilioReceiver { callback, facts };
-            terms.receiver = Some(CallbackReceiver::Twilio(Box::new(twilio)));
+        if let Some(receiver) = twilio_receiver(voice.status_callback.clone(), &facts) {
+            terms.receiver = Some(receiver);
         }
         VoiceSide::placed(self.voice.clone(), facts, voice)
     }
@@ -336,6 +366,16 @@ impl Drivers {
             warn!(%error, "the refusal was not sent");
         }
     }
+}
+
+/// Who is told of a call in Twilio's form, in the same words as its webhooks.
+fn twilio_receiver(
+    callback: Option<StatusCallback>,
+    facts: &VoiceFacts,
+) -> Option<CallbackReceiver> {
+    let facts = facts.clone();
+    let twilio = callback.map(|callback| TwilioReceiver { callback, facts });
+    twilio.map(|twilio| CallbackReceiver::Twilio(Box::new(twilio)))
 }
 
 /// What the log puts before everything that it says of this call.

@@ -7,6 +7,8 @@
 //! | `leg` | one leg: its SIP side, and the audio that goes out and comes in |
 //! | [`intake`] | takes INVITEs from the engine and starts their drivers |
 //! | [`place`] | places a call and starts its driver |
+//! | `caller_id` | which number a callee is shown |
+//! | `dialled_call` | places a leg of TwiML's `<Dial>`, a call bound to another one |
 //! | [`drivers`] | makes the driver of each call from its parts |
 //! | `call_place` | a place for one more call, also among those of other bridges |
 //! | [`call_store`] | the calls as the API sees them, and what it asks of them |
@@ -22,7 +24,9 @@ mod call;
 pub mod call_counters;
 mod call_place;
 pub mod call_store;
+mod caller_id;
 pub mod context;
+mod dialled_call;
 pub mod dialling;
 pub mod drivers;
 pub mod intake;

@@ -13,6 +13,7 @@ use super::call::driver::Start;
 pub use super::call::voice::PlacedVoice;
 pub use super::call::voice_detection::PlacedDetection;
 use super::call_place::CallPlace;
+use super::caller_id;
 use super::context::Context;
 use super::dialling::Dialling;
 use super::drivers::Drivers;
@@ -23,6 +24,7 @@ use crate::core::dialling::NotAllowed;
 use crate::core::ids::{LegId, LineId};
 use crate::core::outward::Outward;
 use crate::core::private::Private;
+use crate::core::sip_header::SipHeader;
 use crate::fleet::CallLimiter;
 use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
@@ -48,6 +50,8 @@ pub struct NewCall {
     pub ring_timeout: Duration,
     /// What TwiML does with it once it is answered, instead of a worker.
     pub voice: Option<PlacedVoice>,
+    /// The number that the callee is shown, where that is not the line's.
+    pub caller_id: Option<Private>,
     /// How long it may last, where that is less than the bridge allows.
     pub time_limit: Option<Duration>,
 }
@@ -74,6 +78,11 @@ pub enum PlaceError {
     /// the hour.
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
+    /// The number that is to be shown is nobody's.
+    #[error(
+        "CallerId is not the number of a line in use on this bridge, nor, in a <Dial>, the caller's"
+    )]
+    CallerId,
     /// The SIP engine did not take it.
     #[error(transparent)]
     Sip(CallRefused),
@@ -87,9 +96,7 @@ pub struct CallPlacer {
     drivers: Arc<Drivers>,
     engine: SharedEngine,
     lines: LineDirectory,
-    dialling: Arc<Dialling>,
-    call_limiter: Arc<CallLimiter>,
-    queue: Option<Queue>,
+    outgoing: OutgoingLegs,
     outward: Arc<Outward>,
     foreign: ForeignWorkers,
 }
@@ -102,9 +109,7 @@ impl CallPlacer {
             drivers: drivers.clone(),
             engine: context.engine.clone(),
             lines: context.lines.clone(),
-            dialling: context.dialling.clone(),
-            call_limiter: context.call_limiter.clone(),
-            queue: context.queue.clone(),
+            outgoing: OutgoingLegs::new(context),
             outward: context.outward.clone(),
             foreign: ForeignWorkers::new(context.outward.clone(), context.signer.clone()),
         }
@@ -122,20 +127,17 @@ impl CallPlacer {
         let start = Start::Placed {
             ring_timeout: call.ring_timeout,
         };
-        let number = call.to.clone();
+        let wanted = WantedLeg {
+            destination: call.to.clone(),
+            caller_id: call.caller_id.clone(),
+            ..WantedLeg::default()
+        };
         let mut terms = self.terms(call)?;
-        // Before a place is taken: what is refused must not keep callers out.
-        let to = self.dialling.allow(&line, &number).await?;
         // Before there is a leg, which would be nobody's while this waits.
         terms.agent = self.drivers.agent_of(&line).await;
-        let (place, placed) = match self.dial(&line, &to).await {
-            Ok(dialled) => dialled,
-            Err(error) => {
-                // A dial that finds no place is none, nor is one that the engine refuses.
-                self.dialling.give_back(&line).await;
-                return Err(error);
-            }
-        };
+        let dialled = self.outgoing.dial(&line, wanted).await?;
+        let (place, to, placed) = (dialled.place, dialled.to, dialled.leg);
+        terms.caller_id = dialled.shown;
         let leg = placed.leg;
         let driver = self.drivers.placed(line, &to, placed, terms);
         let (driver, object, span) = driver.map_err(|error| {
@@ -168,18 +170,92 @@ impl CallPlacer {
             ..terms
         })
     }
+}
 
-    /// A place for one more call, and its leg.
-    async fn dial(
+/// A leg that is wanted.
+#[derive(Default)]
+pub(super) struct WantedLeg {
+    /// Whom to call: a number or a SIP URI.
+    pub(super) destination: Private,
+    /// For its INVITE.
+    pub(super) headers: Vec<SipHeader>,
+    /// The number to be shown, where that is not the line's.
+    pub(super) caller_id: Option<Private>,
+    /// Who rings, where it is called for him.
+    pub(super) caller: Option<Private>,
+}
+
+/// A leg of ours whose INVITE is out.
+pub(super) struct DialledLeg {
+    /// To be given back after it.
+    pub(super) place: CallPlace,
+    /// Who is called, as the dial rules have it.
+    pub(super) to: Private,
+    /// The number that is shown, where that is not the line's.
+    pub(super) shown: Option<Private>,
+    pub(super) leg: OutgoingLeg,
+}
+
+/// Legs of ours, under the rules and caps that hold for all of them.
+pub(super) struct OutgoingLegs {
+    engine: SharedEngine,
+    dialling: Arc<Dialling>,
+    call_limiter: Arc<CallLimiter>,
+    queue: Option<Queue>,
+    lines: LineDirectory,
+}
+
+impl OutgoingLegs {
+    pub(super) fn new(context: &Context) -> Self {
+        Self {
+            engine: context.engine.clone(),
+            dialling: context.dialling.clone(),
+            call_limiter: context.call_limiter.clone(),
+            queue: context.queue.clone(),
+            lines: context.lines.clone(),
+        }
+    }
+
+    /// Calls somebody from this line, where the dial rules allow it and there is a place for one more call.
+    pub(super) async fn dial(
         &self,
         line: &LineProfile,
-        to: &Private,
-    ) -> Result<(CallPlace, OutgoingLeg), PlaceError> {
-        let permit = self.call_limiter.enter(&line.id);
+        wanted: WantedLeg,
+    ) -> Result<DialledLeg, PlaceError> {
+        let caller = wanted.caller.as_ref();
+        let shown = wanted.caller_id.as_ref();
+        let shown = shown.map(|number| caller_id::shown(&self.lines, line, number, caller));
+        let shown = shown.transpose()?;
+        // Before a place is taken: what is refused must not keep callers out.
+        let to = self.dialling.allow(line, &wanted.destination).await?;
+        let call = NewLeg {
+            line: line.id.clone(),
+            destination: to.clone(),
+            headers: wanted.headers,
+            shown: shown.clone(),
+        };
+        match self.place(call).await {
+            Ok((place, leg)) => Ok(DialledLeg {
+                place,
+                to,
+                shown,
+                leg,
+            }),
+            Err(error) => {
+                // A dial that finds no place is none, nor is one that the engine refuses.
+                self.dialling.give_back(line).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A place for one more call, and its leg.
+    async fn place(&self, call: NewLeg) -> Result<(CallPlace, OutgoingLeg), PlaceError> {
+        let permit = self.call_limiter.enter(&call.line);
         let permit = permit.map_err(PlaceError::Refused)?;
         let place = CallPlace::take(permit, self.queue.as_ref()).await;
         let place = place.map_err(PlaceError::Refused)?;
-        let mut calling = Calling::submit(&self.engine, line.id.clone(), to.clone())?;
+        let mut calling = Calling::submit(&self.engine, call)?;
         Ok((place, calling.placed().await?))
     }
 }
@@ -193,6 +269,17 @@ impl From<CallRefused> for PlaceError {
     }
 }
 
+/// A leg that the engine is asked for.
+pub(super) struct NewLeg {
+    pub(super) line: LineId,
+    /// A number or a SIP URI.
+    pub(super) destination: Private,
+    /// For its INVITE.
+    pub(super) headers: Vec<SipHeader>,
+    /// The number in From, where that is not the line's.
+    pub(super) shown: Option<Private>,
+}
+
 /// A leg of ours while the engine places it. Dropping it ends the leg, however
 /// far it has come.
 pub(super) struct Calling {
@@ -202,15 +289,13 @@ pub(super) struct Calling {
 
 impl Calling {
     /// Asks the engine for a call.
-    pub(super) fn submit(
-        engine: &SharedEngine,
-        line: LineId,
-        destination: Private,
-    ) -> Result<Self, PlaceError> {
+    pub(super) fn submit(engine: &SharedEngine, call: NewLeg) -> Result<Self, PlaceError> {
         let (reply, placed) = oneshot::channel();
         let call = OutgoingCall {
-            line,
-            destination,
+            line: call.line,
+            destination: call.destination,
+            headers: call.headers,
+            shown: call.shown,
             reply,
         };
         engine

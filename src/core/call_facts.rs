@@ -30,6 +30,8 @@ pub struct CallFacts {
     pub restaurant: Option<String>,
     /// Who called whom.
     pub direction: CallDirection,
+    /// The call whose `<Dial>` placed this one.
+    pub parent: Option<CallId>,
     /// Who called; empty where not known.
     pub from: Private,
     /// Who was called; empty where not known.
@@ -48,6 +50,7 @@ impl CallFacts {
             line: LineId::new("7"),
             restaurant: None,
             direction: CallDirection::Inbound,
+            parent: None,
             from: Private::new("+33612345678"),
             to: Private::new("+33972360682"),
             started: SystemTime::UNIX_EPOCH,

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::call_facts::{CallFacts, CallState};
+use super::ids::CallId;
 use super::outcome::Outcome;
 use super::timestamp::rfc3339_ms;
 
@@ -144,6 +145,7 @@ impl CallObject {
             "direction": facts.direction.as_str(),
             "phoneLineId": facts.line.as_str(),
             "restaurantId": facts.restaurant,
+            "parentSid": facts.parent.as_ref().map(CallId::as_str),
             "from": facts.from.expose(),
             "to": facts.to.expose(),
             "status": state.status.as_str(),

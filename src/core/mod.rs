@@ -67,6 +67,7 @@ pub mod ring;
 pub mod rtp;
 pub mod sdp;
 pub mod signature;
+pub mod sip_header;
 pub mod sync;
 pub mod telephone_event;
 pub mod timestamp;

@@ -119,6 +119,7 @@ mod tests {
                 line: LineId::new("line-1"),
                 restaurant: Some("r-7".into()),
                 direction: CallDirection::Inbound,
+                parent: None,
                 from: Private::new("+33612345678"),
                 to: Private::new("+33972360682"),
                 started: created,

@@ -22,6 +22,7 @@ use crate::core::ids::{LegId, LineId};
 use crate::core::media_link::MediaLink;
 use crate::core::private::{Private, Secret};
 use crate::core::register_gate::RegisterGate;
+use crate::core::sip_header::SipHeader;
 use crate::dns::Servers;
 
 /// How many RTP packets wait for a leg's driver before the newest is dropped
@@ -163,6 +164,11 @@ pub struct OutgoingCall {
     pub line: LineId,
     /// A number or a SIP URI.
     pub destination: Private,
+    /// The number in From, where that is not the line's: digits, behind a plus or not.
+    pub shown: Option<Private>,
+    /// What its INVITE carries beside SIP's own headers: at most
+    /// [`SIP_HEADERS_MAX`](crate::core::sip_header::SIP_HEADERS_MAX). Where one of them may not be sent, no call is placed.
+    pub headers: Vec<SipHeader>,
     /// Answered when the INVITE has been handed to the stack, or why not. A
     /// leg whose receiver is gone is ended at once.
     pub reply: oneshot::Sender<Result<OutgoingLeg, CallRefused>>,

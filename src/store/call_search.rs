@@ -28,6 +28,8 @@ pub struct CallSearch {
     pub ended_since: Option<SystemTime>,
     /// Calls that ended at this time or before.
     pub ended_until: Option<SystemTime>,
+    /// Only calls that this call's `<Dial>` placed.
+    pub parent: Option<CallId>,
     /// Only calls that are over, or only those that are not.
     pub is_over: Option<bool>,
     /// Only calls that were answered, or only those that were not.
@@ -83,6 +85,11 @@ impl CallSearch {
         let mut conditions = Conditions::default();
         conditions.add("from_number =", self.from.as_ref().map(text));
         conditions.add("to_number =", self.to.as_ref().map(text));
+        let parent = self
+            .parent
+            .as_ref()
+            .map(|id| Bound::Text(id.as_str().to_owned()));
+        conditions.add("parent_call_id =", parent);
         conditions.add(&format!("{started} >="), self.since.map(time));
         conditions.add(&format!("{started} <="), self.until.map(time));
         conditions.add("ended_at >=", self.ended_since.map(time));
@@ -181,6 +188,7 @@ mod tests {
             until: Some(at),
             ended_since: Some(at),
             ended_until: Some(at),
+            parent: Some(CallId::random()),
             is_over: Some(true),
             is_answered: Some(false),
             before: Some((at, CallId::random())),
@@ -191,12 +199,12 @@ mod tests {
         assert_eq!(
             filter,
             Some(
-                "from_number = $1 AND to_number = $2 AND started_at >= $3 AND started_at <= $4 \
-                 AND ended_at >= $5 AND ended_at <= $6 AND ended_at IS NOT NULL AND answered_at IS NULL \
-                 AND (started_at, call_id) < ($7, $8) ORDER BY started_at DESC, call_id DESC LIMIT 1"
+                "from_number = $1 AND to_number = $2 AND parent_call_id = $3 AND started_at >= $4 AND started_at <= $5 \
+                 AND ended_at >= $6 AND ended_at <= $7 AND ended_at IS NOT NULL AND answered_at IS NULL \
+                 AND (started_at, call_id) < ($8, $9) ORDER BY started_at DESC, call_id DESC LIMIT 1"
             )
         );
-        assert_eq!(bounds.len(), 8);
+        assert_eq!(bounds.len(), 9);
         let (all, bounds) = CallSearch::default().statement();
         assert!(!all.contains("WHERE") && bounds.is_empty(), "{all}");
     }

@@ -73,7 +73,7 @@ pub struct CallPage {
     pub next: Option<(SystemTime, CallId)>,
 }
 
-pub(super) const COLUMNS: [&str; 23] = [
+pub(super) const COLUMNS: [&str; 24] = [
     "call_id",
     "sip_call_id",
     "node_id",
@@ -97,6 +97,7 @@ pub(super) const COLUMNS: [&str; 23] = [
     "mos",
     "audio_counters",
     "answered_by",
+    "parent_call_id",
 ];
 
 /// Inserts, or overwrites what was written when the call came: each record
@@ -161,6 +162,7 @@ pub(super) async fn write(
                 .map(|counters| counters.to_json()),
         )
         .bind(state.answered_by.map(AnsweredBy::as_str))
+        .bind(facts.parent.as_ref().map(|id| id.as_str().to_owned()))
         .execute(connection)
         .await
         .map(drop)
@@ -311,6 +313,7 @@ pub(super) fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
         line: LineId::new(row.try_get::<String, _>("line_id")?),
         restaurant: text("restaurant_id")?,
         direction: CallDirection::parse(&row.try_get::<String, _>("direction")?),
+        parent: text("parent_call_id")?.and_then(|id| CallId::parse(&id)),
         from: private("from_number")?,
         to: private("to_number")?,
         started: at(row.try_get("started_at")?),

@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 8] = [
+const ALL: [(i64, &str, &str, &str); 9] = [
     (
         1,
         "lines servers calls",
@@ -66,7 +66,12 @@ const ALL: [(i64, &str, &str, &str); 8] = [
         sql!("sqlite", "0007_agents"),
         sql!("postgres", "0007_agents"),
     ),
-    // Those between are under way.
+    (
+        10,
+        "parent calls",
+        sql!("sqlite", "0010_parent_calls"),
+        sql!("postgres", "0010_parent_calls"),
+    ),
     (
         11,
         "answered by",

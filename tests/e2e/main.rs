@@ -123,4 +123,5 @@ mod twilio_api;
 mod twilio_bots;
 mod unsuitable_redis;
 mod voice_copies;
+mod voice_dial;
 mod voice_webhook;

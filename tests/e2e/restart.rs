@@ -48,6 +48,7 @@ async fn had_calls(store: &Store, lines: &[&str]) {
             line: LineId::new(*line),
             restaurant: None,
             direction: CallDirection::Inbound,
+            parent: None,
             from: Private::new("+33612345678"),
             to: Private::new(NUMBER),
             started,

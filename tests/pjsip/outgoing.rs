@@ -3,6 +3,7 @@
 use sipbridge::core::ids::LineId;
 use sipbridge::core::media_link::{Codec, Direction, SinkError};
 use sipbridge::core::private::{Private, Secret};
+use sipbridge::core::sip_header::{SIP_HEADERS_BYTES_MAX, SIP_HEADERS_MAX, SipHeader};
 use sipbridge::sip::engine::{
     CallRefused, Command, EndedBy, LegEnd, LegEvent, OutgoingCall, OutgoingLeg, SipEngine,
 };
@@ -16,10 +17,29 @@ type Reply = oneshot::Receiver<Result<OutgoingLeg, CallRefused>>;
 
 /// Sends the command.
 pub fn call(stage: &Stage, line: &str, destination: &str) -> Reply {
+    call_with(stage, line, destination, Vec::new())
+}
+
+/// The same, with these headers in the INVITE.
+fn call_with(stage: &Stage, line: &str, destination: &str, headers: Vec<SipHeader>) -> Reply {
+    let no_number = None;
+    call_as(stage, line, destination, headers, no_number)
+}
+
+/// The same, with another number than the line's in From.
+fn call_as(
+    stage: &Stage,
+    line: &str,
+    destination: &str,
+    headers: Vec<SipHeader>,
+    shown: Option<&str>,
+) -> Reply {
     let (reply, answer) = oneshot::channel();
     stage.submit(Command::Call(Box::new(OutgoingCall {
         line: LineId::new(line),
         destination: Private::new(destination),
+        shown: shown.map(Private::new),
+        headers,
         reply,
     })));
     answer
@@ -297,6 +317,120 @@ fn a_call_that_nobody_waits_for_is_ended() {
     answer(&peer.sip, &invite, 487, "");
     eventually("both legs end", || stage.engine.stats().legs == 0);
     remove(&stage, "unwanted");
+}
+
+#[test]
+fn headers_of_a_call_are_in_its_invite_and_in_the_one_after_a_challenge() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "headers");
+    let long = "v".repeat(SIP_HEADERS_BYTES_MAX - 100);
+    let header = |name: &str, value: &str| SipHeader::new(name, value).expect("a header");
+    let headers = vec![
+        header("X-Order", "42; \"caf\u{e9}\" <x>, y"),
+        header("User-to-User", "0a;encoding=hex"),
+        header("X-Empty", ""),
+        header("X-Long", &long),
+    ];
+    let uri = "sip:door@pbx.example;transport=udp";
+    let mut leg = reply(call_with(&stage, "headers", uri, headers)).expect("it is placed");
+    let first = invite(&peer);
+    assert!(
+        first.start.starts_with("INVITE sip:door@pbx.example"),
+        "{}",
+        first.start
+    );
+    let extra = "WWW-Authenticate: Digest realm=\"trunk\", nonce=\"n\", algorithm=MD5\r\n";
+    answer(&peer.sip, &first, 401, extra);
+    ack(&peer);
+    let second = invite(&peer);
+    assert!(second.header("authorization").is_some());
+    for invite in [&first, &second] {
+        assert_eq!(invite.header("x-order"), Some("42; \"caf\u{e9}\" <x>, y"));
+        assert_eq!(invite.header("user-to-user"), Some("0a;encoding=hex"));
+        assert_eq!(invite.header("x-empty"), Some(""));
+        assert_eq!(invite.header("x-long"), Some(long.as_str()));
+        assert_eq!(invite.body.matches("m=").count(), 1, "{}", invite.body);
+    }
+    let mut dialog = pick_up(&peer, &second);
+    media(&mut leg);
+    established(&mut leg);
+    // They belong to the call's beginning alone.
+    stage.submit(Command::Hold {
+        leg: leg.leg,
+        on: true,
+    });
+    let hold = invite(&peer);
+    assert_eq!(hold.header("x-order"), None);
+    answer_with(
+        &peer,
+        &hold,
+        200,
+        &answer_sdp(&peer).replace("sendrecv", "recvonly"),
+    );
+    ack(&peer);
+    assert_eq!(dialog.ask("BYE", "", "").status(), 200);
+    assert_eq!(ended(&mut leg).status, 200);
+    remove(&stage, "headers");
+}
+
+#[test]
+fn a_call_may_show_another_number_and_nothing_but_a_number() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "shown");
+    for shown in ["alice", "", "+", "+33\r\nX-Evil: 1", "+33>;tag=1", "1@evil"] {
+        let refused = reply(call_as(&stage, "shown", "+33800", Vec::new(), Some(shown)));
+        assert!(
+            matches!(refused, Err(CallRefused::Failed(_))),
+            "{shown:?}: {refused:?}"
+        );
+    }
+    let number = "+33612345678";
+    let mut leg =
+        reply(call_as(&stage, "shown", "+33801", Vec::new(), Some(number))).expect("it is placed");
+    let invite = peer.wait("any INVITE", |message| message.method() == "INVITE");
+    let from = invite.header("from").expect("From");
+    assert!(from.starts_with("<sip:+33612345678@"), "{from}");
+    answer(&peer.sip, &invite, 486, "");
+    ack(&peer);
+    assert_eq!(ended(&mut leg).status, 486);
+    remove(&stage, "shown");
+}
+
+#[test]
+fn what_could_forge_a_message_does_not_get_into_an_invite() {
+    let mut stage = stage();
+    let peer = trunk(&mut stage, "forged");
+    let forged = |name: &str, value: &str| SipHeader {
+        name: name.to_owned(),
+        value: Private::new(value),
+    };
+    for headers in [
+        vec![forged("X-A", "1\r\nX-Evil: 2")],
+        vec![forged("X-A", "1\nX-Evil: 2")],
+        vec![forged("X-A", "1\r\n\r\nv=0")],
+        vec![forged("X-A", "1\0")],
+        vec![forged("X-A: 1\r\nX-Evil", "2")],
+        vec![forged("Route", "<sip:evil.example;lr>")],
+        vec![forged("Content-Length", "0")],
+        vec![forged("X-A", "1"); SIP_HEADERS_MAX + 1],
+        vec![forged("X-A", &"1".repeat(SIP_HEADERS_BYTES_MAX))],
+    ] {
+        let refused = reply(call_with(&stage, "forged", "+33800", headers));
+        assert!(
+            matches!(refused, Err(CallRefused::Failed(_))),
+            "{refused:?}"
+        );
+    }
+    // The next INVITE that comes is that of a good call: none was sent before it.
+    let good = vec![forged("X-A", "good")];
+    let mut leg = reply(call_with(&stage, "forged", "+33801", good)).expect("it is placed");
+    let invite = peer.wait("any INVITE", |message| message.method() == "INVITE");
+    assert_eq!(invite.header("x-a"), Some("good"));
+    assert_eq!(invite.header("x-evil"), None);
+    answer(&peer.sip, &invite, 486, "");
+    ack(&peer);
+    assert_eq!(ended(&mut leg).status, 486);
+    remove(&stage, "forged");
 }
 
 #[test]

@@ -250,6 +250,7 @@ async fn place(context: &Context, line: &str, to: &str) -> (CallId, TcpListener)
         callback_url: None,
         voice: None,
         time_limit: None,
+        caller_id: None,
         ring_timeout: PATIENCE,
     };
     let drivers = Drivers::new(context);

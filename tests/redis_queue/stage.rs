@@ -245,6 +245,7 @@ fn facts(call: &CallId) -> CallFacts {
         line: LineId::new("line-1"),
         restaurant: None,
         direction: CallDirection::Inbound,
+        parent: None,
         from: Private::new("+33612345678"),
         to: Private::default(),
         started: SystemTime::now(),

@@ -35,6 +35,7 @@ pub fn new_call() -> NewCall {
         callback_url: None,
         voice: None,
         time_limit: None,
+        caller_id: None,
         ring_timeout: Duration::from_secs(20),
     }
 }

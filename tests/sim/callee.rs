@@ -5,6 +5,7 @@ use std::ops::Deref;
 use super::SimCall;
 use sipbridge::core::ids::LineId;
 use sipbridge::core::private::Private;
+use sipbridge::core::sip_header::SipHeader;
 use sipbridge::sip::engine::EndedBy;
 
 /// The callee's side of a call that the bridge placed. Everything that a
@@ -14,14 +15,21 @@ pub struct SimCallee {
     call: SimCall,
     line: LineId,
     destination: Private,
+    headers: Vec<SipHeader>,
 }
 
 impl SimCallee {
-    pub(super) const fn new(call: SimCall, line: LineId, destination: Private) -> Self {
+    pub(super) const fn new(
+        call: SimCall,
+        line: LineId,
+        destination: Private,
+        headers: Vec<SipHeader>,
+    ) -> Self {
         Self {
             call,
             line,
             destination,
+            headers,
         }
     }
 
@@ -35,6 +43,12 @@ impl SimCallee {
     #[must_use]
     pub const fn destination(&self) -> &Private {
         &self.destination
+    }
+
+    /// What the INVITE carries beside SIP's own headers.
+    #[must_use]
+    pub fn headers(&self) -> &[SipHeader] {
+        &self.headers
     }
 
     /// The leg alone, for a test that treats caller and callee alike.

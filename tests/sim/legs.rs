@@ -207,6 +207,7 @@ impl State {
             leg,
             line: call.line,
             destination: call.destination,
+            headers: call.headers,
             script: opened.script,
         });
         let placed = OutgoingLeg {

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use sipbridge::core::ids::{LegId, LineId};
 use sipbridge::core::media_link::{Codec, Direction, MediaFormat, RtpSink, SinkError};
 use sipbridge::core::private::Private;
+use sipbridge::core::sip_header::SipHeader;
 use sipbridge::sip::engine::{
     Account, Admission, CallRefused, Command, ENGINE_QUEUE_EVENTS, EngineEvent, EngineStats,
     IncomingCall, LegEvent, Refusal, Registration, SipEngine, SubmitError, Transport,
@@ -91,6 +92,7 @@ struct Outgoing {
     leg: LegId,
     line: LineId,
     destination: Private,
+    headers: Vec<SipHeader>,
     script: Arc<Script>,
 }
 
@@ -246,7 +248,7 @@ impl SimEngine {
         let calls = std::mem::take(&mut self.state().outgoing);
         let callee = |call: Outgoing| {
             let own = SimCall::new(Arc::clone(self), call.leg, call.script);
-            SimCallee::new(own, call.line, call.destination)
+            SimCallee::new(own, call.line, call.destination, call.headers)
         };
         calls.into_iter().map(callee).collect()
     }
@@ -419,6 +421,8 @@ mod tests {
         sim.submit(Command::Call(Box::new(OutgoingCall {
             line: LineId::new("a"),
             destination: Private::new("+333"),
+            headers: Vec::new(),
+            shown: None,
             reply,
         })))
         .unwrap();

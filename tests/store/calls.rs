@@ -29,6 +29,7 @@ pub fn begun(line: &str, millis: u64) -> CallRecord {
                 line: LineId::new(line),
                 restaurant: None,
                 direction: CallDirection::Inbound,
+                parent: None,
                 from: Private::new("+33612345678"),
                 to: Private::new("+33972360682"),
                 started: at(millis),

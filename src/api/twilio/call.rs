@@ -10,7 +10,7 @@ use super::API_VERSION;
 use super::numbers::phone_number_sid;
 use crate::core::answering_machine::AnsweredBy;
 use crate::core::call_object::CallObject;
-use crate::core::ids::AccountSid;
+use crate::core::ids::{AccountSid, CallId};
 use crate::core::timestamp::rfc2822;
 use crate::core::voice::webhook::{twilio_direction, twilio_status};
 
@@ -38,7 +38,7 @@ pub struct CallResource<'a> {
     duration: Option<String>,
     price: Option<&'a str>,
     price_unit: &'static str,
-    /// inbound or outbound-api.
+    /// inbound, outbound-api, or outbound-dial.
     direction: &'static str,
     /// human, machine_start, machine_end_beep, machine_end_silence, machine_end_other, fax or unknown, where that was asked for and is known.
     answered_by: Option<&'a str>,
@@ -65,7 +65,7 @@ impl<'a> CallResource<'a> {
             sid: facts.id.as_str(),
             date_created: rfc2822(facts.started),
             date_updated: rfc2822(updated),
-            parent_call_sid: None,
+            parent_call_sid: facts.parent.as_ref().map(CallId::as_str),
             account_sid: account.as_str(),
             to,
             to_formatted: to,
@@ -78,7 +78,7 @@ impl<'a> CallResource<'a> {
             duration: state.ended.map(duration),
             price: None,
             price_unit: "USD",
-            direction: twilio_direction(facts.direction),
+            direction: twilio_direction(facts.direction, facts.parent.is_some()),
             answered_by: state.answered_by.map(AnsweredBy::as_str),
             api_version: API_VERSION,
             forwarded_from: None,

@@ -149,7 +149,7 @@ struct CallUpdate {
         ("To" = Option<String>, Query, description = "Only calls to this number."),
         ("From" = Option<String>, Query, description = "Only calls from this number."),
         ("Status" = Option<String>, Query, description = "Only calls that stand so."),
-        ("ParentCallSid" = Option<String>, Query, description = "Calls of another call: there are none."),
+        ("ParentCallSid" = Option<String>, Query, description = "Calls that this call's Dial placed."),
         ("StartTime" = Option<String>, Query, description = "A day or a time; also `StartTime<` and `StartTime>`."),
         ("EndTime" = Option<String>, Query, description = "A day or a time; also `EndTime<` and `EndTime>`."),
         ("PageSize" = Option<u32>, Query, description = "Most entries, 1 to 1000; 50 when absent."),

@@ -37,8 +37,8 @@ pub(super) struct CallFilter {
     from: Option<Private>,
     to: Option<Private>,
     status: Option<String>,
-    /// Calls of another call: there are none.
-    has_parent: bool,
+    /// Calls that this call's `<Dial>` placed; `Some(None)`: of what is no call.
+    parent: Option<Option<CallId>>,
     started: Span,
     ended: Span,
 }
@@ -50,7 +50,7 @@ impl CallFilter {
             from: form.filter("From").map(Private::new),
             to: form.filter("To").map(Private::new),
             status: form.filter("Status"),
-            has_parent: form.filter("ParentCallSid").is_some(),
+            parent: form.filter("ParentCallSid").map(|sid| CallId::parse(&sid)),
             started: span(form, "StartTime"),
             ended: span(form, "EndTime"),
         };
@@ -72,7 +72,8 @@ impl CallFilter {
             wanted.as_ref().is_none_or(|wanted| wanted == number)
         };
         let is_ended = self.ended.from.is_none() && self.ended.until.is_none();
-        !self.has_parent
+        let of_parent = |wanted: &Option<CallId>| wanted.is_some() && *wanted == facts.parent;
+        self.parent.as_ref().is_none_or(of_parent)
             && same(&self.from, &facts.from)
             && same(&self.to, &facts.to)
             && self
@@ -93,6 +94,7 @@ impl CallFilter {
             until: self.started.until.or(self.ended.until),
             ended_since: self.ended.from,
             ended_until: self.ended.until,
+            parent: self.parent.clone().flatten(),
             is_over: self.is_over(),
             is_answered: self.is_answered(),
             before,
@@ -117,7 +119,7 @@ impl CallFilter {
 
     /// Whether there can be any.
     pub(super) const fn is_empty(&self) -> bool {
-        self.has_parent
+        matches!(self.parent, Some(None))
     }
 }
 
@@ -170,6 +172,7 @@ mod tests {
         };
         state.end(Outcome::CallerHungUp, started + Duration::from_secs(60));
         let facts = CallFacts {
+            parent: CallId::parse("CAfedcba9876543210fedcba9876543210"),
             started,
             ..CallFacts::example()
         };
@@ -194,6 +197,8 @@ mod tests {
             ("To=%2B33972360682&Status=completed", true),
             ("Status=in-progress", false),
             ("ParentCallSid=CA0", false),
+            ("ParentCallSid=CAfedcba9876543210fedcba9876543210", true),
+            ("ParentCallSid=CAfedcba9876543210fedcba9876543211", false),
             ("StartTime=2026-01-15", true),
             ("StartTime=2026-01-14", false),
             ("StartTime%3E=2026-01-15", true),

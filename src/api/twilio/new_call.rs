@@ -100,10 +100,7 @@ impl NewCall<LineId> {
     /// # Errors
     /// When something of it is not built.
     pub(super) fn order(self) -> Result<place::NewCall, TwilioError> {
-        let missing = [
-            ("Record", self.recording.is_some()),
-            ("CallerId", self.caller_id.is_some()),
-        ];
+        let missing = [("Record", self.recording.is_some())];
         if let Some((name, _)) = missing.iter().find(|(_, is_asked)| *is_asked) {
             let text = format!("{name} is not served by this bridge yet");
             return Err(TwilioError::new(Code::PARAMETER, text));
@@ -116,6 +113,7 @@ impl NewCall<LineId> {
             callback_url: None,
             ring_timeout: self.ring_timeout,
             time_limit: self.time_limit,
+            caller_id: self.caller_id,
             voice: Some(PlacedVoice {
                 first: self.instructions,
                 fallback: self.fallback,

@@ -8,8 +8,11 @@ use std::time::Duration;
 use super::voice::PlacedVoice;
 use crate::core::agents::Agent;
 use crate::core::callback::CallbackReceiver;
+use crate::core::ids::CallId;
 use crate::core::outward::Outward;
+use crate::core::private::Private;
 use crate::core::signature::Signer;
+use crate::core::twiml::document::StatusCallback;
 use crate::queue::{CallerHash, LostCall};
 use crate::worker::{Dialer, WorkerError};
 
@@ -56,6 +59,12 @@ pub(in crate::bridge) struct CallTerms {
     pub(in crate::bridge) receiver: Option<CallbackReceiver>,
     /// What TwiML does with the call once it is answered, instead of a worker.
     pub(in crate::bridge) voice: Option<PlacedVoice>,
+    /// The call whose `<Dial>` places this one.
+    pub(in crate::bridge) parent: Option<CallId>,
+    /// The number that is shown to the callee of a `<Dial>`, where that is not the line's.
+    pub(in crate::bridge) caller_id: Option<Private>,
+    /// Who is told in Twilio's form how a leg of `<Dial>` goes on.
+    pub(in crate::bridge) status_callback: Option<StatusCallback>,
     /// How long it may last, where that is less than the bridge allows.
     pub(in crate::bridge) time_limit: Option<Duration>,
     /// Who calls, where he may be recognised when he rings again.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::bridge::leg::leg_media::{LegGains, LegMedia};
-use crate::bridge::place::{Calling, hang_up};
+use crate::bridge::place::{Calling, NewLeg, hang_up};
 use crate::core::call::CalleeInput;
 use crate::core::ids::LineId;
 use crate::core::media_link::{MediaLink, RtpTap};
@@ -64,7 +64,15 @@ impl FallbackLeg {
 
     /// Calls this number from the line. Whether the engine tries to.
     pub(in crate::bridge) fn call(&mut self, line: &LineId, destination: Private) -> bool {
-        let calling = Calling::submit(&self.handles.engine, line.clone(), destination);
+        let calling = Calling::submit(
+            &self.handles.engine,
+            NewLeg {
+                line: line.clone(),
+                destination,
+                headers: Vec::new(),
+                shown: None,
+            },
+        );
         if let Err(error) = &calling {
             warn!(%error, "the fallback number cannot be called");
         }
@@ -166,9 +174,7 @@ impl FallbackLeg {
     pub(in crate::bridge) fn end(&mut self, caller: &LegMedia) {
         self.calling = None;
         self.callee = None;
-        // Freed after the lock is released.
-        let relay = caller.port.lock().relay.take();
-        drop(relay);
+        caller.part();
     }
 }
 
@@ -214,8 +220,6 @@ impl Callee {
 
 impl Drop for Callee {
     fn drop(&mut self) {
-        let relay = self.media.port.lock().relay.take();
-        drop(relay);
         if self.over {
             return;
         }

@@ -14,6 +14,8 @@ mod perform;
 mod perform_copy;
 #[path = "perform_detection.rs"]
 mod perform_detection;
+#[path = "perform_dial.rs"]
+mod perform_dial;
 #[path = "perform_voice.rs"]
 mod perform_voice;
 #[path = "requests.rs"]
@@ -22,7 +24,7 @@ mod requests;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -30,10 +32,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use self::perform_dial::next_order;
 use super::callee::FallbackLeg;
 use super::destinations::Destinations;
+use super::dialled::DialledLegs;
 use super::idle_sounds::IdleSounds;
 use super::incoming::{Question, Settled};
+use super::parent::{LegNews, LegOrder, ParentCall};
 use super::publisher::Publisher;
 use super::signal::Signal;
 use super::voice::{VoiceEvent, VoiceSide};
@@ -42,13 +47,14 @@ use super::worker_session::WorkerSession;
 use super::worker_side::WorkerEvent;
 use crate::bridge::audio_metrics::AudioMetrics;
 use crate::bridge::call_store::QueuedRequest;
+use crate::bridge::drivers::Drivers;
 use crate::bridge::leg::leg_media::LegMedia;
 use crate::bridge::leg::sip_leg::Leg;
 use crate::core::call::{Call, CalleeInput};
 use crate::core::media_link::{MediaLink, RtpPacket, RtpTap};
 use crate::core::outcome::Outcome;
 use crate::core::private::Private;
-use crate::core::voice::VoiceRole;
+use crate::core::voice::{CommandId, VoiceRole};
 use crate::fleet::LineProfile;
 use crate::media::pacer::Pacer;
 use crate::sip::engine::{EndedBy, LegEvent};
@@ -99,6 +105,12 @@ pub(in crate::bridge) struct Parts {
     pub(in crate::bridge) fallback: FallbackLeg,
     /// What TwiML does with the call.
     pub(in crate::bridge) voice: VoiceSide,
+    /// The legs of its `<Dial>`.
+    pub(in crate::bridge) dialled: DialledLegs,
+    /// Places them.
+    pub(in crate::bridge) drivers: Weak<Drivers>,
+    /// The call whose `<Dial>` placed this one.
+    pub(in crate::bridge) parent: Option<ParentCall>,
     /// Whether the call is taken at all.
     pub(in crate::bridge) question: Question,
     /// What the API asks of the call.
@@ -125,6 +137,8 @@ pub(in crate::bridge) enum Start {
     Asked,
     /// We placed it, and its INVITE is out.
     Placed { ring_timeout: Duration },
+    /// The same, for another call's `<Dial>`.
+    Dialled { ring_timeout: Duration },
 }
 
 /// What is waited for until all that is queued has been heard.
@@ -135,6 +149,8 @@ enum Awaited {
     PlayOut,
     /// What TwiML plays.
     VoiceSound,
+    /// The digits that a leg of `<Dial>` is sent.
+    LegDigits(CommandId),
 }
 
 /// What may have to wait for Redis, where a line's dials are counted over all bridges: for 200 ms at most. Nothing else of the call
@@ -154,6 +170,8 @@ enum DriverEvent {
     Answer(Settled),
     Callee(CalleeInput),
     Voice(VoiceEvent),
+    Dialled(CommandId, usize, LegNews),
+    Order(LegOrder),
     QueuedRequest(QueuedRequest),
     Woken,
     Messages,
@@ -189,6 +207,12 @@ impl Driver {
         }
     }
 
+    /// The driver of a leg of another call's `<Dial>`.
+    pub(in crate::bridge) fn dialled_by(mut self, parent: ParentCall) -> Self {
+        self.parts.parent = Some(parent);
+        self
+    }
+
     /// The whole life of the call.
     pub(in crate::bridge) async fn live(mut self, start: Start) {
         let media = &self.parts.media;
@@ -203,17 +227,9 @@ impl Driver {
                 self.parts.voice.begin(now, VoiceRole::Inbound);
             }
             Start::Placed { ring_timeout } => self.begin_placed(now, ring_timeout),
+            Start::Dialled { ring_timeout } => self.begin_dialled(now, ring_timeout),
         }
         self.drive().await;
-    }
-
-    /// A call that is TwiML's once it is answered: its document is asked for then.
-    fn begin_placed(&mut self, now: std::time::Instant, ring_timeout: Duration) {
-        self.call.handle_placed(now, ring_timeout);
-        if self.parts.voice.begins() {
-            // One that has just been placed is not over.
-            let _ = self.call.handle_voice_takeover(now);
-        }
     }
 
     async fn drive(mut self) {
@@ -260,6 +276,8 @@ impl Driver {
                 event = parts.voice.next() => DriverEvent::Voice(event),
                 Some(asked) = parts.requests.recv() => DriverEvent::QueuedRequest(asked),
                 input = parts.fallback.next() => DriverEvent::Callee(input),
+                (id, leg, news) = parts.dialled.next() => DriverEvent::Dialled(id, leg, news),
+                order = next_order(&mut parts.parent) => DriverEvent::Order(order),
                 Some(packet) = parts.early.recv() => DriverEvent::Rtp(packet),
                 () = port.woken() => DriverEvent::Messages,
             }
@@ -297,6 +315,10 @@ impl Driver {
             DriverEvent::Search(event) => self.handle_search(now, event),
             DriverEvent::Answer(settled) => self.handle_answer(now, settled),
             DriverEvent::Voice(event) => self.handle_voice(now, event),
+            DriverEvent::Dialled(id, leg, news) => {
+                self.handle_dialled(now.into_std(), id, leg, news);
+            }
+            DriverEvent::Order(order) => self.handle_order(now.into_std(), order),
             DriverEvent::Callee(input) => self.call.handle_callee(now.into_std(), input),
             DriverEvent::QueuedRequest(asked) => self.deferred = Some(Deferred::Request(asked)),
             DriverEvent::Woken => self.handle_woken(now),
@@ -384,36 +406,6 @@ impl Driver {
         self.parts.session.forward(&self.parts.media);
     }
 
-    fn handle_woken(&mut self, now: Instant) {
-        let media = &self.parts.media;
-        if media.stream.has_failed() {
-            return self.call.handle_leg_failed(now.into_std());
-        }
-        self.parts.session.send_echoes(media);
-        if self.awaited == Awaited::Nothing {
-            return;
-        }
-        let mut downlink = media.stream.downlink();
-        let drained = downlink.is_drained();
-        if !drained {
-            // Digits came between the wake-up and this look.
-            downlink.notify_drained();
-        }
-        drop(downlink);
-        if drained {
-            self.end_awaited(now.into_std());
-        }
-    }
-
-    /// All that was waited for has been heard.
-    fn end_awaited(&mut self, now: std::time::Instant) {
-        match std::mem::replace(&mut self.awaited, Awaited::Nothing) {
-            Awaited::Nothing => {}
-            Awaited::PlayOut => self.call.handle_played_out(now),
-            Awaited::VoiceSound => self.sound_ended(now),
-        }
-    }
-
     fn handle_alarm(&mut self, now: Instant) {
         // After a stall, packets may be older than the time that is up.
         if let Some(last) = self.parts.media.port.lock().uplink.last_rtp() {
@@ -437,7 +429,8 @@ impl Driver {
             return TICK_SILENT;
         };
         let flowing = now.into_std() < last + SILENT_AFTER && !state.uplink.is_holding();
-        if flowing && !self.parts.fallback.is_up() {
+        let is_joined = state.relay.is_some();
+        if flowing && !is_joined && !self.parts.fallback.is_up() {
             TICK_FLOWING
         } else {
             TICK_SILENT
@@ -464,6 +457,7 @@ impl Driver {
         let reason = self.close_reason();
         self.parts.media.stream.finish();
         self.parts.publisher.ended(outcome, &self.parts.media);
+        self.tell_parent_end();
         self.parts.session.close(reason);
     }
 

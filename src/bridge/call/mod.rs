@@ -20,16 +20,20 @@
 //! | `voice_fetch`, `voice_sound`, `voice_stream` | what it asks for by HTTP, what it plays, its worker |
 //! | `voice_copy`, `perform_copy` | one-way copies of the call's audio |
 //! | `voice_detection`, `perform_detection` | who has answered a call that we placed |
+//! | `dialled`, `perform_dial` | the legs of a `<Dial>`, each a call of its own |
+//! | `parent` | a leg of `<Dial>`: the call that dialled it |
 //! | `callee` | the second leg: the fallback number, joined with the caller |
 
 pub(super) mod call_terms;
 pub(super) mod callee;
 pub(super) mod destinations;
+pub(super) mod dialled;
 pub(super) mod driver;
 pub(super) mod idle_sounds;
 pub(super) mod incoming;
 mod keep_alive;
 pub(super) mod opening;
+pub(super) mod parent;
 pub(super) mod publisher;
 mod signal;
 pub(super) mod voice;

@@ -35,6 +35,7 @@ pub(in crate::bridge) fn incoming_call(
         line: line.id.clone(),
         restaurant: line.restaurant_id.clone(),
         direction: CallDirection::Inbound,
+        parent: None,
         from: in_e164(from, line),
         to: in_e164(to, line),
         started: SystemTime::now(),
@@ -66,13 +67,15 @@ pub(in crate::bridge) fn placed_call(
     sip_call_id: &str,
     terms: &CallTerms,
 ) -> CallObject {
+    let shown = terms.caller_id.as_ref().or(line.phone_number.as_ref());
     let facts = CallFacts {
         id: CallId::random(),
         sip_call_id: Some(sip_call_id.to_owned()),
         line: line.id.clone(),
         restaurant: line.restaurant_id.clone(),
         direction: CallDirection::Outbound,
-        from: in_e164(&line.phone_number.clone().unwrap_or_default(), line),
+        parent: terms.parent.clone(),
+        from: in_e164(shown.unwrap_or(&Private::default()), line),
         to: in_e164(to, line),
         started: SystemTime::now(),
     };
@@ -102,7 +105,7 @@ pub(in crate::bridge) fn voice_facts(
     VoiceFacts {
         call: facts.id.clone(),
         account: settings.account_sid.clone(),
-        parent: None,
+        parent: facts.parent.clone(),
         direction: facts.direction,
         from: facts.from.clone(),
         to: facts.to.clone(),

@@ -109,6 +109,39 @@ impl Driver {
         }
     }
 
+    // ---- what was to be heard ----
+
+    pub(super) fn handle_woken(&mut self, now: Instant) {
+        let media = &self.parts.media;
+        if media.stream.has_failed() {
+            return self.call.handle_leg_failed(now.into_std());
+        }
+        self.parts.session.send_echoes(media);
+        if self.awaited == Awaited::Nothing {
+            return;
+        }
+        let mut downlink = media.stream.downlink();
+        let drained = downlink.is_drained();
+        if !drained {
+            // Digits came between the wake-up and this look.
+            downlink.notify_drained();
+        }
+        drop(downlink);
+        if drained {
+            self.end_awaited(now.into_std());
+        }
+    }
+
+    /// All that was waited for has been heard.
+    fn end_awaited(&mut self, now: std::time::Instant) {
+        match std::mem::replace(&mut self.awaited, Awaited::Nothing) {
+            Awaited::Nothing => {}
+            Awaited::PlayOut => self.call.handle_played_out(now),
+            Awaited::VoiceSound => self.sound_ended(now),
+            Awaited::LegDigits(id) => self.leg_digits_sent(id, true),
+        }
+    }
+
     // ---- the question ----
 
     pub(in crate::bridge) fn handle_answer(&mut self, now: Instant, settled: Settled) {

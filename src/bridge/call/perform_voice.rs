@@ -1,9 +1,12 @@
 //! Gives what TwiML asks for to the part that can do it, and what comes of it back to
 //! [`crate::core::voice`]. The SIP leg, the worker and the ladder stay with the call's own state machine.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use super::super::parent::LegNews;
 use super::super::voice::VoiceEvent;
 use super::super::voice_stream::VoiceStream;
 use super::{Awaited, Driver};
@@ -11,10 +14,8 @@ use crate::core::call_object::CallStatus;
 use crate::core::media_session::downlink::IdleAudio;
 use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
-use crate::core::twiml::document::{Dial, MediaStream};
-use crate::core::voice::{
-    CommandId, DialLegEnd, DialLegEvent, PromptSound, StreamEnd, VoiceCommand,
-};
+use crate::core::twiml::document::MediaStream;
+use crate::core::voice::{CommandId, PromptSound, StreamEnd, VoiceCommand};
 
 impl Driver {
     /// Does the next thing that TwiML asks for; false when there is none.
@@ -59,20 +60,31 @@ impl Driver {
             VoiceCommand::CloseStream => self.close_stream(),
             VoiceCommand::StartCopy { id, stream } => self.start_copy(id, stream),
             VoiceCommand::StopCopy(id) => self.stop_copy(id),
-            VoiceCommand::Dial { id, dial } => self.refuse_dial(id, &dial),
+            VoiceCommand::Dial { id, dial } => self.dial(id, *dial),
+            VoiceCommand::RunLegDocument { leg, webhook } => {
+                self.parts.dialled.run_document(leg, webhook);
+            }
+            VoiceCommand::JoinLeg(leg) => self.join_leg(leg),
+            VoiceCommand::EndLeg(leg) => self.end_leg(leg),
+            VoiceCommand::Finished => self.leg_document_over(),
             VoiceCommand::HangUp { unanswered } => self.call.handle_voice_end(now, unanswered),
             VoiceCommand::FallBack => self.call.handle_voice_fall_back(now),
             VoiceCommand::Warn(warning) => self.parts.voice.tools.warn(&warning),
-            // Of legs that there are not: their `<Dial>` has failed.
-            VoiceCommand::RunLegDocument { .. }
-            | VoiceCommand::JoinLeg(_)
-            | VoiceCommand::EndLeg(_)
-            | VoiceCommand::Finished => {}
+        }
+    }
+
+    /// A call that is TwiML's once it is answered: its document is asked for then.
+    pub(super) fn begin_placed(&mut self, now: std::time::Instant, ring_timeout: Duration) {
+        self.call.handle_placed(now, ring_timeout);
+        if self.parts.voice.begins() {
+            // One that has just been placed is not over.
+            let _ = self.call.handle_voice_takeover(now);
         }
     }
 
     /// The dialog stands: what TwiML waits for with its first verb. It gets a call that we placed only now.
     pub(super) fn voice_established(&mut self, now: std::time::Instant) {
+        self.tell_parent(LegNews::Answered);
         let voice = &mut self.parts.voice;
         match &mut voice.call {
             Some(call) => call.handle_established(now),
@@ -128,8 +140,11 @@ impl Driver {
     }
 
     fn send_voice_digits(&mut self, id: CommandId, leg: Option<usize>, digits: &Private) {
-        if leg.is_some() {
-            return self.not_played(id);
+        if let Some(leg) = leg {
+            if !self.parts.dialled.send_digits(leg, id, digits.clone()) {
+                self.not_played(id);
+            }
+            return;
         }
         let sent = self
             .parts
@@ -184,7 +199,7 @@ impl Driver {
         {
             let mut state = self.parts.media.port.lock();
             state.wakes_for_digits = listens;
-            while listens && let Some(digit) = state.uplink.poll_digit() {
+            while listens && let Some(digit) = state.poll_digit() {
                 digits.push(digit);
             }
         }
@@ -254,18 +269,6 @@ impl Driver {
         if let Some(stream) = &mut parts.voice.stream {
             let (facts, http) = (&parts.voice.facts, &*parts.voice.tools.http);
             stream.attached(parts.publisher.stream(), facts, http);
-        }
-    }
-
-    // ---- what is not served ----
-
-    /// `<Dial>` has no legs here yet: it fails at once, and the document goes on.
-    fn refuse_dial(&mut self, id: CommandId, dial: &Dial) {
-        self.parts.voice.tools.not_served("<Dial>");
-        let now = std::time::Instant::now();
-        let failed = DialLegEvent::Ended(DialLegEnd::Failed);
-        for leg in 0..dial.targets.len() {
-            self.with_voice(|voice| voice.handle_leg(now, id, leg, failed.clone()));
         }
     }
 }

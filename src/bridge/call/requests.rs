@@ -52,6 +52,7 @@ impl Driver {
         instructions: Instructions,
     ) -> Result<(), RequestError> {
         self.call.handle_voice_takeover(now)?;
+        self.leave_parent();
         if self.awaited == Awaited::PlayOut {
             self.awaited = Awaited::Nothing;
         }

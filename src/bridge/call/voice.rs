@@ -79,11 +79,6 @@ impl VoiceTools {
         self.tell(kind(warning), &warning.to_string());
     }
 
-    /// The same for what a document asks for and this bridge does not do.
-    pub(in crate::bridge) fn not_served(&self, what: &str) {
-        self.tell("not-served", what);
-    }
-
     /// The same for a one-way copy that could not be begun, or broke.
     pub(in crate::bridge) fn copy_lost(&self, why: &str) {
         let text = format!("a <Stream> of <Start> ends: {why}");

@@ -26,6 +26,9 @@ const WAITING_MAX: usize = 8_192;
 /// Messages that are encoded or taken out under one lock: some 50 us.
 const SLICE_MESSAGES: usize = 32;
 
+/// Digits that went to the other leg, kept for the driver: so many that nobody presses more before it looks.
+const RELAYED_DIGITS_MAX: usize = 16;
+
 /// Put before the audio from one leg to another: its packets come when the
 /// network wants, and the other leg's leave every 20 ms.
 static JITTER_BUFFER: [u8; 3 * FRAME_BYTES] = [MULAW_SILENCE; 3 * FRAME_BYTES];
@@ -44,6 +47,8 @@ pub(in crate::bridge) struct InboundState {
     pub(in crate::bridge) relay: Option<Arc<OutboundAudio>>,
     /// The driver waits for digits, and takes them itself: TwiML has the call, and no worker.
     pub(in crate::bridge) wakes_for_digits: bool,
+    /// What of that has gone to the leg that this one is joined with.
+    relayed_digits: VecDeque<char>,
     waiting: VecDeque<Vec<u8>>,
     /// The driver is passing on what was kept. Until it is done, what comes stays
     /// in the uplink, behind that.
@@ -61,6 +66,7 @@ impl InboundAudio {
             writer: None,
             relay: None,
             wakes_for_digits: false,
+            relayed_digits: VecDeque::new(),
             waiting: VecDeque::new(),
             is_catching_up: false,
             scratch: Vec::new(),
@@ -89,7 +95,7 @@ impl RtpTap for InboundAudio {
         state.uplink.handle_rtp(arrived, packet);
         let has_more = state.send();
         // Held packets need the driver's ticks, closer than while RTP flows.
-        let has_digit = state.wakes_for_digits && state.uplink.has_digit();
+        let has_digit = state.wakes_for_digits && state.has_digit();
         let needs_driver =
             has_more || has_digit || !state.waiting.is_empty() || state.uplink.is_holding();
         drop(state);
@@ -104,8 +110,8 @@ impl InboundState {
     /// what waits for it already. More than a slice is left to the driver, which is
     /// to be woken then.
     pub(in crate::bridge) fn send(&mut self) -> bool {
-        if let Some(relay) = &self.relay {
-            send_to(relay, &mut self.uplink);
+        if self.relay.is_some() {
+            self.relay_all();
             return false;
         }
         if self.is_catching_up {
@@ -130,8 +136,35 @@ impl InboundState {
     /// with what comes now.
     pub(in crate::bridge) fn join(&mut self, other: &Arc<OutboundAudio>) {
         self.uplink.go_live();
+        self.relayed_digits.clear();
         let _ = other.downlink().push(&JITTER_BUFFER);
         self.relay = Some(other.clone());
+    }
+
+    /// Another leg's pacer sends it; a leg that negotiated no digits gets none.
+    fn relay_all(&mut self) {
+        let Some(relay) = &self.relay else { return };
+        while let Some(digit) = self.uplink.poll_digit() {
+            let _ = relay.downlink().send_digits(digit.encode_utf8(&mut [0; 4]));
+            if self.wakes_for_digits && self.relayed_digits.len() < RELAYED_DIGITS_MAX {
+                self.relayed_digits.push_back(digit);
+            }
+        }
+        while let Some(frame) = self.uplink.poll_frame() {
+            let _ = relay.downlink().push(frame);
+        }
+    }
+
+    fn has_digit(&self) -> bool {
+        !self.relayed_digits.is_empty() || (self.relay.is_none() && self.uplink.has_digit())
+    }
+
+    /// The next digit for a driver that takes them itself: of a leg that is joined, one that the other leg has got too.
+    pub(in crate::bridge) fn poll_digit(&mut self) -> Option<char> {
+        match &self.relay {
+            Some(_) => self.relayed_digits.pop_front(),
+            None => self.uplink.poll_digit(),
+        }
     }
 
     /// Sends or keeps a message that is not the uplink's own, in its turn.
@@ -200,16 +233,6 @@ impl InboundState {
             self.dropped += 1;
             self.scratch.clear();
         }
-    }
-}
-
-/// Another leg's pacer sends it; a leg that negotiated no digits gets none.
-fn send_to(relay: &OutboundAudio, uplink: &mut Uplink) {
-    while let Some(digit) = uplink.poll_digit() {
-        let _ = relay.downlink().send_digits(digit.encode_utf8(&mut [0; 4]));
-    }
-    while let Some(frame) = uplink.poll_frame() {
-        let _ = relay.downlink().push(frame);
     }
 }
 

@@ -109,6 +109,13 @@ impl LegMedia {
         self.stream.downlink().set_tap(place, taps.outbound);
     }
 
+    /// What comes in goes to no other leg any more.
+    pub(in crate::bridge) fn part(&self) {
+        let relay = self.port.lock().relay.take();
+        // Freed after the lock is released.
+        drop(relay);
+    }
+
     /// Whether media is up.
     pub(in crate::bridge) fn is_linked(&self) -> bool {
         self.paced.is_none()
@@ -117,6 +124,7 @@ impl LegMedia {
 
 impl Drop for LegMedia {
     fn drop(&mut self) {
+        self.part();
         // The pacer forgets it.
         self.stream.finish();
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | the bridge | `handle_start`, `handle_placed`, `handle_question` or `handle_voice_start`, then `handle_shutdown`, `handle_timeout` |
 //! | the incoming callback | `handle_decision` |
-//! | TwiML | `handle_voice_start`, `handle_voice_takeover`, then `handle_voice_answer`, `handle_voice_refusal`, `handle_voice_stream`, `handle_voice_stream_closed`, `handle_voice_end`, `handle_voice_fall_back` |
+//! | TwiML | `handle_voice_start`, `handle_voice_takeover`, then `handle_voice_answer`, `handle_voice_refusal`, `handle_voice_stream`, `handle_voice_stream_closed`, `handle_voice_end`, `handle_voice_fall_back`; of a leg of `<Dial>` `handle_dial_over` |
 //! | the API | `handle_hangup_request`, `handle_transfer_request`, `handle_hold_request`, `check_digits` |
 //! | the queue | `handle_job_pushed`, `handle_job_taken`, `handle_job_refused`, `handle_job_interrupted`, `handle_claim_held` |
 //! | the worker | `handle_attached`, `handle_dial_failed`, `handle_worker` |

@@ -143,6 +143,15 @@ impl Call {
         self.end(now, outcome, status);
     }
 
+    /// The call whose `<Dial>` placed this one has done with it. `unanswered` is the outcome where it was not answered.
+    pub fn handle_dial_over(&mut self, now: Instant, unanswered: Outcome) {
+        let outcome = match self.dialog.is_answered() {
+            true => Outcome::CallerHungUp,
+            false => unanswered,
+        };
+        self.hang_up(now, outcome);
+    }
+
     /// No document can be had: the line's ladder takes the call.
     pub fn handle_voice_fall_back(&mut self, now: Instant) {
         if self.phase != Phase::Scripted {

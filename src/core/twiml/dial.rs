@@ -6,18 +6,17 @@ use url::form_urlencoded;
 use super::DIAL_TARGETS_MAX;
 use super::attributes::Attributes;
 use super::dial_string::DialString;
-use super::document::{Callee, Dial, DialTarget, SipHeader, Verb};
+use super::document::{Callee, Dial, DialTarget, Verb};
 use super::error::TwimlError;
 use super::scope::{Scope, elements, own_text};
 use crate::core::printable::is_harmless;
 use crate::core::private::Private;
+use crate::core::sip_header::{SIP_HEADERS_BYTES_MAX, SIP_HEADERS_MAX, SipHeader};
 
 /// Whom `<Dial>` may call.
 const NOUNS: &[&str] = &["Number", "Sip"];
 /// Longest number or SIP URI, in bytes.
 const DESTINATION_BYTES_MAX: usize = 256;
-/// All headers of one `<Sip>` together, in bytes (Twilio's limit).
-const HEADERS_BYTES_MAX: usize = 1_024;
 /// Longest time that a callee may ring, in seconds (Twilio's limit).
 const TIMEOUT_MAX_S: u32 = 600;
 /// Longest time that the two may talk, in seconds (Twilio's limit).
@@ -152,10 +151,10 @@ fn is_sip_uri(text: &str) -> bool {
         && text.bytes().all(is_plain)
 }
 
-/// The headers behind a SIP URI (RFC 3261, section 19.1.1). Only those that begin with `X-` are sent, and no
-/// line end gets through.
+/// The headers behind a SIP URI (RFC 3261, section 19.1.1). Only those that begin with `X-` and `User-to-User` are
+/// sent, and no line end gets through.
 fn sip_headers(scope: &mut Scope<'_>, node: Node<'_, '_>, query: &str) -> Vec<SipHeader> {
-    if query.len() > HEADERS_BYTES_MAX {
+    if query.len() > SIP_HEADERS_BYTES_MAX {
         scope.note(
             node,
             "has headers of more than 1,024 bytes, which are left out",
@@ -166,26 +165,14 @@ fn sip_headers(scope: &mut Scope<'_>, node: Node<'_, '_>, query: &str) -> Vec<Si
     let query = query.replace('+', "%2B");
     let mut headers = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if is_own_header(&name) && value.chars().all(is_harmless) {
-            headers.push(SipHeader {
-                name: name.into_owned(),
-                value: Private::new(value),
-            });
-        } else {
-            scope.note(
+        match SipHeader::new(&name, &value) {
+            Ok(header) if headers.len() < SIP_HEADERS_MAX => headers.push(header),
+            Ok(_) => scope.note(node, "has more than 24 headers; the first 24 are sent"),
+            Err(_) => scope.note(
                 node,
                 "has a header that does not begin with X- or holds control characters",
-            );
+            ),
         }
     }
     headers
-}
-
-/// Whether a name is a token (RFC 3261, section 25.1) that begins with `X-`.
-fn is_own_header(name: &str) -> bool {
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte);
-    let begins = name
-        .get(..2)
-        .is_some_and(|head| head.eq_ignore_ascii_case("X-"));
-    begins && name.len() > 2 && name.bytes().all(is_token)
 }

@@ -14,6 +14,7 @@ use crate::core::call_facts::CustomParams;
 use crate::core::callback::CallbackEvent;
 use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
+use crate::core::sip_header::SipHeader;
 
 /// A TwiML document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -232,15 +233,6 @@ pub enum Callee {
         /// Headers for the INVITE.
         headers: Vec<SipHeader>,
     },
-}
-
-/// A header of an INVITE that `<Sip>` asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SipHeader {
-    /// A token that begins with `X-`.
-    pub name: String,
-    /// One line, without control characters.
-    pub value: Private,
 }
 
 /// `reason` of `<Reject>`.

@@ -103,7 +103,10 @@ impl VoiceFacts {
         fields.push("ApiVersion", API_VERSION);
         fields.push("CallSid", self.call.as_str());
         fields.push("CallStatus", twilio_status(status, self.direction));
-        fields.push("Direction", twilio_direction(self.direction));
+        fields.push(
+            "Direction",
+            twilio_direction(self.direction, self.parent.is_some()),
+        );
         if let Some(parent) = &self.parent {
             fields.push("ParentCallSid", parent.as_str());
         }
@@ -170,9 +173,10 @@ pub const fn twilio_status(status: CallStatus, direction: CallDirection) -> &'st
 
 /// The name that Twilio has for a direction.
 #[must_use]
-pub const fn twilio_direction(direction: CallDirection) -> &'static str {
+pub const fn twilio_direction(direction: CallDirection, is_dialled: bool) -> &'static str {
     match direction {
         CallDirection::Inbound => "inbound",
+        CallDirection::Outbound if is_dialled => "outbound-dial",
         CallDirection::Outbound => "outbound-api",
     }
 }

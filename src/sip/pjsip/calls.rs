@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::ffi;
 use super::hangups;
-use super::headers::{push_header, retry_after_value};
+use super::headers::retry_after_value;
+use super::msg_data::with_headers;
 use super::plain::{boxed, zeroed};
 use super::shared::Shared;
 use super::text::{self, PjStrings};
@@ -126,22 +127,16 @@ fn finish(shared: &Shared, leg: LegId, status: u16, end: LegEnd, retry_after: Op
         return;
     }
     shared.slots.note_ending(leg, end.clone());
-    let mut message: ffi::pjsua_msg_data = zeroed();
-    // SAFETY: plain C data that pjsua fills, and that is not moved afterwards.
-    unsafe { ffi::pjsua_msg_data_init(&raw mut message) };
-    // SAFETY: pjsua is there while a leg lives; null where there is no memory.
-    let pool = unsafe { ffi::pjsua_pool_create(c"hangup".as_ptr(), 512, 512) };
-    if let (Some(after), false) = (retry_after, pool.is_null()) {
-        let (list, after) = (&raw mut message.hdr_list, retry_after_value(after));
-        // SAFETY: pjsua made an empty list of it; the pool is released below.
-        unsafe { push_header(list, pool, "Retry-After", &after) };
-    }
     let (call, status) = (call_of(leg), c_uint::from(status));
-    // SAFETY: the message lives during the call, which copies it.
-    unsafe { hangups::hang_up(shared, call, status, &raw const message) };
-    if !pool.is_null() {
-        // SAFETY: made above, and what lives in it is not used any more.
-        unsafe { ffi::pj_pool_release(pool) };
+    let hang_up = |message: *const ffi::pjsua_msg_data| {
+        // SAFETY: null, or a message that lives during the call, which copies it.
+        unsafe { hangups::hang_up(shared, call, status, message) };
+    };
+    let after = retry_after.map(retry_after_value);
+    let headers = after.iter().map(|after| ("Retry-After", after.as_str()));
+    // A call is ended also where there is no memory to say more.
+    if after.is_none() || with_headers(None, headers, hang_up).is_none() {
+        hang_up(ptr::null());
     }
     shared.slots.end(leg, Some(end));
 }

@@ -27,6 +27,7 @@
 //! | `ice` | whether ICE has an address to offer |
 //! | `header_filter` | headers that pjsip parses and does not survive |
 //! | `messages`, `headers`, `uris` | what a message says: handles with safe methods |
+//! | `msg_data` | what a request carries beside what pjsua writes into it |
 //! | `received`, `sending` | a message that came in, or goes out |
 //! | `pools`, `plain`, `addresses` | memory, zeroed data and socket addresses of C |
 //! | `hangups` | hang-ups that pjsua refused, tried again |
@@ -84,6 +85,7 @@ mod invite_headers;
 mod log;
 mod messages;
 mod modules;
+mod msg_data;
 mod outgoing;
 mod plain;
 mod policies;

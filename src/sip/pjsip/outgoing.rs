@@ -25,10 +25,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::call_table::{CallTable, Receivers};
 use super::calls;
 use super::ffi;
+use super::msg_data::with_headers;
 use super::shared::Shared;
 use super::text::{self, PjStrings};
 use crate::core::ids::{LegId, LineId};
 use crate::core::private::Private;
+use crate::core::sip_header::{SipHeader, check_sip_headers};
 use crate::sip::engine::{CallRefused, OutgoingCall, OutgoingLeg};
 
 /// pjlib's "too many objects": no call id is free.
@@ -36,10 +38,15 @@ const PJ_ETOOMANY: ffi::pj_status_t = 70_010;
 /// pjlib's "invalid argument": what pjnath says when every candidate failed
 /// for want of a port. Arguments of ours that are wrong have errors of their own.
 const PJ_EINVAL: ffi::pj_status_t = 70_004;
+/// pjlib's "not enough memory".
+const PJ_ENOMEM: ffi::pj_status_t = 70_007;
 /// Where pjlib puts the system's error numbers.
 const OS_ERRORS_FROM: ffi::pj_status_t = 120_000;
 /// ENOMEM, ENFILE, EMFILE, EADDRINUSE, ENOBUFS of Linux.
 const NOTHING_LEFT: [ffi::pj_status_t; 5] = [12, 23, 24, 98, 105];
+
+/// Longest number that is shown.
+const NUMBER_DIGITS_MAX: usize = 20;
 
 const NO_ROOM: &str = "no leg, port or file descriptor for a call of our own";
 
@@ -122,7 +129,7 @@ pub fn place(shared: &Shared, call: OutgoingCall) {
     if call.reply.is_closed() {
         return;
     }
-    let result = try_place(shared, &call.line, &call.destination);
+    let result = try_place(shared, &call);
     match &result {
         Ok(placed) => tracing::debug!(leg = %placed.leg, line = %call.line, "a call is placed"),
         Err(CallRefused::Full) => shared.tell_full(NO_ROOM),
@@ -133,11 +140,10 @@ pub fn place(shared: &Shared, call: OutgoingCall) {
     }
 }
 
-fn try_place(
-    shared: &Shared,
-    line: &LineId,
-    destination: &Private,
-) -> Result<OutgoingLeg, CallRefused> {
+fn try_place(shared: &Shared, wanted: &OutgoingCall) -> Result<OutgoingLeg, CallRefused> {
+    let line = &wanted.line;
+    // Judged by who asked for them; what C prints without a question is judged here as well.
+    check_sip_headers(&wanted.headers).map_err(|error| CallRefused::Failed(error.to_string()))?;
     let (account, domain) = shared
         .with_lines(|lines| {
             let line = lines.table.data(line)?;
@@ -149,8 +155,18 @@ fn try_place(
         return Err(CallRefused::Full);
     }
     let ticket = shared.pending_dials.begin(line.clone());
-    let uri = calls::target(destination.expose(), &domain);
-    let made = make_call(account, &uri, ticket);
+    let uri = calls::target(wanted.destination.expose(), &domain);
+    let from = wanted
+        .shown
+        .as_ref()
+        .map(|number| from_uri(number, &domain));
+    let made = make_call(
+        account,
+        &uri,
+        ticket,
+        from.transpose()?.as_deref(),
+        &wanted.headers,
+    );
     if let Ok(call) = made {
         shared.pending_dials.open(&shared.slots, ticket, call);
     }
@@ -182,23 +198,51 @@ fn try_place(
     }
 }
 
-fn make_call(account: i32, uri: &str, ticket: usize) -> Result<i32, ffi::pj_status_t> {
+/// What From says where another number than the line's is shown.
+fn from_uri(number: &Private, domain: &str) -> Result<String, CallRefused> {
+    let number = number.expose();
+    let digits = number.strip_prefix('+').unwrap_or(number);
+    let is_number = (1..=NUMBER_DIGITS_MAX).contains(&digits.len())
+        && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        let text = "the number to be shown is no phone number";
+        return Err(CallRefused::Failed(text.to_owned()));
+    }
+    Ok(format!("<sip:{number}@{domain}>"))
+}
+
+fn make_call(
+    account: i32,
+    uri: &str,
+    ticket: usize,
+    from: Option<&str>,
+    headers: &[SipHeader],
+) -> Result<i32, ffi::pj_status_t> {
     let mut lent = PjStrings::default();
     let uri = lent.lend(uri);
     let mut call = -1;
-    // SAFETY: the URI lives during the call and is copied by pjsua, as are the
-    // settings; the user data is a number that nobody follows; the id is an
-    // out-parameter.
-    let status = unsafe {
+    let mut ask = |message: *const ffi::pjsua_msg_data| {
         let setting = calls::audio_only();
-        ffi::pjsua_call_make_call(
-            account,
-            &raw const uri,
-            &raw const setting,
-            ptr::without_provenance_mut(ticket),
-            ptr::null(),
-            &raw mut call,
-        )
+        // SAFETY: the URI and the message live during the call and are copied by pjsua, as are
+        // the settings; the user data is a number that nobody follows; the id is an
+        // out-parameter.
+        unsafe {
+            ffi::pjsua_call_make_call(
+                account,
+                &raw const uri,
+                &raw const setting,
+                ptr::without_provenance_mut(ticket),
+                message,
+                &raw mut call,
+            )
+        }
+    };
+    let status = if headers.is_empty() && from.is_none() {
+        ask(ptr::null())
+    } else {
+        let pairs = headers.iter();
+        let pairs = pairs.map(|header| (header.name.as_str(), header.value.expose()));
+        with_headers(from, pairs, ask).unwrap_or(PJ_ENOMEM)
     };
     if status == ffi::PJ_SUCCESS {
         Ok(call)
@@ -211,7 +255,7 @@ fn refusal(status: ffi::pj_status_t) -> CallRefused {
     let nothing_left = status
         .checked_sub(OS_ERRORS_FROM)
         .is_some_and(|error| NOTHING_LEFT.contains(&error));
-    if [PJ_ETOOMANY, PJ_EINVAL].contains(&status) || nothing_left {
+    if [PJ_ETOOMANY, PJ_EINVAL, PJ_ENOMEM].contains(&status) || nothing_left {
         CallRefused::Full
     } else {
         CallRefused::Failed(text::status_text(status))
@@ -265,7 +309,7 @@ mod tests {
 
     #[test]
     fn what_is_used_up_is_full_and_the_rest_has_a_reason() {
-        for status in [PJ_ETOOMANY, PJ_EINVAL, 120_024, 120_098] {
+        for status in [PJ_ETOOMANY, PJ_EINVAL, PJ_ENOMEM, 120_024, 120_098] {
             assert_eq!(refusal(status), CallRefused::Full, "{status}");
         }
         for status in [171_039, 120_111, 1] {

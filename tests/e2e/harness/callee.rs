@@ -198,9 +198,13 @@ async fn read(socket: Arc<UdpSocket>, received: Received, peer: Arc<Mutex<Option
         // CANCEL ends the INVITE as well.
         let invite = {
             let mut received = received.lock().unwrap();
+            let is_its = |it: &&Message| {
+                it.method() == Some("INVITE") && it.header("call-id") == message.header("call-id")
+            };
+            let invite = received.iter().find(is_its);
+            let invite = invite.filter(|_| method == "CANCEL").cloned();
             received.push(message);
-            let invite = received.iter().find(|it| it.method() == Some("INVITE"));
-            invite.filter(|_| method == "CANCEL").cloned()
+            invite
         };
         if let Some(invite) = invite {
             let ended = tagged(&invite, "487 Request Terminated", local, "");
