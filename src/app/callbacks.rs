@@ -21,7 +21,7 @@ use crate::callbacks::{
 use crate::config::{CallbacksConfig, ServiceUrl, SpeechConfig};
 use crate::core::call::CallDecision;
 use crate::core::call_object::CallObject;
-use crate::core::callback::{CallChange, CallbackReceiver, Kept};
+use crate::core::callback::{CallChange, CallbackReceiver, Kept, WebhookEvent};
 use crate::core::outward::{Outward, WrittenBy};
 use crate::core::private::{Private, Secret};
 use crate::core::signature::Signer;
@@ -120,6 +120,10 @@ pub struct CallbackListener(pub StatusCallbacks);
 impl StatusListener for CallbackListener {
     fn changed(&self, call: &CallObject, receiver: Option<&CallbackReceiver>) {
         self.0.changed(call, receiver);
+    }
+
+    fn tell(&self, event: WebhookEvent) {
+        self.0.tell(event);
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::core::call_facts::CallState;
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
-use crate::core::callback::CallbackReceiver;
+use crate::core::callback::{CallbackReceiver, WebhookEvent};
 use crate::core::dialling::NotAllowed;
 use crate::core::ids::CallId;
 use crate::core::outcome::Outcome;
@@ -82,6 +82,9 @@ pub struct QueuedRequest {
 pub trait StatusListener: Send + Sync {
     /// The call has a new status. `url` is the call's own callback address.
     fn changed(&self, call: &CallObject, receiver: Option<&CallbackReceiver>);
+
+    /// This is to be told beside the call's status, and kept and tried as that is.
+    fn tell(&self, event: WebhookEvent);
 }
 
 /// All calls.
@@ -284,6 +287,13 @@ impl CallHandle {
         }
     }
 
+    /// Tells somebody something beside the call's status.
+    pub fn tell(&self, event: WebhookEvent) {
+        if let Some(listener) = &self.store.listener {
+            listener.tell(event);
+        }
+    }
+
     fn notify_listener(&self, object: &CallObject) {
         if let Some(listener) = &self.store.listener {
             listener.changed(object, self.receiver.as_ref());
@@ -314,6 +324,10 @@ mod tests {
             let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let url = receiver.map(|receiver| receiver.url().to_owned());
             heard.push((call.state.status, url));
+        }
+
+        fn tell(&self, event: WebhookEvent) {
+            panic!("{event:?}");
         }
     }
 

@@ -11,6 +11,7 @@ use tracing::{Instrument, warn};
 use super::call::call_terms::{CallTerms, ForeignWorkers};
 use super::call::driver::Start;
 pub use super::call::voice::PlacedVoice;
+pub use super::call::voice_detection::PlacedDetection;
 use super::call_place::CallPlace;
 use super::caller_id;
 use super::context::Context;

@@ -64,6 +64,11 @@ impl StatusCallbacks {
         self.leave(Arc::new(notice));
     }
 
+    /// A callback beside those of the call's status.
+    pub fn tell(&self, event: WebhookEvent) {
+        self.leave(Arc::new(event));
+    }
+
     fn leave(&self, notice: Arc<WebhookEvent>) {
         use std::sync::atomic::Ordering::Relaxed;
         let waiting = count(&self.counters.waiting);

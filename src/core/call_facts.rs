@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::answering_machine::AnsweredBy;
 use super::call_object::{CallDirection, CallStatus};
 use super::ids::{CallId, LineId, StreamId};
 use super::outcome::Outcome;
@@ -113,6 +114,8 @@ pub struct CallState {
     pub worker: Option<String>,
     /// The last worker's stream.
     pub stream: Option<StreamId>,
+    /// Who answered it, once a detection has told.
+    pub answered_by: Option<AnsweredBy>,
 }
 
 impl Default for CallState {
@@ -128,6 +131,7 @@ impl Default for CallState {
             attempt: 1,
             worker: None,
             stream: None,
+            answered_by: None,
         }
     }
 }

@@ -13,8 +13,55 @@ use serde_json::json;
 
 use super::ids::{AccountSid, CallId, StreamId};
 use super::media_session::playout::MarkEcho;
+use super::twiml::document::Track;
 
 pub use super::worker_message::{Rejected, WorkerMessage, parse_worker_message};
+
+/// One of the two sounds of a call, as `media` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AudioTrack {
+    /// What the caller says.
+    Inbound,
+    /// What he hears.
+    Outbound,
+}
+
+impl AudioTrack {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// What `start` lists as `tracks`.
+const fn names(track: Track) -> &'static [&'static str] {
+    match track {
+        Track::Inbound => &["inbound"],
+        Track::Outbound => &["outbound"],
+        Track::Both => &["inbound", "outbound"],
+    }
+}
+
+/// The `media` messages of one track.
+#[derive(Debug)]
+struct MediaMessages {
+    /// The number of the next chunk.
+    chunk: u64,
+    /// The part of every message between its two first numbers.
+    middle: String,
+}
+
+impl MediaMessages {
+    fn new(stream: &StreamId, track: AudioTrack) -> Self {
+        let track = track.as_str();
+        Self {
+            chunk: 1,
+            middle: format!(r#"","streamSid":"{stream}","media":{{"track":"{track}","chunk":""#),
+        }
+    }
+}
 
 /// Serialises the messages of one worker stream and numbers them. Each
 /// `write_*` appends one complete JSON text to `out`.
@@ -25,10 +72,9 @@ pub struct MessageWriter {
     account: AccountSid,
     /// The number of the next message.
     sequence: u64,
-    /// The number of the next `media` chunk.
-    chunk: u64,
-    /// The part of every `media` message between its two first numbers.
-    media_middle: String,
+    tracks: Track,
+    inbound: MediaMessages,
+    outbound: MediaMessages,
 }
 
 impl MessageWriter {
@@ -40,11 +86,16 @@ impl MessageWriter {
             call: call.clone(),
             account: account.clone(),
             sequence: 1,
-            chunk: 1,
-            media_middle: format!(
-                r#"","streamSid":"{stream}","media":{{"track":"inbound","chunk":""#
-            ),
+            tracks: Track::Inbound,
+            inbound: MediaMessages::new(stream, AudioTrack::Inbound),
+            outbound: MediaMessages::new(stream, AudioTrack::Outbound),
         }
+    }
+
+    /// The same for a stream that carries these tracks: a copy of a call.
+    #[must_use]
+    pub fn of_tracks(self, tracks: Track) -> Self {
+        Self { tracks, ..self }
     }
 
     /// The stream it numbers.
@@ -68,7 +119,7 @@ impl MessageWriter {
                 "streamSid": self.stream.as_str(),
                 "accountSid": self.account.as_str(),
                 "callSid": self.call.as_str(),
-                "tracks": ["inbound"],
+                "tracks": names(self.tracks),
                 "customParameters": custom_parameters,
                 "mediaFormat": { "encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1 },
             },
@@ -76,14 +127,29 @@ impl MessageWriter {
         write_json(&body, out);
     }
 
-    /// `media`: raw mu-law, at `timestamp_ms` since the stream started.
+    /// `media` of the inbound track: raw mu-law, at `timestamp_ms` since the stream started.
     pub fn write_media(&mut self, timestamp_ms: u64, payload: &[u8], out: &mut Vec<u8>) {
+        self.write_track(AudioTrack::Inbound, timestamp_ms, payload, out);
+    }
+
+    /// `media` of either track; each counts its chunks by itself.
+    pub fn write_track(
+        &mut self,
+        track: AudioTrack,
+        timestamp_ms: u64,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        let media = match track {
+            AudioTrack::Inbound => &mut self.inbound,
+            AudioTrack::Outbound => &mut self.outbound,
+        };
         let encoded = payload.len().div_ceil(3) * 4;
-        out.reserve(self.media_middle.len() + encoded + 160);
+        out.reserve(media.middle.len() + encoded + 160);
         out.extend_from_slice(br#"{"event":"media","sequenceNumber":""#);
         write_decimal(self.sequence, out);
-        out.extend_from_slice(self.media_middle.as_bytes());
-        write_decimal(self.chunk, out);
+        out.extend_from_slice(media.middle.as_bytes());
+        write_decimal(media.chunk, out);
         out.extend_from_slice(br#"","timestamp":""#);
         write_decimal(timestamp_ms, out);
         out.extend_from_slice(br#"","payload":""#);
@@ -94,7 +160,7 @@ impl MessageWriter {
         debug_assert_eq!(written, Ok(encoded));
         out.extend_from_slice(br#""}}"#);
         self.sequence += 1;
-        self.chunk += 1;
+        media.chunk += 1;
     }
 
     /// `dtmf`: one digit that the caller pressed.
@@ -226,6 +292,29 @@ mod tests {
             json!({"event": "stop", "sequenceNumber": "6", "streamSid": stream,
                 "stop": {"accountSid": account, "callSid": call}})
         );
+    }
+
+    #[test]
+    fn a_copy_of_both_tracks_numbers_messages_over_both_and_chunks_by_track() {
+        let mut writer = writer().of_tracks(Track::Both);
+        let start = written(|out| writer.write_start(&BTreeMap::new(), out));
+        assert_eq!(start["start"]["tracks"], json!(["inbound", "outbound"]));
+        let mut media = |track, at| {
+            let value = written(|out| writer.write_track(track, at, &[0x7f; 160], out));
+            let media = &value["media"];
+            let parts = [
+                &value["sequenceNumber"],
+                &media["track"],
+                &media["chunk"],
+                &media["timestamp"],
+            ];
+            parts
+                .map(|part| part.as_str().unwrap().to_owned())
+                .join(" ")
+        };
+        assert_eq!(media(AudioTrack::Outbound, 5), "2 outbound 1 5");
+        assert_eq!(media(AudioTrack::Inbound, 0), "3 inbound 1 0");
+        assert_eq!(media(AudioTrack::Outbound, 25), "4 outbound 2 25");
     }
 
     proptest! {

@@ -99,6 +99,8 @@ async fn apply(
             put(connection, INSERT, node, notice).await?;
             match notice.event {
                 CallbackEvent::Completed => settle(connection, &notice.call).await,
+                // It is none of the call's status: its last is owed as before.
+                CallbackEvent::MachineDetected => Ok(()),
                 _ => put(connection, OWE, node, notice).await,
             }
         }
@@ -150,7 +152,7 @@ fn notice(row: &AnyRow) -> Result<Option<WebhookEvent>, sqlx::Error> {
     let sequence: i64 = row.try_get("sequence")?;
     let known = (
         CallId::parse(&call),
-        CallbackEvent::parse(&event),
+        CallbackEvent::parse_kept(&event),
         u32::try_from(sequence),
     );
     let (Some(call), Some(event), Ok(sequence)) = known else {

@@ -9,6 +9,7 @@ use sqlx::{AnyConnection, Row as _};
 
 use super::connection::Store;
 use super::error::StoreError;
+use crate::core::answering_machine::AnsweredBy;
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call_facts::{CallFacts, CallState};
 use crate::core::call_object::{CallDirection, CallObject};
@@ -72,7 +73,7 @@ pub struct CallPage {
     pub next: Option<(SystemTime, CallId)>,
 }
 
-pub(super) const COLUMNS: [&str; 23] = [
+pub(super) const COLUMNS: [&str; 24] = [
     "call_id",
     "sip_call_id",
     "node_id",
@@ -95,6 +96,7 @@ pub(super) const COLUMNS: [&str; 23] = [
     "jitter_ms",
     "mos",
     "audio_counters",
+    "answered_by",
     "parent_call_id",
 ];
 
@@ -159,6 +161,7 @@ pub(super) async fn write(
                 .and_then(|audio| audio.counters)
                 .map(|counters| counters.to_json()),
         )
+        .bind(state.answered_by.map(AnsweredBy::as_str))
         .bind(facts.parent.as_ref().map(|id| id.as_str().to_owned()))
         .execute(connection)
         .await
@@ -324,6 +327,7 @@ pub(super) fn read(row: &AnyRow) -> Result<CallRecord, sqlx::Error> {
         attempt: small(count("attempts")?),
         stream: text("stream_id")?.and_then(|id| StreamId::parse(&id)),
         worker: text("worker")?,
+        answered_by: text("answered_by")?.as_deref().and_then(AnsweredBy::parse),
         ..CallState::default()
     };
     state.status = state.kept_status();

@@ -78,6 +78,12 @@ const ALL: [(i64, &str, &str, &str); 9] = [
         sql!("sqlite", "0009_parent_calls"),
         sql!("postgres", "0009_parent_calls"),
     ),
+    (
+        10,
+        "answered by",
+        sql!("sqlite", "0010_answered_by"),
+        sql!("postgres", "0010_answered_by"),
+    ),
 ];
 
 /// How many there are.

@@ -138,12 +138,12 @@ pub async fn ended(bridge: &Bridge) -> Value {
     last_call(bridge).await
 }
 
-async fn last_call(bridge: &Bridge) -> Value {
+pub async fn last_call(bridge: &Bridge) -> Value {
     let listed = Api::of(bridge).get("/api/calls").await.expect(200);
     listed[0].clone()
 }
 
-async fn metrics(bridge: &Bridge) -> String {
+pub async fn metrics(bridge: &Bridge) -> String {
     http::get(bridge.api_port, "/metrics").await.unwrap().body
 }
 
@@ -390,7 +390,7 @@ async fn what_is_not_served_is_left_out_and_the_call_goes_on() {
     let bot = Bot::start().await;
     bot.answers(
         "/voice",
-        "<Start><Stream url=\"wss://w.example/\"/></Start><Say>Hello</Say><Redirect>/after</Redirect>",
+        "<Record/><Say>Hello</Say><Redirect>/after</Redirect>",
     );
     bot.answers("/after", "<Pause length=\"1\"/>");
     let bridge = bot.bridge().await;

@@ -8,7 +8,7 @@ use serde_json::json;
 use sipbridge::bridge::call_store::StatusListener;
 use sipbridge::core::call::AnswerMode;
 use sipbridge::core::call_object::CallObject;
-use sipbridge::core::callback::CallbackReceiver;
+use sipbridge::core::callback::{CallbackReceiver, WebhookEvent};
 use sipbridge::core::private::Private;
 use sipbridge::sip::engine::SubmitError;
 
@@ -269,6 +269,10 @@ impl StatusListener for Bomb {
             call.state.status.is_final() || call.state.answered.is_none(),
             "injected"
         );
+    }
+
+    fn tell(&self, event: WebhookEvent) {
+        panic!("{event:?}");
     }
 }
 

@@ -237,3 +237,34 @@ async fn a_hundred_rows_of_one_moment_come_in_the_order_of_their_calls() {
         store.close().await;
     }
 }
+
+#[tokio::test]
+async fn who_answered_is_kept_beside_what_is_owed_of_the_calls_status() {
+    for stage in Stage::both() {
+        let store = stage.open().await;
+        let call = CallId::random();
+        let detected = WebhookEvent {
+            event: CallbackEvent::MachineDetected,
+            sequence: u32::MAX,
+            ..(*notice(&call, 0, Some("http://who/"))).clone()
+        };
+        let changes = [
+            CallChange::Insert(notice(&call, 1, Some("http://status/"))),
+            CallChange::Insert(Arc::new(detected)),
+            CallChange::Delete(call.clone(), 1),
+        ];
+        change(&store, "node", &changes).await;
+        let Kept { waiting, owed } = store.callbacks("node", ALL).await.unwrap();
+        assert_eq!(sequences(&waiting), [(call.clone(), u32::MAX)]);
+        assert_eq!(waiting[0].event, CallbackEvent::MachineDetected);
+        assert_eq!(owed[0].last.sequence, 1, "the status, as before");
+        assert_eq!(
+            owed[0].last.url.as_ref().map(Secret::expose),
+            Some("http://status/")
+        );
+        change(&store, "node", &[CallChange::Delete(call, u32::MAX)]).await;
+        let Kept { waiting, owed } = store.callbacks("node", ALL).await.unwrap();
+        assert_eq!((waiting.len(), owed.len()), (0, 1));
+        store.close().await;
+    }
+}

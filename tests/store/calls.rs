@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use sipbridge::core::answering_machine::AnsweredBy;
 use sipbridge::core::audio_counters::AudioCounters;
 use sipbridge::core::call_facts::{CallFacts, CallState};
 use sipbridge::core::call_object::{CallDirection, CallObject};
@@ -55,6 +56,7 @@ pub fn ended(record: &CallRecord) -> CallRecord {
         attempt: 2,
         stream: Some(StreamId::random()),
         worker: Some("queue".into()),
+        answered_by: Some(AnsweredBy::MachineEndBeep),
         ..CallState::default()
     };
     state.end(Outcome::CallerHungUp, started + Duration::from_secs(60));

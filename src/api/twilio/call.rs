@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::API_VERSION;
 use super::numbers::phone_number_sid;
+use crate::core::answering_machine::AnsweredBy;
 use crate::core::call_object::CallObject;
 use crate::core::ids::{AccountSid, CallId};
 use crate::core::timestamp::rfc2822;
@@ -39,6 +40,7 @@ pub struct CallResource<'a> {
     price_unit: &'static str,
     /// inbound, outbound-api, or outbound-dial.
     direction: &'static str,
+    /// human, machine_start, machine_end_beep, machine_end_silence, machine_end_other, fax or unknown, where that was asked for and is known.
     answered_by: Option<&'a str>,
     api_version: &'static str,
     forwarded_from: Option<&'a str>,
@@ -77,7 +79,7 @@ impl<'a> CallResource<'a> {
             price: None,
             price_unit: "USD",
             direction: twilio_direction(facts.direction, facts.parent.is_some()),
-            answered_by: None,
+            answered_by: state.answered_by.map(AnsweredBy::as_str),
             api_version: API_VERSION,
             forwarded_from: None,
             group_sid: None,

@@ -3,48 +3,36 @@
 use super::error::TwilioError;
 use super::form::Form;
 use super::new_call::webhook;
+use crate::bridge::place::PlacedDetection;
 use crate::core::answering_machine::{DetectionSettings, PARAMETERS};
 use crate::core::twiml::document::{Track, Webhook};
 
-/// `MachineDetection`: who has answered is to be found out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Detection {
-    /// How.
-    pub(super) settings: DetectionSettings,
-    /// `AsyncAmd`: the call's TwiML does not wait for it.
-    pub(super) is_async: bool,
-    /// `AsyncAmdStatusCallback`: told who it was.
-    pub(super) callback: Option<Webhook>,
-}
-
-impl Detection {
-    /// `None` where it is not asked for, whatever else stands there.
-    ///
-    /// # Errors
-    /// When an address cannot be used. Other mistakes are left in the form.
-    pub(super) fn read(form: &mut Form) -> Result<Option<Self>, TwilioError> {
-        let mut settings = DetectionSettings::default();
-        let mut is_wanted = false;
-        for name in PARAMETERS {
-            let Some(text) = form.text(name) else {
-                continue;
-            };
-            is_wanted |= name == "MachineDetection";
-            if let Err(error) = settings.set(name, &text) {
-                form.refuse(name, &error.to_string());
-            }
-        }
-        let detection = Self {
-            settings,
-            is_async: flag(form, "AsyncAmd"),
-            callback: webhook(
-                form,
-                "AsyncAmdStatusCallback",
-                "AsyncAmdStatusCallbackMethod",
-            )?,
+/// `MachineDetection` and what belongs to it; `None` where it is not asked for, whatever else stands there.
+///
+/// # Errors
+/// When an address cannot be used. Other mistakes are left in the form.
+pub(super) fn detection(form: &mut Form) -> Result<Option<PlacedDetection>, TwilioError> {
+    let mut settings = DetectionSettings::default();
+    let mut is_wanted = false;
+    for name in PARAMETERS {
+        let Some(text) = form.text(name) else {
+            continue;
         };
-        Ok(is_wanted.then_some(detection))
+        is_wanted |= name == "MachineDetection";
+        if let Err(error) = settings.set(name, &text) {
+            form.refuse(name, &error.to_string());
+        }
     }
+    let detection = PlacedDetection {
+        settings,
+        is_async: flag(form, "AsyncAmd"),
+        callback: webhook(
+            form,
+            "AsyncAmdStatusCallback",
+            "AsyncAmdStatusCallbackMethod",
+        )?,
+    };
+    Ok(is_wanted.then_some(detection))
 }
 
 /// `Record`: the call is to be recorded from its answer on.
@@ -160,9 +148,9 @@ mod tests {
     use crate::core::answering_machine::MachineDetection;
     use std::time::Duration;
 
-    fn detection(text: &str) -> Result<Option<Detection>, TwilioError> {
+    fn detection(text: &str) -> Result<Option<PlacedDetection>, TwilioError> {
         let mut form = Form::parse(text.as_bytes());
-        let detection = Detection::read(&mut form)?;
+        let detection = super::detection(&mut form)?;
         form.finish().map(|()| detection)
     }
 

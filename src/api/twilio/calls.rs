@@ -93,6 +93,30 @@ struct CallCreate {
     /// Digits to send once it is answered, `w` for half a second.
     #[schema(rename = "SendDigits")]
     send_digits: Option<String>,
+    /// `Enable`, or `DetectMessageEnd`: it is found out who answers, and what is done with the call waits for it.
+    #[schema(rename = "MachineDetection")]
+    machine_detection: Option<String>,
+    /// Seconds after which that is given up: 3 to 59, 30 when absent.
+    #[schema(rename = "MachineDetectionTimeout")]
+    machine_detection_timeout: Option<u32>,
+    /// Milliseconds of speech that make a machine: 1000 to 6000, 2400 when absent.
+    #[schema(rename = "MachineDetectionSpeechThreshold")]
+    machine_detection_speech_threshold: Option<u32>,
+    /// Milliseconds of silence that end what is said: 500 to 5000, 1200 when absent.
+    #[schema(rename = "MachineDetectionSpeechEndThreshold")]
+    machine_detection_speech_end_threshold: Option<u32>,
+    /// Milliseconds of nothing but silence after which it is given up: 2000 to 10000, 5000 when absent.
+    #[schema(rename = "MachineDetectionSilenceTimeout")]
+    machine_detection_silence_timeout: Option<u32>,
+    /// `true`: what is done with the call does not wait for it.
+    #[schema(rename = "AsyncAmd")]
+    async_amd: Option<bool>,
+    /// Told who answered, with `AsyncAmd`.
+    #[schema(rename = "AsyncAmdStatusCallback")]
+    async_amd_status_callback: Option<String>,
+    /// `POST`, or `GET`.
+    #[schema(rename = "AsyncAmdStatusCallbackMethod")]
+    async_amd_status_callback_method: Option<String>,
 }
 
 /// What is asked of a call: one of `Status`, `Twiml` and `Url`.

@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::call_options::{Detection, Recording, choice, words};
+use super::call_options::{self, Recording, choice, words};
 use super::error::{Code, TwilioError};
 use super::form::Form;
-use crate::bridge::place::{self, PlacedVoice};
+use crate::bridge::place::{self, PlacedDetection, PlacedVoice};
 use crate::core::callback::CallbackEvent;
 use crate::core::dialling::destination::Destination;
 use crate::core::ids::LineId;
@@ -37,7 +37,7 @@ const RING_MAX_S: u32 = 600;
 const TIME_LIMIT_MAX_S: u32 = 86_400;
 
 /// What there may be, for the audit log.
-const PARAMETERS: [&str; 13] = [
+const PARAMETERS: [&str; 21] = [
     "To",
     "From",
     "Url",
@@ -51,6 +51,14 @@ const PARAMETERS: [&str; 13] = [
     "Timeout",
     "TimeLimit",
     "SendDigits",
+    "MachineDetection",
+    "MachineDetectionTimeout",
+    "MachineDetectionSpeechThreshold",
+    "MachineDetectionSpeechEndThreshold",
+    "MachineDetectionSilenceTimeout",
+    "AsyncAmd",
+    "AsyncAmdStatusCallback",
+    "AsyncAmdStatusCallbackMethod",
 ];
 
 /// The parameters that a request has.
@@ -81,7 +89,7 @@ pub(super) struct NewCall<Line> {
     /// `CallerId`: who calls, as the callee sees it.
     pub(super) caller_id: Option<Private>,
     /// `MachineDetection` and what belongs to it.
-    pub(super) detection: Option<Detection>,
+    pub(super) detection: Option<PlacedDetection>,
     /// `Record` and what belongs to it.
     pub(super) recording: Option<Recording>,
 }
@@ -92,10 +100,7 @@ impl NewCall<LineId> {
     /// # Errors
     /// When something of it is not built.
     pub(super) fn order(self) -> Result<place::NewCall, TwilioError> {
-        let missing = [
-            ("MachineDetection", self.detection.is_some()),
-            ("Record", self.recording.is_some()),
-        ];
+        let missing = [("Record", self.recording.is_some())];
         if let Some((name, _)) = missing.iter().find(|(_, is_asked)| *is_asked) {
             let text = format!("{name} is not served by this bridge yet");
             return Err(TwilioError::new(Code::PARAMETER, text));
@@ -114,6 +119,7 @@ impl NewCall<LineId> {
                 fallback: self.fallback,
                 digits: self.first_digits,
                 status_callback: self.status_callback,
+                detection: self.detection,
             }),
         })
     }
@@ -152,7 +158,7 @@ impl<Line> NewCall<Line> {
                 DialString::parse,
             ),
             caller_id: caller_id(form),
-            detection: Detection::read(form)?,
+            detection: call_options::detection(form)?,
             recording: Recording::read(form)?,
         })
     }

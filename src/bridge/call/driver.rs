@@ -10,6 +10,10 @@
 
 #[path = "perform.rs"]
 mod perform;
+#[path = "perform_copy.rs"]
+mod perform_copy;
+#[path = "perform_detection.rs"]
+mod perform_detection;
 #[path = "perform_dial.rs"]
 mod perform_dial;
 #[path = "perform_voice.rs"]

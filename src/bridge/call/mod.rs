@@ -13,11 +13,13 @@
 //! | `incoming` | the question before a call is taken, and what its answer changes |
 //! | `worker_search` | reaching a worker: jobs, tickets, dialling |
 //! | `worker_session` | the stream with the worker, and what its messages do |
-//! | `worker_side` | the attached worker: its socket, its messages |
+//! | `worker_side`, `keep_alive` | the attached worker: its socket, its messages, its pings |
 //! | `destinations` | whom the call may be transferred to |
 //! | `idle_sounds` | what a caller hears while nothing is queued |
 //! | `voice`, `perform_voice` | what TwiML does with the call |
 //! | `voice_fetch`, `voice_sound`, `voice_stream` | what it asks for by HTTP, what it plays, its worker |
+//! | `voice_copy`, `perform_copy` | one-way copies of the call's audio |
+//! | `voice_detection`, `perform_detection` | who has answered a call that we placed |
 //! | `dialled`, `perform_dial` | the legs of a `<Dial>`, each a call of its own |
 //! | `parent` | a leg of `<Dial>`: the call that dialled it |
 //! | `callee` | the second leg: the fallback number, joined with the caller |
@@ -29,11 +31,14 @@ pub(super) mod dialled;
 pub(super) mod driver;
 pub(super) mod idle_sounds;
 pub(super) mod incoming;
+mod keep_alive;
 pub(super) mod opening;
 pub(super) mod parent;
 pub(super) mod publisher;
 mod signal;
 pub(super) mod voice;
+mod voice_copy;
+pub(super) mod voice_detection;
 pub(super) mod voice_fetch;
 mod voice_sound;
 pub(super) mod voice_stream;

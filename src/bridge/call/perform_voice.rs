@@ -15,7 +15,7 @@ use crate::core::media_session::downlink::IdleAudio;
 use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 use crate::core::twiml::document::MediaStream;
-use crate::core::voice::{CommandId, PromptSound, StreamEnd, VoiceCommand, VoiceRole};
+use crate::core::voice::{CommandId, PromptSound, StreamEnd, VoiceCommand};
 
 impl Driver {
     /// Does the next thing that TwiML asks for; false when there is none.
@@ -58,10 +58,8 @@ impl Driver {
             VoiceCommand::StopSound => self.stop_sound(),
             VoiceCommand::OpenStream { id, stream } => self.open_stream(id, stream),
             VoiceCommand::CloseStream => self.close_stream(),
-            VoiceCommand::StartCopy { id, .. } => {
-                self.parts.voice.tools.not_served("<Start><Stream>");
-                self.with_voice(|voice| voice.handle_copy_ended(id));
-            }
+            VoiceCommand::StartCopy { id, stream } => self.start_copy(id, stream),
+            VoiceCommand::StopCopy(id) => self.stop_copy(id),
             VoiceCommand::Dial { id, dial } => self.dial(id, *dial),
             VoiceCommand::RunLegDocument { leg, webhook } => {
                 self.parts.dialled.run_document(leg, webhook);
@@ -72,8 +70,6 @@ impl Driver {
             VoiceCommand::HangUp { unanswered } => self.call.handle_voice_end(now, unanswered),
             VoiceCommand::FallBack => self.call.handle_voice_fall_back(now),
             VoiceCommand::Warn(warning) => self.parts.voice.tools.warn(&warning),
-            // There are none.
-            VoiceCommand::StopCopy(_) => {}
         }
     }
 
@@ -92,7 +88,7 @@ impl Driver {
         let voice = &mut self.parts.voice;
         match &mut voice.call {
             Some(call) => call.handle_established(now),
-            None if self.call.is_scripted() => voice.begin(now, VoiceRole::Outbound),
+            None if self.call.is_scripted() => self.begin_answered(now),
             None => {}
         }
     }
@@ -110,6 +106,8 @@ impl Driver {
                 self.parts.voice.tools.explain("sound", &text);
                 self.with_voice(|voice| voice.handle_played(now, id, false));
             }
+            VoiceEvent::CopyEnded(id) => self.copy_ended(id),
+            VoiceEvent::Detected(verdict) => self.detected(now, verdict),
         }
     }
 

@@ -14,11 +14,12 @@ use crate::bridge::audio_metrics::AudioMetrics;
 use crate::bridge::call_store::CallHandle;
 use crate::bridge::leg::leg_media::{LegMedia, leg_stats};
 use crate::core::agents::Agent;
+use crate::core::answering_machine::AnsweredBy;
 use crate::core::audio_counters::AudioCounters;
 use crate::core::call::{Attempt, Reason, Report};
 use crate::core::call_facts::{CallFacts, CustomParams};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
-use crate::core::callback::CallbackReceiver;
+use crate::core::callback::{CallbackReceiver, WebhookEvent};
 use crate::core::ids::{CallId, StreamId, Token};
 use crate::core::mos;
 use crate::core::outcome::Outcome;
@@ -177,6 +178,17 @@ impl Publisher {
         self.show();
     }
 
+    /// A detection has told who answered.
+    pub(in crate::bridge) fn answered_by(&mut self, answered_by: AnsweredBy) {
+        self.call.state.answered_by = Some(answered_by);
+        self.show();
+    }
+
+    /// Tells somebody something beside the call's status; it is kept and tried as that is.
+    pub(in crate::bridge) fn tell(&self, event: WebhookEvent) {
+        self.handle.tell(event);
+    }
+
     /// The leg has ended with this status.
     pub(in crate::bridge) fn leg_ended(&mut self, sip_status: u16) {
         self.call.state.sip_status = sip_status;
@@ -233,6 +245,16 @@ impl Publisher {
         if let Some(agent) = &self.agent {
             parameters.extend([("agent".into(), agent.json().to_owned())]);
         }
+        parameters
+    }
+
+    /// `customParameters` of a one-way copy, whose document says these: over what the call says by itself.
+    pub(in crate::bridge) fn copy_parameters(&self, own: &CustomParams) -> CustomParams {
+        let mut parameters = self.call.state.custom_params.clone();
+        parameters.extend(
+            own.iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
         parameters
     }
 

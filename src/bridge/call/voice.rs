@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::voice_copy::VoiceCopies;
+use super::voice_detection::{PlacedDetection, Verdict, VoiceDetection};
 use super::voice_fetch::{Pending, VoiceHttp};
 use super::voice_sound::{Sound, VoiceSound};
 use super::voice_stream::{StreamDialers, VoiceStream};
@@ -37,6 +39,8 @@ pub struct PlacedVoice {
     pub digits: Option<DialString>,
     /// Told how the call goes on.
     pub status_callback: Option<StatusCallback>,
+    /// How it is found out who answers.
+    pub detection: Option<PlacedDetection>,
 }
 
 /// What all calls that TwiML has share.
@@ -66,9 +70,10 @@ impl VoiceTools {
         self.tell(kind(warning), &warning.to_string());
     }
 
-    /// The same for what a document asks for and this bridge does not do.
-    pub(in crate::bridge) fn not_served(&self, what: &str) {
-        self.tell("not-served", what);
+    /// The same for a one-way copy that could not be begun, or broke.
+    pub(in crate::bridge) fn copy_lost(&self, why: &str) {
+        let text = format!("a <Stream> of <Start> ends: {why}");
+        self.tell("copy-lost", &text);
     }
 
     fn tell(&self, kind: &'static str, text: &str) {
@@ -121,6 +126,8 @@ pub(in crate::bridge) struct VoiceSide {
     fetch: Pending<Result<Document, FetchFailure>>,
     pub(in crate::bridge) sound: VoiceSound,
     pub(in crate::bridge) stream: Option<VoiceStream>,
+    pub(in crate::bridge) copies: VoiceCopies,
+    pub(in crate::bridge) detection: VoiceDetection,
 }
 
 /// What a call waited for.
@@ -129,6 +136,10 @@ pub(in crate::bridge) enum VoiceEvent {
     Fetched(CommandId, Box<Result<Document, FetchFailure>>),
     /// A file that is to be heard now.
     Sound(CommandId, Sound),
+    /// A one-way copy that ended by itself.
+    CopyEnded(CommandId),
+    /// It is known who answered.
+    Detected(Verdict),
 }
 
 impl VoiceSide {
@@ -150,6 +161,8 @@ impl VoiceSide {
             fetch: Pending::nothing(),
             sound: VoiceSound::nothing(),
             stream: None,
+            copies: VoiceCopies::default(),
+            detection: VoiceDetection::default(),
         }
     }
 
@@ -163,6 +176,7 @@ impl VoiceSide {
             first: Some(voice.first),
             fallback: voice.fallback,
             digits: voice.digits,
+            detection: VoiceDetection::new(voice.detection),
             ..Self::new(tools, facts, None)
         }
     }
@@ -223,6 +237,8 @@ impl VoiceSide {
             biased;
             (id, answer) = self.fetch.next() => VoiceEvent::Fetched(id, Box::new(answer)),
             (id, sound) = self.sound.loaded() => VoiceEvent::Sound(id, sound),
+            id = self.copies.next() => VoiceEvent::CopyEnded(id),
+            verdict = self.detection.next() => VoiceEvent::Detected(verdict),
         }
     }
 

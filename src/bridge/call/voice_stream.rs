@@ -98,11 +98,19 @@ impl VoiceStream {
             }
             // It was replaced before it came up.
             StreamEnd::Closed => {}
-            StreamEnd::Lost => {
-                let error = "the worker cannot be reached";
-                self.tell(id, StreamEvent::Error, Some(error), facts, http);
-            }
+            StreamEnd::Lost => self.failed(id, "the worker cannot be reached", facts, http),
         }
+    }
+
+    /// It could not be begun, or broke; why.
+    pub(in crate::bridge) fn failed(
+        &self,
+        id: &StreamId,
+        error: &str,
+        facts: &VoiceFacts,
+        http: &dyn VoiceHttp,
+    ) {
+        self.tell(id, StreamEvent::Error, Some(error), facts, http);
     }
 
     fn tell(

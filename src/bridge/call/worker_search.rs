@@ -13,7 +13,7 @@ use crate::queue::{Job, Queue, QueueError};
 use crate::worker::{AttachTable, Dialer, Ticket, WorkerError, WorkerSocket};
 
 /// How long one attempt to dial a worker may take.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const DIAL_LIMIT: Duration = Duration::from_secs(5);
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 

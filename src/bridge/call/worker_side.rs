@@ -2,24 +2,14 @@
 //! what is wrong with what it sends.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use super::keep_alive::KeepAlive;
 use crate::core::ids::StreamId;
 use crate::core::media_streams::{WorkerMessage, parse_worker_message};
 use crate::worker::{CloseReason, DirectWriter, Ignored, Received, WorkerSocket};
-
-/// How often the worker is pinged.
-const PING_EVERY: Duration = Duration::from_secs(10);
-/// A worker that has not been heard of for this long is dead on TCP: at least
-/// one ping of ours has gone unanswered for 8 s. Noticed within 20 s.
-const DEAD_AFTER: Duration = Duration::from_secs(18);
-/// When a ping that found no room is tried again.
-const PING_AGAIN: Duration = Duration::from_secs(1);
-/// Shortest pause between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What comes from the worker.
 #[derive(Debug)]
@@ -37,9 +27,7 @@ pub(in crate::bridge) enum WorkerEvent {
 struct Attached {
     socket: WorkerSocket,
     stream: StreamId,
-    ping_at: Instant,
-    /// When to look again whether anything was heard.
-    look_at: Instant,
+    keep_alive: KeepAlive,
     /// Why the socket must be given up, found while writing to it.
     failed: Option<String>,
 }
@@ -59,12 +47,10 @@ impl WorkerSide {
 
     /// Takes an attached socket for this stream.
     pub(in crate::bridge) fn attach(&mut self, socket: WorkerSocket, stream: StreamId) {
-        let ping_at = Instant::now() + PING_EVERY;
         self.attached = Some(Attached {
             socket,
             stream,
-            ping_at,
-            look_at: ping_at,
+            keep_alive: KeepAlive::new(Instant::now()),
             failed: None,
         });
     }
@@ -132,26 +118,16 @@ impl WorkerSide {
         let Some(attached) = &mut self.attached else {
             return;
         };
-        if attached.look_at > now {
-            return;
-        }
-        // While this process was stalled nobody listened: no silence of the worker.
-        let stalled = now.saturating_duration_since(attached.look_at);
-        let silent = attached.socket.silent_for().saturating_sub(stalled);
-        if silent >= DEAD_AFTER {
+        let dead = attached.keep_alive.handle_time(now, &mut attached.socket);
+        if let Some(silent) = dead {
             attached.failed = Some(format!("nothing heard for {} s", silent.as_secs()));
         }
-        if attached.ping_at <= now {
-            let sent = attached.socket.ping();
-            attached.ping_at = now + if sent { PING_EVERY } else { PING_AGAIN };
-        }
-        let dead_at = now + DEAD_AFTER.saturating_sub(silent).max(LOOK_AGAIN);
-        attached.look_at = attached.ping_at.min(dead_at);
     }
 
     /// When [`WorkerSide::handle_time`] wants to be called.
     pub(in crate::bridge) fn poll_timeout(&self) -> Option<Instant> {
-        self.attached.as_ref().map(|attached| attached.look_at)
+        let attached = self.attached.as_ref();
+        attached.map(|attached| attached.keep_alive.poll_timeout())
     }
 
     /// Counts an ignored message; the log sees the 1st, 10th, 100th …
@@ -184,8 +160,10 @@ impl WorkerSide {
 
 #[cfg(test)]
 mod tests {
+    use super::super::keep_alive::PING_EVERY;
     use super::*;
     use crate::worker::Dialer;
+    use std::time::Duration;
     use tokio::net::TcpListener;
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::copied_audio::{CopiedAudio, CopyTaps};
 use super::inbound_audio::InboundAudio;
 use super::outbound_audio::{OutboundAudio, PacedAudio};
 use crate::bridge::context::provisional_format;
@@ -14,6 +15,7 @@ use crate::core::media_session::stats::LegStats;
 use crate::core::media_session::uplink::PreparedFormat;
 use crate::core::media_session::{MediaSession, SessionConfig};
 use crate::core::opus::OpusError;
+use crate::core::twiml::document::Track;
 use crate::media::pacer::Pacer;
 use crate::sip::rtp_channel::RtpReceiver;
 
@@ -86,6 +88,25 @@ impl LegMedia {
             pacer.add(paced);
         }
         Ok(first)
+    }
+
+    /// A copy of these tracks begins with what is heard and said now; it has one of the places for copies.
+    pub(in crate::bridge) fn begin_copy(&self, place: usize, track: Track) -> CopiedAudio {
+        let start = self.port.lock().uplink.clock().at(Instant::now());
+        let (copied, taps) = CopiedAudio::new(track, start);
+        self.set_taps(place, taps);
+        copied
+    }
+
+    /// The copy in this place gets nothing more.
+    pub(in crate::bridge) fn end_copy(&self, place: usize) {
+        self.set_taps(place, CopyTaps::default());
+    }
+
+    fn set_taps(&self, place: usize, taps: CopyTaps) {
+        let old = self.port.lock().uplink.set_tap(place, taps.inbound);
+        drop(old);
+        self.stream.downlink().set_tap(place, taps.outbound);
     }
 
     /// What comes in goes to no other leg any more.

@@ -6,7 +6,9 @@
 //! | `leg_media` | its audio: what goes out and what comes in |
 //! | `outbound_audio` | outgoing audio, shared with the pacer thread |
 //! | `inbound_audio` | incoming audio, shared with the engine's media thread |
+//! | `copied_audio` | what one-way copies of it carry |
 
+pub(super) mod copied_audio;
 pub(super) mod inbound_audio;
 pub(super) mod leg_media;
 pub(super) mod outbound_audio;

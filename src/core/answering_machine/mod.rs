@@ -167,6 +167,22 @@ pub enum AnsweredBy {
 }
 
 impl AnsweredBy {
+    const ALL: [Self; 7] = [
+        Self::Human,
+        Self::MachineStart,
+        Self::MachineEndBeep,
+        Self::MachineEndSilence,
+        Self::MachineEndOther,
+        Self::Fax,
+        Self::Unknown,
+    ];
+
+    /// The one of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == name)
+    }
+
     /// As clients read it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -1,13 +1,14 @@
 //! Tests of events and bodies.
 
 use super::*;
+use crate::core::answering_machine::AnsweredBy;
 use crate::core::call_facts::{CallFacts, CallState};
 use crate::core::call_object::CallDirection;
 use crate::core::ids::AccountSid;
 use crate::core::outward::WrittenBy;
 use crate::core::private::Private;
 use crate::core::twiml::VoiceUrl;
-use crate::core::twiml::document::{HttpMethod, StatusCallback, Webhook};
+use crate::core::twiml::document::{HttpMethod, StatusCallback};
 use crate::core::voice::webhook::VoiceFacts;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -199,6 +200,7 @@ fn a_receiver_of_twilios_gets_a_form_of_what_it_wants() {
     assert!(CallbackReceiver::Own("http://own/".into()).wants(CallbackEvent::Answered));
     let mut ringing = call();
     ringing.state.status = CallStatus::Ringing;
+    ringing.state.answered_by = Some(AnsweredBy::MachineStart);
     let step = (CallbackEvent::Ringing, 1);
     let notice = WebhookEvent::new(&ringing, step, Some(&receiver), start());
     assert_eq!(
@@ -216,6 +218,7 @@ fn a_receiver_of_twilios_gets_a_form_of_what_it_wants() {
         ("CallbackSource", "call-progress-events"),
         ("Direction", "outbound-api"),
         ("To", "+33612345678"),
+        ("AnsweredBy", "machine_start"),
     ] {
         assert_eq!(form.fields.get(name), Some(value), "{name}");
     }
@@ -242,4 +245,36 @@ fn a_receiver_of_twilios_gets_a_form_of_what_it_wants() {
         let times = form.fields.pairs().iter().filter(|(own, _)| own == name);
         assert_eq!(times.count(), 1, "{name}");
     }
+}
+
+#[test]
+fn who_answered_is_told_outside_the_count_of_the_others() {
+    let webhook = Webhook {
+        url: VoiceUrl::parse_http("http://bot/who").expect("a URL"),
+        method: HttpMethod::Post,
+        written_by: WrittenBy::Client,
+    };
+    let mut fields = FormFields::default();
+    fields.push("AnsweredBy", "human");
+    let call = call().facts.id.clone();
+    let told = WebhookEvent::machine_detection(call, &webhook, &fields);
+    assert_eq!(
+        told.url.as_ref().map(Secret::expose),
+        Some("http://bot/who")
+    );
+    let form = TwilioForm::of(&told.body).expect("a form");
+    assert_eq!(
+        (form.method, form.written_by),
+        (Method::Post, WrittenBy::Client)
+    );
+    assert_eq!(form.fields, fields);
+    assert!(told.sequence > 1_000_000, "no status has this number");
+    // It is kept by its name, which nobody can ask for.
+    let name = told.event.as_str();
+    assert_eq!(CallbackEvent::parse_kept(name), Some(told.event));
+    assert_eq!(CallbackEvent::parse(name), None);
+    assert_eq!(
+        CallbackEvent::parse_kept("ringing"),
+        Some(CallbackEvent::Ringing)
+    );
 }

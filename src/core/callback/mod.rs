@@ -20,6 +20,8 @@ use super::ids::CallId;
 use super::outcome::Outcome;
 use super::private::Secret;
 use super::timestamp::{parse_rfc3339_ms, rfc3339_ms};
+use super::twiml::document::Webhook;
+use super::voice::webhook::FormFields;
 
 /// How a callback is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +43,13 @@ pub enum CallbackEvent {
     Answered,
     /// The call is over; the call object's `status` says how.
     Completed,
+    /// It is known who answered: told to a receiver of its own, beside the others.
+    MachineDetected,
 }
 
 impl CallbackEvent {
-    const ALL: [Self; 4] = [
+    /// What the receiver of a call's status may ask to be told of.
+    const OF_STATUS: [Self; 4] = [
         Self::Initiated,
         Self::Ringing,
         Self::Answered,
@@ -59,13 +64,23 @@ impl CallbackEvent {
             Self::Ringing => "ringing",
             Self::Answered => "answered",
             Self::Completed => "completed",
+            Self::MachineDetected => "machine-detected",
         }
     }
 
-    /// The event of that name.
+    /// The event of that name, as receivers of a call's status ask for it.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|event| event.as_str() == name)
+        Self::OF_STATUS
+            .into_iter()
+            .find(|event| event.as_str() == name)
+    }
+
+    /// The event of that name, as it was kept.
+    #[must_use]
+    pub fn parse_kept(name: &str) -> Option<Self> {
+        let detected = Self::MachineDetected;
+        Self::parse(name).or((name == detected.as_str()).then_some(detected))
     }
 }
 
@@ -97,6 +112,9 @@ impl CallbackProgress {
         Some((event, number))
     }
 }
+
+/// The number of the callback that says who answered: it stands outside the count of the others.
+const DETECTION_SEQUENCE: u32 = u32::MAX;
 
 /// One callback to be delivered. `Debug` shows no number and no URL.
 #[derive(Clone)]
@@ -132,6 +150,18 @@ impl WebhookEvent {
             event,
             url: receiver.map(|receiver| Secret::new(receiver.url().to_owned())),
             body: body.to_string(),
+        }
+    }
+
+    /// Who answered a call, for `AsyncAmdStatusCallback`: these fields.
+    #[must_use]
+    pub fn machine_detection(call: CallId, webhook: &Webhook, fields: &FormFields) -> Self {
+        Self {
+            call,
+            sequence: DETECTION_SEQUENCE,
+            event: CallbackEvent::MachineDetected,
+            url: Some(Secret::new(webhook.url.expose().to_owned())),
+            body: json!({ TWILIO: receiver::form_of(webhook, fields) }).to_string(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{CallEnd, CallbackEvent, Method};
 use crate::core::call_object::{CallDirection, CallObject, CallStatus};
 use crate::core::outward::WrittenBy;
 use crate::core::timestamp::rfc2822;
-use crate::core::twiml::document::StatusCallback;
+use crate::core::twiml::document::{StatusCallback, Webhook};
 use crate::core::voice::webhook::{
     FormFields, StatusChange, VoiceFacts, status_fields, twilio_status,
 };
@@ -67,13 +67,19 @@ impl TwilioReceiver {
             talked: talked.unwrap_or_default(),
             sip_status: Some(state.sip_status).filter(|status| *status > 0),
         };
-        let webhook = &self.callback.webhook;
-        json!({
-            "method": webhook.method.as_str(),
-            "own": webhook.written_by == WrittenBy::Operator,
-            "fields": status_fields(&self.facts, &change).pairs(),
-        })
+        let mut facts = self.facts.clone();
+        facts.answered_by = state.answered_by;
+        form_of(&self.callback.webhook, &status_fields(&facts, &change))
     }
+}
+
+/// A form as a body holds it.
+pub(super) fn form_of(webhook: &Webhook, fields: &FormFields) -> Value {
+    json!({
+        "method": webhook.method.as_str(),
+        "own": webhook.written_by == WrittenBy::Operator,
+        "fields": fields.pairs(),
+    })
 }
 
 /// One callback in Twilio's form.

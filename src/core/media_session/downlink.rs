@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::clock::{FrameTap, MediaClock, MediaTime};
+use super::clock::{MediaClock, MediaTime, Taps};
 use super::downlink_handle::{DownlinkHandle, Shared};
 use super::latency_recovery::{CatchUp, MayDrop};
 use super::playout::{FRAME_BYTES, playout};
@@ -117,7 +117,7 @@ pub fn downlink(config: DownlinkConfig) -> Result<(DownlinkHandle, Downlink), Op
         sounding: false,
         clock: config.clock,
         media_time: None,
-        tap: None,
+        taps: Taps::default(),
         shared,
         stats: DownlinkStats::default(),
     };
@@ -139,11 +139,6 @@ pub struct Downlink {
 }
 
 impl Downlink {
-    /// Gives each frame that is sent to a tap as well, from now on.
-    pub fn set_tap(&mut self, tap: Box<dyn FrameTap>) {
-        self.sending.tap = Some(tap);
-    }
-
     /// The pacer is late and gives up `frames` deadlines: the timestamp jumps,
     /// the sequence number does not. Call it before the tick that follows.
     pub fn skip(&mut self, frames: u32) {
@@ -193,7 +188,7 @@ struct Sending {
     clock: MediaClock,
     /// Of the next frame; known from the first tick on.
     media_time: Option<MediaTime>,
-    tap: Option<Box<dyn FrameTap>>,
+    taps: Taps,
     shared: Arc<Shared>,
     stats: DownlinkStats,
 }
@@ -230,6 +225,11 @@ impl Sending {
             if changes.hold.exchange(&mut self.hold) {
                 self.hold_at = 0;
                 self.catch_up.handle_clear();
+            }
+            for (number, change) in changes.taps.iter_mut().enumerate() {
+                if let Some(place) = self.taps.place(number) {
+                    change.exchange(place);
+                }
             }
             if std::mem::take(&mut changes.forgets_digits) {
                 self.events.forget();
@@ -302,10 +302,9 @@ impl Sending {
 
     /// The one point that each frame to the caller passes, with its media time.
     fn pass(&mut self, at: MediaTime, frame: &[u8; FRAME_BYTES]) {
-        if let Some(tap) = &mut self.tap {
-            tap.handle_frame(at, frame);
-        }
+        self.taps.handle_frame(at, frame);
     }
+
     /// Drops what the stall rule allows from the head of the queue.
     fn trim(&mut self) {
         let (frames, only_quiet) = match self.catch_up.poll_drop(self.playout.queued_bytes()) {

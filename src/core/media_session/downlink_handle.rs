@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::audio_queue::Chunk;
-use super::clock::MediaTime;
+use super::clock::{MediaTime, TAPS_MAX, TapPlace};
 use super::downlink::{DigitsRefused, DownlinkStats, IdleAudio};
 use super::playout::{BYTES_PER_MS, Cleared, MarkEcho, MarkPlaced, PlayoutWriter, Pushed};
 use super::stats::{Counters, SentAt};
@@ -39,6 +39,7 @@ pub(super) struct Changes {
     pub(super) hold: Change<Option<Arc<[u8]>>>,
     pub(super) format: Change<MediaFormat>,
     pub(super) encoder: Change<Encoder>,
+    pub(super) taps: [Change<TapPlace>; TAPS_MAX],
     /// Those that were queued before `digits` are forgotten.
     pub(super) forgets_digits: bool,
     pub(super) digits: String,
@@ -203,6 +204,16 @@ impl DownlinkHandle {
     pub fn set_hold(&mut self, audio: Option<Arc<[u8]>>) {
         let changes = &self.shared.changes;
         drop(changes.change(|changes| changes.hold.set(audio)));
+    }
+
+    /// Puts a tap into one of the [`TAPS_MAX`] places, or takes it away: from the next tick on it sees each frame that
+    /// is sent. One that was taken away is freed with the next change of its place.
+    pub fn set_tap(&mut self, place: usize, tap: TapPlace) {
+        let old = self.shared.changes.change(|changes| {
+            let change = changes.taps.get_mut(place);
+            change.and_then(|change| change.set(tap))
+        });
+        drop(old);
     }
 
     /// Whether everything queued (audio, marks, digits, an `IdleAudio::Once`) has

@@ -8,7 +8,7 @@
 //! | [`downlink`], [`latency_recovery`] | worker to caller, the pacer's half: a packet every 20 ms, the stall rule |
 //! | [`downlink_handle`] | worker to caller, the half of normal threads: audio, marks, whatever else is to be sent |
 //! | [`playout`], [`playout_reader`], [`audio_queue`] | the queue between these two, with its marks |
-//! | [`clock`] | the leg's media clock, and the place for a recorder |
+//! | [`clock`] | the leg's media clock, and the taps: places for copies of the sound |
 //! | [`stats`] | what was sent and received, at one place: log, metrics, RTCP |
 //! | `transcode` | between mu-law and the codec of the call |
 //!
@@ -16,8 +16,8 @@
 //!
 //! | part | owner | calls | then |
 //! |---|---|---|---|
-//! | [`uplink::Uplink`] | pjsip's media thread and the call's driver, behind one lock (`InboundAudio`) | the media thread: `handle_rtp`; the driver: `handle_tick` each 20 to 200 ms, `handle_digit`, `attach`, `resume`, `detach`, `set_format` | `poll_message` (joined with another leg: `poll_digit`, `poll_frame`) until there is nothing |
-//! | [`downlink_handle::DownlinkHandle`] | the driver, and the media thread of a leg that this one is joined with, behind one lock (`OutboundAudio`) | `push`, `mark`, `clear`, `abandon`, `send_digits`, `drop_digits`, `set_hold`, `set_idle_audio`, `set_format`, `notify_drained` | `drain_echoes` after `mark`, `clear` and each wake-up; `is_drained` after a wake-up |
+//! | [`uplink::Uplink`] | pjsip's media thread and the call's driver, behind one lock (`InboundAudio`) | the media thread: `handle_rtp`; the driver: `handle_tick` each 20 to 200 ms, `handle_digit`, `attach`, `resume`, `detach`, `set_format`, `set_tap` | `poll_message` (joined with another leg: `poll_digit`, `poll_frame`) until there is nothing |
+//! | [`downlink_handle::DownlinkHandle`] | the driver, and the media thread of a leg that this one is joined with, behind one lock (`OutboundAudio`) | `push`, `mark`, `clear`, `abandon`, `send_digits`, `drop_digits`, `set_hold`, `set_idle_audio`, `set_format`, `set_tap`, `notify_drained` | `drain_echoes` after `mark`, `clear` and each wake-up; `is_drained` after a wake-up |
 //! | [`downlink::Downlink`] | the pacer thread alone, without a lock (`PacedAudio`) | `skip` where it was late, `handle_tick` each 20 ms | `poll_transmit` once; where `handle_tick` says so, the driver is woken |
 //!
 //! Order of locks where two are held: an uplink's, then a handle's. Nobody takes
@@ -41,7 +41,7 @@
 //! - *`clear`*: the handle moves the pacer's position by the same atomic step. It knows
 //!   at once, and to the byte, what was taken before. So marks never leave the handle:
 //!   each is a position, and the pacer only says how far it is.
-//! - *format, hold, idle audio, digits*: [`crate::core::handover`]. Where the handle is making a
+//! - *format, hold, idle audio, digits, taps*: [`crate::core::handover`]. Where the handle is making a
 //!   change in the very moment of the tick, the pacer sends what was right before the
 //!   change, and sees it 20 ms later.
 //! - *counters, drain, position of the next mark*: atomics.
@@ -53,12 +53,12 @@
 //! it comes back at once, which marks a `clear` sends back. A lock that the pacer only
 //! tries would cost the frame whenever it is held.
 //!
-//! # Recording and RTCP
+//! # Copies, recording and RTCP
 //!
 //! Both directions count time on one [`clock::MediaClock`]. Each frame of 20 ms passes one point
 //! of its half (`pass_frames` in the uplink, `pass` in the downlink), where a [`clock::FrameTap`]
-//! sees it with its media time. [`stats::LegStats`] has what a sender report and a receiver
-//! report need, of one moment. Neither is built yet.
+//! sees it with its media time: one-way copies of a call are made there. [`stats::LegStats`] has what a
+//! sender report and a receiver report need, of one moment. A recorder and RTCP are not built yet.
 //!
 //! # Teardown
 //!

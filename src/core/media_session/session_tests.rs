@@ -115,8 +115,9 @@ fn both_directions_pass_their_taps_on_one_clock() {
     let start = Instant::now();
     let mut session = session(start);
     let (received, heard) = (Recorder::default(), Recorder::default());
-    session.uplink.set_tap(Box::new(received.clone()));
-    session.downlink.set_tap(Box::new(heard.clone()));
+    let nothing = session.uplink.set_tap(0, Some(Box::new(received.clone())));
+    assert!(nothing.is_none());
+    session.handle.set_tap(0, Some(Box::new(heard.clone())));
     let at_ms = |ms: u64| start + Duration::from_millis(ms);
     // The caller is heard from 40 ms on, and loses a packet; the pacer begins at
     // 300 ms and gives up ten frames.
@@ -336,4 +337,45 @@ fn a_driver_and_a_pacer_on_two_threads_lose_nothing() {
     assert!(heard + cleared <= pushed && pushed <= heard + cleared + trimmed);
     let played: u64 = echoes.iter().map(|echo| echo.played_ms).sum();
     assert!(played <= heard / 2, "{played} ms of {heard} words");
+}
+
+/// Copies of a call come and go while others run: each has whole frames, and those of all are the same.
+#[test]
+fn taps_come_and_go_and_none_shifts_another() {
+    let start = Instant::now();
+    let mut session = session(start);
+    let taps: [Recorder; 3] = Default::default();
+    let put = |session: &mut MediaSession, place, tap: Option<&Recorder>| {
+        let tap = || tap.map(|tap| Box::new(tap.clone()) as Box<dyn FrameTap>);
+        let _old = session.uplink.set_tap(place, tap());
+        session.handle.set_tap(place, tap());
+    };
+    // The caller's packets are 30 ms long: frames end within them.
+    let say = |session: &mut MediaSession, number: u16| {
+        let at = start + Duration::from_millis(30 * u64::from(number));
+        let mut packet = rtp(number, number as u8);
+        packet[4..8].copy_from_slice(&(u32::from(number) * 240).to_be_bytes());
+        packet.extend([number as u8; 80]);
+        session.handle_rtp(at, &packet);
+        session.handle_worker_audio(&[0x40 | number as u8; FRAME_BYTES]);
+        session.handle_tick(at);
+    };
+    put(&mut session, 0, Some(&taps[0]));
+    say(&mut session, 1);
+    put(&mut session, 3, Some(&taps[1]));
+    say(&mut session, 2);
+    put(&mut session, 0, None);
+    say(&mut session, 3);
+    // There is no such place.
+    put(&mut session, super::clock::TAPS_MAX, Some(&taps[2]));
+    put(&mut session, 3, None);
+    say(&mut session, 4);
+    let codes = taps.map(|tap| {
+        let frames = tap.0.lock().unwrap().clone();
+        frames.iter().map(|(_, code)| *code).collect::<Vec<_>>()
+    });
+    assert_eq!(
+        codes,
+        [vec![1, 0x41, 1, 2, 0x42], vec![1, 2, 0x42, 3, 0x43], vec![]]
+    );
 }

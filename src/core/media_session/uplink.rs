@@ -29,7 +29,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::clock::{FrameTap, MediaClock};
+use super::clock::{MediaClock, TapPlace, Taps};
 use super::playout::{BYTES_PER_MS, FRAME_BYTES};
 use super::reorder::{Placement, Reception, Reorder};
 use super::replay_buffer::ReplayBuffer;
@@ -103,14 +103,9 @@ pub struct Uplink {
     last_rtp: Option<Instant>,
     stats: UplinkStats,
     clock: MediaClock,
-    tap: Option<Tap>,
-}
-
-/// What sees the frames, and the position of the next one.
-#[derive(Debug)]
-struct Tap {
-    tap: Box<dyn FrameTap>,
-    next: u64,
+    taps: Taps,
+    /// The position of the next frame for the taps, while there are any.
+    tapped: Option<u64>,
 }
 
 /// A format with what it takes to decode it, made before it is needed.
@@ -159,15 +154,23 @@ impl Uplink {
             last_rtp: None,
             stats: UplinkStats::default(),
             clock,
-            tap: None,
+            taps: Taps::default(),
+            tapped: None,
         }
     }
 
-    /// Gives each frame that comes in to a tap as well, from now on, whether or
-    /// not there is a worker.
-    pub fn set_tap(&mut self, tap: Box<dyn FrameTap>) {
-        let next = self.backlog.end();
-        self.tap = Some(Tap { tap, next });
+    /// Puts a tap into one of the [`TAPS_MAX`](super::clock::TAPS_MAX) places, or takes it away: from now on it sees
+    /// each frame and digit that comes in, whether or not there is a worker. Gives back what was there.
+    #[must_use = "to be dropped after the lock is released"]
+    pub fn set_tap(&mut self, place: usize, tap: TapPlace) -> TapPlace {
+        let old = match self.taps.place(place) {
+            Some(place) => std::mem::replace(place, tap),
+            None => tap,
+        };
+        // A tap that comes to others gets their frames, from the next one on.
+        let next = self.tapped.unwrap_or(self.backlog.end());
+        self.tapped = (!self.taps.is_empty()).then_some(next);
+        old
     }
 
     /// The clock of the leg, which is that of its downlink too.
@@ -340,17 +343,27 @@ impl Uplink {
     /// The one point that each frame from the caller passes, with its media time:
     /// once, in order, as it was put into the stream, whoever takes it when.
     fn pass_frames(&mut self) {
-        let Some(tap) = &mut self.tap else { return };
+        let Some(next) = &mut self.tapped else { return };
         let Some(zero) = self.timeline.zero() else {
             return;
         };
-        while tap.next + FRAME_BYTES as u64 <= self.backlog.end() {
-            let at = self.clock.at(zero).plus_samples(tap.next);
+        while *next + FRAME_BYTES as u64 <= self.backlog.end() {
+            let at = self.clock.at(zero).plus_samples(*next);
             // What is more than is kept is gone already.
-            if let Some(frame) = self.backlog.frame_at(tap.next) {
-                tap.tap.handle_frame(at, frame);
+            if let Some(frame) = self.backlog.frame_at(*next) {
+                self.taps.handle_frame(at, frame);
             }
-            tap.next += FRAME_BYTES as u64;
+            *next += FRAME_BYTES as u64;
+        }
+    }
+
+    /// The taps have a digit in its turn: behind the frames before it.
+    fn pass_digit(&mut self, now: Instant, digit: char) {
+        if self.tapped.is_some() {
+            self.pass_frames();
+            let zero = self.timeline.zero().unwrap_or(now);
+            let at = self.clock.at(zero).plus_samples(self.backlog.end());
+            self.taps.handle_digit(at, digit);
         }
     }
 
@@ -451,6 +464,7 @@ impl Uplink {
         if !self.merge.handle(now, way, digit) || self.muted {
             return;
         }
+        self.pass_digit(now, digit);
         if self.digits.len() == MAX_WAITING_DIGITS {
             self.stats.digits_dropped += 1;
             return;

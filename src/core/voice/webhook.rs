@@ -212,6 +212,21 @@ pub fn status_fields(facts: &VoiceFacts, change: &StatusChange) -> FormFields {
     fields
 }
 
+/// The fields of `AsyncAmdStatusCallback`: who answered, and how long after the answer that was known.
+#[must_use]
+pub fn detection_fields(
+    facts: &VoiceFacts,
+    answered_by: AnsweredBy,
+    after: Duration,
+) -> FormFields {
+    let mut fields = FormFields::default();
+    fields.push("AccountSid", facts.account.as_str());
+    fields.push("CallSid", facts.call.as_str());
+    fields.push("AnsweredBy", answered_by.as_str());
+    fields.push("MachineDetectionDuration", after.as_millis().to_string());
+    fields
+}
+
 /// `StreamEvent` of a stream's status callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamEvent {
@@ -480,6 +495,24 @@ mod tests {
         let first = webhook("http://bot/voice", HttpMethod::Get);
         let next = VoiceRequest::new(&first, fields, None).redirected(307, to.clone(), None);
         assert_eq!((next.url, next.form, next.signature), (to, None, None));
+    }
+
+    #[test]
+    fn a_detection_says_who_it_was_and_when() {
+        let after = Duration::from_millis(2_480);
+        let fields = detection_fields(&facts(), AnsweredBy::MachineEndBeep, after);
+        let said: Vec<_> = fields.pairs().iter().map(|(name, _)| &**name).collect();
+        assert_eq!(
+            said,
+            [
+                "AccountSid",
+                "CallSid",
+                "AnsweredBy",
+                "MachineDetectionDuration"
+            ]
+        );
+        assert_eq!(fields.get("AnsweredBy"), Some("machine_end_beep"));
+        assert_eq!(fields.get("MachineDetectionDuration"), Some("2480"));
     }
 
     #[test]
