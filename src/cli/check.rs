@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use super::EXIT_FAILURE;
 use super::callers;
+use crate::api::ApiTls;
+use crate::api::nodes::TrustFiles;
 use crate::app::database;
 use crate::config::{self, Checked, Config, Database, Dispatch, QueueSettings, RawArgs};
 use crate::core::address::Transport;
@@ -94,6 +96,7 @@ pub fn main(given: RawArgs) -> ExitCode {
     }
     check_lines(&config, &mut report);
     check_tls_roots(&config, &mut report);
+    check_api_tls(&config, &mut report);
     check_ports(&config, &mut report);
     check_workers(&config, &mut report);
     println!("{report}");
@@ -195,6 +198,22 @@ fn check_tls_roots(config: &Config, report: &mut Report) {
         Ok(TlsRoots::File(_)) => {}
         Err(error) if is_used => report.error(error),
         Err(error) => report.warn(error),
+    }
+}
+
+/// Whether the API can speak HTTPS, and ask other bridges by it.
+fn check_api_tls(config: &Config, report: &mut Report) {
+    if let Some((certificate, key)) = &config.api_tls {
+        match ApiTls::read(certificate, key) {
+            Ok(_) => report.ok("TLS: the API speaks HTTPS by --api-tls-cert"),
+            Err(error) => report.error(error),
+        }
+    }
+    if config.api_ca.is_some() {
+        match TrustFiles::of(config).client_config() {
+            Ok(_) => report.ok("TLS: other bridges' APIs are verified by --api-ca"),
+            Err(error) => report.error(error),
+        }
     }
 }
 

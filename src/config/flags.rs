@@ -253,6 +253,12 @@ pub const FLAGS: &[Flag] = &[
         .help(RUN, "Local address of that port; other than loopback only with --api-token"),
     value("api-token", "API_TOKEN", "TOKEN")
         .help(RUN, "Bearer token that the API demands, 17 characters or more; without it every program on this machine may use the API. GET /health, /metrics and /api/openapi.json need none. Prefer the variable"),
+    value("api-tls-cert", "API_TLS_CERT", "FILE")
+        .help(RUN, "PEM certificate, with what leads to its root, by which that port speaks HTTPS; needs --api-tls-key"),
+    value("api-tls-key", "API_TLS_KEY", "FILE")
+        .help(RUN, "PEM key of that certificate; needs --api-tls-cert"),
+    value("api-ca", "API_CA", "FILE")
+        .help(RUN, "PEM roots that the certificates of other bridges' APIs must come from, unless they have the certificate of this one [default: public authorities]"),
     value("drain-timeout", "DRAIN_TIMEOUT", "SECONDS").or("300")
         .help(RUN, "How long calls go on undisturbed after SIGTERM, while no new ones are taken; 0 for not at all"),
     value("shutdown-timeout", "SHUTDOWN_TIMEOUT", "SECONDS").or("10")

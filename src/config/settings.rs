@@ -68,6 +68,10 @@ pub struct Config {
     pub api_port: u16,
     /// `--api-token`; always there when `--api-bind` is not loopback.
     pub api_token: Option<Secret>,
+    /// `--api-tls-cert` and `--api-tls-key`.
+    pub api_tls: Option<(PathBuf, PathBuf)>,
+    /// `--api-ca`: trusted of other bridges' APIs instead of the public roots.
+    pub api_ca: Option<PathBuf>,
     /// `--drain-timeout`.
     pub drain_timeout: Duration,
     /// `--shutdown-timeout`; begins when draining is over.

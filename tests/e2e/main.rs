@@ -45,6 +45,7 @@
 //! | `store` | lines from a database, a record per call |
 //! | `strangers` | only trunks may talk to us: silence, tokens, floods, connections |
 //! | `access` | the API: token, browsers, bounds, audit |
+//! | `api_tls` | the API over HTTPS, slow handshakes, bridges that verify each other |
 //! | `agents` | agents of tenants, and voices of a stand-in for their provider |
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `cluster_api` | one API over several bridges, limits over all of them |
@@ -65,6 +66,7 @@
 mod access;
 mod admin_api;
 mod agents;
+mod api_tls;
 mod audio;
 mod bad_input;
 mod behind_nat;
