@@ -50,6 +50,7 @@
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `cluster_api` | one API over several bridges, limits over all of them |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `twilio_host` | bots that ask api.twilio.com, which is the bridge by the hosts file: Twilio's libraries, Pipecat |
 //! | `twilio_api` | Twilio's REST API, by hand and by Twilio's library |
 //! | `privacy` | withheld numbers, asserted ones, and headers for the worker |
 //! | `placed_to_sipp` | calls placed to SIPp as a foreign phone: answered, busy, declined, not answered |
@@ -122,5 +123,6 @@ mod strangers;
 mod trunk;
 mod twilio_api;
 mod twilio_bots;
+mod twilio_host;
 mod unsuitable_redis;
 mod voice_webhook;
