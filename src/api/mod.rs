@@ -21,6 +21,7 @@
 //! | [`agents`] | `/api/v1/omnichannel`: the agents of tenants |
 //! | [`nodes`] | the other bridges: what is asked of them |
 //! | [`twilio`] | `/2010-04-01`: Twilio's REST API, as far as bots use it |
+//! | [`webhooks`] | `/webhooks/voice`: Twilio brings calls of numbers that stay there |
 //! | [`openapi`] | `/api/openapi.json`, made from the routes |
 //!
 //! Bounded in header size, body size, time and connections.
@@ -50,6 +51,7 @@ pub mod server;
 pub mod tls;
 pub mod twilio;
 mod visitors;
+pub mod webhooks;
 
 pub use control::{Control, HealthSource};
 pub use health::{

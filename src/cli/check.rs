@@ -19,7 +19,8 @@ use crate::core::private::Secret;
 use crate::fleet::forms::dial_line;
 use crate::fleet::snapshot::{self, LineSnapshot, Skipped, StoredLines, snapshot};
 use crate::fleet::sounds::SoundLoader;
-use crate::lines::ReadyLine;
+use crate::lines::credentials::Credential;
+use crate::lines::{PhoneLine, ReadyLine};
 use crate::media::sounds::Sounds;
 use crate::queue::{self, Queue, QueueError, RedisFailure};
 use crate::sip::pjsip::check_bind;
@@ -121,13 +122,21 @@ fn check_lines(config: &Config, report: &mut Report) {
         file_warnings,
         stored_mistakes,
         left_out,
+        twilio: of_twilio,
         ..
     } = snapshot(config, file, stored);
     let count = |why| left_out.iter().filter(|(_, found)| *found == why).count();
     let (inactive, twilio) = (count(Skipped::Inactive), count(Skipped::Twilio));
+    let without_url = count(Skipped::NoPublicUrl);
+    if without_url > 0 {
+        report.warn(format_args!(
+            "lines of provider twilio that take no calls: {without_url}; their webhook needs --public-url"
+        ));
+    }
+    check_twilio(config, &of_twilio, report);
     let is_any_configured =
         config.database.is_none() && (config.lines_file.is_some() || config.flags_line.is_some());
-    if loaded.ready.is_empty() && is_any_configured {
+    if loaded.ready.is_empty() && of_twilio.is_empty() && is_any_configured {
         report.error("no phone line is left to start");
     }
     let mut sounds = SoundLoader::new(Sounds::built_in());
@@ -159,6 +168,24 @@ fn check_lines(config: &Config, report: &mut Report) {
         .iter()
         .for_each(|mistake| report.error(mistake));
     loaded.unusable.iter().for_each(|line| report.error(line));
+}
+
+/// Lines that are Twilio's: whether their tokens can be used.
+fn check_twilio(config: &Config, lines: &[PhoneLine], report: &mut Report) {
+    for line in lines {
+        let id = line.id.as_str();
+        let key = config.encryption_key.as_ref();
+        match Credential::open(key, id, line.stored_twilio_token.as_ref()) {
+            Ok(_) => report.ok(format_args!(
+                "line {id:?}: Twilio's, its webhook is /webhooks/voice/{id} below --public-url"
+            )),
+            Err(error) => {
+                report.error(format_args!(
+                    "line {id:?}: field \"twilioAuthToken\": {error}"
+                ));
+            }
+        }
+    }
 }
 
 /// Lines whose workers could transfer to nobody: whom they may dial hangs on the

@@ -207,6 +207,10 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Port where workers of the queue dial in"),
     value("stream-url", "STREAM_URL", "URL")
         .help(WORKER, "How workers reach that port, for example wss://bridge.example.com [default: ws://, our address towards Redis, --stream-port]"),
+    value("public-url", "PUBLIC_URL", "URL")
+        .help(WORKER, "Where Twilio reaches --api-port, for example https://bridge.example.com: turns on POST /webhooks/voice for lines whose provider is twilio, whose signatures are over it; needs --stream-url"),
+    value("twilio-api-url", "TWILIO_API_URL", "URL").or("https://api.twilio.com")
+        .help(WORKER, "Where Twilio's REST API is asked to end and transfer calls of those lines"),
     value("worker-timeout", "WORKER_TIMEOUT", "SECONDS").or("30")
         .help(WORKER, "How long a caller waits for a worker before the line's fallback; the last 35 s of what he says are kept for it"),
     value("claim-timeout", "CLAIM_TIMEOUT", "SECONDS").or("5")

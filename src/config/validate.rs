@@ -22,6 +22,7 @@ use super::settings::{
     NetworkConfig, SipConfig, TurnServer,
 };
 use super::speech;
+use super::twilio;
 use super::voice;
 use super::workers::{queue, worker};
 use crate::core::address::Transport;
@@ -134,6 +135,7 @@ fn config(reader: &mut Reader) -> Config {
         },
         worker: worker(reader, ws_target),
         queue: queue(reader),
+        twilio: twilio::twilio(reader),
         cluster: cluster::cluster(reader),
         node_id,
         api_bind: reader
@@ -430,6 +432,7 @@ fn check_together(config: &Config, reader: &mut Reader) {
     }
     voice::check_dispatch(config.worker.dispatch, reader);
     access::check(config.api_bind, reader);
+    twilio::check(config, reader);
     records::check(config.database.is_some(), reader);
     check_ports(config, reader);
 }

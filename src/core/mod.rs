@@ -70,6 +70,7 @@ pub mod signature;
 pub mod sync;
 pub mod telephone_event;
 pub mod timestamp;
+pub mod twilio_stream;
 pub mod twiml;
 pub mod voice;
 pub mod worker_message;

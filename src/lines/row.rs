@@ -71,6 +71,7 @@ pub const LINE_COLUMNS: &[Column] = &[
     column("announcement", "announcement", ColumnKind::Text),
     column("fallback_number", "fallbackNumber", ColumnKind::Text),
     column("custom_parameters", "customParameters", ColumnKind::Json),
+    column("twilio_auth_token", "twilioAuthToken", ColumnKind::Password),
 ];
 
 /// `sip_servers`; the API writes its fields as SQL does.

@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 7] = [
+const ALL: [(i64, &str, &str, &str); 8] = [
     (
         1,
         "lines servers calls",
@@ -65,6 +65,12 @@ const ALL: [(i64, &str, &str, &str); 7] = [
         "agents",
         sql!("sqlite", "0007_agents"),
         sql!("postgres", "0007_agents"),
+    ),
+    (
+        9,
+        "twilio lines",
+        sql!("sqlite", "0009_twilio_lines"),
+        sql!("postgres", "0009_twilio_lines"),
     ),
 ];
 

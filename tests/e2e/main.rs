@@ -51,6 +51,7 @@
 //! | `cluster_api` | one API over several bridges, limits over all of them |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
 //! | `twilio_host` | bots that ask api.twilio.com, which is the bridge by the hosts file: Twilio's libraries, Pipecat |
+//! | `twilio_lines` | numbers that stay at Twilio: its webhook, its stream as the caller's leg, its REST API |
 //! | `twilio_api` | Twilio's REST API, by hand and by Twilio's library |
 //! | `privacy` | withheld numbers, asserted ones, and headers for the worker |
 //! | `placed_to_sipp` | calls placed to SIPp as a foreign phone: answered, busy, declined, not answered |
@@ -124,5 +125,6 @@ mod trunk;
 mod twilio_api;
 mod twilio_bots;
 mod twilio_host;
+mod twilio_lines;
 mod unsuitable_redis;
 mod voice_webhook;

@@ -22,6 +22,7 @@ pub mod sip;
 pub mod sipp;
 pub mod sound;
 pub mod tls;
+pub mod twilio;
 pub mod worker;
 
 use std::future::Future;
