@@ -239,7 +239,13 @@ async fn every_route_answers_as_the_document_says() {
         }
         let method = method.to_uppercase();
         let answer = Api::of(&bridge).send(&method, &template, "", "").await;
-        assert_eq!(answer.status, 401, "{method} {template}");
+        // A webhook has a signature, and no token.
+        let refused = if template.starts_with("/webhooks/") {
+            403
+        } else {
+            401
+        };
+        assert_eq!(answer.status, refused, "{method} {template}");
         document.hold(&method, &template, &answer);
     }
     // This one has no database.
