@@ -170,6 +170,16 @@ fn flags_that_belong_together_are_asked_for() {
         (("turn-password", "x"), "turn-password", "turn-server"),
         (("turn-server", "t"), "turn-server", "turn-username"),
         (("tls-cert", "/proc/version"), "tls-cert", "tls-key"),
+        (
+            ("api-tls-cert", "/proc/version"),
+            "api-tls-cert",
+            "api-tls-key",
+        ),
+        (
+            ("api-tls-key", "/proc/version"),
+            "api-tls-key",
+            "api-tls-cert",
+        ),
     ] {
         assert_eq!(
             mistakes(&[given]),

@@ -10,7 +10,7 @@
 //! `Host` that is neither an IP address nor localhost, is refused. With a token none
 //! of this matters: no page knows it, and no browser adds it by itself.
 //!
-//! Twilio's API ([`twilio`]) has its own account and token.
+//! Twilio's API ([`twilio`]) has its own account and token, its webhooks ([`webhooks`]) are signed.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,7 @@ use super::control::Control;
 use super::problem::{Problem, ProblemKind};
 use super::twilio;
 use super::visitors::Visitor;
+use super::webhooks;
 use crate::core::log_limiter::LogLimiter;
 use crate::core::private::Secret;
 
@@ -91,6 +92,11 @@ pub async fn guard(
         return problem.into_response();
     }
     if OPEN.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    if webhooks::is_webhook(request.uri().path()) {
+        let address = request.extensions().get::<Peer>().map(|peer| peer.address);
+        request.extensions_mut().insert(Who::Twilio(address));
         return next.run(request).await;
     }
     if twilio::is_twilios(request.uri().path()) {

@@ -23,6 +23,8 @@ pub enum Who {
     Token(Option<SocketAddr>),
     /// A program on this machine; there is no token.
     Local(Option<SocketAddr>),
+    /// Twilio, as far as a signature shows it.
+    Twilio(Option<SocketAddr>),
 }
 
 impl fmt::Display for Who {
@@ -32,6 +34,8 @@ impl fmt::Display for Who {
             Self::Token(None) => f.write_str("token"),
             Self::Local(Some(peer)) => write!(f, "local {peer}"),
             Self::Local(None) => f.write_str("local"),
+            Self::Twilio(Some(peer)) => write!(f, "twilio {peer}"),
+            Self::Twilio(None) => f.write_str("twilio"),
         }
     }
 }

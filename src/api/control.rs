@@ -8,6 +8,7 @@ use super::health::Health;
 use super::nodes::Nodes;
 use super::problem::{Problem, ProblemKind};
 use super::twilio::Account;
+use super::webhooks::TwilioWebhooks;
 use crate::agents::{AgentDirectory, Voices};
 use crate::bridge::call_store::CallStore;
 use crate::bridge::place::CallPlacer;
@@ -57,6 +58,8 @@ pub struct Control {
     pub registrar: RegistrarHandle,
     /// What the API demands of its clients.
     pub token: Option<Secret>,
+    /// Takes calls of lines that are Twilio's, where `--public-url` is given.
+    pub twilio_webhooks: Option<TwilioWebhooks>,
     /// Who may use Twilio's API.
     pub twilio: Account,
     /// Master key of the passwords at rest.

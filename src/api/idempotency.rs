@@ -23,7 +23,7 @@ use utoipa::openapi::{RefOr, Required};
 use super::body::whole;
 use super::openapi::problems;
 use super::problem::{Problem, ProblemKind};
-use super::twilio;
+use super::{twilio, webhooks};
 
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -60,8 +60,9 @@ struct Kept {
 /// Answers a POST with a key once.
 pub async fn once(State(answers): State<Answers>, request: Request, next: Next) -> Response {
     let is_keyed = request.method() == Method::POST && request.headers().contains_key(KEY);
-    // Twilio's API knows no such key, and answers in another form.
-    if !is_keyed || twilio::is_twilios(request.uri().path()) {
+    // Twilio's API and its webhooks know no such key, and answers in another form.
+    let path = request.uri().path();
+    if !is_keyed || twilio::is_twilios(path) || webhooks::is_webhook(path) {
         return next.run(request).await;
     }
     match answers.answer(request, next).await {

@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`server`], `visitors` | hyper with its limits: head, connections, time; who asks nothing makes room |
+//! | [`tls`] | our certificate, and the handshake |
 //! | [`router`] | every route, and what each request passes through |
 //! | [`control`] | what the routes act upon |
 //! | [`access`] | the token, and who is let in without one |
@@ -20,10 +21,10 @@
 //! | [`agents`] | `/api/v1/omnichannel`: the agents of tenants |
 //! | [`nodes`] | the other bridges: what is asked of them |
 //! | [`twilio`] | `/2010-04-01`: Twilio's REST API, as far as bots use it |
+//! | [`webhooks`] | `/webhooks/voice`: Twilio brings calls of numbers that stay there |
 //! | [`openapi`] | `/api/openapi.json`, made from the routes |
 //!
-//! Bounded in header size, body size, time and connections. Leaves out TLS: a
-//! proxy on the same machine adds it.
+//! Bounded in header size, body size, time and connections.
 
 pub mod access;
 pub mod admin;
@@ -47,8 +48,10 @@ mod process;
 pub mod query;
 pub mod router;
 pub mod server;
+pub mod tls;
 pub mod twilio;
 mod visitors;
+pub mod webhooks;
 
 pub use control::{Control, HealthSource};
 pub use health::{
@@ -56,3 +59,4 @@ pub use health::{
 };
 pub use router::{health_only, routes};
 pub use server::{ApiError, ApiListener, ApiServer};
+pub use tls::ApiTls;

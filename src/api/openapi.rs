@@ -15,7 +15,7 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::problem::{FieldError, Problem};
 use super::twilio::error::TwilioError;
-use super::{idempotency, router, twilio};
+use super::{idempotency, router, twilio, webhooks};
 
 const ABOUT: &str = "Calls, phone lines and SIP servers of a bridge between SIP and Twilio Media \
      Streams. With --api-token every request but those to /health, /metrics and /api/openapi.json \
@@ -63,7 +63,11 @@ pub fn document() -> OpenApi {
     }
     document.security = Some(vec![SecurityRequirement::new("token", [""; 0])]);
     for (path, item) in &mut document.paths.paths {
-        if let Some(post) = item.post.as_mut().filter(|_| !twilio::is_twilios(path)) {
+        if let Some(post) = item
+            .post
+            .as_mut()
+            .filter(|_| !twilio::is_twilios(path) && !webhooks::is_webhook(path))
+        {
             idempotency::declare(post);
         }
     }

@@ -19,7 +19,7 @@ use super::idempotency::{self, Answers};
 use super::nodes::pass_on::pass_on;
 use super::nodes::repeated::to_the_first;
 use super::problem::{Problem, ProblemKind};
-use super::{access, agents, audit, call_list, calls, health, metrics, openapi, twilio};
+use super::{access, agents, audit, call_list, calls, health, metrics, openapi, twilio, webhooks};
 
 /// How long an answer may take; longer than a connection to the database.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -78,6 +78,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<Control>> {
         ))
         .routes(routes!(twilio::numbers::list))
         .routes(routes!(twilio::numbers::get, twilio::numbers::update))
+        .routes(routes!(webhooks::voice))
         .routes(routes!(cluster::list))
         .routes(routes!(cluster::drain))
         .routes(routes!(cluster::resume))

@@ -1,8 +1,9 @@
-//! The HTTP server: hyper with its limits set; the routes are in `router`.
+//! The HTTP server: hyper with its limits set, over TLS where that is wanted; the routes are in `router`.
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -21,6 +23,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::access::Peer;
+use super::problem::{Problem, ProblemKind};
+use super::tls::{ApiTls, Opened};
 use super::visitors::{Visitor, Visitors};
 use crate::core::log_limiter::LogLimiter;
 
@@ -43,7 +47,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// At most one warning about it in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-type Connection = http1::Connection<TokioIo<TcpStream>, Routes>;
+type Connection<S> = http1::Connection<TokioIo<S>, Routes>;
 
 /// The routes, for one connection.
 struct Routes {
@@ -85,6 +89,16 @@ pub enum ApiError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A file of `--api-tls-cert`, `--api-tls-key` or `--api-ca` is of no use.
+    #[error("--{flag} {file}: {reason}", file = file.display())]
+    TlsFile {
+        /// The flag that names it, without dashes.
+        flag: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Other bridges cannot be asked.
     #[error("no client for the APIs of other bridges can be made: {0}")]
     Client(String),
@@ -95,6 +109,7 @@ pub enum ApiError {
 pub struct ApiListener {
     listener: TcpListener,
     local: SocketAddr,
+    tls: Option<ApiTls>,
 }
 
 impl ApiListener {
@@ -106,7 +121,18 @@ impl ApiListener {
         let failed = |source| ApiError::Listen { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, local })
+        Ok(Self {
+            listener,
+            local,
+            tls: None,
+        })
+    }
+
+    /// The same with HTTPS in the place of HTTP.
+    #[must_use]
+    pub fn over(self, tls: ApiTls) -> Self {
+        let tls = Some(tls);
+        Self { tls, ..self }
     }
 
     /// Where it listens.
@@ -119,12 +145,9 @@ impl ApiListener {
     #[must_use]
     pub fn serve(self, router: Router) -> ApiServer {
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(serve(self.listener, router, stopping));
-        ApiServer {
-            local: self.local,
-            stop,
-            task,
-        }
+        let local = self.local;
+        let task = tokio::spawn(serve(self, router, stopping));
+        ApiServer { local, stop, task }
     }
 }
 
@@ -155,7 +178,8 @@ impl Drop for ApiServer {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<bool>) {
+async fn serve(listening: ApiListener, router: Router, mut stopping: watch::Receiver<bool>) {
+    let ApiListener { listener, tls, .. } = listening;
     let mut connections = JoinSet::new();
     let mut failed = LogLimiter::new(WARN_INTERVAL);
     let visitors = Visitors::new(CONNECTIONS_MAX, GRACE);
@@ -171,7 +195,7 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Recei
                     let router = TowerToHyperService::new(router.clone());
                     let (visitor, told_to_go) = visitors.enter();
                     let routes = Routes { router, peer, visitor };
-                    let connection = answer(stream, routes, stopping.clone());
+                    let connection = answer(stream, tls.clone(), routes, stopping.clone());
                     connections.spawn(async move {
                         tokio::select! {
                             () = connection => {}
@@ -196,11 +220,46 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Recei
     .await;
 }
 
-/// Answers one connection's requests until it ends, or lasts too long.
-async fn answer(stream: TcpStream, routes: Routes, mut stopping: watch::Receiver<bool>) {
+/// Answers one connection's requests, over TLS where that is wanted.
+async fn answer(
+    stream: TcpStream,
+    tls: Option<ApiTls>,
+    mut routes: Routes,
+    mut stopping: watch::Receiver<bool>,
+) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let Some(tls) = tls else {
+        return exchange(stream, routes, stopping).await;
+    };
+    let opened = tokio::select! {
+        opened = tls.open(stream) => opened,
+        _ = stopping.changed() => None,
+    };
+    match opened {
+        Some(Opened::Tls(stream)) => exchange(stream, routes, stopping).await,
+        Some(Opened::Plain(stream)) => {
+            routes.router = TowerToHyperService::new(https_only());
+            exchange(stream, routes, stopping).await;
+        }
+        None => {}
+    }
+}
+
+/// What whoever speaks HTTP to a port with TLS is told.
+fn https_only() -> Router {
+    Router::new().fallback(async || {
+        let detail = "this port speaks HTTPS alone: write https:// in place of http://";
+        Problem::new(ProblemKind::BAD_REQUEST, detail).closing()
+    })
+}
+
+/// Answers requests until the connection ends, or lasts too long.
+async fn exchange<S>(stream: S, routes: Routes, mut stopping: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -218,7 +277,10 @@ async fn answer(stream: TcpStream, routes: Routes, mut stopping: watch::Receiver
 }
 
 /// Lets the answer under way go out, then closes.
-async fn finish(mut connection: Pin<&mut Connection>) -> Result<(), hyper::Error> {
+async fn finish<S>(mut connection: Pin<&mut Connection<S>>) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     connection.as_mut().graceful_shutdown();
     timeout(STOP_TIMEOUT, connection).await.unwrap_or(Ok(()))
 }

@@ -16,13 +16,17 @@ pub fn lines(config: &Config, start: &LineSnapshot) -> Result<(), StartError> {
     log_snapshot(start);
     let unusable = start.unusable();
     let (ready, sealed) = (start.loaded.ready.len(), start.loaded.sealed.len());
-    if ready == 0 && config.database.is_none() {
+    let twilio = start.twilio.len();
+    if ready + twilio == 0 && config.database.is_none() {
         return Err(StartError::NoLine { unusable });
     }
-    if ready == 0 {
+    if ready + twilio == 0 {
         warn!("the database holds no phone line that can be used: no call can come");
     }
-    info!(lines = ready + sealed, sealed, unusable, "lines loaded");
+    info!(
+        lines = ready + sealed,
+        sealed, twilio, unusable, "lines loaded"
+    );
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use tracing::warn;
 use super::own_urls::api_base_url;
 use super::start_error::StartError;
 use crate::api::ApiError;
-use crate::api::nodes::{NodeClient, Nodes};
+use crate::api::nodes::{NodeClient, Nodes, TrustFiles};
 use crate::bridge::context::Context;
 use crate::cluster::{ClusterHandle, ClusterParts, ClusterTask};
 use crate::config::Config;
@@ -68,6 +68,6 @@ pub(super) fn other_nodes(
     let Some((cluster, leases)) = cluster.zip(leases) else {
         return Ok(None);
     };
-    let client = NodeClient::new(config.api_token.clone())?;
+    let client = NodeClient::new(config.api_token.clone(), TrustFiles::of(config))?;
     Ok(Some(Nodes::new(cluster.clone(), leases.clone(), client)))
 }

@@ -20,6 +20,7 @@ use super::logging;
 use super::own_urls::stream_base_url;
 use super::retention;
 use super::start_error::StartError;
+use super::twilio;
 use crate::agents::{AgentDirectory, Voices};
 use crate::api::{self, ApiListener, ApiServer, Control};
 use crate::bridge::call_store::CallStore;
@@ -53,7 +54,7 @@ use crate::sip::pjsip::PjsipEngine;
 use crate::store::call_log::CallLogTask;
 use crate::store::{CallLog, Store};
 use crate::watchdog::{Pulse, Watchdog};
-use crate::worker::{AttachTable as Workers, Dialer, StreamServer};
+use crate::worker::{AttachTable as Workers, Dialer, Expected, StreamServer};
 
 /// Most legs of the SIP engine.
 const MAX_LEGS: u32 = 1_024;
@@ -119,7 +120,8 @@ pub async fn compose(
     let call_limiter = CallLimiter::new(&fleet);
 
     let workers = Workers::default();
-    let (stream_server, stream_url) = open_stream_port(&config, &workers).await?;
+    let expected = Expected::from(workers.clone());
+    let (stream_server, stream_url) = open_stream_port(&config, &expected).await?;
     let queue = start_queue(&config, &stream_url)?;
     let leases = queue.as_ref().and_then(Queue::lease_store);
     if let Some(leases) = &leases {
@@ -239,6 +241,7 @@ pub async fn compose(
         registrar: registrar.clone(),
         nodes: cluster::other_nodes(&config, cluster.as_ref(), leases.as_ref())?,
         token: config.api_token.clone(),
+        twilio_webhooks: twilio::webhooks(&config, &context, &drivers, &expected)?,
         twilio: api::twilio::Account::new(
             config.account_sid.clone(),
             config.callbacks.auth_token.clone(),
@@ -339,7 +342,7 @@ fn start_call_log(
 /// and how workers reach it.
 async fn open_stream_port(
     config: &Config,
-    workers: &Workers,
+    expected: &Expected,
 ) -> Result<(Option<StreamServer>, String), StartError> {
     let jobs = config.queue.as_ref();
     let jobs = jobs.filter(|_| config.worker.dispatch == Dispatch::Queue);
@@ -347,7 +350,7 @@ async fn open_stream_port(
         return Ok((None, String::new()));
     };
     let address = SocketAddr::new(config.network.bind, queue.stream_port);
-    let server = StreamServer::bind(address, workers.clone()).await?;
+    let server = StreamServer::bind(address, expected.clone()).await?;
     let url = stream_base_url(config, queue, server.local_addr().port());
     Ok((Some(server), url))
 }

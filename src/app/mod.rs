@@ -35,6 +35,7 @@ pub mod retention;
 pub mod run;
 pub mod sealing;
 pub mod start_error;
+mod twilio;
 
 /// Exit code: something failed while running, or `check` found something unusable.
 pub const EXIT_FAILURE: u8 = 1;

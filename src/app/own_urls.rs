@@ -25,7 +25,11 @@ pub fn stream_base_url(config: &Config, queue: &QueueSettings, port: u16) -> Str
 #[must_use]
 pub fn api_base_url(config: &Config, queue: &QueueSettings, bound: SocketAddr) -> String {
     let ip = own_address(bound.ip(), config, queue);
-    format!("http://{}", SocketAddr::new(ip, bound.port()))
+    let scheme = match config.api_tls {
+        Some(_) => "https",
+        None => "http",
+    };
+    format!("{scheme}://{}", SocketAddr::new(ip, bound.port()))
 }
 
 /// The address that is bound, or the one of ours that is towards Redis.
@@ -94,5 +98,11 @@ mod tests {
             let bound = bound.parse().expect("an address");
             assert_eq!(api_base_url(&config, &queue, bound), url);
         }
+        let file = "/proc/version";
+        let tls = [("api-tls-cert", file), ("api-tls-key", file)];
+        let config = validate(RawArgs::from_pairs(&[&given[..], &tls].concat())).config;
+        let bound = "192.0.2.5:8443".parse().expect("an address");
+        let url = api_base_url(&config, &queue, bound);
+        assert_eq!(url, "https://192.0.2.5:8443");
     }
 }

@@ -34,7 +34,7 @@ use super::calls_in_progress::CallsInProgress;
 use super::compose::{Running, compose};
 use super::start_error::StartError;
 use super::{EXIT_FAILURE, announce, callbacks, database, descriptors, drain, logging};
-use crate::api::ApiListener;
+use crate::api::{ApiListener, ApiTls};
 use crate::cluster::ClusterHandle;
 use crate::config::Config;
 use crate::core::ids::LineId;
@@ -90,7 +90,12 @@ fn start_and_serve(config: Config) -> Result<End, StartError> {
         // time on this machine by mistake ends here, and does not take the calls of
         // the one that runs for those of a dead one.
         let address = SocketAddr::new(config.api_bind, config.api_port);
-        let listener = ApiListener::bind(address).await?;
+        let tls = config.api_tls.as_ref();
+        let tls = tls.map(|(certificate, key)| ApiTls::read(certificate, key));
+        let mut listener = ApiListener::bind(address).await?;
+        if let Some(tls) = tls.transpose()? {
+            listener = listener.over(tls);
+        }
         let (store, start) = database::prepare(&config).await?;
         announce::lines(&config, &start)?;
         let running = compose(config, start, store, listener).await?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use tracing::{Instrument, Span, info, info_span, warn};
 
+use super::arrival::Arrival;
 use super::audio_metrics::AudioMetrics;
 use super::call::call_terms::{CallTerms, ForeignWorkers};
 use super::call::callee::{FallbackHandles, FallbackLeg};
@@ -15,7 +16,7 @@ use super::call::dialled::DialledLegs;
 use super::call::driver::{Driver, Parts, Start};
 use super::call::idle_sounds::IdleSounds;
 use super::call::incoming::{IncomingAsk, Question};
-use super::call::opening::{caller_hash, incoming_call, placed_call, told_headers, voice_facts};
+use super::call::opening::{placed_call, voice_facts};
 use super::call::parent::ParentCall;
 use super::call::publisher::{Outlets, Publisher};
 use super::call::voice::{VoiceSide, VoiceTools};
@@ -47,7 +48,7 @@ use crate::fleet::LineDirectory;
 use crate::fleet::LineProfile;
 use crate::media::pacer::Pacer;
 use crate::queue::{CallerHash, LostCall, Queue};
-use crate::sip::engine::{Command, IncomingCall, OutgoingLeg, Refusal, SharedEngine};
+use crate::sip::engine::{Command, OutgoingLeg, Refusal, SharedEngine};
 use crate::sip::rtp_channel::RtpReceiver;
 use crate::worker::Dialer;
 
@@ -131,13 +132,13 @@ impl Drivers {
     }
 
     /// Runs one call that came in to its end; `place` is given back after that.
-    pub(super) async fn run(&self, incoming: Box<IncomingCall>, place: CallPermit) {
-        let Some(line) = self.lines.get(&incoming.line) else {
+    pub(super) async fn run(&self, arrival: Arrival, place: CallPermit) {
+        let Some(line) = self.lines.get(arrival.line()) else {
             // The line was removed in this very moment.
-            warn!(line = %incoming.line, "a call of a line that is gone is refused");
-            return self.refuse(incoming.leg, ERROR);
+            warn!(line = %arrival.line(), "a call of a line that is gone is refused");
+            return self.refuse(&arrival, ERROR);
         };
-        let caller = caller_hash(&line, &incoming.caller);
+        let caller = arrival.caller(&line);
         // Side by side: two may wait for Redis, and one for the database.
         let lost = self.lost_call(&line, caller.as_ref());
         let place = CallPlace::take(place, self.queue.as_ref());
@@ -147,44 +148,55 @@ impl Drivers {
             Err(refusal) => {
                 let status = refusal.status;
                 info!(line = %line.id, status, "call refused: all bridges together have as many of the line as it may have");
-                return self.refuse(incoming.leg, refusal);
+                return self.refuse(&arrival, refusal);
             }
         };
-        let mut terms = CallTerms {
+        let terms = CallTerms {
             lost,
             caller,
             agent,
             ..CallTerms::default()
         };
-        let call = incoming_call(&self.settings, &line, &incoming, &terms);
+        let call = arrival.call(&self.settings, &line, &terms);
         let span = span(&call.facts);
         async {
             if let Some(lost) = &terms.lost {
                 info!(lost = %lost.id, "the caller lost this call and rings again");
             }
-            let id = incoming.leg;
-            let headers = told_headers(&self.settings, &incoming);
-            let voice = self.voice_side(&line, &call, &headers, &terms);
-            terms.receiver = receiver_of(&line, &voice.facts);
-            let leg = Leg::incoming(&self.engine, *incoming);
-            // Its webhook says itself whether a call is taken.
-            let ask = self.ask.clone().filter(|_| !voice.begins());
-            let start = match (voice.begins(), &ask) {
-                (true, _) => Start::Scripted,
-                (false, Some(_)) => Start::Asked,
-                (false, None) => Start::Incoming,
-            };
-            match self.driver(leg, line, call, terms, ask, voice) {
-                Ok(driver) => driver.live(start).await,
-                Err(error) => {
-                    warn!(%error, "the call cannot be set up and is refused");
-                    self.refuse(id, ERROR);
-                }
-            }
+            self.begin(arrival, line, call, terms).await;
             drop(place);
         }
         .instrument(span)
         .await;
+    }
+
+    async fn begin(
+        &self,
+        arrival: Arrival,
+        line: Arc<LineProfile>,
+        call: CallObject,
+        mut terms: CallTerms,
+    ) {
+        let sip_leg = arrival.sip_leg();
+        let headers = arrival.told_headers(&self.settings);
+        let voice = self.voice_side(&line, &call, &headers, &terms);
+        terms.receiver = receiver_of(&line, &voice.facts);
+        let leg = arrival.into_leg(&self.engine);
+        // Its webhook says itself whether a call is taken.
+        let ask = self.ask.clone().filter(|_| !voice.begins());
+        let start = match (voice.begins(), &ask) {
+            (true, _) => Start::Scripted,
+            (false, Some(_)) => Start::Asked,
+            (false, None) => Start::Incoming,
+        };
+        match self.driver(leg, line, call, terms, ask, voice) {
+            Ok(driver) => driver.live(start).await,
+            Err(error) => {
+                warn!(%error, "the call cannot be set up and is refused");
+                // The leg of a call of Twilio's ends with its driver.
+                sip_leg.inspect(|leg| self.reject(*leg, ERROR));
+            }
+        }
     }
 
     /// The call of the same caller that was lost a short time ago.
@@ -372,7 +384,17 @@ impl Drivers {
         }
     }
 
-    fn refuse(&self, leg: LegId, refusal: Refusal) {
+    fn refuse(&self, arrival: &Arrival, refusal: Refusal) {
+        match arrival {
+            Arrival::Sip(incoming) => self.reject(incoming.leg, refusal),
+            Arrival::Twilio { leg, .. } => {
+                // A task that is gone has ended the leg.
+                let _ = leg.control.hang_up();
+            }
+        }
+    }
+
+    fn reject(&self, leg: LegId, refusal: Refusal) {
         if let Err(error) = self.engine.submit(Command::Reject {
             leg,
             status: refusal.status,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
+use super::arrival::Arrival;
 use super::context::Context;
 use super::drivers::Drivers;
 use crate::core::ids::LineId;
@@ -63,7 +64,7 @@ impl Intake {
         match self.call_limiter.enter(&incoming.line) {
             Ok(place) => {
                 let drivers = self.drivers.clone();
-                tokio::spawn(async move { drivers.run(incoming, place).await });
+                tokio::spawn(async move { drivers.run(Arrival::Sip(incoming), place).await });
             }
             Err(refusal) => {
                 info!(line = %incoming.line, status = refusal.status, "call refused: no capacity");

@@ -4,7 +4,9 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `call` | one call: its driver, and the parts that it owns |
-//! | `leg` | one leg: its SIP side, and the audio that goes out and comes in |
+//! | `leg` | one leg: its SIP side or Twilio's socket, and the audio that goes out and comes in |
+//! | [`twilio_calls`] | takes calls of lines that are Twilio's |
+//! | `arrival` | a call that has just come in, by SIP or from Twilio |
 //! | [`intake`] | takes INVITEs from the engine and starts their drivers |
 //! | [`place`] | places a call and starts its driver |
 //! | `caller_id` | which number a callee is shown |
@@ -19,6 +21,7 @@
 //! | [`context`] | what a bridge is composed of |
 //! | [`shutdown`] | the signal that calls must end |
 
+mod arrival;
 pub mod audio_metrics;
 mod call;
 pub mod call_counters;
@@ -34,3 +37,4 @@ mod leg;
 pub mod overload;
 pub mod place;
 pub mod shutdown;
+pub mod twilio_calls;

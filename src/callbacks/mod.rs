@@ -12,6 +12,7 @@
 //! | [`voice_client`] | the document that a voice webhook answers |
 //! | [`voice_sound`] | the files that its documents play |
 //! | [`speech_client`] | texts of `<Say>`, spoken; what was spoken is kept |
+//! | [`twilio_rest`] | Twilio's REST API, asked about calls that are Twilio's |
 //! | [`stats`] | what became of them |
 //! | [`error`] | what can go wrong, without secrets |
 //!
@@ -28,6 +29,7 @@ pub mod speech_client;
 pub mod stats;
 pub mod status;
 pub mod target;
+pub mod twilio_rest;
 pub mod voice_client;
 pub mod voice_sound;
 

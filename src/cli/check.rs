@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use super::EXIT_FAILURE;
 use super::callers;
+use crate::api::ApiTls;
+use crate::api::nodes::TrustFiles;
 use crate::app::database;
 use crate::config::{self, Checked, Config, Database, Dispatch, QueueSettings, RawArgs};
 use crate::core::address::Transport;
@@ -17,7 +19,8 @@ use crate::core::private::Secret;
 use crate::fleet::forms::dial_line;
 use crate::fleet::snapshot::{self, LineSnapshot, Skipped, StoredLines, snapshot};
 use crate::fleet::sounds::SoundLoader;
-use crate::lines::ReadyLine;
+use crate::lines::credentials::Credential;
+use crate::lines::{PhoneLine, ReadyLine};
 use crate::media::sounds::Sounds;
 use crate::queue::{self, Queue, QueueError, RedisFailure};
 use crate::sip::pjsip::check_bind;
@@ -94,6 +97,7 @@ pub fn main(given: RawArgs) -> ExitCode {
     }
     check_lines(&config, &mut report);
     check_tls_roots(&config, &mut report);
+    check_api_tls(&config, &mut report);
     check_ports(&config, &mut report);
     check_workers(&config, &mut report);
     println!("{report}");
@@ -118,13 +122,21 @@ fn check_lines(config: &Config, report: &mut Report) {
         file_warnings,
         stored_mistakes,
         left_out,
+        twilio: of_twilio,
         ..
     } = snapshot(config, file, stored);
     let count = |why| left_out.iter().filter(|(_, found)| *found == why).count();
     let (inactive, twilio) = (count(Skipped::Inactive), count(Skipped::Twilio));
+    let without_url = count(Skipped::NoPublicUrl);
+    if without_url > 0 {
+        report.warn(format_args!(
+            "lines of provider twilio that take no calls: {without_url}; their webhook needs --public-url"
+        ));
+    }
+    check_twilio(config, &of_twilio, report);
     let is_any_configured =
         config.database.is_none() && (config.lines_file.is_some() || config.flags_line.is_some());
-    if loaded.ready.is_empty() && is_any_configured {
+    if loaded.ready.is_empty() && of_twilio.is_empty() && is_any_configured {
         report.error("no phone line is left to start");
     }
     let mut sounds = SoundLoader::new(Sounds::built_in());
@@ -156,6 +168,24 @@ fn check_lines(config: &Config, report: &mut Report) {
         .iter()
         .for_each(|mistake| report.error(mistake));
     loaded.unusable.iter().for_each(|line| report.error(line));
+}
+
+/// Lines that are Twilio's: whether their tokens can be used.
+fn check_twilio(config: &Config, lines: &[PhoneLine], report: &mut Report) {
+    for line in lines {
+        let id = line.id.as_str();
+        let key = config.encryption_key.as_ref();
+        match Credential::open(key, id, line.stored_twilio_token.as_ref()) {
+            Ok(_) => report.ok(format_args!(
+                "line {id:?}: Twilio's, its webhook is /webhooks/voice/{id} below --public-url"
+            )),
+            Err(error) => {
+                report.error(format_args!(
+                    "line {id:?}: field \"twilioAuthToken\": {error}"
+                ));
+            }
+        }
+    }
 }
 
 /// Lines whose workers could transfer to nobody: whom they may dial hangs on the
@@ -195,6 +225,22 @@ fn check_tls_roots(config: &Config, report: &mut Report) {
         Ok(TlsRoots::File(_)) => {}
         Err(error) if is_used => report.error(error),
         Err(error) => report.warn(error),
+    }
+}
+
+/// Whether the API can speak HTTPS, and ask other bridges by it.
+fn check_api_tls(config: &Config, report: &mut Report) {
+    if let Some((certificate, key)) = &config.api_tls {
+        match ApiTls::read(certificate, key) {
+            Ok(_) => report.ok("TLS: the API speaks HTTPS by --api-tls-cert"),
+            Err(error) => report.error(error),
+        }
+    }
+    if config.api_ca.is_some() {
+        match TrustFiles::of(config).client_config() {
+            Ok(_) => report.ok("TLS: other bridges' APIs are verified by --api-ca"),
+            Err(error) => report.error(error),
+        }
     }
 }
 

@@ -87,6 +87,12 @@ fn listing(
     let unusable = unusable.map(|line| (&line.id, format!("unusable: {}", line.reason)));
     let stored = start.stored_mistakes.iter();
     let stored = stored.map(|mistake| (&mistake.id, format!("unusable: {}", mistake.issue)));
+    for line in &start.twilio {
+        put(
+            &line.id,
+            "twilio: its calls come by /webhooks/voice".to_owned(),
+        );
+    }
     let left_out = start.left_out.iter();
     let left_out = left_out.map(|(id, why)| (id, format!("left out: {why}")));
     for (id, why) in unusable.chain(stored).chain(left_out) {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::api::nodes::client::http_client;
+use crate::api::nodes::trust::{TrustFiles, refused_certificate};
 use crate::config::Config;
 use crate::core::private::Secret;
 
@@ -55,6 +56,7 @@ const fn odd(at: SocketAddr, what: String) -> Silence {
 /// The way to it.
 pub(super) struct RunningBridge {
     http: Client,
+    scheme: &'static str,
     at: SocketAddr,
     token: Option<Secret>,
 }
@@ -63,9 +65,16 @@ impl RunningBridge {
     /// That of these settings.
     pub(super) fn of(config: &Config) -> Result<Self, Silence> {
         let at = SocketAddr::new(reachable(config.api_bind), config.api_port);
-        let http = http_client().map_err(|error| odd(at, error.to_string()))?;
-        let token = config.api_token.clone();
-        Ok(Self { http, at, token })
+        let http = http_client(TrustFiles::of(config));
+        Ok(Self {
+            http: http.map_err(|error| odd(at, error.to_string()))?,
+            scheme: match config.api_tls {
+                Some(_) => "https",
+                None => "http",
+            },
+            at,
+            token: config.api_token.clone(),
+        })
     }
 
     /// Runs what asks it, to its end.
@@ -91,7 +100,7 @@ impl RunningBridge {
         below: &[&str],
         query: &[(&str, &str)],
     ) -> Result<Option<T>, Silence> {
-        let url = format!("http://{}{path}", self.at);
+        let url = format!("{}://{}{path}", self.scheme, self.at);
         let mut url = Url::parse(&url).map_err(|error| self.odd(error.to_string()))?;
         if let Ok(mut path) = url.path_segments_mut() {
             path.extend(below);
@@ -128,6 +137,9 @@ impl RunningBridge {
     fn failed(&self, error: &reqwest::Error) -> Silence {
         if error.is_timeout() {
             return Silence::Slow(self.at);
+        }
+        if let Some(why) = refused_certificate(error) {
+            return self.odd(format!("its certificate is not taken: {why}"));
         }
         if error.is_connect() {
             return Silence::Nobody(self.at);

@@ -207,6 +207,10 @@ pub const FLAGS: &[Flag] = &[
         .help(WORKER, "Port where workers of the queue dial in"),
     value("stream-url", "STREAM_URL", "URL")
         .help(WORKER, "How workers reach that port, for example wss://bridge.example.com [default: ws://, our address towards Redis, --stream-port]"),
+    value("public-url", "PUBLIC_URL", "URL")
+        .help(WORKER, "Where Twilio reaches --api-port, for example https://bridge.example.com: turns on POST /webhooks/voice for lines whose provider is twilio, whose signatures are over it; needs --stream-url"),
+    value("twilio-api-url", "TWILIO_API_URL", "URL").or("https://api.twilio.com")
+        .help(WORKER, "Where Twilio's REST API is asked to end and transfer calls of those lines"),
     value("worker-timeout", "WORKER_TIMEOUT", "SECONDS").or("30")
         .help(WORKER, "How long a caller waits for a worker before the line's fallback; the last 35 s of what he says are kept for it"),
     value("claim-timeout", "CLAIM_TIMEOUT", "SECONDS").or("5")
@@ -253,6 +257,12 @@ pub const FLAGS: &[Flag] = &[
         .help(RUN, "Local address of that port; other than loopback only with --api-token"),
     value("api-token", "API_TOKEN", "TOKEN")
         .help(RUN, "Bearer token that the API demands, 17 characters or more; without it every program on this machine may use the API. GET /health, /metrics and /api/openapi.json need none. Prefer the variable"),
+    value("api-tls-cert", "API_TLS_CERT", "FILE")
+        .help(RUN, "PEM certificate, with what leads to its root, by which that port speaks HTTPS; needs --api-tls-key"),
+    value("api-tls-key", "API_TLS_KEY", "FILE")
+        .help(RUN, "PEM key of that certificate; needs --api-tls-cert"),
+    value("api-ca", "API_CA", "FILE")
+        .help(RUN, "PEM roots that the certificates of other bridges' APIs must come from, unless they have the certificate of this one [default: public authorities]"),
     value("drain-timeout", "DRAIN_TIMEOUT", "SECONDS").or("300")
         .help(RUN, "How long calls go on undisturbed after SIGTERM, while no new ones are taken; 0 for not at all"),
     value("shutdown-timeout", "SHUTDOWN_TIMEOUT", "SECONDS").or("10")

@@ -13,6 +13,7 @@
 //! | `dialling` | whom the lines may call |
 //! | `log_filter` | what is logged |
 //! | `records` | for how long records of calls are kept |
+//! | [`twilio`] | lines that are Twilio's |
 //! | `workers` | how workers get their calls |
 //! | [`settings`] | the settings, typed |
 //! | [`config_error`] | what can be wrong, and how it is said |
@@ -34,6 +35,7 @@ mod reader;
 mod records;
 pub mod settings;
 mod speech;
+pub mod twilio;
 pub mod url;
 pub mod validate;
 mod voice;
@@ -49,6 +51,7 @@ pub use settings::{
     LogFormat, NetworkConfig, QueueSettings, SipConfig, TurnServer, WorkerConfig,
 };
 pub use speech::SpeechConfig;
+pub use twilio::TwilioConfig;
 pub use url::ServiceUrl;
 pub use validate::{Checked, encryption_key, validate};
 pub use voice::VoiceConfig;

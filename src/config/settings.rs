@@ -10,6 +10,7 @@ use super::callbacks::CallbacksConfig;
 use super::callers::CallersConfig;
 use super::dialling::DiallingConfig;
 use super::speech::SpeechConfig;
+use super::twilio::TwilioConfig;
 use super::url::ServiceUrl;
 use super::voice::VoiceConfig;
 use crate::core::address::{HostPort, Transport};
@@ -52,6 +53,8 @@ pub struct Config {
     pub speech: Option<SpeechConfig>,
     /// Redis, where `--redis-url` is given.
     pub queue: Option<QueueSettings>,
+    /// Lines that are Twilio's, where `--public-url` is given.
+    pub twilio: Option<TwilioConfig>,
     /// How lines are shared with other bridges; `None` for not at all.
     pub cluster: Option<ClusterConfig>,
     /// Callbacks over HTTP.
@@ -68,6 +71,10 @@ pub struct Config {
     pub api_port: u16,
     /// `--api-token`; always there when `--api-bind` is not loopback.
     pub api_token: Option<Secret>,
+    /// `--api-tls-cert` and `--api-tls-key`.
+    pub api_tls: Option<(PathBuf, PathBuf)>,
+    /// `--api-ca`: trusted of other bridges' APIs instead of the public roots.
+    pub api_ca: Option<PathBuf>,
     /// `--drain-timeout`.
     pub drain_timeout: Duration,
     /// `--shutdown-timeout`; begins when draining is over.

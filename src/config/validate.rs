@@ -22,6 +22,7 @@ use super::settings::{
     NetworkConfig, SipConfig, TurnServer,
 };
 use super::speech;
+use super::twilio;
 use super::voice;
 use super::workers::{queue, worker};
 use crate::core::address::Transport;
@@ -134,6 +135,7 @@ fn config(reader: &mut Reader) -> Config {
         },
         worker: worker(reader, ws_target),
         queue: queue(reader),
+        twilio: twilio::twilio(reader),
         cluster: cluster::cluster(reader),
         node_id,
         api_bind: reader
@@ -141,6 +143,8 @@ fn config(reader: &mut Reader) -> Config {
             .unwrap_or(Ipv4Addr::LOCALHOST.into()),
         api_port: reader.port("api-port").unwrap_or_default(),
         api_token: access::token(reader),
+        api_tls: identity(reader, "api-tls-cert", "api-tls-key"),
+        api_ca: reader.file("api-ca"),
         drain_timeout: reader.seconds("drain-timeout", 0.0),
         shutdown_timeout: reader.seconds("shutdown-timeout", 0.0),
         log_format: reader.choice(
@@ -162,7 +166,7 @@ fn sip(reader: &mut Reader) -> SipConfig {
         register: !reader.switch("no-register"),
         trust_privacy: reader.choice("trust-privacy", "yes or no", [true, false]),
         callers: callers::callers(reader),
-        tls_identity: tls_identity(reader),
+        tls_identity: identity(reader, "tls-cert", "tls-key"),
         tls_ca: reader.file("tls-ca"),
         tls_insecure: reader.switch("tls-insecure"),
     }
@@ -180,15 +184,19 @@ fn transport(reader: &mut Reader) -> Transport {
     known.unwrap_or(Transport::Udp)
 }
 
-fn tls_identity(reader: &mut Reader) -> Option<(std::path::PathBuf, std::path::PathBuf)> {
+/// A certificate and its key: both, or neither.
+fn identity(
+    reader: &mut Reader,
+    cert: &'static str,
+    key: &'static str,
+) -> Option<(PathBuf, PathBuf)> {
     let given = |reader: &Reader, name| reader.given.explicit(name).is_some();
-    match (given(reader, "tls-cert"), given(reader, "tls-key")) {
-        (true, false) => reader.mistake("tls-cert", FlagProblem::Needs("tls-key")),
-        (false, true) => reader.mistake("tls-key", FlagProblem::Needs("tls-cert")),
+    match (given(reader, cert), given(reader, key)) {
+        (true, false) => reader.mistake(cert, FlagProblem::Needs(key)),
+        (false, true) => reader.mistake(key, FlagProblem::Needs(cert)),
         _ => {}
     }
-    let (cert, key) = (reader.file("tls-cert"), reader.file("tls-key"));
-    cert.zip(key)
+    reader.file(cert).zip(reader.file(key))
 }
 
 /// The line of the flags. `--sip-domain` alone serves the lines of a file.
@@ -424,6 +432,7 @@ fn check_together(config: &Config, reader: &mut Reader) {
     }
     voice::check_dispatch(config.worker.dispatch, reader);
     access::check(config.api_bind, reader);
+    twilio::check(config, reader);
     records::check(config.database.is_some(), reader);
     check_ports(config, reader);
 }

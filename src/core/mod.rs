@@ -71,6 +71,7 @@ pub mod sip_header;
 pub mod sync;
 pub mod telephone_event;
 pub mod timestamp;
+pub mod twilio_stream;
 pub mod twiml;
 pub mod voice;
 pub mod worker_message;

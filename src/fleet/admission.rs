@@ -302,7 +302,10 @@ impl Fleet {
 
 impl Line {
     fn call_limit(&self) -> Option<u32> {
-        self.held.as_ref()?.ready.line.max_concurrent_calls
+        match &self.twilio {
+            Some(twilio) => twilio.max_concurrent_calls,
+            None => self.held.as_ref()?.ready.line.max_concurrent_calls,
+        }
     }
 }
 

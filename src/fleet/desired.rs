@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::changes::LineChange;
-use super::forms::{account, profile};
+use super::forms::{account, profile, twilio_line};
 use super::line::{LineHealth, LineProfile};
 use super::sealed::SealedPassword;
 use super::shared::SharedFleet;
@@ -157,6 +157,9 @@ impl DesiredLines {
         }
         wanted.extend(sealed.iter().map(|sealed| sealed.ready.clone()));
         fleet.seal(sealed);
+        let twilio = now.twilio.iter();
+        let twilio = twilio.filter_map(|line| twilio_line(config, &mut self.loader, line));
+        fleet.hold_twilio(twilio.collect());
         let (mut changed, remove) = fleet.changes(wanted);
         changed.sort_by_key(|(change, _)| *change);
         self.loader.tidy();

@@ -2,24 +2,47 @@
 //! the calls.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tracing::{error, warn};
 
 use super::line::LineProfile;
 use super::sounds::SoundLoader;
+use super::twilio::TwilioLine;
 use crate::config::Config;
 use crate::core::address::Transport;
 use crate::core::dialling::DialLine;
 use crate::core::numbers::{Country, Number};
 use crate::core::private::Private;
 use crate::lines::server::ContactOverride;
-use crate::lines::{ReadyLine, Route};
+use crate::lines::{PhoneLine, ReadyLine, Route};
 use crate::sip::engine::Account;
 
 /// What calls of a line go by. Loads its sounds, which blocks on the disk.
 pub fn profile(config: &Config, loader: &mut SoundLoader, ready: &ReadyLine) -> Arc<LineProfile> {
-    let line = &ready.line;
+    profile_of(loader, &ready.line, dial_line(config, ready))
+}
+
+/// A line that is Twilio's, as its calls need it; `None` without its token. Loads its sounds, too.
+pub(super) fn twilio_line(
+    config: &Config,
+    loader: &mut SoundLoader,
+    line: &PhoneLine,
+) -> Option<TwilioLine> {
+    let number = line.phone_number.as_ref().map(Private::expose);
+    let dial = DialLine {
+        country: Country::of_line(number, config.dialling.country),
+        hosts: Vec::new(),
+    };
+    Some(TwilioLine {
+        profile: profile_of(loader, line, dial),
+        max_concurrent_calls: line.max_concurrent_calls,
+        stored_token: line.stored_twilio_token.clone()?,
+        opened: OnceLock::new(),
+    })
+}
+
+fn profile_of(loader: &mut SoundLoader, line: &PhoneLine, dial: DialLine) -> Arc<LineProfile> {
     let sounds = loader.load(line);
     sounds
         .problems
@@ -37,7 +60,7 @@ pub fn profile(config: &Config, loader: &mut SoundLoader, ready: &ReadyLine) -> 
         sip_headers: line.sip_headers.clone(),
         friendly_name: line.friendly_name.clone(),
         status_callback: line.status_callback.clone(),
-        dial: dial_line(config, ready),
+        dial,
     })
 }
 

@@ -7,6 +7,7 @@ use super::admission::LineCalls;
 use super::leases::Lease;
 use super::registration::RegistrationStage;
 use super::sealed::Sealed;
+use super::twilio::TwilioLine;
 use crate::core::address::Transport;
 use crate::core::dialling::DialLine;
 use crate::core::ids::LineId;
@@ -82,6 +83,8 @@ pub enum LineHealth {
         /// What, in words.
         reason: String,
     },
+    /// It is Twilio's, and takes the calls that its webhook brings.
+    Twilio,
     /// It is not to register: not active, or of another provider.
     Skipped {
         /// Why, in words.
@@ -97,6 +100,8 @@ pub(super) struct Line {
     pub(super) health: Option<LineHealth>,
     /// The line as calls and the SIP engine have it; none for one that is not held.
     pub(super) held: Option<Held>,
+    /// The line where it is Twilio's.
+    pub(super) twilio: Option<Arc<TwilioLine>>,
     /// The line as it is wanted, while its password is being decrypted.
     pub(super) sealed: Option<Box<Sealed>>,
     /// Its password as it is stored, and what it was decrypted to.
@@ -123,6 +128,7 @@ impl Line {
     pub(super) fn is_empty(&self) -> bool {
         self.health.is_none()
             && self.held.is_none()
+            && self.twilio.is_none()
             && self.sealed.is_none()
             && self.password.is_none()
             && self.calls.is_none_in_progress()

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::line::{LineHealth, LineProfile};
 use super::shared::SharedFleet;
+use super::twilio::TwilioLine;
 use crate::core::ids::LineId;
 
 /// A view of the table for those who look lines up.
@@ -30,6 +31,12 @@ impl LineDirectory {
     #[must_use]
     pub fn get(&self, line: &LineId) -> Option<Arc<LineProfile>> {
         self.fleet.lock().get(line)
+    }
+
+    /// The line of this id, where it is Twilio's.
+    #[must_use]
+    pub fn twilio(&self, line: &LineId) -> Option<Arc<TwilioLine>> {
+        self.fleet.lock().twilio(line)
     }
 
     /// How many lines are held.

@@ -15,6 +15,7 @@
 //! | [`leases`] | lines that bridges share: which of them this one registers |
 //! | [`sealed`] | lines whose passwords are still to be decrypted, in their order |
 //! | [`changes`] | how a wanted line differs from the one that is held |
+//! | [`twilio`] | lines that are Twilio's, of which SIP knows nothing |
 //! | `number_index` | lines by the number that they call from |
 //! | [`shared`] | the table behind its lock |
 //! | [`line_directory`], [`call_limiter`], [`registrar`] | the table as those see it who look lines up, limit calls, register |
@@ -57,6 +58,7 @@ pub mod status;
 pub mod table;
 #[cfg(test)]
 mod test_lines;
+pub mod twilio;
 pub mod watcher;
 mod words;
 
@@ -69,4 +71,5 @@ pub use register_pace::{REGISTERS_PER_SECOND, REGISTERS_PER_SECOND_MAX};
 pub use registrar::RegistrarHandle;
 pub use results::RegisterOutcomes;
 pub use shared::SharedFleet;
+pub use twilio::TwilioLine;
 pub use watcher::DatabaseWatcher;

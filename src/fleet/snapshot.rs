@@ -64,6 +64,8 @@ pub struct LineSnapshot {
     pub stored_mistakes: Vec<StoredIssue>,
     /// Lines that are not to register, and why: not active, or another provider's.
     pub left_out: Vec<(LineId, Skipped)>,
+    /// Lines that are Twilio's, whose webhook brings their calls.
+    pub twilio: Vec<PhoneLine>,
     /// The lines' numbers, as far as they are known.
     pub numbers: HashMap<LineId, Private>,
     /// Where the lines come from, with a colon, for messages.
@@ -79,15 +81,18 @@ pub struct LineSnapshot {
 pub enum Skipped {
     /// `isActive` is false.
     Inactive,
-    /// `provider` is "twilio".
+    /// `provider` is "twilio", and it has no `twilioAuthToken`.
     Twilio,
+    /// It is Twilio's, and there is no `--public-url`.
+    NoPublicUrl,
 }
 
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Inactive => "not active",
-            Self::Twilio => "of provider twilio",
+            Self::Twilio => "of provider twilio, without a twilioAuthToken",
+            Self::NoPublicUrl => "of provider twilio, and Twilio's webhook needs --public-url",
         })
     }
 }
@@ -144,7 +149,10 @@ pub fn snapshot_with(
             if let Some(path) = &config.lines_file {
                 start.source = format!("lines file {}: ", path.display());
             }
-            start.left_out = file.rows.iter().filter_map(left_out).collect();
+            start.twilio = file.twilio_lines;
+            let is_held = |id: &LineId| start.twilio.iter().any(|line| line.id == *id);
+            let left_out = file.rows.iter().filter_map(left_out);
+            start.left_out = left_out.filter(|(id, _)| !is_held(id)).collect();
             (file.lines, servers)
         }
         Some(stored) => {
@@ -159,6 +167,7 @@ pub fn snapshot_with(
             (lines, servers.with_table(table, stored.fallback))
         }
     };
+    start.without_public_url(config);
     for line in &lines {
         if let Some(number) = &line.phone_number {
             start.numbers.insert(line.id.clone(), number.clone());
@@ -201,10 +210,20 @@ fn left_out(row: &Row) -> Option<(LineId, Skipped)> {
 }
 
 impl LineSnapshot {
+    /// Lines of Twilio's are left out where its webhooks cannot be verified.
+    fn without_public_url(&mut self, config: &Config) {
+        if config.twilio.is_none() {
+            let without = std::mem::take(&mut self.twilio).into_iter();
+            let left_out = without.map(|line| (line.id, Skipped::NoPublicUrl));
+            self.left_out.extend(left_out);
+        }
+    }
+
     /// Sorts a row of the database.
     fn take(&mut self, row: &Row) -> Option<PhoneLine> {
         match read_row(row) {
             LineEntry::Line(line) => return Some(*line),
+            LineEntry::TwilioLine(line) => self.twilio.push(*line),
             LineEntry::Inactive(id) => self.left_out.push((id, Skipped::Inactive)),
             LineEntry::Twilio(id) => self.left_out.push((id, Skipped::Twilio)),
             LineEntry::Mistaken(id, issues) => {
@@ -226,6 +245,9 @@ impl LineSnapshot {
         let sealed = self.loaded.sealed.iter().map(|sealed| &sealed.ready);
         for ready in self.loaded.ready.iter().chain(sealed) {
             judged.insert(ready.line.id.clone(), usable(ready));
+        }
+        for line in &self.twilio {
+            judged.insert(line.id.clone(), LineHealth::Twilio);
         }
         for (id, why) in &self.left_out {
             let reason = why.to_string();
@@ -327,7 +349,7 @@ fn add_mistake(judged: &mut HashMap<LineId, LineHealth>, id: &LineId, mistake: S
                 reason.push_str(&mistake);
                 true
             }
-            LineHealth::Usable { .. } | LineHealth::Skipped { .. } => false,
+            LineHealth::Usable { .. } | LineHealth::Twilio | LineHealth::Skipped { .. } => false,
         },
     }
 }

@@ -166,11 +166,13 @@ impl Fleet {
 
     // ---- looking lines up ----
 
-    /// One line that is held.
+    /// One line that is held, or Twilio's.
     #[must_use]
     pub fn get(&self, id: &LineId) -> Option<Arc<LineProfile>> {
-        let held = self.lines.get(id)?.held.as_ref()?;
-        Some(held.profile.clone())
+        let line = self.lines.get(id)?;
+        let held = line.held.as_ref().map(|held| &held.profile);
+        let profile = held.or(line.twilio.as_ref().map(|twilio| &twilio.profile))?;
+        Some(profile.clone())
     }
 
     /// How many lines are held.

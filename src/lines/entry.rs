@@ -22,8 +22,10 @@ pub enum LineEntry {
     Line(Box<PhoneLine>),
     /// `isActive` is false.
     Inactive(LineId),
-    /// `provider` is "twilio".
+    /// `provider` is "twilio", and it is not active or has no `twilioAuthToken`.
     Twilio(LineId),
+    /// `provider` is "twilio": Twilio's webhook brings its calls.
+    TwilioLine(Box<PhoneLine>),
     /// It cannot be used: its id where it has one, and everything wrong with it.
     Mistaken(Option<LineId>, Vec<FieldIssue>),
 }
@@ -33,7 +35,7 @@ impl LineEntry {
     #[must_use]
     pub fn id(&self) -> Option<&LineId> {
         match self {
-            Self::Line(line) => Some(&line.id),
+            Self::Line(line) | Self::TwilioLine(line) => Some(&line.id),
             Self::Inactive(id) | Self::Twilio(id) => Some(id),
             Self::Mistaken(id, _) => id.as_ref(),
         }
@@ -112,7 +114,9 @@ impl Reader<'_> {
         let is_sip = self.is_sip();
         let is_active = self.bool("isActive").unwrap_or(true);
         if let (Some(id), true) = (&id, self.issues.is_empty()) {
-            if !is_sip {
+            let has_token = self.object.get("twilioAuthToken");
+            let has_token = has_token.is_some_and(|token| !token.is_null() && token != "");
+            if !(is_sip || is_active && has_token) {
                 return LineEntry::Twilio(id.clone());
             }
             if !is_active {
@@ -120,7 +124,9 @@ impl Reader<'_> {
             }
         }
         let line = self.line(id.clone().unwrap_or_else(|| LineId::new("")));
-        if self.issues.is_empty() {
+        if self.issues.is_empty() && !is_sip {
+            LineEntry::TwilioLine(Box::new(line))
+        } else if self.issues.is_empty() {
             LineEntry::Line(Box::new(line))
         } else {
             LineEntry::Mistaken(id, std::mem::take(&mut self.issues))
@@ -135,7 +141,8 @@ impl Reader<'_> {
             sip_server_id: self.id_like("sipServerId"),
             sip_domain: self.host("sipDomain"),
             sip_username: self.user_part("sipUsername"),
-            stored_password: self.password(),
+            stored_password: self.password("sipPassword"),
+            stored_twilio_token: self.password("twilioAuthToken"),
             max_concurrent_calls: self.count("maxConcurrentCalls"),
             greeting: self.text("greeting"),
             announcement: self.text("announcement"),
@@ -210,20 +217,20 @@ impl Reader<'_> {
         Some(Private::new(trimmed))
     }
 
-    fn password(&mut self) -> Option<Secret> {
-        match self.take("sipPassword")? {
+    fn password(&mut self, field: &str) -> Option<Secret> {
+        match self.take(field)? {
             Value::String(text) => {
                 // Taken over, not copied: wiped when dropped, whatever it is.
                 let secret = Secret::new(text);
                 if secret.expose().len() > FIELD_MAX_BYTES {
-                    self.report("sipPassword", FieldProblem::TooLong);
+                    self.report(field, FieldProblem::TooLong);
                     return None;
                 }
                 // As the API shows it: "" is no password.
                 Some(secret).filter(|secret| !secret.expose().is_empty())
             }
             mut other => {
-                self.report_type("sipPassword", "a string", &other);
+                self.report_type(field, "a string", &other);
                 wipe_value(&mut other);
                 None
             }
@@ -374,6 +381,29 @@ mod tests {
         assert!(matches!(entry, LineEntry::Inactive(_)));
         let (entry, _) = read(json!({"id": 1, "provider": "twilio", "sipUsername": 5}));
         assert!(matches!(entry, LineEntry::Twilio(_)));
+        let with_token = |more: serde_json::Value| {
+            let mut line = json!({"id": 1, "provider": "twilio", "twilioAuthToken": "t0ken"});
+            let more = more.as_object().expect("fields").clone();
+            line.as_object_mut().expect("a line").extend(more);
+            read(line).0
+        };
+        let read_line = |entry| match entry {
+            LineEntry::TwilioLine(line) => Some(line.stored_twilio_token.expect("a token")),
+            _ => None,
+        };
+        let token = read_line(with_token(json!({"phoneNumber": "+33142000001"})));
+        assert_eq!(token.expect("a line of Twilio's").expose(), "t0ken");
+        for left_out in [
+            json!({"isActive": false}),
+            json!({"twilioAuthToken": ""}),
+            json!({"twilioAuthToken": null}),
+        ] {
+            assert!(matches!(with_token(left_out), LineEntry::Twilio(_)));
+        }
+        let mistaken = with_token(json!({"twilioAuthToken": 5}));
+        assert!(
+            matches!(mistaken, LineEntry::Mistaken(_, issues) if issues[0].field == "twilioAuthToken")
+        );
     }
 
     #[test]
@@ -424,7 +454,7 @@ mod tests {
                 other => other.is_number(),
             });
             match read_entry(object).0 {
-                LineEntry::Line(_) | LineEntry::Inactive(_) | LineEntry::Twilio(_) => prop_assert!(has_id),
+                LineEntry::Line(_) | LineEntry::Inactive(_) | LineEntry::Twilio(_) | LineEntry::TwilioLine(_) => prop_assert!(has_id),
                 LineEntry::Mistaken(_, issues) => prop_assert!(!issues.is_empty()),
             }
         }

@@ -135,7 +135,9 @@ pub struct LinesFile {
     pub warnings: Vec<FileIssue>,
     /// How many lines have `isActive` false.
     pub inactive: usize,
-    /// How many lines belong to provider "twilio".
+    /// Lines that are Twilio's, whose webhook brings their calls.
+    pub twilio_lines: Vec<PhoneLine>,
+    /// How many lines belong to provider "twilio" and take no calls here.
     pub twilio: usize,
 }
 
@@ -249,6 +251,7 @@ fn read_entries(path: &Path, entries: Vec<Value>) -> LinesFile {
             LineEntry::Line(line) => found.lines.push(*line),
             LineEntry::Inactive(_) => found.inactive += 1,
             LineEntry::Twilio(_) => found.twilio += 1,
+            LineEntry::TwilioLine(line) => found.twilio_lines.push(*line),
             LineEntry::Mistaken(id, issues) => {
                 let mistake = |mistake| issue(id.as_ref(), EntryIssue::Field(mistake));
                 found.mistakes.extend(issues.into_iter().map(mistake));

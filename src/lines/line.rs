@@ -33,6 +33,8 @@ pub struct PhoneLine {
     pub sip_username: Option<Private>,
     /// `sipPassword` as stored: encrypted or plain.
     pub stored_password: Option<Secret>,
+    /// `twilioAuthToken` as stored, of a line that is Twilio's: encrypted or plain.
+    pub stored_twilio_token: Option<Secret>,
     /// `maxConcurrentCalls`.
     pub max_concurrent_calls: Option<u32>,
     /// `greeting`: path of a WAV file, for callers who wait.
@@ -65,6 +67,7 @@ impl PhoneLine {
             sip_domain: None,
             sip_username: Some(username),
             stored_password: None,
+            stored_twilio_token: None,
             max_concurrent_calls: None,
             greeting: None,
             announcement: None,

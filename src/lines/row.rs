@@ -89,6 +89,7 @@ pub const LINE_COLUMNS: &[Column] = &[
     column("friendly_name", "friendlyName", ColumnKind::Text),
     column("sip_headers", "sipHeaders", ColumnKind::Json),
     column(CLIENT_URLS.0, CLIENT_URLS.1, ColumnKind::Json),
+    column("twilio_auth_token", "twilioAuthToken", ColumnKind::Password),
 ];
 
 /// Which of a line's addresses a client wrote, in SQL and in JSON: an array of them. Whatever else stands in their place

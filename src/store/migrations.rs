@@ -23,7 +23,7 @@ macro_rules! sql {
 }
 
 /// Version, description, SQLite, PostgreSQL.
-const ALL: [(i64, &str, &str, &str); 9] = [
+const ALL: [(i64, &str, &str, &str); 11] = [
     (
         1,
         "lines servers calls",
@@ -83,6 +83,12 @@ const ALL: [(i64, &str, &str, &str); 9] = [
         "answered by",
         sql!("sqlite", "0010_answered_by"),
         sql!("postgres", "0010_answered_by"),
+    ),
+    (
+        11,
+        "twilio lines",
+        sql!("sqlite", "0011_twilio_lines"),
+        sql!("postgres", "0011_twilio_lines"),
     ),
 ];
 

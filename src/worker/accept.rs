@@ -21,7 +21,9 @@ use super::attach_table::{AttachTable, Claim};
 use super::direct_writer::DirectWriter;
 use super::error::WorkerError;
 use super::received::CloseReason;
-use super::request::{self, AttachRequest, HEAD_MAX_BYTES, PATH, UpgradeRefusal};
+use super::request::{
+    self, AttachRequest, Attacher, HEAD_MAX_BYTES, PATH, TWILIO_PATH, UpgradeRefusal,
+};
 use super::socket::WorkerSocket;
 use super::tcp;
 use crate::core::ids::{CallId, Token};
@@ -51,6 +53,38 @@ pub fn attach_url(base: &str, call: &CallId, token: &Token) -> Secret {
     Secret::new(format!("{base}{PATH}{call}?token={}", token.expose()))
 }
 
+/// The same for Twilio, which opens a stream with a caller.
+#[must_use]
+pub fn twilio_url(base: &str, call: &CallId, token: &Token) -> Secret {
+    let base = base.trim_end_matches('/');
+    Secret::new(format!("{base}{TWILIO_PATH}{call}/{}", token.expose()))
+}
+
+/// Who may open a WebSocket at the stream port.
+#[derive(Clone, Default)]
+pub struct Expected {
+    /// The workers of calls.
+    pub workers: AttachTable,
+    /// Twilio, for the callers of its calls.
+    pub callers: AttachTable,
+}
+
+impl From<AttachTable> for Expected {
+    fn from(workers: AttachTable) -> Self {
+        let callers = AttachTable::default();
+        Self { workers, callers }
+    }
+}
+
+impl Expected {
+    fn of(&self, by: Attacher) -> &AttachTable {
+        match by {
+            Attacher::Worker => &self.workers,
+            Attacher::Twilio => &self.callers,
+        }
+    }
+}
+
 /// The listener for workers. Stops when dropped.
 pub struct StreamServer {
     local: SocketAddr,
@@ -59,16 +93,19 @@ pub struct StreamServer {
 }
 
 impl StreamServer {
-    /// Listens, and hands workers to the tickets of `attach_table` from now on.
+    /// Listens, and hands whoever comes to the tickets of `expected` from now on.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub async fn bind(addr: SocketAddr, attach_table: AttachTable) -> Result<Self, WorkerError> {
+    pub async fn bind(
+        addr: SocketAddr,
+        expected: impl Into<Expected>,
+    ) -> Result<Self, WorkerError> {
         let failed = |source| WorkerError::Listen { addr, source };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(accept_until(listener, attach_table, stopped));
+        let task = tokio::spawn(accept_until(listener, expected.into(), stopped));
         Ok(Self {
             local,
             stop: Some(stop),
@@ -97,7 +134,7 @@ impl Drop for StreamServer {
 
 async fn accept_until(
     listener: TcpListener,
-    attach_table: AttachTable,
+    expected: Expected,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let mut handshakes = JoinSet::new();
@@ -110,7 +147,7 @@ async fn accept_until(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let evicted = young.admit();
-                    handshakes.spawn(handshake(stream, peer, attach_table.clone(), evicted));
+                    handshakes.spawn(handshake(stream, peer, expected.clone(), evicted));
                 }
                 Err(error) => {
                     // The worker waits in the system's backlog meanwhile.
@@ -166,7 +203,7 @@ fn note_refusal(refused: &mut LogLimiter, refusal: UpgradeRefusal) {
 async fn handshake(
     mut stream: TcpStream,
     peer: SocketAddr,
-    attach_table: AttachTable,
+    expected: Expected,
     evicted: oneshot::Receiver<()>,
 ) -> Option<UpgradeRefusal> {
     if let Err(error) = tcp::tune(&stream) {
@@ -174,7 +211,7 @@ async fn handshake(
         return None;
     }
     let judged = async {
-        match judge(&mut stream, &attach_table).await {
+        match judge(&mut stream, &expected).await {
             Ok(Judged::Granted(granted)) => Some(Ok(granted)),
             Ok(Judged::Refused(refusal)) => {
                 refuse(&mut stream, refusal).await;
@@ -215,7 +252,7 @@ struct Granted {
     part: Vec<u8>,
 }
 
-async fn judge(stream: &mut TcpStream, attach_table: &AttachTable) -> io::Result<Judged> {
+async fn judge(stream: &mut TcpStream, expected: &Expected) -> io::Result<Judged> {
     let (head, part) = match timeout(REQUEST_TIMEOUT, read_head(stream)).await {
         Err(_) => return Ok(Judged::Refused(UpgradeRefusal::TooSlow)),
         Ok(read) => match read? {
@@ -224,7 +261,9 @@ async fn judge(stream: &mut TcpStream, attach_table: &AttachTable) -> io::Result
         },
     };
     let granted = request::parse(&head).and_then(|request| {
-        let claim = attach_table.claim(&request.call, &request.token)?;
+        let claim = expected
+            .of(request.by)
+            .claim(&request.call, &request.token)?;
         Ok(Granted {
             request,
             claim,
@@ -291,7 +330,7 @@ async fn attach(mut stream: TcpStream, peer: SocketAddr, granted: Granted) {
     let stream = MaybeTlsStream::Plain(stream);
     let socket = WorkerSocket::new(stream, writer, Role::Server, part).await;
     match claim.deliver(socket) {
-        Ok(()) => info!(call = %request.call, %peer, "worker attached"),
+        Ok(()) => info!(call = %request.call, %peer, by = ?request.by, "attached"),
         Err(socket) => {
             debug!(call = %request.call, %peer, "the call ended while its worker attached");
             socket.close(CloseReason::CallOver).await;

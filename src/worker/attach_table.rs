@@ -76,6 +76,13 @@ impl AttachTable {
         }
     }
 
+    /// Whether a call is known, or was a short time ago.
+    #[must_use]
+    pub fn knows(&self, call: &CallId) -> bool {
+        let table = self.table();
+        table.live.contains_key(call) || table.over.contains(call)
+    }
+
     /// How many calls are known and not over.
     #[must_use]
     pub fn calls(&self) -> usize {

@@ -32,7 +32,7 @@ mod text_frame;
 mod timed_stream;
 mod upgrade;
 
-pub use accept::{StreamServer, attach_url};
+pub use accept::{Expected, StreamServer, attach_url, twilio_url};
 pub use attach_table::{AlreadyClaimed, AttachTable, Ticket};
 pub use dial::Dialer;
 pub use direct_writer::DirectWriter;

@@ -13,12 +13,24 @@ use crate::core::ids::CallId;
 pub(super) const HEAD_MAX_BYTES: usize = 8 * 1024;
 /// Most header fields taken.
 pub(super) const HEADERS_MAX: usize = 64;
-/// The path before the call id.
+/// The path before the call id, for workers.
 pub(super) const PATH: &str = "/media-stream/";
+/// The path before the call id and the token, for Twilio, whose streams have no query.
+pub(super) const TWILIO_PATH: &str = "/twilio-stream/";
+
+/// Who opens a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attacher {
+    /// The worker of a call.
+    Worker,
+    /// Twilio, with the caller.
+    Twilio,
+}
 
 /// A well-formed request to attach to a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AttachRequest {
+    pub(super) by: Attacher,
     pub(super) call: CallId,
     /// Empty when none was given; matches no token.
     pub(super) token: String,
@@ -135,16 +147,25 @@ pub(super) fn parse(head: &[u8]) -> Result<AttachRequest, UpgradeRefusal> {
     }
     let target = request.path.ok_or(UpgradeRefusal::Malformed)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let call = path.strip_prefix(PATH).and_then(CallId::parse);
-    let call = call.ok_or(UpgradeRefusal::NotFound)?;
+    let (by, call, token) = named(path, query).ok_or(UpgradeRefusal::NotFound)?;
     if request.method != Some("GET") {
         return Err(UpgradeRefusal::MethodNotAllowed);
     }
     Ok(AttachRequest {
+        by,
         call,
-        token: token(query),
+        token,
         accept_key: accept_key(request.headers, request.version)?,
     })
+}
+
+/// Who asks for which call, and with which token.
+fn named(path: &str, query: &str) -> Option<(Attacher, CallId, String)> {
+    if let Some(call) = path.strip_prefix(PATH) {
+        return Some((Attacher::Worker, CallId::parse(call)?, token(query)));
+    }
+    let (call, token) = path.strip_prefix(TWILIO_PATH)?.split_once('/')?;
+    Some((Attacher::Twilio, CallId::parse(call)?, token.to_owned()))
 }
 
 /// The first `token` of the query.

@@ -46,10 +46,13 @@
 //! | `store` | lines from a database, a record per call |
 //! | `strangers` | only trunks may talk to us: silence, tokens, floods, connections |
 //! | `access` | the API: token, browsers, bounds, audit |
+//! | `api_tls` | the API over HTTPS, slow handshakes, bridges that verify each other |
 //! | `agents` | agents of tenants, and voices of a stand-in for their provider |
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `cluster_api` | one API over several bridges, limits over all of them |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `twilio_host` | bots that ask api.twilio.com, which is the bridge by the hosts file: Twilio's libraries, Pipecat |
+//! | `twilio_lines` | numbers that stay at Twilio: its webhook, its stream as the caller's leg, its REST API |
 //! | `twilio_api` | Twilio's REST API, by hand and by Twilio's library |
 //! | `twilio_numbers` | its numbers, changed |
 //! | `privacy` | withheld numbers, asserted ones, and headers for the worker |
@@ -67,6 +70,7 @@
 mod access;
 mod admin_api;
 mod agents;
+mod api_tls;
 mod audio;
 mod bad_input;
 mod behind_nat;
@@ -124,6 +128,8 @@ mod strangers;
 mod trunk;
 mod twilio_api;
 mod twilio_bots;
+mod twilio_host;
+mod twilio_lines;
 mod twilio_numbers;
 mod unsuitable_redis;
 mod voice_copies;

@@ -70,7 +70,14 @@ async fn a_fifo_as_a_greeting_stops_no_change_and_no_end() {
 async fn a_fifo_of_a_flag_is_a_mistake_and_not_a_wait() {
     let folder = TempDir::new().unwrap();
     let fifo = bad_files(folder.path()).remove(0).0;
-    for flag in ["--lines", "--tls-ca", "--redis-ca"] {
+    for flag in [
+        "--lines",
+        "--tls-ca",
+        "--redis-ca",
+        "--api-tls-cert",
+        "--api-tls-key",
+        "--api-ca",
+    ] {
         let mut command = clean_command();
         command.args(["check", "--sip-username", "u", "--sip-domain", "127.0.0.1"]);
         command.args([flag, &fifo]).env("ENCRYPTION_KEY", KEY);

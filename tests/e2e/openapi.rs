@@ -11,9 +11,12 @@ use url::form_urlencoded;
 use crate::harness::api::Answer;
 use crate::harness::bridge::{LINE as LINE_ID, NUMBER, Setup};
 use crate::harness::caller::CALLER_NUMBER;
+use crate::harness::peers::free_port;
 use crate::harness::receiver::{Receiver, Reply};
+use crate::harness::twilio::{PUBLIC_URL, TOKEN as AUTH_TOKEN, Twilio, TwilioCall, stream_url};
 use crate::harness::{Api, Callee, Caller, Job, Redis, SOON, Worker, until};
 use crate::twilio_api::{ACCOUNT, TOKEN, as_account};
+use crate::twilio_lines;
 
 /// The document, and the operations that were seen to answer well.
 struct Document {
@@ -186,6 +189,11 @@ async fn every_route_answers_as_the_document_says() {
     let setup = setup.args(&["--elevenlabs-url", &provider.url("")]);
     let setup = setup.env("ELEVENLABS_API_KEY", "k");
     let setup = setup.args(&TWILIO_FLAGS);
+    let port = free_port().to_string();
+    let stream = format!("ws://127.0.0.1:{port}");
+    let setup = setup.args(&["--stream-port", &port, "--stream-url", &stream]);
+    let setup = setup.args(&["--public-url", PUBLIC_URL]);
+    let setup = setup.line(twilio_lines::line());
     // Where lines register is the phone, which takes REGISTER as anything else.
     let bridge = setup.trunk(phone.local.port()).start().await;
     let api = Api::of(&bridge);
@@ -210,6 +218,7 @@ async fn every_route_answers_as_the_document_says() {
     keys(&mut document, &api).await;
     calls(&mut document, &api, &phone, &redis, bridge.sip()).await;
     twilio(&mut document, &api, &phone).await;
+    webhooks(&mut document, &api).await;
     let missing: Vec<_> = document
         .operations()
         .difference(&document.seen)
@@ -230,7 +239,13 @@ async fn every_route_answers_as_the_document_says() {
         }
         let method = method.to_uppercase();
         let answer = Api::of(&bridge).send(&method, &template, "", "").await;
-        assert_eq!(answer.status, 401, "{method} {template}");
+        // A webhook has a signature, and no token.
+        let refused = if template.starts_with("/webhooks/") {
+            403
+        } else {
+            401
+        };
+        assert_eq!(answer.status, refused, "{method} {template}");
         document.hold(&method, &template, &answer);
     }
     // This one has no database.
@@ -321,6 +336,7 @@ async fn keys(document: &mut Document, api: &Api) {
     let posts: Vec<_> = operations
         .iter()
         .filter(|(name, path)| name == "post" && !path.starts_with("/2010-"))
+        .filter(|(_, path)| !path.starts_with("/webhooks/"))
         .collect();
     assert!(posts.len() > 7, "{posts:?}");
     for (_, template) in posts {
@@ -418,6 +434,28 @@ async fn calls(
 }
 
 /// Twilio's API, of the call that was placed, and of the line.
+/// Twilio's own webhook.
+async fn webhooks(document: &mut Document, api: &Api) {
+    let template = "/webhooks/voice/{line}";
+    let (line, sid) = (twilio_lines::LINE, Twilio::new_call());
+    until(SOON, "the line is taken up", async || {
+        let answer = Twilio::asks(api, line, &Twilio::new_call(), "wrong").await;
+        document.hold("POST", template, &answer);
+        let path = format!("/api/admin/telephony/phone-lines/{line}");
+        api.get(&path).await.json()["state"] == "twilio"
+    })
+    .await;
+    let answer = Twilio::asks(api, line, &sid, AUTH_TOKEN).await;
+    document.hold("POST", template, &answer);
+    let again = Twilio::asks(api, line, &sid, AUTH_TOKEN).await;
+    document.hold("POST", template, &again);
+    let form = [("CallSid", "CA1")];
+    let odd = Twilio::asks_with(api, line, &form, AUTH_TOKEN).await;
+    document.hold("POST", template, &odd);
+    let call = TwilioCall::connect(&stream_url(&answer), &sid).await;
+    call.hangs_up().await;
+}
+
 async fn twilio(document: &mut Document, api: &Api, phone: &Callee) {
     let account = "/2010-04-01/Accounts/{account}";
     let ask = async |document: &mut Document, method: &str, path: &str, item: &str, form: &str| {

@@ -1,5 +1,5 @@
 //! `examples/twilio_bot.py` and `.mjs`, bots on Twilio's own libraries, unchanged: asked by the bridge, answered with `<Say>` and
-//! a stream, and calling its REST API. `tests/python/bot_packages.sh` gets the libraries.
+//! a stream, and calling its REST API, whose address they are told. `tests/python/bot_packages.sh` gets the libraries.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,17 +11,17 @@ use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::caller::CALLER_NUMBER;
 use crate::harness::peers::{Process, free_port, wait_for_tcp};
 use crate::harness::receiver::{Receiver, Reply};
-use crate::harness::{Bridge, Callee, Caller, SOON, Worker, within};
+use crate::harness::{Callee, Caller, SOON, Worker, within};
 use crate::voice_webhook::wav;
 
-const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
-const TOKEN: &str = "auth-t0ken-of-the-tests";
+pub const ACCOUNT: &str = "AC0123456789abcdef0123456789abcdef";
+pub const TOKEN: &str = "auth-t0ken-of-the-tests";
 
-fn packages() -> PathBuf {
+pub fn packages() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bot-packages")
 }
 
-fn python() -> Command {
+pub fn python() -> Command {
     let mut command = Command::new("/usr/bin/python3");
     command
         .arg("-B")
@@ -34,7 +34,7 @@ fn python() -> Command {
 }
 
 /// Node finds a file's packages beside it: hence a copy.
-fn node() -> Command {
+pub fn node() -> Command {
     let bot = packages().join("twilio_bot.mjs");
     std::fs::write(&bot, include_str!("../../examples/twilio_bot.mjs")).unwrap();
     let mut command = Command::new("node");
@@ -43,14 +43,16 @@ fn node() -> Command {
 }
 
 /// What a bot is given: its credentials, and where things are.
-struct Bot {
+pub struct Bot {
     program: fn() -> Command,
     port: u16,
     stream: TcpListener,
 }
 
 impl Bot {
-    async fn new(program: fn() -> Command) -> Self {
+    pub async fn new(program: fn() -> Command) -> Self {
+        let fetched = packages().join("versions");
+        assert!(fetched.exists(), "run tests/python/bot_packages.sh first");
         Self {
             program,
             port: free_port(),
@@ -58,7 +60,7 @@ impl Bot {
         }
     }
 
-    fn base(&self) -> String {
+    pub fn base(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
@@ -74,7 +76,7 @@ impl Bot {
         command
     }
 
-    fn serve(&self) -> Process {
+    pub fn serve(&self) -> Process {
         let mut command = self.command();
         command.arg("serve");
         let log = tempfile::NamedTempFile::new().unwrap();
@@ -83,20 +85,14 @@ impl Bot {
         process
     }
 
-    /// What it prints of a request of its own to the bridge's API.
-    async fn asks(&self, bridge: &Bridge, args: &[&str]) -> String {
+    /// What it prints of a request of its own to the bridge's API, with this in its environment.
+    pub async fn asks(&self, environment: (&str, &str), args: &[&str]) -> String {
         let mut command = self.command();
-        let api = format!("http://127.0.0.1:{}", bridge.api_port);
-        command.env("TWILIO_API_BASE", api).args(args);
-        let asking = tokio::task::spawn_blocking(move || command.output().unwrap());
-        let output = within(SOON * 2, "the bot's answer", asking).await.unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}{errors}");
-        said
+        command.env(environment.0, environment.1).args(args);
+        output(command).await
     }
 
-    async fn streamed(&self) -> Worker {
+    pub async fn streamed(&self) -> Worker {
         let stream = within(SOON, "a stream", self.stream.accept()).await;
         let (stream, _) = stream.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -104,9 +100,27 @@ impl Bot {
     }
 }
 
+/// What a program prints, once it has ended well.
+pub async fn output(mut command: Command) -> String {
+    let asking = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = within(SOON * 2, "the bot's answer", asking).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}{errors}");
+    said
+}
+
+/// A bridge that asks this bot, with one line at this phone.
+pub fn asking(bot: &Bot, phone: &Callee) -> Setup {
+    Setup::new()
+        .args(&["--voice-url", &format!("{}/voice", bot.base())])
+        .args(&["--account-sid", ACCOUNT, "--allow-callback", "127.0.0.0/8"])
+        .env("AUTH_TOKEN", TOKEN)
+        .line_field("sipDomain", json!(phone.local.to_string()))
+        .line_field("phoneNumber", json!(NUMBER))
+}
+
 async fn runs_unchanged(program: fn() -> Command) {
-    let packages = packages().join("versions");
-    assert!(packages.exists(), "run tests/python/bot_packages.sh first");
     let bot = Bot::new(program).await;
     let _serving = bot.serve();
     let speech = Receiver::start().await;
@@ -117,20 +131,9 @@ async fn runs_unchanged(program: fn() -> Command) {
     };
     speech.script("/v1/audio/speech", [spoken]);
     let phone = Callee::open().await;
-    let bridge = Setup::new()
-        .args(&[
-            "--voice-url",
-            &format!("{}/voice", bot.base()),
-            "--say-url",
-            &format!("http://127.0.0.1:{}", speech.port),
-            "--account-sid",
-            ACCOUNT,
-            "--allow-callback",
-            "127.0.0.0/8",
-        ])
-        .env("AUTH_TOKEN", TOKEN)
-        .line_field("sipDomain", json!(phone.local.to_string()))
-        .line_field("phoneNumber", json!(NUMBER))
+    let say = format!("http://127.0.0.1:{}", speech.port);
+    let bridge = asking(&bot, &phone)
+        .args(&["--say-url", &say])
         .start()
         .await;
 
@@ -145,17 +148,26 @@ async fn runs_unchanged(program: fn() -> Command) {
     worker.listen_to_end().await;
 
     // It calls somebody, and ends that call.
-    let said = bot.asks(&bridge, &["call", CALLER_NUMBER, NUMBER]).await;
+    let api = format!("http://127.0.0.1:{}", bridge.api_port);
+    let base = ("TWILIO_API_BASE", api.as_str());
+    calls_and_hangs_up(&bot, base, &phone).await;
+    bridge.shut_down().await;
+}
+
+/// The bot calls the phone over the API, talks, and ends the call.
+pub async fn calls_and_hangs_up(bot: &Bot, environment: (&str, &str), phone: &Callee) {
+    let said = bot
+        .asks(environment, &["call", CALLER_NUMBER, NUMBER])
+        .await;
     let (sid, status) = said.trim().split_once(' ').unwrap();
     assert_eq!(status, "queued");
     let invite = phone.invited().await;
     phone.answer(&invite).await;
     let mut worker = bot.streamed().await;
     assert_eq!(worker.call_sid, sid);
-    bot.asks(&bridge, &["hangup", sid]).await;
+    bot.asks(environment, &["hangup", sid]).await;
     phone.request("BYE").await;
     worker.listen_to_end().await;
-    bridge.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

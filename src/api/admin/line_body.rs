@@ -24,13 +24,15 @@ pub struct LineBody {
     id: String,
     restaurant_id: Option<String>,
     phone_number: Option<String>,
-    /// "sip" or "twilio"; only "sip" lines register here.
+    /// "sip" or "twilio"; only "sip" lines register here, calls of the others come by `/webhooks/voice`.
     provider: Option<String>,
     sip_domain: Option<String>,
     sip_username: Option<String>,
     /// Whether a password is stored; null for a line that is in no database.
     has_password: Option<bool>,
     twilio_trunk_sid: Option<String>,
+    /// Whether a `twilioAuthToken` is stored; null for a line that is in no database.
+    has_twilio_auth_token: Option<bool>,
     is_active: Option<bool>,
     created_at: Option<String>,
     sip_server_id: Option<String>,
@@ -75,7 +77,8 @@ pub struct Standing {
     /// is decrypted), elsewhere (another bridge is registered for it, see `node`; calls that come here are taken),
     /// failed, refused (the SIP stack could not add it,
     /// see `lastError` and `nextTryAt`) or off (not registering); unusable
-    /// (see `lastError`), left-out (inactive, or of another provider), or
+    /// (see `lastError`), twilio (its calls come by `/webhooks/voice`), left-out (inactive, or of another
+    /// provider and not to be taken, see `lastError`), or
     /// pending (not taken up yet).
     state: &'static str,
     /// The bridge that is registered for it, where bridges share lines.
@@ -107,6 +110,10 @@ impl LineBody {
             sip_username: text("sip_username"),
             has_password: Some(row.get("sip_password").is_some_and(|pw| !pw.is_empty())),
             twilio_trunk_sid: text("twilio_trunk_sid"),
+            has_twilio_auth_token: Some(
+                row.get("twilio_auth_token")
+                    .is_some_and(|it| !it.is_empty()),
+            ),
             is_active: value("isActive").and_then(Value::as_bool),
             created_at: text("created_at"),
             sip_server_id: text("sip_server_id"),
@@ -162,7 +169,14 @@ impl LineBody {
             friendly_name: line.friendly_name.clone(),
             restaurant_id: line.restaurant_id.clone(),
             phone_number: number(&line.phone_number),
-            provider: Some("sip".into()),
+            provider: Some(
+                if lines.twilio(id).is_some() {
+                    "twilio"
+                } else {
+                    "sip"
+                }
+                .into(),
+            ),
             is_active: Some(true),
             fallback_number: number(&line.fallback_number),
             custom_parameters: object(&line.custom_parameters),
@@ -195,6 +209,10 @@ pub fn standing(line: &LineId, control: &Control) -> Standing {
             transport: Some(transport.to_string()),
             rule: Some(rule),
             state: "pending",
+            ..Standing::default()
+        },
+        Some(LineHealth::Twilio) => Standing {
+            state: "twilio",
             ..Standing::default()
         },
         Some(LineHealth::Unusable { reason }) => Standing::out_of_use("unusable", reason),

@@ -22,6 +22,8 @@ const OBJECTS: [&str; 2] = ["customParameters", "sipHeaders"];
 const MERGES: usize = 20;
 /// The column of the password.
 pub(super) const PASSWORD: Column = LINE_COLUMNS[6];
+/// The field of a token of Twilio's.
+pub(super) const TOKEN: &str = "twilioAuthToken";
 
 /// Changes the fields of a line that are given, and tells the bridge. The answer is the line as it is stored now.
 ///
@@ -47,6 +49,7 @@ pub(in crate::api) async fn change_line(
     given.add_issues(issues);
     check_server(store, &mut given).await?;
     password::seal(control, id, PASSWORD.json, &mut given).await?;
+    password::seal(control, id, TOKEN, &mut given).await?;
     given.check()?;
     note_writer(&mut given, &before, by);
     for _ in 0..MERGES {

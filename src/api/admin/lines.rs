@@ -12,7 +12,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::line_body::LineBody;
-use super::line_changes::{PASSWORD, change_line, check_server, issues};
+use super::line_changes::{PASSWORD, TOKEN, change_line, check_server, issues};
 use super::password;
 use crate::api::audit::Changed;
 use crate::api::body::JsonObject;
@@ -36,6 +36,7 @@ pub(in crate::api) static SPEC: Spec = Spec {
         CLIENT_URLS.1,
         "updatedAt",
         "hasPassword",
+        "hasTwilioAuthToken",
         "server",
         "transport",
         "rule",
@@ -67,6 +68,8 @@ pub struct LineInput {
     /// In clear, or encrypted for this id as `iv:tag:ciphertext`. Stored encrypted.
     sip_password: Option<String>,
     twilio_trunk_sid: Option<String>,
+    /// Of a line whose provider is "twilio": verifies its webhooks, and lets us into Twilio's REST API. Stored encrypted.
+    twilio_auth_token: Option<String>,
     /// False pauses the line: it unregisters, and its calls go on.
     is_active: Option<bool>,
     sip_server_id: Option<String>,
@@ -219,6 +222,13 @@ pub async fn create(
     let issues = issues(given.object(), id.as_deref().unwrap_or(NEW));
     given.add_issues(issues);
     check_server(store, &mut given).await?;
+    match &id {
+        Some(id) => password::seal(&control, id, TOKEN, &mut given).await?,
+        None if given.take_password(TOKEN).flatten().is_some() => {
+            given.refuse(TOKEN, "is encrypted for the line's id, which the database has yet to count: PATCH it once the line is there".into());
+        }
+        None => {}
+    }
     let waiting = password::seal_new(&control, id, PASSWORD.json, &mut given).await?;
     given.check()?;
     let id = match waiting {

@@ -102,6 +102,10 @@ async fn not_registering(control: &Control, line: &LineId) -> Problem {
         Some(LineHealth::Skipped { reason }) => {
             conflict(format!("the line does not register here: {reason}"))
         }
+        Some(LineHealth::Twilio) => conflict(
+            "the line is Twilio's: it registers nowhere, and Twilio's webhook brings its calls"
+                .into(),
+        ),
         Some(LineHealth::Usable { .. }) => conflict("the bridge runs with --no-register".into()),
         None if control.lines.get(line).is_some() => {
             conflict("the bridge runs with --no-register".into())

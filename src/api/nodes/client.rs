@@ -1,7 +1,6 @@
 //! One request to another bridge, and its answer: bounded in time and size.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
@@ -9,11 +8,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use reqwest::redirect::Policy;
-use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::asked::NODE;
+use super::trust::{TrustFiles, refused_certificate};
 use crate::api::idempotency;
 use crate::api::problem::{Problem, ProblemKind};
 use crate::api::server::ApiError;
@@ -111,6 +110,28 @@ pub enum NodeError {
         "the bridge {0} has no address at which other bridges can ask it: give it an --api-bind that they reach"
     )]
     Address(NodeId),
+    /// It would get the token in clear.
+    #[error(
+        "the bridge {node} says that its API at {at} speaks HTTP, and as ours speaks HTTPS no token is sent in clear: give all bridges --api-tls-cert and --api-tls-key"
+    )]
+    Plain {
+        /// Who was to be asked.
+        node: NodeId,
+        /// Where.
+        at: SocketAddr,
+    },
+    /// Its certificate is not to be trusted.
+    #[error(
+        "the certificate of the bridge {node} at {at} is not taken ({why}): give all bridges one --api-tls-cert, or certificates of one --api-ca with a name in common"
+    )]
+    Certificate {
+        /// Who was asked.
+        node: NodeId,
+        /// Where.
+        at: SocketAddr,
+        /// What is wrong with it.
+        why: String,
+    },
     /// It took too long. A change may have been made.
     #[error(
         "the bridge {node} does not answer at {at} within 2 s; what was asked of it may still be done: look before you try again"
@@ -170,21 +191,15 @@ impl From<NodeError> for Problem {
     }
 }
 
-/// A client of bridges' APIs. They are plain HTTP: no root is trusted. The token goes to the address alone: no proxy, no
+/// A client of bridges' APIs. The token goes to the address alone: no proxy, no
 /// redirect. No connection is kept, as the server keeps idle ones for a few seconds only, and a request may not meet its end.
 ///
 /// # Errors
-/// When TLS cannot be set up, which it is never used for.
-pub fn http_client() -> Result<reqwest::Client, ApiError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+/// When a file of certificates is of no use.
+pub fn http_client(trust: TrustFiles<'_>) -> Result<reqwest::Client, ApiError> {
     let failed = |error: &dyn std::error::Error| ApiError::Client(error.to_string());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(&error))?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
     let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(trust.client_config()?)
         .redirect(Policy::none())
         .no_proxy()
         .pool_max_idle_per_host(0);
@@ -196,16 +211,21 @@ pub fn http_client() -> Result<reqwest::Client, ApiError> {
 pub struct NodeClient {
     http: reqwest::Client,
     token: Option<Secret>,
+    /// No token goes out in clear.
+    only_tls: bool,
 }
 
 impl NodeClient {
-    /// With the token that all bridges have.
+    /// With the token that all bridges have. Where this bridge has a certificate, the others are asked over TLS alone.
     ///
     /// # Errors
     /// As [`http_client`].
-    pub fn new(token: Option<Secret>) -> Result<Self, ApiError> {
-        let http = http_client()?;
-        Ok(Self { http, token })
+    pub fn new(token: Option<Secret>, trust: TrustFiles<'_>) -> Result<Self, ApiError> {
+        Ok(Self {
+            http: http_client(trust)?,
+            token,
+            only_tls: trust.own.is_some(),
+        })
     }
 
     /// Asks a bridge, until `by` at the latest.
@@ -219,10 +239,18 @@ impl NodeClient {
         by: Instant,
     ) -> Result<NodeAnswer, NodeError> {
         let url = node.info.api_url.as_deref();
-        let at = url
+        let (scheme, at) = url
             .and_then(address)
             .ok_or_else(|| NodeError::Address(node.id.clone()))?;
-        let exchange = Exchange { node: &node.id, at };
+        if self.only_tls && scheme != HTTPS {
+            let node = node.id.clone();
+            return Err(NodeError::Plain { node, at });
+        }
+        let exchange = Exchange {
+            node: &node.id,
+            scheme,
+            at,
+        };
         let answer = timeout_at(by, exchange.run(self, request)).await;
         let slow = |_| NodeError::Slow {
             node: node.id.clone(),
@@ -235,6 +263,7 @@ impl NodeClient {
 /// One request, and whose answer it has.
 struct Exchange<'a> {
     node: &'a NodeId,
+    scheme: &'static str,
     at: SocketAddr,
 }
 
@@ -244,7 +273,7 @@ impl Exchange<'_> {
         client: &NodeClient,
         request: &NodeRequest,
     ) -> Result<NodeAnswer, NodeError> {
-        let url = format!("http://{}{}", self.at, request.path);
+        let url = format!("{}{}{}", self.scheme, self.at, request.path);
         let name = HeaderValue::from_str(self.node.as_str());
         let name = name.map_err(|error| self.odd(error.to_string()))?;
         let mut asked = client
@@ -297,8 +326,11 @@ impl Exchange<'_> {
     }
 
     fn failed(&self, error: &reqwest::Error) -> NodeError {
+        let (node, at) = (self.node.clone(), self.at);
+        if let Some(why) = refused_certificate(error) {
+            return NodeError::Certificate { node, at, why };
+        }
         if error.is_connect() {
-            let (node, at) = (self.node.clone(), self.at);
             return NodeError::Unreachable { node, at };
         }
         // The text of the error may hold the path, and that a number.
@@ -311,14 +343,19 @@ impl Exchange<'_> {
     }
 }
 
-/// Where a bridge says that its API is: `http://`, an IP address and a port. A name would be looked up, and whoever answers
+const HTTP: &str = "http://";
+const HTTPS: &str = "https://";
+
+/// Where a bridge says that its API is: the scheme, an IP address and a port. A name would be looked up, and whoever answers
 /// for it would get the token.
-fn address(url: &str) -> Option<SocketAddr> {
-    let text = url.strip_prefix("http://")?;
+fn address(url: &str) -> Option<(&'static str, SocketAddr)> {
+    let (scheme, text) = [HTTP, HTTPS]
+        .into_iter()
+        .find_map(|scheme| Some((scheme, url.strip_prefix(scheme)?)))?;
     let at: SocketAddr = text.strip_suffix('/').unwrap_or(text).parse().ok()?;
     let ip = at.ip();
     let is_one_host = !ip.is_unspecified() && !ip.is_multicast() && ip != Ipv4Addr::BROADCAST;
-    (is_one_host && at.port() != 0).then_some(at)
+    (is_one_host && at.port() != 0).then_some((scheme, at))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ async fn ask(answer: &'static str, padding: usize) -> (Result<NodeAnswer, NodeEr
         String::from_utf8(request).expect("text")
     });
     let token = Secret::new("a-token-of-the-tests".to_owned());
-    let client = NodeClient::new(Some(token)).expect("a client");
+    let client = NodeClient::new(Some(token), TrustFiles::default()).expect("a client");
     let request = NodeRequest::get("/api/calls?node=two");
     let by = Instant::now() + Duration::from_millis(if answer.is_empty() { 250 } else { 10_000 });
     let answered = client
@@ -117,7 +117,7 @@ async fn what_is_no_answer_of_the_bridge_is_told_by_its_name() {
 
 #[tokio::test]
 async fn a_bridge_that_nobody_reaches_is_told_from_a_slow_one() {
-    let client = NodeClient::new(None).expect("a client");
+    let client = NodeClient::new(None, TrustFiles::default()).expect("a client");
     let request = NodeRequest::get("/");
     let by = Instant::now() + Duration::from_secs(5);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -137,9 +137,11 @@ async fn a_bridge_that_nobody_reaches_is_told_from_a_slow_one() {
 #[test]
 fn only_the_address_of_one_host_is_asked() {
     for (url, at) in [
-        ("http://10.0.0.2:8080", Some("10.0.0.2:8080")),
-        ("http://[2001:db8::1]:80/", Some("[2001:db8::1]:80")),
-        ("https://10.0.0.2:8080", None),
+        ("http://10.0.0.2:8080", Some((HTTP, "10.0.0.2:8080"))),
+        ("http://[2001:db8::1]:80/", Some((HTTP, "[2001:db8::1]:80"))),
+        ("https://10.0.0.2:8443", Some((HTTPS, "10.0.0.2:8443"))),
+        ("https://example.com:8443", None),
+        ("wss://10.0.0.2:8080", None),
         ("http://10.0.0.2", None),
         ("http://10.0.0.2:0", None),
         ("http://0.0.0.0:8080", None),
@@ -150,7 +152,7 @@ fn only_the_address_of_one_host_is_asked() {
         ("http://10.0.0.2:80/x", None),
         ("", None),
     ] {
-        let expected = at.map(|at| at.parse().expect("an address"));
+        let expected = at.map(|(scheme, at)| (scheme, at.parse().expect("an address")));
         assert_eq!(address(url), expected, "{url}");
     }
 }

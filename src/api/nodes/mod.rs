@@ -9,16 +9,18 @@
 //! | [`client`] | [`NodeClient`]: one request to a bridge, bounded in time and size |
 //! | [`asked`] | [`Asked`]: a request as it came, and whether another bridge passed it on |
 //! | [`pass_on`] | requests for calls of other bridges |
+//! | [`trust`] | [`TrustFiles`]: which certificates of other bridges are taken |
 //! | [`repeated`] | a call that is placed again with the same `Idempotency-Key`, at another bridge |
 //!
 //! The names and addresses of bridges stand in Redis, which is foreign input: only an IP address with a port is asked, and
-//! redirects are not followed. All bridges have one API token, which goes to those addresses: who may write to Redis could
-//! have it sent to himself, see [`crate::guide::security`].
+//! redirects are not followed. All bridges have one API token, which goes to those addresses: without TLS who may write to
+//! Redis could have it sent to himself, see [`crate::guide::security`].
 
 pub mod asked;
 pub mod client;
 pub mod pass_on;
 pub mod repeated;
+pub mod trust;
 
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ use crate::queue::LeaseStore;
 
 pub use asked::Asked;
 pub use client::{NodeAnswer, NodeClient, NodeError, NodeRequest};
+pub use trust::TrustFiles;
 
 /// How long all that is asked of other bridges for one request may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

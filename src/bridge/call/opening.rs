@@ -9,7 +9,7 @@ use super::call_terms::CallTerms;
 use crate::bridge::context::Settings;
 use crate::core::call_facts::{CallFacts, CallState};
 use crate::core::call_object::{CallDirection, CallObject};
-use crate::core::ids::CallId;
+use crate::core::ids::{CallId, LineId};
 use crate::core::numbers;
 use crate::core::private::Private;
 use crate::core::voice::webhook::VoiceFacts;
@@ -19,6 +19,43 @@ use crate::sip::engine::IncomingCall;
 use crate::sip::header_names::ASSERTED;
 use crate::sip::identity::Caller;
 use crate::sip::uri::UriParts;
+
+/// A call that Twilio has, and brings by a stream.
+#[derive(Clone, Debug)]
+pub struct TwilioCall {
+    /// The line whose number was called.
+    pub line: LineId,
+    /// Twilio's own id of it.
+    pub call: CallId,
+    /// Who calls.
+    pub from: Private,
+    /// The number that was called.
+    pub to: Private,
+}
+
+/// The call that Twilio's webhook began: it has Twilio's own id, by which a worker finds it at Twilio, too.
+pub(in crate::bridge) fn twilio_call(
+    settings: &Settings,
+    line: &LineProfile,
+    call: &TwilioCall,
+    terms: &CallTerms,
+) -> CallObject {
+    let to = line.phone_number.as_ref().unwrap_or(&call.to);
+    let facts = CallFacts {
+        id: call.call.clone(),
+        sip_call_id: None,
+        line: line.id.clone(),
+        restaurant: line.restaurant_id.clone(),
+        direction: CallDirection::Inbound,
+        parent: None,
+        from: in_e164(&call.from, line),
+        to: in_e164(to, line),
+        started: SystemTime::now(),
+    };
+    let mut parameters = custom_parameters(settings, line, &facts, terms);
+    add_lost(terms, &mut parameters);
+    begun(facts, parameters)
+}
 
 /// The call that this INVITE begins.
 pub(in crate::bridge) fn incoming_call(
@@ -43,21 +80,29 @@ pub(in crate::bridge) fn incoming_call(
     };
     let mut parameters = custom_parameters(settings, line, &facts, terms);
     hand_on_headers(settings, incoming, &mut parameters);
-    // Under all that this call has by itself.
+    add_lost(terms, &mut parameters);
+    begun(facts, parameters)
+}
+
+/// What the caller's lost call had, under all that this call has by itself.
+fn add_lost(terms: &CallTerms, parameters: &mut BTreeMap<String, String>) {
     let lost = terms.lost.iter().flat_map(|lost| &lost.custom_parameters);
     for (name, value) in lost {
         let place = parameters.entry(name.clone());
         place.or_insert_with(|| value.clone());
     }
-    begun(facts, parameters)
 }
 
 /// Who calls, where he may be recognised: a number that is not withheld, whether or not
 /// that is obeyed.
 pub(in crate::bridge) fn caller_hash(line: &LineProfile, caller: &Caller) -> Option<CallerHash> {
     let is_shown = caller.withheld.is_none();
-    let number = is_shown.then(|| in_e164(&caller.shown, line))?;
-    CallerHash::new(&number)
+    is_shown.then(|| number_hash(line, &caller.shown)).flatten()
+}
+
+/// The same of a number that is shown.
+pub(in crate::bridge) fn number_hash(line: &LineProfile, number: &Private) -> Option<CallerHash> {
+    CallerHash::new(&in_e164(number, line))
 }
 
 /// A call that we placed from this line.
@@ -205,7 +250,6 @@ pub(in crate::bridge) fn add_parameters(call: &mut CallObject, more: &BTreeMap<S
 mod tests {
     use super::*;
     use crate::core::dialling::DialLine;
-    use crate::core::ids::LineId;
     use crate::core::numbers::Country;
     use crate::sip::identity::Withheld;
 

@@ -1,8 +1,9 @@
-//! The SIP leg of one call: what the engine tells of it, and what is asked of
-//! the engine.
+//! The leg of one call as its driver knows it: what is told of it, and what is asked about it, of the SIP engine or
+//! of Twilio.
 
 use tokio::sync::mpsc;
 
+use super::twilio_leg::{TwilioControl, TwilioLeg};
 use crate::core::ids::LegId;
 use crate::core::private::Private;
 use crate::sip::engine::{Command, IncomingCall, LegEvent, OutgoingLeg, SharedEngine, SubmitError};
@@ -10,9 +11,14 @@ use crate::sip::rtp_channel::RtpReceiver;
 
 /// One leg, whoever called.
 pub(in crate::bridge) struct Leg {
-    id: LegId,
+    control: Control,
     events: mpsc::Receiver<LegEvent>,
-    engine: SharedEngine,
+}
+
+/// Who does what is asked about a leg.
+enum Control {
+    Sip { leg: LegId, engine: SharedEngine },
+    Twilio(TwilioControl),
 }
 
 impl Leg {
@@ -32,11 +38,18 @@ impl Leg {
         (Self::new(engine, call.leg, call.events), call.rtp)
     }
 
-    fn new(engine: &SharedEngine, id: LegId, events: mpsc::Receiver<LegEvent>) -> Self {
+    /// The leg of a call that is Twilio's, and its RTP.
+    pub(in crate::bridge) fn twilio(leg: TwilioLeg) -> (Self, RtpReceiver) {
+        let control = Control::Twilio(leg.control);
+        let events = leg.events;
+        (Self { control, events }, leg.rtp)
+    }
+
+    fn new(engine: &SharedEngine, leg: LegId, events: mpsc::Receiver<LegEvent>) -> Self {
+        let engine = engine.clone();
         Self {
-            id,
+            control: Control::Sip { leg, engine },
             events,
-            engine: engine.clone(),
         }
     }
 
@@ -50,25 +63,38 @@ impl Leg {
     /// # Errors
     /// As all commands: when the engine does not take it.
     pub(in crate::bridge) fn answer(&self, status: u16) -> Result<(), SubmitError> {
-        let leg = self.id;
-        self.engine.submit(Command::Answer { leg, status })
+        match &self.control {
+            Control::Sip { leg, engine } => engine.submit(Command::Answer { leg: *leg, status }),
+            Control::Twilio(control) if status == 200 => control.answer(),
+            // There is no ringing to tell Twilio of.
+            Control::Twilio(_) => Ok(()),
+        }
     }
 
     /// Ends the leg; the status is used where the INVITE has no final answer yet.
     pub(in crate::bridge) fn hang_up(&self, status: u16) -> Result<(), SubmitError> {
-        let leg = self.id;
-        self.engine.submit(Command::Hangup { leg, status })
+        match &self.control {
+            Control::Sip { leg, engine } => engine.submit(Command::Hangup { leg: *leg, status }),
+            Control::Twilio(control) => control.hang_up(),
+        }
     }
 
     /// Sends REFER.
     pub(in crate::bridge) fn transfer(&self, destination: Private) -> Result<(), SubmitError> {
-        let leg = self.id;
-        self.engine.submit(Command::Transfer { leg, destination })
+        match &self.control {
+            Control::Sip { leg, engine } => {
+                let leg = *leg;
+                engine.submit(Command::Transfer { leg, destination })
+            }
+            Control::Twilio(control) => control.transfer(destination),
+        }
     }
 
     /// Tells the other side by a re-INVITE that it is held, or not any more.
     pub(in crate::bridge) fn hold(&self, on: bool) -> Result<(), SubmitError> {
-        let leg = self.id;
-        self.engine.submit(Command::Hold { leg, on })
+        match &self.control {
+            Control::Sip { leg, engine } => engine.submit(Command::Hold { leg: *leg, on }),
+            Control::Twilio(control) => control.hold(),
+        }
     }
 }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::peers::local;
+use super::tls::Trust;
 use super::{Bridge, SOON, within};
 
 /// Where an API is, and what every request carries.
@@ -15,6 +16,7 @@ use super::{Bridge, SOON, within};
 pub struct Api {
     port: u16,
     token: Option<String>,
+    trust: Option<Trust>,
 }
 
 /// What came back.
@@ -74,6 +76,15 @@ impl Api {
         Self {
             port: bridge.api_port,
             token: None,
+            trust: None,
+        }
+    }
+
+    /// The same over HTTPS.
+    pub fn over_tls(&self, trust: &Trust) -> Self {
+        Self {
+            trust: Some(trust.clone()),
+            ..self.clone()
         }
     }
 
@@ -81,7 +92,7 @@ impl Api {
     pub fn with_token(&self, token: &str) -> Self {
         Self {
             token: Some(token.to_owned()),
-            ..*self
+            ..self.clone()
         }
     }
 
@@ -140,7 +151,12 @@ impl Api {
 
     /// Bytes as they are; reads until the server closes.
     pub async fn raw(&self, request: &str) -> Answer {
-        let mut stream = TcpStream::connect(local(self.port)).await.unwrap();
+        let mut stream = self.connect().await;
+        let Some(trust) = &self.trust else {
+            stream.write_all(request.as_bytes()).await.unwrap();
+            return read(&mut stream).await;
+        };
+        let mut stream = trust.shake_hands(stream).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         read(&mut stream).await
     }
@@ -152,11 +168,11 @@ impl Api {
 }
 
 /// Reads an answer to the end of the connection.
-pub async fn read(stream: &mut TcpStream) -> Answer {
+pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Answer {
     read_within(stream, SOON).await
 }
 
-async fn read_within(stream: &mut TcpStream, limit: Duration) -> Answer {
+async fn read_within(stream: &mut (impl AsyncRead + Unpin), limit: Duration) -> Answer {
     let mut bytes = Vec::new();
     // A server that refuses a body may reset the connection after its answer.
     let _ = within(limit, "an HTTP answer", stream.read_to_end(&mut bytes)).await;

@@ -21,6 +21,8 @@ pub mod sdp;
 pub mod sip;
 pub mod sipp;
 pub mod sound;
+pub mod tls;
+pub mod twilio;
 pub mod worker;
 
 use std::future::Future;
@@ -31,6 +33,7 @@ pub use bridge::{Bridge, Exit};
 pub use callee::Callee;
 pub use caller::{Call, Caller};
 pub use peers::{Kamailio, Redis};
+pub use tls::Authority;
 pub use worker::{Job, Worker};
 
 /// How long anything may take that should take no time, on a busy machine.
