@@ -51,6 +51,7 @@
 //! | `admin_api` | SIP servers, lines, the fallback server |
 //! | `cluster_api` | one API over several bridges, limits over all of them |
 //! | `calls_api` | calls listed, placed, ended, transferred, held |
+//! | `twilio_figures` | what all that costs: measured, and run by nobody else |
 //! | `twilio_host` | bots that ask api.twilio.com, which is the bridge by the hosts file: Twilio's libraries, Pipecat |
 //! | `twilio_lines` | numbers that stay at Twilio: its webhook, its stream as the caller's leg, its REST API |
 //! | `twilio_api` | Twilio's REST API, by hand and by Twilio's library |
@@ -128,6 +129,7 @@ mod strangers;
 mod trunk;
 mod twilio_api;
 mod twilio_bots;
+mod twilio_figures;
 mod twilio_host;
 mod twilio_lines;
 mod twilio_numbers;
