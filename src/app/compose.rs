@@ -32,13 +32,12 @@ use crate::bridge::overload::{Monitor, OverloadInputs};
 use crate::bridge::place::CallPlacer;
 use crate::callbacks::WebhookDispatcher;
 use crate::cluster::ClusterHandle;
-use crate::config::{AgentsConfig, Config, Dispatch, VoiceConfig};
+use crate::config::{AgentsConfig, Config, Dispatch};
 use crate::core::access::contact_key::ContactKey;
 use crate::core::address::Transport;
 use crate::core::g711::Gain;
 use crate::core::private::Secret;
 use crate::core::register_gate::RegisterGate;
-use crate::core::voice::VoiceLine;
 use crate::dns::{Files, Servers};
 use crate::fleet::snapshot::LineSnapshot;
 use crate::fleet::sounds::SoundLoader;
@@ -457,17 +456,9 @@ fn settings(config: &Config, stream_url: String) -> Settings {
         stream_url,
         params: config.worker.params.clone(),
         sip_headers: config.worker.sip_headers.clone(),
-        voice: config.voice.as_ref().map(voice_line),
+        voice: config.voice.clone(),
         trust_privacy: config.sip.trust_privacy,
         pushes_jobs: config.worker.dispatch == Dispatch::Queue,
-    }
-}
-
-/// The webhook that all lines have by the flags.
-fn voice_line(voice: &VoiceConfig) -> VoiceLine {
-    VoiceLine {
-        webhook: voice.webhook.clone(),
-        fallback: voice.fallback.clone(),
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::config_error::FlagProblem;
 use super::reader::Reader;
 use super::url::ServiceUrl;
-use super::voice::VoiceConfig;
 use crate::core::access::Cidr;
 use crate::core::callback::Method;
 use crate::core::outward::Outward;
 use crate::core::private::Secret;
+use crate::core::voice::VoiceLine;
 
 const SCHEMES: &[&str] = &["http", "https"];
 const EXAMPLE: &str = "https://user:password@host/path";
@@ -37,7 +37,7 @@ pub struct CallbacksConfig {
 pub(super) fn callbacks(
     reader: &mut Reader,
     ws_target: Option<&ServiceUrl>,
-    voice: Option<&VoiceConfig>,
+    voice: Option<&VoiceLine>,
 ) -> CallbacksConfig {
     let timeout = reader.seconds("callback-timeout", 0.1);
     if timeout > TIMEOUT_MAX {
@@ -49,7 +49,7 @@ pub(super) fn callbacks(
     let allowed = allowed(reader);
     let urls = [status_url.as_ref(), incoming_url.as_ref(), ws_target];
     let mut own_hosts = own_hosts(reader, urls);
-    let voice_hosts = voice.into_iter().flat_map(VoiceConfig::hosts);
+    let voice_hosts = voice.into_iter().flat_map(VoiceLine::hosts);
     own_hosts.extend(voice_hosts.map(str::to_owned));
     let outward = Outward { allowed, own_hosts };
     CallbacksConfig {

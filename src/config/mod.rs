@@ -54,4 +54,3 @@ pub use speech::SpeechConfig;
 pub use twilio::TwilioConfig;
 pub use url::ServiceUrl;
 pub use validate::{Checked, encryption_key, validate};
-pub use voice::VoiceConfig;

@@ -12,12 +12,12 @@ use super::dialling::DiallingConfig;
 use super::speech::SpeechConfig;
 use super::twilio::TwilioConfig;
 use super::url::ServiceUrl;
-use super::voice::VoiceConfig;
 use crate::core::address::{HostPort, Transport};
 pub use crate::core::call::AnswerMode;
 use crate::core::ids::AccountSid;
 use crate::core::key::MasterKey;
 use crate::core::private::{Private, Secret};
+use crate::core::voice::VoiceLine;
 use crate::sip::header_names::HeaderNames;
 use crate::sip::source::Latch;
 
@@ -48,7 +48,7 @@ pub struct Config {
     /// How workers get their calls.
     pub worker: WorkerConfig,
     /// The bot that answers TwiML, where `--voice-url` is given.
-    pub voice: Option<VoiceConfig>,
+    pub voice: Option<VoiceLine>,
     /// The service that speaks the texts of `<Say>`, where `--say-url` is given.
     pub speech: Option<SpeechConfig>,
     /// Redis, where `--redis-url` is given.

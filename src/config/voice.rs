@@ -6,30 +6,13 @@ use super::settings::Dispatch;
 use crate::core::outward::WrittenBy;
 use crate::core::twiml::VoiceUrl;
 use crate::core::twiml::document::{HttpMethod, Webhook};
+use crate::core::voice::VoiceLine;
 
 const SCHEMES: &[&str] = &["http", "https"];
 const EXAMPLE: &str = "https://user:password@bot.example.com/voice";
 
-/// The way of calls to a bot that answers TwiML.
-#[derive(Clone, Debug)]
-pub struct VoiceConfig {
-    /// `--voice-url` and `--voice-method`.
-    pub webhook: Webhook,
-    /// `--voice-fallback-url` and `--voice-fallback-method`.
-    pub fallback: Option<Webhook>,
-}
-
-impl VoiceConfig {
-    /// The hosts of its addresses: what goes there is signed.
-    pub(super) fn hosts(&self) -> impl Iterator<Item = &str> {
-        let all = [Some(&self.webhook), self.fallback.as_ref()];
-        let hosts = all.into_iter().flatten();
-        hosts.filter_map(|webhook| webhook.url.host())
-    }
-}
-
 /// `--ws-target` is another way to a worker, and so is the queue.
-pub(super) fn voice(reader: &mut Reader) -> Option<VoiceConfig> {
+pub(super) fn voice(reader: &mut Reader) -> Option<VoiceLine> {
     let webhook = webhook(reader, "voice-url", "voice-method");
     let fallback = self::webhook(reader, "voice-fallback-url", "voice-fallback-method");
     if reader.given.explicit("voice-url").is_none() {
@@ -47,7 +30,7 @@ pub(super) fn voice(reader: &mut Reader) -> Option<VoiceConfig> {
             "has no effect beside --voice-url: what that answers says whether a call is taken",
         );
     }
-    Some(VoiceConfig {
+    Some(VoiceLine {
         webhook: webhook?,
         fallback,
     })

@@ -84,7 +84,8 @@ async fn without_the_right_to_make_triggers_the_rest_works() {
             announcement text, fallback_number text, custom_parameters text, ws_target text,
             voice_url text, voice_method text, voice_fallback_url text,
             voice_fallback_method text, status_callback text, status_callback_method text,
-            friendly_name text, client_urls text, sip_headers text);
+            friendly_name text, client_urls text, sip_headers text,
+            twilio_auth_token text);
          CREATE ROLE bridge LOGIN;
          GRANT ALL ON SCHEMA public TO bridge;
          GRANT SELECT, INSERT, UPDATE, DELETE ON phone_lines TO bridge",

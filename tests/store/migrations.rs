@@ -250,7 +250,8 @@ async fn a_role_that_does_not_own_the_table_needs_only_the_columns() {
          ADD custom_parameters text, ADD ws_target text, ADD voice_url text,
          ADD voice_method text, ADD voice_fallback_url text, ADD voice_fallback_method text,
          ADD status_callback text, ADD status_callback_method text,
-         ADD friendly_name text, ADD client_urls text, ADD sip_headers text",
+         ADD friendly_name text, ADD client_urls text, ADD sip_headers text,
+         ADD twilio_auth_token text",
     );
     let store = Store::open(&location).await.unwrap();
     assert_eq!(

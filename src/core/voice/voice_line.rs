@@ -10,3 +10,12 @@ pub struct VoiceLine {
     /// `voiceFallbackUrl` and `voiceFallbackMethod`.
     pub fallback: Option<Webhook>,
 }
+
+impl VoiceLine {
+    /// The hosts of its addresses.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        let all = [Some(&self.webhook), self.fallback.as_ref()];
+        let hosts = all.into_iter().flatten();
+        hosts.filter_map(|webhook| webhook.url.host())
+    }
+}
