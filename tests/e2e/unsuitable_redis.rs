@@ -2,6 +2,7 @@
 
 use crate::harness::Redis;
 use crate::harness::bridge::check;
+use crate::harness::peers::free_port;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_fails_where_no_job_can_be_pushed() {
@@ -22,6 +23,11 @@ async fn check_fails_where_no_job_can_be_pushed() {
         redis
             .options
             .extend(options.iter().map(|&option| option.to_owned()));
+        if options[0] == "--cluster-enabled" {
+            // Its usual one may be anybody's outgoing connection.
+            let bus = ["--cluster-port".to_owned(), free_port().to_string()];
+            redis.options.extend(bus);
+        }
         redis.come_up();
         let output = check(&["--redis-url", &redis.url()]).output().unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);

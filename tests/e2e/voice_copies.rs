@@ -30,6 +30,16 @@ async fn hears(copy: &mut Worker, name: &str, part: &[u8]) {
     within(SOON, "the copy hears it", hearing).await;
 }
 
+/// Listens until the track holds a second of these frames without a break.
+async fn hears_run(copy: &mut Worker, name: &str, frames: &[Vec<u8>]) {
+    let hearing = async {
+        while !sound::contains_run(&track(copy, name), frames, 50) {
+            copy.listen(Duration::from_millis(500)).await;
+        }
+    };
+    within(SOON, "the copy hears it", hearing).await;
+}
+
 /// Listens until there is a message of this event.
 async fn gets(copy: &mut Worker, event: &str) {
     let waiting = async {
@@ -306,9 +316,12 @@ async fn a_copy_goes_on_where_the_caller_is_joined_with_somebody_who_was_called(
     let mut phones = phone.rtp.player(remote, 0);
     let talking = async { tokio::join!(callers.play(&said), phones.play(&answered)) };
     let hearing = async {
-        hears(&mut copy, "inbound", &said[150..250].concat()).await;
-        call.rtp.hears(&answered[150..250].concat(), SOON).await;
-        hears(&mut copy, "outbound", &answered[150..250].concat()).await;
+        hears_run(&mut copy, "inbound", &said).await;
+        until(SOON, "the caller hears it", async || {
+            sound::contains_run(&call.rtp.audio(), &answered, 50)
+        })
+        .await;
+        hears_run(&mut copy, "outbound", &answered).await;
     };
     tokio::join!(talking, hearing);
     let inbound = track(&copy, "inbound");

@@ -67,10 +67,11 @@ impl TwilioControl {
     }
 
     fn submit(&self, command: LegCommand) -> Result<(), SubmitError> {
-        self.0.try_send(command).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SubmitError::Full,
-            mpsc::error::TrySendError::Closed(_) => SubmitError::Closed,
-        })
+        match self.0.try_send(command) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Full),
+            // A leg that is over has said so: that event is on its way, and says how.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+        }
     }
 }
 

@@ -42,6 +42,12 @@ pub fn contains(whole: &[u8], part: &[u8]) -> bool {
     position(whole, part).is_some()
 }
 
+/// Whether some `run` of these frames is in the audio without a break: a machine that stands still for a moment breaks one.
+pub fn contains_run(whole: &[u8], frames: &[Vec<u8>], run: usize) -> bool {
+    let mut runs = frames.chunks_exact(run);
+    runs.any(|frames| contains(whole, &frames.concat()))
+}
+
 /// Where `part` begins within `whole`.
 pub fn position(whole: &[u8], part: &[u8]) -> Option<usize> {
     whole.windows(part.len()).position(|window| window == part)
