@@ -64,6 +64,8 @@ async fn the_table() {
         .setup()
         .args(&["--account-sid", ACCOUNT, "--data-dir", &data, "--agents"])
         .args(&[
+            "--max-calls-per-second",
+            "0",
             "--rtp-ports",
             &ports,
             "--log-level",
