@@ -22,7 +22,7 @@
 # target/test-logs/. A failing step does not keep the others from running. The
 # last line is 'N passed, N failed', the exit code 0 only with none failed.
 # A real-time test that fails beside others on a busy machine is run once more,
-# alone, and named; what fails twice has failed. A step that is not over after 20
+# alone, and named; what fails twice has failed. A step that is not over after 30
 # minutes (STEP_LIMIT_S seconds) is ended, with the stacks of its processes in its
 # log, and run once more whole. Rounds of --chaos and findings of fuzz are not
 # forgiven anything.
@@ -112,7 +112,7 @@ trap 'echo; echo "interrupted"; exit 130' INT TERM
 
 # How long a step may take: several times what it needs on two slow cores, and little
 # enough for CI to tell of one that hangs. Rounds take as long as they take.
-limit_s=${STEP_LIMIT_S:-1200}
+limit_s=${STEP_LIMIT_S:-1800}
 [ -z "$rounds$cluster_rounds$minutes$fuzz_minutes" ] || limit_s=infinity
 steps=0
 
