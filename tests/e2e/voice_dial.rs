@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use crate::harness::bridge::{NUMBER, Setup};
 use crate::harness::caller::{CALLER_NUMBER, Call};
-use crate::harness::receiver::Request;
+use crate::harness::receiver::{Reply, Request};
 use crate::harness::rtp::Player;
 use crate::harness::sdp::Offer;
 use crate::harness::{Api, Bridge, Callee, Caller, SOON, sound, until};
-use crate::voice_webhook::{ACCOUNT, Bot, TOKEN, form, twilio, update};
+use crate::voice_webhook::{ACCOUNT, Bot, TOKEN, form, twilio, update, wav};
 
 const SHOP: &str = "+33612345678";
 
@@ -184,6 +184,34 @@ async fn a_callee_who_lets_it_ring_too_long_is_called_no_more_and_the_document_g
     let calls = listed.as_array().unwrap();
     let leg = calls.iter().find(|call| !call["parentSid"].is_null());
     assert_eq!(leg.unwrap()["status"], "no-answer");
+    bridge.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_heard_after_a_dial_is_not_cut_by_the_news_of_its_leg() {
+    let tune = [0x1f, 0x1f, 0x1f, 0x2f, 0x2f, 0x0f, 0x0f, 0x0f];
+    // Heard before, so that it is there at once the second time.
+    let bot = bot_that_dials(&format!(
+        "<Play>/tune.wav</Play><Dial timeout=\"1\">{SHOP}</Dial><Play>/tune.wav</Play>"
+    ))
+    .await;
+    let reply = Reply {
+        body: wav(&tune),
+        ..Reply::status(200).header("Content-Type: audio/x-wav")
+    };
+    bot.http.script("/tune.wav", [reply]);
+    let phone = Callee::open().await;
+    let bridge = setup(&bot, &phone).start().await;
+    let call = Caller::connect(bridge.sip(), NUMBER).await;
+    let invite = phone.invited().await;
+    phone.respond(&invite, "180 Ringing").await;
+    call.ended_by_bridge(SOON).await;
+    let heard = call.rtp.audio();
+    let whole = tune.repeat(0x0f40 / tune.len());
+    let first = sound::position(&heard, &whole).expect("before the dial");
+    let after = &heard[first + whole.len()..];
+    assert!(sound::contains(after, &whole), "after the dial");
+    all_over(&bridge).await;
     bridge.shut_down().await;
 }
 

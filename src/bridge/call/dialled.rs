@@ -7,9 +7,8 @@ use tokio::sync::mpsc;
 
 use super::parent::{LegAudio, LegNews, LegOrder, ParentCall};
 use crate::bridge::leg::leg_media::LegMedia;
-use crate::core::private::Private;
 use crate::core::twiml::DIAL_TARGETS_MAX;
-use crate::core::twiml::document::{Dial, Webhook};
+use crate::core::twiml::document::Dial;
 use crate::core::voice::CommandId;
 
 /// Most that one leg can have to say: that it is placed, answered, through with its document and its digits, and over.
@@ -94,21 +93,6 @@ impl DialledLegs {
         leg.is_some_and(|leg| leg.orders.try_send(order).is_ok())
     }
 
-    /// A leg follows its own document before it is joined.
-    pub(in crate::bridge) fn run_document(&mut self, leg: usize, webhook: Webhook) {
-        self.order(leg, LegOrder::RunDocument(webhook));
-    }
-
-    /// A leg is sent digits. False where it cannot be.
-    pub(in crate::bridge) fn send_digits(
-        &mut self,
-        leg: usize,
-        id: CommandId,
-        digits: Private,
-    ) -> bool {
-        self.order(leg, LegOrder::SendDigits(id, digits))
-    }
-
     /// From now on the caller and this leg hear each other.
     pub(in crate::bridge) fn join(&mut self, leg: usize, caller: &LegMedia) {
         let Some(running) = &mut self.running else {
@@ -121,14 +105,16 @@ impl DialledLegs {
         }
     }
 
-    /// A leg is over. Whether it was the last one.
+    /// A leg is over. Whether it was the last one; a leg that was ended before and says so now is none.
     pub(in crate::bridge) fn forget(&mut self, leg: usize, caller: &LegMedia) -> bool {
         let Some(running) = &mut self.running else {
             return false;
         };
-        let gone = running.legs.get_mut(leg).and_then(Option::take);
+        let Some(gone) = running.legs.get_mut(leg).and_then(Option::take) else {
+            return false;
+        };
         if running.joined.take_if(|joined| *joined == leg).is_some()
-            && let Some(audio) = gone.and_then(|leg| leg.audio)
+            && let Some(audio) = gone.audio
         {
             audio.part(caller);
         }

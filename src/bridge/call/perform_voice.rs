@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::super::parent::LegNews;
+use super::super::parent::{LegNews, LegOrder};
 use super::super::voice::VoiceEvent;
 use super::super::voice_stream::VoiceStream;
 use super::{Awaited, Driver};
@@ -62,7 +62,8 @@ impl Driver {
             VoiceCommand::StopCopy(id) => self.stop_copy(id),
             VoiceCommand::Dial { id, dial } => self.dial(id, *dial),
             VoiceCommand::RunLegDocument { leg, webhook } => {
-                self.parts.dialled.run_document(leg, webhook);
+                let order = LegOrder::RunDocument(webhook);
+                self.parts.dialled.order(leg, order);
             }
             VoiceCommand::JoinLeg(leg) => self.join_leg(leg),
             VoiceCommand::EndLeg(leg) => self.end_leg(leg),
@@ -141,7 +142,8 @@ impl Driver {
 
     fn send_voice_digits(&mut self, id: CommandId, leg: Option<usize>, digits: &Private) {
         if let Some(leg) = leg {
-            if !self.parts.dialled.send_digits(leg, id, digits.clone()) {
+            let order = LegOrder::SendDigits(id, digits.clone());
+            if !self.parts.dialled.order(leg, order) {
                 self.not_played(id);
             }
             return;
