@@ -191,7 +191,7 @@ pub(super) struct WantedLeg {
 }
 
 /// A leg of ours whose INVITE is out.
-pub(super) struct DialledLeg {
+pub(super) struct PlacedLeg {
     /// To be given back after it.
     pub(super) place: CallPlace,
     /// Who is called, as the dial rules have it.
@@ -226,7 +226,7 @@ impl OutgoingLegs {
         &self,
         line: &LineProfile,
         wanted: WantedLeg,
-    ) -> Result<DialledLeg, PlaceError> {
+    ) -> Result<PlacedLeg, PlaceError> {
         let caller = wanted.caller.as_ref();
         let shown = wanted.caller_id.as_ref();
         let shown = shown.map(|number| caller_id::shown(&self.lines, line, number, caller));
@@ -240,7 +240,7 @@ impl OutgoingLegs {
             shown: shown.clone(),
         };
         match self.place(call).await {
-            Ok((place, leg)) => Ok(DialledLeg {
+            Ok((place, leg)) => Ok(PlacedLeg {
                 place,
                 to,
                 shown,
